@@ -1,0 +1,392 @@
+"""Options: one dataclass field makes the flag, its default, its help and the YAML key.
+
+Groups of options are frozen dataclasses; a command's configuration is one dataclass
+whose fields are groups or options. The YAML form is flat, with the flags' names, so
+that the `config.yaml` of a run can be given back with `--config`; flags win over it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import re
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from comigs_mlx.errors import ConfigError, raise_all
+
+T = TypeVar("T")
+
+
+def option(default: Any, help: str, metavar: str | None = None) -> Any:
+    """A dataclass field that is also a command-line option."""
+    return dataclasses.field(
+        default=default, metadata={"help": help, "metavar": metavar}
+    )
+
+
+def group(kind: type[T]) -> T:
+    """A dataclass field that holds a group of options."""
+    field: T = dataclasses.field(default_factory=kind)
+    return field
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Where the text comes from and how it becomes batches."""
+
+    data: str = option(
+        "demo",
+        "text to learn from: a folder or file of .txt/.md, a folder or file of JSONL "
+        "(text, chat or completions), a Hugging Face dataset id, or demo, "
+        "demo:reference, demo:code, demo:journal",
+        "PATH|DATASET",
+    )
+    batch_size: int = option(4, "sequences in a batch", "N")
+    seq_len: int = option(128, "tokens in a sequence", "TOKENS")
+    packing: bool = option(
+        False,
+        "cut text into consecutive windows, each seen once an epoch, instead of "
+        "random windows",
+    )
+    mask_prompt: bool = option(
+        False, "chat and completions: learn from the assistant's tokens only"
+    )
+
+    def problems(self) -> Iterator[str]:
+        """One sentence for each value that cannot work."""
+        yield from _at_least(self, 1, "batch_size", "seq_len")
+
+
+@dataclass(frozen=True)
+class ExpertOptions:
+    """The mixture of LoRA experts in each block (DESIGN: the method, exactly)."""
+
+    generalists: int = option(1, "experts shared with other participants", "G")
+    specialists: int = option(1, "experts that stay on this device", "S")
+    top_k: int = option(2, "experts that a token uses in each block", "K")
+    rank: int = option(8, "rank of every LoRA pair", "R")
+    alpha: float = option(16.0, "LoRA strength; see --scaling", "A")
+    scaling: Literal["rslora", "lora"] = option(
+        "rslora", "scale = alpha / sqrt(rank) (rslora) or alpha / rank (lora)"
+    )
+    router_type: str = option("topk", "routing function (a file of model/routers)")
+    num_layers: int = option(-1, "adapt the last N blocks; -1 = all", "N")
+    attention_lora: bool = option(
+        True, "one shared LoRA pair on every attention linear"
+    )
+
+    @property
+    def experts(self) -> int:
+        """Number of experts E; 0..G-1 are generalists, the rest specialists."""
+        return self.generalists + self.specialists
+
+    @property
+    def scale(self) -> float:
+        """Final multiplier of every low-rank product."""
+        root = math.sqrt(self.rank) if self.scaling == "rslora" else self.rank
+        return self.alpha / root
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the experts in order: generalist, generalist-1, ..., specialist."""
+        return [
+            role if i == 0 else f"{role}-{i}"
+            for role, count in (
+                ("generalist", self.generalists),
+                ("specialist", self.specialists),
+            )
+            for i in range(count)
+        ]
+
+    def problems(self) -> Iterator[str]:
+        """One sentence for each value that cannot work."""
+        yield from _at_least(self, 0, "generalists", "specialists")
+        yield from _at_least(self, 1, "rank", "top_k")
+        if self.experts < 1:
+            yield "--generalists and --specialists are both 0: need at least one expert"
+        elif self.top_k > self.experts and self.top_k != 2:
+            yield (
+                f"--top-k {self.top_k} is more than the {self.experts} experts: "
+                "lower it, or raise --generalists or --specialists"
+            )
+        if not self.alpha > 0:
+            yield f"--alpha {self.alpha} must be more than 0"
+        if self.num_layers == 0 or self.num_layers < -1:
+            yield f"--num-layers {self.num_layers} must be at least 1, or -1 for all"
+
+    def resolved(self) -> ExpertOptions:
+        """These options with the default top-k lowered to the number of experts."""
+        return dataclasses.replace(self, top_k=min(self.top_k, self.experts))
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """Bilevel training: experts on the training text, routers on validation text."""
+
+    steps: int = option(200, "expert steps in all", "N")
+    learning_rate: float = option(
+        2e-3, "of both optimisers; the experts' falls to a tenth on a cosine", "LR"
+    )
+    weight_decay: float = option(0.01, "AdamW's decoupled weight decay", "WD")
+    router: Literal["alternating", "joint", "none"] = option(
+        "alternating",
+        "alternating: routers learn on validation text, in turn with the experts; "
+        "joint: both learn on training text; none: routers stay as they are",
+    )
+    router_every: int = option(30, "expert steps between two router phases", "N")
+    router_steps: int = option(10, "router steps in one phase", "N")
+    balance_weight: float = option(
+        0.01, "weight of the load-balancing loss, used only when top-k < experts", "W"
+    )
+    generalist_importance: float = option(
+        1.0, "factor of the generalists in the load-balancing loss", "F"
+    )
+    grad_accumulation: int = option(
+        1, "batches whose gradients make one step, weighted by their tokens", "N"
+    )
+    grad_checkpoint: bool = option(
+        False, "recompute each block in the backward pass: less memory, more time"
+    )
+    seed: int = option(0, "of the initial values and the order of the text", "N")
+
+    def problems(self) -> Iterator[str]:
+        """One sentence for each value that cannot work."""
+        counts = ("steps", "router_every", "router_steps", "grad_accumulation")
+        yield from _at_least(self, 1, *counts)
+        yield from _at_least(self, 0, "seed", "balance_weight", "weight_decay")
+        if not 0 < self.learning_rate < math.inf:
+            yield f"--learning-rate {self.learning_rate} must be more than 0"
+
+
+@dataclass(frozen=True)
+class SavingOptions:
+    """What is written while training, and how often."""
+
+    report_every: int = option(10, "expert steps between two reports", "N")
+    save_every: int = option(50, "expert steps between two saves", "N")
+    keep: int = option(2, "saves kept in RUN/state for --resume", "K")
+    valid_batches: int = option(
+        8, "validation batches whose loss chooses the best save", "N"
+    )
+
+    def problems(self) -> Iterator[str]:
+        """One sentence for each value that cannot work."""
+        yield from _at_least(
+            self, 1, "report_every", "save_every", "keep", "valid_batches"
+        )
+
+
+def _at_least(options: Any, least: int, *names: str) -> Iterator[str]:
+    for name in names:
+        value = getattr(options, name)
+        if not value >= least:
+            flag = "--" + name.replace("_", "-")
+            yield f"{flag} {value} must be at least {least}"
+
+
+def leaves(kind: type[Any]) -> Iterator[dataclasses.Field[Any]]:
+    """Every option of a configuration class, through its groups, in order."""
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from leaves(typing.cast("type[Any]", hints[field.name]))
+        else:
+            yield field
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The flat form of a configuration: option name -> value."""
+    flat: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        flat |= to_dict(value) if dataclasses.is_dataclass(value) else {field.name: value}
+    return flat
+
+
+def from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
+    """Build a configuration from its flat form; missing options keep their default.
+
+    Raises:
+        ConfigError: For unknown names and values that cannot work, all at once.
+    """
+    known = {field.name for field in leaves(kind)}
+    unknown = [f"unknown option {name!r}" for name in values if name not in known]
+    raise_all(ConfigError, unknown)
+    config = _build(kind, values)
+    raise_all(ConfigError, list(_problems(config)))
+    return config
+
+
+def _build(kind: type[T], values: Mapping[str, Any]) -> T:
+    hints = typing.get_type_hints(kind)
+    chosen: dict[str, Any] = {}
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        hint = hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            chosen[field.name] = _build(typing.cast("type[Any]", hint), values)
+        elif field.name in values:
+            chosen[field.name] = _checked(field.name, hint, values[field.name])
+    return kind(**chosen)
+
+
+def _problems(config: Any) -> Iterator[str]:
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _problems(value)
+    if hasattr(config, "problems"):
+        yield from config.problems()
+
+
+def _alternatives(hint: Any) -> tuple[Any, bool]:
+    """The type behind an annotation, and whether None is allowed too."""
+    parts = typing.get_args(hint)
+    if isinstance(hint, types.UnionType) and type(None) in parts:
+        return next(part for part in parts if part is not type(None)), True
+    return hint, False
+
+
+def _checked(name: str, hint: Any, value: Any) -> Any:
+    """`value` as the type of its option.
+
+    Raises:
+        ConfigError: If it is not of that type.
+    """
+    kind, optional = _alternatives(hint)
+    if value is None and optional:
+        return None
+    if choices := typing.get_args(kind):
+        if value not in choices:
+            raise ConfigError(f"{name}: {value!r} is none of {', '.join(choices)}")
+        return value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ConfigError(f"{name}: expected {kind.__name__}, got {value!r}")
+    return value
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> typing.NoReturn:
+        """Leave argument errors to the caller, like every other bad input."""
+        raise ConfigError(f"{message} (see --help)")
+
+
+def parse(kind: type[T], module: str, argv: Sequence[str] | None = None) -> T:
+    """Read a command's configuration from flags and, with `--config`, from YAML.
+
+    Args:
+        kind: The configuration class; its docstring is the text of `--help`.
+        module: The command's module, for the usage line.
+        argv: Arguments; by default those of the process.
+
+    Raises:
+        ConfigError: For unknown flags, keys or values.
+    """
+    return from_dict(kind, given(kind, module, argv))
+
+
+def given(
+    kind: type[Any], module: str, argv: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Only the options that flags or `--config` set, in flat form; flags win."""
+    arguments = vars(_parser(kind, module).parse_args(argv))
+    file = arguments.pop("config", None)
+    return {**(read_yaml(Path(file)) if file else {}), **arguments}
+
+
+def _parser(kind: type[Any], module: str) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=f"python -m {module}",
+        description=kind.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config", metavar="FILE.yaml", help="any of these options; flags win"
+    )
+    _add_options(parser, kind, parser)
+    return parser
+
+
+def _add_options(
+    parser: argparse.ArgumentParser, kind: type[Any], target: Any
+) -> None:
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        hint = hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            title = (hint.__doc__ or "").strip().split("\n")[0].rstrip(".")
+            inner = parser.add_argument_group(title)
+            _add_options(parser, typing.cast("type[Any]", hint), inner)
+        else:
+            _add_option(target, field, hint)
+
+
+def _add_option(target: Any, field: dataclasses.Field[Any], hint: Any) -> None:
+    kind, _ = _alternatives(hint)
+    flag = "--" + field.name.replace("_", "-")
+    text = field.metadata["help"].replace("%", "%%")
+    if field.default is not None and field.default is not dataclasses.MISSING:
+        text += f" (default: {_shown(field.default)})"
+    if kind is bool:
+        target.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
+    elif choices := typing.get_args(kind):
+        target.add_argument(flag, choices=choices, help=text)
+    else:
+        metavar = field.metadata["metavar"] or field.name.upper()
+        target.add_argument(flag, type=kind, metavar=metavar, help=text)
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    return str(default)
+
+
+def _loader() -> type[Any]:
+    """A YAML loader that reads 1e-5 as a number, as mlx-lm's does."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    number = re.compile(r"^[-+]?(\d+\.\d*|\.\d+|\d+)[eE][-+]?\d+$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
+    return Loader
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a flat YAML mapping; dashes in its keys count as underscores.
+
+    Raises:
+        ConfigError: If the file is missing or is not a flat mapping.
+    """
+    import yaml
+
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _loader())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"cannot read configuration {path}: {reason}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected 'option: value' lines")
+    return {str(key).replace("-", "_"): value for key, value in content.items()}
+
+
+def dump_yaml(config: Any) -> str:
+    """The flat YAML of a configuration, readable by `read_yaml`."""
+    import yaml
+
+    return yaml.safe_dump(to_dict(config), sort_keys=False)
+
+

@@ -1,0 +1,1 @@
+"""Text in, batches out: formats -> splits -> tokens -> batches. NumPy only, no MLX."""

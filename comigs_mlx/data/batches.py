@@ -1,0 +1,211 @@
+"""Batches of fixed shapes: windows of a token stream, or padded conversations.
+
+A training source is a pure function of (seed, index), so that an exact resume needs
+only a counter; and its batches come in very few shapes, because a compiled step is kept
+for each.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from comigs_mlx.data.shapes import Batch, buckets, grouped, padded, windows
+from comigs_mlx.data.splits import Sample
+from comigs_mlx.data.tokens import (
+    LabelledSample,
+    Tokenizer,
+    TokenStream,
+    labelled_samples,
+    token_stream,
+)
+from comigs_mlx.errors import DataError
+
+
+class BatchSource(Protocol):
+    """Training batches without end."""
+
+    def batch(self, index: int) -> Batch:
+        """The batch number `index` >= 0; the same whenever it is asked for."""
+
+
+class RandomWindows:
+    """Windows that begin anywhere, uniformly at random (the paper's batches)."""
+
+    def __init__(
+        self, stream: TokenStream, seq_len: int, batch_size: int, seed: int
+    ) -> None:
+        """See `training_batches`; raises `DataError` where no window fits."""
+        _check_window(stream, seq_len)
+        self._stream, self._seq_len = stream, seq_len
+        self._batch_size, self._seed = batch_size, seed
+
+    def batch(self, index: int) -> Batch:
+        """The batch number `index`, [batch_size, seq_len + 1] tokens."""
+        rng = np.random.default_rng([self._seed, index])
+        possible = len(self._stream.tokens) - self._seq_len
+        starts = rng.integers(0, possible, self._batch_size)
+        return windows(self._stream, starts, self._seq_len)
+
+
+class PackedWindows:
+    """Consecutive windows, in a new order each epoch, every one once per epoch.
+
+    Windows predict disjoint tokens; the few after the last whole window are left out.
+    An epoch may end within a batch, so that no batch is short.
+    """
+
+    def __init__(
+        self, stream: TokenStream, seq_len: int, batch_size: int, seed: int
+    ) -> None:
+        """See `training_batches`; raises `DataError` where no window fits."""
+        _check_window(stream, seq_len)
+        self._stream, self._seq_len = stream, seq_len
+        self._batch_size, self._seed = batch_size, seed
+        self._windows = (len(stream.tokens) - 1) // seq_len
+
+    def batch(self, index: int) -> Batch:
+        """The batch number `index`, [batch_size, seq_len + 1] tokens."""
+        first = index * self._batch_size
+        places = range(first, first + self._batch_size)
+        starts = [self._window(place) * self._seq_len for place in places]
+        return windows(self._stream, np.array(starts), self._seq_len)
+
+    def _window(self, place: int) -> int:
+        epoch, at = divmod(place, self._windows)
+        return int(_order(self._seed, epoch, self._windows)[at])
+
+
+class PaddedSamples:
+    """Conversations of similar length together, each exactly once per epoch.
+
+    Lengths are padded to 32, 64, 128, ..., seq_len; the rows that a bucket's last batch
+    lacks are filled with rows whose mask is 0. Who is with whom, and which batch comes
+    when, changes from epoch to epoch.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[LabelledSample],
+        seq_len: int,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        """See `training_batches`; raises `DataError` where there is no sample."""
+        _check_samples(samples)
+        self._samples, self._batch_size, self._seed = samples, batch_size, seed
+        self._buckets = buckets(samples, seq_len)
+        counts = [len(members) for members in self._buckets.values()]
+        self._epoch_batches = sum(-(-count // batch_size) for count in counts)
+        self._plan: tuple[int, list[tuple[int, list[int]]]] = (-1, [])
+
+    def batch(self, index: int) -> Batch:
+        """The batch number `index`, [batch_size, padded length + 1] tokens."""
+        epoch, at = divmod(index, self._epoch_batches)
+        if self._plan[0] != epoch:
+            rng = np.random.default_rng([self._seed, epoch])
+            batches = grouped(self._buckets, self._batch_size, rng)
+            order = rng.permutation(len(batches))
+            self._plan = (epoch, [batches[i] for i in order])
+        length, members = self._plan[1][at]
+        return padded(self._samples, members, length, self._batch_size)
+
+
+def training_batches(
+    samples: Sequence[Sample],
+    kind: str,
+    tokenizer: Tokenizer,
+    *,
+    seq_len: int,
+    batch_size: int,
+    seed: int,
+    mask_prompt: bool,
+    packing: bool,
+) -> tuple[BatchSource, list[str]]:
+    """Choose and make the source of training batches.
+
+    Args:
+        samples: One split of `load_splits`.
+        kind: Its kind, "text" or "chat".
+        tokenizer: The base model's.
+        seq_len: Inputs per sequence, in tokens.
+        batch_size: Sequences per batch.
+        seed: With an index, decides a batch.
+        mask_prompt: Train on the assistant's tokens only (chat).
+        packing: Every window once per epoch instead of random windows (text).
+
+    Returns:
+        The source, and counted notes for the user.
+
+    Raises:
+        DataError: If the text is shorter than one window, or cannot be labelled.
+    """
+    if kind == "text" and not mask_prompt:
+        stream = token_stream(samples, tokenizer)
+        kind_of_source = PackedWindows if packing else RandomWindows
+        return kind_of_source(stream, seq_len, batch_size, seed), []
+    labelled, notes = labelled_samples(samples, tokenizer, mask_prompt, seq_len)
+    if packing:
+        notes = [*notes, "packing is for plain text: conversations are padded"]
+    return PaddedSamples(labelled, seq_len, batch_size, seed), notes
+
+
+def evaluation_batches(
+    content: TokenStream | Sequence[LabelledSample], seq_len: int, batch_size: int
+) -> Iterator[Batch]:
+    """Every target exactly once, in a fixed order.
+
+    A stream is cut into consecutive windows of `seq_len` inputs, each without context
+    from the one before; of its N tokens all but the first are predicted. Short windows
+    and missing rows are padded, so that all batches of a stream have one shape.
+
+    Raises:
+        DataError: If there is nothing to predict.
+    """
+    if not isinstance(content, TokenStream):
+        _check_samples(content)
+        return _sample_batches(content, seq_len, batch_size)
+    if len(content.tokens) < 2:
+        raise DataError(f"expected at least 2 tokens, found {len(content.tokens)}")
+    return _stream_batches(content, seq_len, batch_size)
+
+
+def _stream_batches(
+    stream: TokenStream, seq_len: int, batch_size: int
+) -> Iterator[Batch]:
+    starts = np.arange(0, len(stream.tokens) - 1, seq_len)
+    for at in range(0, len(starts), batch_size):
+        some = starts[at : at + batch_size]
+        # A start at the end of the stream has no target: a row of padding.
+        lacking = np.full(batch_size - len(some), len(stream.tokens))
+        yield windows(stream, np.concatenate([some, lacking]), seq_len)
+
+
+def _sample_batches(
+    samples: Sequence[LabelledSample], seq_len: int, batch_size: int
+) -> Iterator[Batch]:
+    for length, members in grouped(buckets(samples, seq_len), batch_size):
+        yield padded(samples, members, length, batch_size)
+
+
+@functools.lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, count: int) -> npt.NDArray[np.int64]:
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def _check_window(stream: TokenStream, seq_len: int) -> None:
+    if len(stream.tokens) <= seq_len:
+        raise DataError(
+            f"expected at least {seq_len + 1} tokens for one window, found "
+            f"{len(stream.tokens)}: add text, or set --seq-len to at most "
+            f"{max(len(stream.tokens) - 1, 1)}"
+        )
+
+
+def _check_samples(samples: Sequence[LabelledSample]) -> None:
+    if not samples:
+        raise DataError("expected at least one sample, found none")

@@ -1,0 +1,103 @@
+"""Demo text: `demo` or `demo:<persona>`, made at run time, nothing downloaded.
+
+    reference   the language reference that every Python carries (the default)
+    code        functions and classes of the standard library
+    journal     an invented lighthouse keeper's log, written for this package
+
+Three writers with three voices, so that a mixture has something to specialise in. The
+first two depend on the version of Python, the journal on nothing.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterable, Iterator
+
+from comigs_mlx.data.journal import entries
+from comigs_mlx.data.splits import Source
+from comigs_mlx.errors import DataError
+
+ORDER = 10
+"""First: `demo` is the demo even where a folder has that name (that one is ./demo)."""
+
+MAX_BYTES = 300_000
+"""UTF-8 bytes of a persona; the documents beyond are left out."""
+
+MAX_DOCUMENT = 20_000
+"""Characters of a document; one longer would outweigh a whole split."""
+
+MODULES = (
+    "argparse ast calendar cmd configparser contextlib copy csv dataclasses difflib "
+    "fractions functools heapq inspect json.decoder json.encoder logging mailbox "
+    "pathlib random sched shlex statistics string tempfile textwrap threading tokenize"
+).split()
+"""Where the code persona comes from; all plain Python since 3.10."""
+
+
+def matches(source: str) -> bool:
+    """Whether `source` is `demo` or `demo:<persona>`."""
+    return source.split(":")[0] == "demo"
+
+
+def read(source: str) -> Source:
+    """Make the persona's documents.
+
+    Raises:
+        DataError: If there is no such persona, or this Python lacks its text.
+    """
+    name = source.partition(":")[2] or "reference"
+    if name not in PERSONAS:
+        raise DataError(
+            f"unknown demo persona {name!r}: choose one of {', '.join(PERSONAS)}"
+        )
+    documents = [{"text": text} for text in _capped(PERSONAS[name]())]
+    if not documents:
+        raise DataError(f"this Python lacks the text of demo:{name}: use demo:journal")
+    return Source({"all": documents})
+
+
+def reference() -> Iterator[str]:
+    """The topics of Python's built-in help, in alphabetical order."""
+    try:
+        topics: dict[str, str] = importlib.import_module("pydoc_data.topics").topics
+    except ImportError:
+        return
+    yield from (topics[name].strip("\n") for name in sorted(topics))
+
+
+def code() -> Iterator[str]:
+    """The top-level functions and classes of `MODULES`, in order."""
+    for module in MODULES:
+        source = _source(module)
+        lines = source.splitlines()
+        for node in ast.parse(source).body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+                yield "\n".join(lines[first - 1 : node.end_lineno])
+
+
+PERSONAS: dict[str, Callable[[], Iterable[str]]] = {
+    "reference": reference,
+    "code": code,
+    "journal": entries,
+}
+"""What makes each persona's documents."""
+
+
+def _source(module: str) -> str:
+    """Source of `module` without running it; "" where this Python carries none."""
+    spec = importlib.util.find_spec(module)
+    get_source = getattr(spec and spec.loader, "get_source", lambda name: None)
+    return get_source(module) or ""
+
+
+def _capped(texts: Iterable[str]) -> Iterator[str]:
+    room = MAX_BYTES
+    # Several topics of Python's help are one text under two names.
+    for text in dict.fromkeys(texts):
+        size = len(text.encode())
+        if len(text) <= MAX_DOCUMENT and size <= room:
+            room -= size
+            yield text

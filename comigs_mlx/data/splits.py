@@ -1,0 +1,178 @@
+"""From a source (folder, file, dataset id, demo) to train, valid and test samples.
+
+Experts learn from train, routers from valid, and neither ever sees test. A sample that
+stands in two splits would let the routers reward memorising, so a duplicate never
+crosses a split.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from comigs_mlx import registry
+from comigs_mlx.errors import DataError, raise_all
+
+Sample = dict[str, Any]
+"""{"text": str}, {"messages": [...], "tools": [...]} or {"prompt": str,
+"completion": str}; "tools" is optional."""
+
+SPLITS = ("train", "valid", "test")
+"""The three splits: for the experts, for the routers, for nobody."""
+
+TRAIN_SHARE, VALID_SHARE = 0.8, 0.1
+"""Shares of the documents of an undivided source; the rest is test."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a format read.
+
+    Attributes:
+        splits: Samples by split, or under the single key "all" where undivided.
+        notes: Counted warnings, such as "skipped 2 empty files".
+    """
+
+    splits: dict[str, list[Sample]]
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Samples ready for tokenising; no sample stands in two splits.
+
+    Attributes:
+        train: What the experts learn from; never empty.
+        valid: What the routers learn from; never empty.
+        test: What neither sees; may be empty.
+        kind: "text", or "chat" (conversations and prompt/completion pairs).
+        notes: Counted warnings for the user.
+    """
+
+    train: list[Sample]
+    valid: list[Sample]
+    test: list[Sample]
+    kind: str
+    notes: list[str] = field(default_factory=list)
+
+
+def load_splits(source: str) -> Splits:
+    """Read `source` and divide what it leaves undivided.
+
+    Args:
+        source: A folder or file of text or JSONL, a Hugging Face dataset id, or
+            "demo[:persona]".
+
+    Raises:
+        DataError: If no format reads `source`, its content is invalid or mixed, or
+            train or valid would be empty.
+    """
+    found = _read(source)
+    kind = _kind(source, found.splits)
+    splits, notes = _without_overlaps(divide(found.splits))
+    notes = [*found.notes, *notes]
+    _check_filled(source, splits, notes)
+    return Splits(**splits, kind=kind, notes=notes)
+
+
+def divide(splits: dict[str, list[Sample]]) -> dict[str, list[Sample]]:
+    """Give every split its samples; those the user gave stay as they are.
+
+    "all", or train alone, is divided 80/10/10; train beside a test but no valid gives
+    10 % to valid; train beside a valid but no test leaves test empty.
+    """
+    given = set(splits)
+    if given in ({"all"}, {"train"}):
+        (samples,) = splits.values()
+        return _by_hash(samples, SPLITS)
+    if given == {"train", "test"}:
+        return {**splits, **_by_hash(splits["train"], ("train", "valid"))}
+    return {name: splits.get(name, []) for name in SPLITS}
+
+
+def position(sample: Sample) -> float:
+    """Where the content of `sample` falls in [0, 1); depends on nothing else.
+
+    So adding documents moves no other document, and duplicates stay together.
+    """
+    return int.from_bytes(_digest(sample)[:6], "big") / 2**48
+
+
+def _by_hash(samples: list[Sample], into: tuple[str, ...]) -> dict[str, list[Sample]]:
+    """Divide `samples` among `into`; without a test, its share goes to train."""
+    parts: dict[str, list[Sample]] = {name: [] for name in into}
+    for sample in samples:
+        at = position(sample)
+        name = "train" if at < TRAIN_SHARE else "valid"
+        if at >= TRAIN_SHARE + VALID_SHARE:
+            name = "test" if "test" in into else "train"
+        parts[name].append(sample)
+    return parts
+
+
+def _digest(sample: Sample) -> bytes:
+    """SHA-256 of the canonical content: the text itself, else JSON with sorted keys."""
+    content = sample["text"] if "text" in sample else json.dumps(sample, sort_keys=True)
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).digest()
+
+
+def _without_overlaps(
+    splits: dict[str, list[Sample]],
+) -> tuple[dict[str, list[Sample]], list[str]]:
+    """Drop from train what stands in valid or test, and from valid what is in test."""
+    held = {name: {_digest(s) for s in splits[name]} for name in ("valid", "test")}
+    kept, notes = dict(splits), []
+    for name, others in (("train", ("valid", "test")), ("valid", ("test",))):
+        seen = set().union(*(held[other] for other in others))
+        kept[name] = [s for s in splits[name] if _digest(s) not in seen]
+        if dropped := len(splits[name]) - len(kept[name]):
+            where = " or ".join(others)
+            notes.append(
+                f"dropped {_count(dropped)} from {name} also standing in {where}"
+            )
+    return kept, notes
+
+
+def _read(source: str) -> Source:
+    path = os.path.expanduser(source)
+    formats = [registry.load("format", name) for name in registry.names("format")]
+    for plugin in sorted(formats, key=lambda plugin: int(plugin.ORDER)):
+        if path and plugin.matches(path):
+            found: Source = plugin.read(path)
+            return found
+    raise DataError(
+        f"no such file or folder: {source!r} (give a folder or file of text or JSONL, "
+        "a Hugging Face dataset as owner/name, or demo)"
+    )
+
+
+def _kind(source: str, splits: dict[str, list[Sample]]) -> str:
+    samples = [sample for part in splits.values() for sample in part]
+    text = sum("text" in sample for sample in samples)
+    if 0 < text < len(samples):
+        raise DataError(
+            f"{source}: expected one kind of sample, found {text} of plain text and "
+            f"{len(samples) - text} of chat: keep one kind"
+        )
+    return "text" if text else "chat"
+
+
+def _check_filled(
+    source: str, splits: dict[str, list[Sample]], notes: Iterable[str]
+) -> None:
+    counts = ", ".join(f"{name} {len(splits[name])}" for name in SPLITS)
+    problems = [
+        f"{source}: {name} is empty (documents: {counts}): add documents, or give "
+        "train.txt, valid.txt and test.txt (or .jsonl)"
+        for name in ("train", "valid")
+        if not splits[name]
+    ]
+    raise_all(DataError, [*problems, *notes] if problems else [])
+
+
+def _count(documents: int) -> str:
+    return f"{documents} document" + ("s" if documents != 1 else "")

@@ -1,0 +1,159 @@
+"""Samples to tokens: one stream for plain text, labelled sequences for chat.
+
+The labels say which tokens are training targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from comigs_mlx.data.conversation import (
+    Bools,
+    Conversation,
+    Ints,
+    Tokenizer,
+    has_template,
+)
+from comigs_mlx.data.splits import Sample
+from comigs_mlx.errors import DataError, raise_all
+
+
+@dataclass(frozen=True, eq=False)
+class TokenStream:
+    """Documents one after the other.
+
+    Attributes:
+        tokens: [N] int32.
+        documents: [N] int32, the index of the document each token belongs to.
+    """
+
+    tokens: Ints
+    documents: Ints
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledSample:
+    """One conversation.
+
+    Attributes:
+        tokens: [T] int32.
+        labelled: [T] bool, True where the token is a target; never the first one.
+    """
+
+    tokens: Ints
+    labelled: Bools
+
+
+def token_stream(samples: Sequence[Sample], tokenizer: Tokenizer) -> TokenStream:
+    """Concatenate all texts, each without a beginning token and with EOS at its end.
+
+    Raises:
+        DataError: If the tokenizer has no EOS token.
+    """
+    parts = [_text_tokens(sample["text"], tokenizer) for sample in samples]
+    lengths = [len(part) for part in parts]
+    tokens = np.concatenate(parts) if parts else np.zeros(0, np.int32)
+    return TokenStream(
+        tokens, np.repeat(np.arange(len(parts), dtype=np.int32), lengths)
+    )
+
+
+def labelled_samples(
+    samples: Sequence[Sample], tokenizer: Tokenizer, mask_prompt: bool, seq_len: int
+) -> tuple[list[LabelledSample], list[str]]:
+    """Render conversations with the tokenizer's chat template and label the targets.
+
+    Args:
+        samples: Conversations, prompt/completion pairs, or (unmasked only) texts.
+        tokenizer: Needs a chat template, unless all samples are texts.
+        mask_prompt: Label only the tokens that the assistant produces, else every
+            token but the first.
+        seq_len: Inputs per sample; `seq_len + 1` tokens are kept.
+
+    Returns:
+        The samples that have a target left, in order, and counted notes on what was
+        cut, dropped or not labelled.
+
+    Raises:
+        DataError: If the template is missing or refuses a sample, a text is to be
+            masked, or no sample has a target.
+    """
+    _check_labelling(samples, tokenizer, mask_prompt)
+    found, unproven, problems = [], 0, []
+    for number, sample in enumerate(samples, 1):
+        try:
+            one, missed = _labelled(sample, tokenizer, mask_prompt)
+        except DataError as error:
+            problems.append(f"sample {number}: {error}")
+            continue
+        found.append(one)
+        unproven += missed
+    raise_all(DataError, problems)
+    return _cut(found, unproven, seq_len)
+
+
+def _text_tokens(text: str, tokenizer: Tokenizer) -> Ints:
+    if tokenizer.eos_token_id is None:
+        raise DataError("the tokenizer has no EOS token: choose another model")
+    tokens = tokenizer.encode(text, add_special_tokens=False)
+    return np.array([*tokens, tokenizer.eos_token_id], np.int32)
+
+
+def _check_labelling(
+    samples: Sequence[Sample], tokenizer: Tokenizer, mask_prompt: bool
+) -> None:
+    texts = sum("text" in sample for sample in samples)
+    if texts and mask_prompt:
+        raise DataError(
+            f"expected conversations, found {texts} samples of plain text, which have "
+            "no prompt: leave out --mask-prompt"
+        )
+    if texts < len(samples) and not has_template(tokenizer):
+        raise DataError(
+            "the tokenizer has no chat template, which conversations need: choose an "
+            'instruct model, or give the data as {"text": ...}'
+        )
+
+
+def _labelled(
+    sample: Sample, tokenizer: Tokenizer, mask_prompt: bool
+) -> tuple[LabelledSample, int]:
+    """The labelled sample, and how many assistant turns could not be labelled."""
+    unproven = 0
+    if "text" in sample:
+        tokens = _text_tokens(sample["text"], tokenizer)
+        labelled = np.ones(len(tokens), np.bool_)
+    else:
+        conversation = Conversation(sample, tokenizer)
+        tokens = np.array(conversation.tokens, np.int32)
+        labelled = np.ones(len(tokens), np.bool_)
+        if mask_prompt:
+            labelled, unproven = conversation.assistant_mask()
+    labelled[:1] = False
+    return LabelledSample(tokens, labelled), unproven
+
+
+def _cut(
+    found: list[LabelledSample], unproven: int, seq_len: int
+) -> tuple[list[LabelledSample], list[str]]:
+    """Truncate, drop what has no target left, and say so."""
+    size = seq_len + 1
+    cut = [LabelledSample(s.tokens[:size], s.labelled[:size]) for s in found]
+    kept = [sample for sample in cut if sample.labelled.any()]
+    if not kept:
+        raise DataError(
+            f"none of {len(found)} samples has a target in its first {size} tokens "
+            f"({unproven} assistant turns rewritten by the chat template): raise "
+            "--seq-len, shorten the prompts, or leave out --mask-prompt"
+        )
+    long, dropped = sum(len(s.tokens) > size for s in found), len(found) - len(kept)
+    counted = {
+        f"cut {long} of {len(found)} samples to {size} tokens (--seq-len)": long,
+        f"dropped {dropped} of {len(found)} samples without a target": dropped,
+        f"not trained on {unproven} assistant turns that the chat template rewrites "
+        "later in the conversation": unproven,
+    }
+    return kept, [note for note, count in counted.items() if count]

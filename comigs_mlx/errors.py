@@ -1,0 +1,62 @@
+"""Every error a user can cause, as one tree.
+
+    ComigsError                 bad input: one line, exit code 2, nothing changed on disk
+    ├── ConfigError             an option, a configuration file or their combination
+    ├── DataError               text that cannot be read, split or turned into batches
+    ├── ModelError              a base model that cannot be found, loaded or adapted
+    │   └── UnsupportedModel    its family does not fit the mixture; names the family
+    ├── RunError                a run folder that is missing, foreign, incomplete or in use
+    └── TrainingError           training that had to stop (NaN or infinite loss)
+
+A message says what was expected, what was found, where, and how to mend it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class ComigsError(Exception):
+    """Base class; its text is shown to the user as it is, without a traceback."""
+
+
+class ConfigError(ComigsError):
+    """An option has a value that cannot work, alone or with the others."""
+
+
+class DataError(ComigsError):
+    """Text could not be read, split or batched."""
+
+
+class ModelError(ComigsError):
+    """A base model could not be found, loaded or adapted."""
+
+
+class UnsupportedModel(ModelError):
+    """The base model's family does not fit the mixture of LoRA experts."""
+
+
+class RunError(ComigsError):
+    """A run folder is missing, foreign, incomplete or in use."""
+
+
+class TrainingError(ComigsError):
+    """Training had to stop; the last good state has been kept."""
+
+
+def raise_all(kind: type[ComigsError], problems: Sequence[str], shown: int = 10) -> None:
+    """Raise `kind` once for all `problems`; return where there are none.
+
+    Args:
+        kind: The class to raise.
+        problems: One sentence each; the first `shown` are printed in full.
+        shown: How many problems to print before "and N more".
+
+    Raises:
+        ComigsError: `kind`, when `problems` is not empty.
+    """
+    if not problems:
+        return
+    more = len(problems) - shown
+    lines = [*problems[:shown], *([f"... and {more} more"] if more > 0 else [])]
+    raise kind("\n".join(lines))

@@ -1,0 +1,268 @@
+"""Attach a mixture of LoRA experts to a frozen base model, use it, take it off again.
+
+    mixture = Mixture(model, ExpertOptions(specialists=2), seed=0)
+    logits, routing = mixture(tokens)             # [B, T, vocabulary], Routing
+    with mixture.selected("generalist"):          # auto, base, specialist, (0.3, 0.7)
+        logits, _ = mixture(tokens)
+    mixture.detach()                              # the very same modules again
+
+The block's own MLP code runs between expert-aware linears (`model.experts`). The MLP
+object stays; while attached its class is a subclass that asks the router first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from comigs_mlx import registry
+from comigs_mlx.config import ExpertOptions
+from comigs_mlx.errors import ConfigError, UnsupportedModel
+from comigs_mlx.model import params
+from comigs_mlx.model.experts import FanOut, MixBack, SharedLoRA, Switch, Wire
+from comigs_mlx.model.routing import Choice, Routing
+from comigs_mlx.model.surgery import Site, put_before, sites
+
+Selection = str | tuple[float, ...]
+"""auto, base, generalist, specialist, or one weight an expert."""
+
+SELECTIONS = ("auto", "base", "generalist", "specialist")
+
+
+class MixtureMLP:
+    """Goes before an MLP's own class: chooses experts, then runs the MLP's own code."""
+
+    _gate: Gate
+
+    def __call__(self, x: mx.array, *args: Any, **kwargs: Any) -> mx.array:
+        """The block's MLP of `x`, with the experts its gate chooses."""
+        with self._gate.open(x):
+            y: mx.array = super().__call__(x, *args, **kwargs)  # type: ignore[misc]
+        return y
+
+
+class Gate:
+    """Asks one block's router and hands the choice to that block's linears."""
+
+    def __init__(self, mixture: Mixture, mlp: nn.Module, wire: Wire):
+        self.mixture = mixture
+        self.mlp = mlp
+        self.wire = wire
+
+    @contextlib.contextmanager
+    def open(self, x: mx.array) -> Iterator[None]:
+        """For the time of the block, the linears run what is chosen for `x`."""
+        self.wire.choice = self.mixture.choose(self.mlp, x)
+        try:
+            yield
+        finally:
+            self.wire.choice = None
+
+
+class Mixture:
+    """A base model with experts attached; call it for logits and routing.
+
+    Attributes:
+        model: The mlx-lm model; usable as it is wherever mlx-lm wants one.
+        options: How many experts, of what rank, and so on, with defaults resolved.
+        sites: The adapted blocks, first to last.
+    """
+
+    def __init__(self, model: nn.Module, options: ExpertOptions, seed: int = 0):
+        """Attach fresh experts (B = 0, so the model computes what it did before).
+
+        Raises:
+            UnsupportedModel: If the model's family does not fit; nothing is changed.
+        """
+        self.model = model
+        self.options = options.resolved()
+        self.sites = sites(model, options.num_layers)
+        self._selection: Selection = "auto"
+        self._switch = Switch()
+        self._collected: list[Routing] | None = None
+        self._undo: list[Callable[[], None]] = []
+        router = registry.load("router", options.router_type).Router
+        model.freeze()
+        keys = mx.random.split(mx.random.key(seed), len(self.sites))
+        for site, key in zip(self.sites, keys, strict=True):
+            self._attach(site, router, key)
+        self._rehearse()
+        mx.eval(params.select(model, params.ROLES))
+
+    def _attach(self, site: Site, router: type[nn.Module], key: mx.array) -> None:
+        options, wire = self.options, Wire()
+        groups = {"generalist": options.generalists, "specialist": options.specialists}
+        attention = site.attention_linears if options.attention_lora else []
+        count = len(site.mlp_linears) + len(attention) + 1
+        keys = iter(mx.random.split(key, count))
+        for name in site.mlp_linears:
+            kind = MixBack if name == site.mix_back else FanOut
+            linear = site.mlp[name]
+            expert = kind(linear, wire, groups, options.rank, options.scale, next(keys))
+            self._replace(site.mlp, name, expert)
+        for name in attention:
+            linear = site.attention[name]
+            shared = SharedLoRA(
+                linear, self._switch, options.rank, options.scale, next(keys)
+            )
+            self._replace(site.attention, name, shared)
+        self._open(site.mlp, wire, router(site.dims, options.experts, next(keys)))
+
+    def _replace(self, owner: nn.Module, name: str, module: nn.Module) -> None:
+        self.on_detach(partial(owner.__setitem__, name, owner[name]))
+        owner[name] = module
+
+    def _open(self, mlp: nn.Module, wire: Wire, router: nn.Module) -> None:
+        """Give the MLP its router and a class that asks it first."""
+        mlp.router = router
+        mlp._gate = Gate(self, mlp, wire)
+        self.on_detach(partial(mlp.__delattr__, "router"))
+        self.on_detach(partial(mlp.__delattr__, "_gate"))
+        self.on_detach(put_before(mlp, MixtureMLP))
+
+    def _rehearse(self) -> None:
+        """Build one forward pass, unevaluated, and see that every block was routed."""
+        try:
+            with self.collecting() as blocks:
+                self.model(mx.zeros((1, 1), mx.int32))
+            reason = f"{len(blocks)} of {len(self.sites)} blocks were routed"
+        except Exception as error:
+            blocks, reason = [], str(error)
+        if len(blocks) != len(self.sites):
+            self.detach()
+            raise UnsupportedModel(
+                f"base model family {self.model.model_type!r} does not run with "
+                f"experts attached: {reason}"
+            )
+
+    def on_detach(self, undo: Callable[[], None]) -> None:
+        """Run `undo` when the mixture is detached; the last one added runs first."""
+        self._undo.append(undo)
+
+    def detach(self) -> None:
+        """Take experts and routers off; the model is the very same modules as before."""
+        while self._undo:
+            self._undo.pop()()
+        self.sites = []
+
+    @property
+    def layers(self) -> list[str]:
+        """Paths of the adapted MLPs, first to last."""
+        return [site.mlp_path for site in self.sites]
+
+    @property
+    def selection(self) -> Selection:
+        """What the experts' weights come from; see `select`."""
+        return self._selection
+
+    def select(self, selection: Selection) -> None:
+        """Choose which experts speak from now on.
+
+        Args:
+            selection: `auto`: the router. `generalist`, `specialist`: the router among
+                those experts only. `base`: no expert and no attention LoRA. A tuple:
+                these weights, one an expert, for every token.
+
+        Raises:
+            ConfigError: If there is no such expert, or the weights do not fit.
+        """
+        self._check(selection)
+        self._selection = selection
+        self._switch.on = selection != "base"
+
+    @contextlib.contextmanager
+    def selected(self, selection: Selection) -> Iterator[None]:
+        """`select` for the time of a block."""
+        before = self._selection
+        self.select(selection)
+        try:
+            yield
+        finally:
+            self.select(before)
+
+    def _check(self, selection: Selection) -> None:
+        if isinstance(selection, tuple):
+            fits = len(selection) == self.options.experts
+            if not fits or not all(0 <= w < math.inf for w in selection):
+                raise ConfigError(
+                    f"experts {selection}: expected {self.options.experts} weights of "
+                    f"at least 0, for {', '.join(self.options.names)}"
+                )
+            if not any(selection):
+                raise ConfigError("all expert weights are 0: use base instead")
+        elif selection not in SELECTIONS:
+            raise ConfigError(
+                f"unknown experts {selection!r}: choose {', '.join(SELECTIONS)}, or "
+                f"{self.options.experts} weights with commas between them"
+            )
+        elif selection in params.EXPERTS and not self.allowed(selection):
+            raise ConfigError(f"this mixture has no {selection}")
+
+    def allowed(self, selection: str) -> tuple[int, ...]:
+        """The experts that a named selection may use, ascending."""
+        first = self.options.generalists
+        ranges = {
+            "auto": range(self.options.experts),
+            "generalist": range(first),
+            "specialist": range(first, self.options.experts),
+            "base": range(0),
+        }
+        return tuple(ranges[selection])
+
+    def choose(self, mlp: nn.Module, x: mx.array) -> Choice | None:
+        """What `mlp` runs for its input `x` `[..., dims]`; None where no expert does."""
+        if isinstance(self._selection, tuple):
+            choice = _fixed(self._selection, x)
+        elif among := self.allowed(self._selection):
+            choice = mlp.router(x, min(self.options.top_k, len(among)), among)
+        else:
+            return None
+        if self._collected is not None:
+            self._collected.append(choice.routing(self.options.experts))
+        return choice
+
+    def record(self, routing: Routing) -> None:
+        """Add the next block's routing to the list being collected, if any."""
+        if self._collected is not None:
+            self._collected.append(routing)
+
+    def __call__(self, tokens: mx.array, cache: Any = None) -> tuple[mx.array, Routing]:
+        """Run the model and return what it computed together with how it was routed.
+
+        Args:
+            tokens: `[batch, tokens]` integer.
+            cache: mlx-lm's prompt cache, updated in place.
+
+        Returns:
+            Logits `[batch, tokens, vocabulary]` and the `Routing` of these tokens (its
+            arrays have no layer where the selection is `base`).
+        """
+        with self.collecting() as blocks:
+            logits = self.model(tokens, cache=cache)
+        if not blocks:
+            nothing = mx.zeros((0, *tokens.shape, self.options.experts))
+            return logits, Routing(nothing, nothing, nothing)
+        return logits, Routing(*map(mx.stack, zip(*blocks, strict=True)))
+
+    @contextlib.contextmanager
+    def collecting(self) -> Iterator[list[Routing]]:
+        """The routing, block by block, of what runs inside the `with`."""
+        before, self._collected = self._collected, []
+        try:
+            yield self._collected
+        finally:
+            self._collected = before
+
+
+def _fixed(weights: tuple[float, ...], x: mx.array) -> Choice:
+    """The same weights for every token of `x`; experts of weight 0 do not run."""
+    among = tuple(i for i, weight in enumerate(weights) if weight > 0)
+    given = mx.array([weights[i] for i in among])
+    spread = mx.broadcast_to(given, (*x.shape[:-1], len(among)))
+    return Choice(spread, None, among, spread, normalised=math.fsum(weights) == 1.0)

@@ -1,0 +1,114 @@
+"""Loss of a mixture on held-out text, exact to the token, by document.
+
+Every target is predicted once, in windows that do not overlap; sums are kept per
+document in float64 (numpy), so the result does not depend on the batch size, and an
+interval can be drawn by resampling documents.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from comigs_mlx.data.batches import Batch
+from comigs_mlx.model import params
+from comigs_mlx.model.mixture import Mixture, Selection
+from comigs_mlx.model.params import Tree
+from comigs_mlx.training.losses import token_losses
+
+RESAMPLES = 1000
+
+
+@dataclass
+class Score:
+    """Summed losses of the documents seen so far.
+
+    Attributes:
+        losses: Document -> summed loss, nats.
+        tokens: Document -> number of predicted tokens.
+        weights: Summed expert weights `[E]` of those tokens, mean over blocks.
+    """
+
+    losses: dict[int, float] = field(default_factory=dict)
+    tokens: dict[int, int] = field(default_factory=dict)
+    weights: Any = 0.0
+
+    def add(self, losses: Any, weights: Any, batch: Batch) -> None:
+        """Add one batch: `losses` `[B, T]` in nats, `weights` `[B, T, E]`."""
+        used = batch.mask > 0
+        for document in np.unique(batch.documents[used]).tolist():
+            mine = losses[used & (batch.documents == document)].astype(np.float64)
+            self.losses[document] = self.losses.get(document, 0.0) + float(mine.sum())
+            self.tokens[document] = self.tokens.get(document, 0) + mine.size
+        self.weights = self.weights + weights[used].astype(np.float64).sum(0)
+
+    @property
+    def token_count(self) -> int:
+        """Number of predicted tokens."""
+        return sum(self.tokens.values())
+
+    @property
+    def loss(self) -> float:
+        """Mean loss over all predicted tokens, nats per token."""
+        return math.fsum(self.losses.values()) / max(self.token_count, 1)
+
+    @property
+    def perplexity(self) -> float:
+        """Exponential of the loss."""
+        return _exp(self.loss)
+
+    @property
+    def share(self) -> list[float]:
+        """Mean weight of each expert over tokens and blocks."""
+        return [float(w) / max(self.token_count, 1) for w in np.atleast_1d(self.weights)]
+
+    def interval(self, seed: int = 0) -> tuple[float, float]:
+        """95 % percentile bootstrap interval of the perplexity, over documents."""
+        losses = np.array([self.losses[d] for d in sorted(self.losses)])
+        tokens = np.array([self.tokens[d] for d in sorted(self.tokens)])
+        rng = np.random.default_rng(seed)
+        drawn = rng.integers(0, len(losses), (RESAMPLES, len(losses)))
+        means = losses[drawn].sum(1) / tokens[drawn].sum(1)
+        low, high = np.percentile(means, [2.5, 97.5])
+        return _exp(float(low)), _exp(float(high))
+
+
+def _exp(loss: float) -> float:
+    return math.exp(loss) if loss < 700 else math.inf
+
+
+class Evaluator:
+    """Compiled loss of one mixture; made once, used after every change of its values."""
+
+    def __init__(self, mixture: Mixture):
+        self.mixture = mixture
+        self._compiled: dict[Selection, Any] = {}
+
+    def batch_losses(self, batch: Batch, selection: Selection) -> tuple[Any, Any]:
+        """Losses `[B, T]` in nats and expert weights `[B, T, E]` (mean over blocks)."""
+        if selection not in self._compiled:
+            self._compiled[selection] = mx.compile(self._run)
+        values = params.select(self.mixture.model, params.ROLES)
+        with self.mixture.selected(selection):
+            losses, weights = self._compiled[selection](values, mx.array(batch.tokens))
+        self.mixture.model.update(values)
+        return np.array(losses), np.array(weights)
+
+    def score(self, batches: Iterable[Batch], selection: Selection = "auto") -> Score:
+        """Add up the losses of all batches under one expert selection."""
+        score = Score()
+        for batch in batches:
+            score.add(*self.batch_losses(batch, selection), batch)
+        return score
+
+    def _run(self, values: Tree, tokens: mx.array) -> tuple[mx.array, mx.array]:
+        self.mixture.model.update(values)
+        logits, routing = self.mixture(tokens[:, :-1])
+        layers = max(routing.weights.shape[0], 1)
+        weights = routing.weights.sum(0) / layers
+        return token_losses(logits, tokens[:, 1:]), weights

@@ -1,0 +1,219 @@
+"""One level of the bilevel problem: which roles it trains, how one step is made.
+
+    lower level: experts minimise the loss on training text
+    upper level: routers minimise the loss on validation text
+
+A step is a pure function of parameters, optimiser state and batches, compiled once a
+shape. It differentiates only what its level trains, so no gradient can reach the
+other level. Source: Fan et al., arXiv 2409.13931, algorithm 1; where the published
+code carries leftover gradients from one level into the other, this does not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import mlx.optimizers as optim
+from mlx.utils import tree_map
+
+from comigs_mlx.config import TrainingOptions
+from comigs_mlx.data.batches import Batch
+from comigs_mlx.model import params
+from comigs_mlx.model.mixture import Mixture
+from comigs_mlx.model.params import Tree
+from comigs_mlx.training.losses import load_balancing, token_losses
+
+BETAS = [0.9, 0.95]
+
+
+class Stats(NamedTuple):
+    """What one batch told: all sums, so that batches can be added up.
+
+    Attributes:
+        loss: Cross-entropy summed over the counted tokens, nats.
+        tokens: Number of counted tokens.
+        share: `[E]`, expert weights summed over counted tokens, mean over blocks.
+    """
+
+    loss: mx.array
+    tokens: mx.array
+    share: mx.array
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One step of a level, as plain numbers.
+
+    Attributes:
+        loss: Mean cross-entropy, nats per token.
+        tokens: Number of tokens it was taken over.
+        share: Mean weight of each expert.
+        norms: Role -> norm of the gradient.
+    """
+
+    loss: float
+    tokens: int
+    share: list[float]
+    norms: dict[str, float]
+
+    @property
+    def finite(self) -> bool:
+        """Whether the loss and every gradient is a number."""
+        return all(map(math.isfinite, [self.loss, *self.norms.values()]))
+
+
+@dataclass
+class Group:
+    """Roles that share one optimiser."""
+
+    roles: tuple[str, ...]
+    optimizer: optim.Optimizer
+
+
+def expert_group(options: TrainingOptions) -> Group:
+    """The experts and their optimiser: AdamW, cosine from lr to lr / 10."""
+    rate = options.learning_rate
+    schedule = optim.cosine_decay(rate, options.steps, rate / 10)
+    return Group(params.EXPERTS, _adamw(schedule, options))
+
+
+def router_group(options: TrainingOptions) -> Group:
+    """The routers and their optimiser: AdamW, constant learning rate."""
+    return Group(params.ROUTERS, _adamw(options.learning_rate, options))
+
+
+def _adamw(rate: Any, options: TrainingOptions) -> optim.Optimizer:
+    return optim.AdamW(
+        rate, betas=BETAS, weight_decay=options.weight_decay, bias_correction=True
+    )
+
+
+class Level:
+    """Makes steps that change the parameters of its groups, and nothing else.
+
+    Args:
+        mixture: Holds the parameters; updated in place after each step.
+        groups: The roles this level trains, by optimiser.
+        options: Weights of the losses.
+    """
+
+    def __init__(
+        self, mixture: Mixture, groups: Sequence[Group], options: TrainingOptions
+    ):
+        self.mixture = mixture
+        self.groups = list(groups)
+        self.options = options
+        self.roles = tuple(role for group in groups for role in group.roles)
+        self.others = tuple(role for role in params.ROLES if role not in self.roles)
+        for group in self.groups:
+            group.optimizer.init(params.select(mixture.model, group.roles))
+        self._whole_step = mx.compile(self._step)
+        self._one_batch = mx.compile(self._gradients)
+        self._update = mx.compile(self._apply)
+
+    def step(self, batches: Sequence[Batch]) -> StepResult:
+        """One update from the token-weighted mean gradient of `batches`.
+
+        If the result is not finite, nothing has been changed.
+        """
+        model = self.mixture.model
+        trained = params.select(model, self.roles)
+        others = params.select(model, self.others)
+        states = [group.optimizer.state for group in self.groups]
+        if len(batches) == 1:
+            outcome = self._whole_step(trained, others, states, *_arrays(batches[0]))
+        else:
+            outcome = self._accumulated(trained, others, states, batches)
+        (updated, new_states, stats, norms) = outcome
+        model.update(trained)
+        model.update(others)
+        mx.eval(updated, new_states, stats, norms)
+        result = _plain(stats, norms)
+        if result.finite:
+            model.update(updated)
+        for group, old, new in zip(self.groups, states, new_states, strict=True):
+            group.optimizer.state = new if result.finite else old
+        return result
+
+    def _accumulated(
+        self, trained: Tree, others: Tree, states: list[Tree], batches: Sequence[Batch]
+    ) -> tuple[Tree, list[Tree], Stats, dict[str, mx.array]]:
+        total: Any = None
+        for batch in batches:
+            one = self._one_batch(trained, others, *_arrays(batch))
+            total = one if total is None else tree_map(mx.add, total, one)
+            mx.eval(total)
+        gradients, stats = total
+        updated, new_states, norms = self._update(trained, states, gradients, stats)
+        return updated, new_states, Stats(*stats), norms
+
+    def _step(
+        self, trained: Tree, others: Tree, states: list[Tree], *batch: mx.array
+    ) -> tuple[Tree, list[Tree], Stats, dict[str, mx.array]]:
+        gradients, stats = self._gradients(trained, others, *batch)
+        updated, new_states, norms = self._apply(trained, states, gradients, stats)
+        return updated, new_states, stats, norms
+
+    def _gradients(
+        self, trained: Tree, others: Tree, tokens: mx.array, mask: mx.array
+    ) -> tuple[Tree, Stats]:
+        """Gradients of the summed loss with respect to this level's roles only."""
+        model = self.mixture.model
+        model.update(others)
+        differentiate = params.value_and_grad(model, self._objective)
+        (_, stats), gradients = differentiate(trained, tokens, mask)
+        return gradients, stats
+
+    def _objective(self, tokens: mx.array, mask: mx.array) -> tuple[mx.array, Stats]:
+        """Summed loss of a batch `[B, T + 1]` whose targets count where `mask` is 1."""
+        experts = self.mixture.options
+        logits, routing = self.mixture(tokens[:, :-1])
+        count = mask.sum()
+        loss = (token_losses(logits, tokens[:, 1:]) * mask).sum()
+        share = (routing.weights * mask[..., None]).sum((1, 2)).mean(0)
+        stats = Stats(loss, count, share)
+        if experts.top_k == experts.experts:
+            return loss, stats
+        balance = load_balancing(
+            routing, mask, experts.generalists, self.options.generalist_importance
+        )
+        return loss + self.options.balance_weight * balance * count, stats
+
+    def _apply(
+        self, trained: Tree, states: list[Tree], gradients: Tree, stats: Stats
+    ) -> tuple[Tree, list[Tree], dict[str, mx.array]]:
+        """Update from summed gradients: divide by the tokens, then each optimiser."""
+        tokens = mx.maximum(stats[1], 1)
+        mean = tree_map(lambda g: g / tokens, gradients)
+        flat, values = params.flatten(mean), params.flatten(trained)
+        updated: dict[str, mx.array] = {}
+        new_states = []
+        for group, state in zip(self.groups, states, strict=True):
+            mine = [path for path in flat if params.role_of(path) in group.roles]
+            group.optimizer.state = state
+            updated |= params.flatten(
+                group.optimizer.apply_gradients(
+                    params.unflatten({path: flat[path] for path in mine}),
+                    params.unflatten({path: values[path] for path in mine}),
+                )
+            )
+            new_states.append(group.optimizer.state)
+        return params.unflatten(updated), new_states, params.norms(mean)
+
+
+def _arrays(batch: Batch) -> tuple[mx.array, mx.array]:
+    return mx.array(batch.tokens), mx.array(batch.mask)
+
+
+def _plain(stats: Stats, norms: dict[str, mx.array]) -> StepResult:
+    tokens = stats.tokens.item()
+    return StepResult(
+        loss=stats.loss.item() / max(tokens, 1),
+        tokens=int(tokens),
+        share=[share / max(tokens, 1) for share in stats.share.tolist()],
+        norms={role: norm.item() for role, norm in norms.items()},
+    )

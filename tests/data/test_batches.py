@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from comigs_mlx.data.batches import (
+    Batch,
+    BatchSource,
+    PackedWindows,
+    PaddedSamples,
+    RandomWindows,
+    evaluation_batches,
+    training_batches,
+)
+from comigs_mlx.data.tokens import LabelledSample, TokenStream
+from comigs_mlx.errors import DataError
+
+
+def stream(count: int) -> TokenStream:
+    """Tokens 1, 2, 3...; documents of ten tokens."""
+    tokens = np.arange(1, count + 1, dtype=np.int32)
+    return TokenStream(tokens, (tokens - 1) // 10)
+
+
+def conversations(lengths: list[int]) -> list[LabelledSample]:
+    """Sample i has tokens 1000 i + 1, 1000 i + 2, ...; every second one a target."""
+    found = []
+    for i, length in enumerate(lengths):
+        labelled = np.arange(length) % 2 == 1
+        tokens = np.arange(1, length + 1, dtype=np.int32) + 1000 * i
+        found.append(LabelledSample(tokens, labelled))
+    return found
+
+
+def counted(batch: Batch) -> list[int]:
+    """The tokens that are targets."""
+    return [int(t) for t in batch.tokens[:, 1:][batch.mask > 0]]
+
+
+def same(one: Batch, two: Batch) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def check_form(batch: Batch, rows: int) -> None:
+    tokens, mask, documents = batch
+    assert [a.dtype for a in batch] == [np.int32, np.float32, np.int32]
+    assert tokens.shape == (rows, mask.shape[1] + 1)
+    assert mask.shape == documents.shape
+    assert set(np.unique(mask)) <= {0.0, 1.0}
+    assert not documents[mask == 0].any()
+
+
+LENGTHS = [5, 200, 33, 34, 60, 90, 31, 12, 129, 8, 65]
+SOURCES: dict[str, Callable[[int], BatchSource]] = {
+    "random": lambda seed: RandomWindows(stream(100), 8, 4, seed),
+    "packed": lambda seed: PackedWindows(stream(100), 8, 4, seed),
+    "padded": lambda seed: PaddedSamples(conversations(LENGTHS), 128, 2, seed),
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_batch_depends_on_seed_and_index_alone(name: str) -> None:
+    one, two = SOURCES[name](3), SOURCES[name](3)
+    forward = [one.batch(i) for i in range(12)]
+    backward = [two.batch(i) for i in reversed(range(12))][::-1]
+    assert all(map(same, forward, backward))
+    other = SOURCES[name](4)
+    assert not all(same(other.batch(i), batch) for i, batch in enumerate(forward))
+    for batch in forward:
+        check_form(batch, len(forward[0].tokens))
+
+
+def test_random_windows_are_pieces_of_the_stream_and_reach_both_ends() -> None:
+    source = RandomWindows(stream(20), 8, 16, 0)
+    starts = set()
+    for i in range(30):
+        tokens, mask, documents = source.batch(i)
+        assert (np.diff(tokens) == 1).all()
+        assert mask.all()
+        assert np.array_equal(documents, (tokens[:, 1:] - 1) // 10)
+        starts |= set(tokens[:, 0].tolist())
+    assert starts == set(range(1, 13))
+
+
+@given(st.integers(9, 120), st.integers(1, 8), st.integers(1, 6), st.integers(0, 9))
+def test_packing_uses_every_window_once_per_epoch(
+    count: int, seq_len: int, batch_size: int, seed: int
+) -> None:
+    source, windows = (
+        PackedWindows(stream(count), seq_len, batch_size, seed),
+        ((count - 1) // seq_len),
+    )
+    batches = -(-3 * windows // batch_size)
+    rows = np.concatenate([source.batch(i).tokens for i in range(batches)])
+    for epoch in range(3):
+        mine = rows[epoch * windows : (epoch + 1) * windows]
+        assert sorted(mine[:, 0]) == [1 + seq_len * w for w in range(windows)]
+        targets = sorted(mine[:, 1:].ravel().tolist())
+        assert targets == list(range(2, 2 + windows * seq_len))
+
+
+def test_packing_changes_the_order_between_epochs() -> None:
+    source = PackedWindows(stream(161), 8, 20, 0)
+    first, second = source.batch(0).tokens[:, 0], source.batch(1).tokens[:, 0]
+    assert sorted(first) == sorted(second)
+    assert first.tolist() != second.tolist()
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(st.integers(2, 90), min_size=1, max_size=25),
+    st.integers(1, 5),
+    st.sampled_from([16, 40, 64]),
+    st.integers(0, 9),
+)
+def test_padding_uses_every_sample_once_per_epoch(
+    lengths: list[int], batch_size: int, seq_len: int, seed: int
+) -> None:
+    samples = conversations(lengths)
+    source = PaddedSamples(samples, seq_len, batch_size, seed)
+    expected = Counter(int(t) for s in samples for t in s.tokens[: seq_len + 1][1::2])
+    index = 0
+    for _ in range(2):
+        seen: Counter[int] = Counter()
+        while sum(seen.values()) < sum(expected.values()):
+            batch = source.batch(index)
+            check_form(batch, batch_size)
+            assert batch.mask.shape[1] in {32, 64, seq_len}
+            documents = batch.documents[batch.mask > 0]
+            assert [t // 1000 for t in counted(batch)] == documents.tolist()
+            seen.update(counted(batch))
+            index += 1
+        assert seen == expected
+
+
+def test_padding_puts_similar_lengths_together_in_few_shapes() -> None:
+    source = PaddedSamples(conversations([*range(2, 130)] * 2), 128, 4, 0)
+    widths = Counter()
+    for i in range(64):
+        batch = source.batch(i)
+        width = batch.mask.shape[1]
+        widths[width] += 1
+        used = (batch.tokens[:, 1:] > 0).sum(axis=1)
+        assert (used[used > 0] > (width // 2 if width > 32 else 0)).all()
+    assert widths == {32: 16, 64: 16, 128: 32}
+
+
+def test_padding_regroups_and_reorders_between_epochs() -> None:
+    source = PaddedSamples(conversations([20] * 12), 32, 3, 0)
+    epochs = [
+        [frozenset(np.unique(source.batch(4 * e + i).documents)) for i in range(4)]
+        for e in range(2)
+    ]
+    assert set(epochs[0]) != set(epochs[1])
+
+
+@given(st.integers(2, 60), st.integers(1, 9), st.integers(1, 5))
+def test_evaluation_predicts_every_token_but_the_first_once(
+    count: int, seq_len: int, batch_size: int
+) -> None:
+    batches = list(evaluation_batches(stream(count), seq_len, batch_size))
+    targets = [t for batch in batches for t in counted(batch)]
+    assert targets == list(range(2, count + 1))
+    assert sum(int(b.mask.sum()) for b in batches) == count - 1
+    for batch in batches:
+        check_form(batch, batch_size)
+        assert batch.tokens.shape == (batch_size, seq_len + 1)
+        assert batch.mask.any()
+        documents = batch.documents[batch.mask > 0]
+        assert documents.tolist() == [(t - 1) // 10 for t in counted(batch)]
+        before = batch.tokens[:, :-1][batch.mask > 0]
+        assert before.tolist() == [t - 1 for t in counted(batch)]
+
+
+def test_evaluation_of_conversations_is_complete_and_repeatable() -> None:
+    samples = conversations(LENGTHS)
+    batches = list(evaluation_batches(samples, 128, 2))
+    again = evaluation_batches(samples, 128, 2)
+    assert all(map(same, batches, again))
+    expected = sorted(int(t) for s in samples for t in s.tokens[:129][1::2])
+    assert sorted(t for b in batches for t in counted(b)) == expected
+    for batch in batches:
+        check_form(batch, 2)
+
+
+def test_too_little_text_is_told_with_the_fix() -> None:
+    expected = (
+        "expected at least 129 tokens for one window, found 50: add text, or set "
+        "--seq-len to at most 49"
+    )
+    for kind in (RandomWindows, PackedWindows):
+        with pytest.raises(DataError, match=expected):
+            kind(stream(50), 128, 4, 0)
+        assert kind(stream(50), 49, 4, 0).batch(0).mask.all()
+    with pytest.raises(DataError, match="expected at least 2 tokens, found 1"):
+        evaluation_batches(stream(1), 8, 2)
+    for make in (
+        lambda: PaddedSamples([], 8, 2, 0),
+        lambda: evaluation_batches([], 8, 2),
+    ):
+        with pytest.raises(DataError, match="expected at least one sample"):
+            make()
+
+
+@pytest.mark.parametrize(
+    ("kind", "packing", "expected"),
+    [
+        ("text", False, RandomWindows),
+        ("text", True, PackedWindows),
+        ("chat", False, PaddedSamples),
+        ("chat", True, PaddedSamples),
+    ],
+)
+def test_the_kind_and_packing_choose_the_source(
+    kind: str, packing: bool, expected: type, chat_tokenizer: Callable[[str], Any]
+) -> None:
+    sample = (
+        {"text": "a" * 50} if kind == "text" else {"prompt": "a", "completion": "b"}
+    )
+    source, notes = training_batches(
+        [sample],
+        kind,
+        chat_tokenizer("chatml"),
+        seq_len=32,
+        batch_size=2,
+        seed=0,
+        mask_prompt=False,
+        packing=packing,
+    )
+    assert type(source) is expected
+    assert source.batch(0).tokens.shape == (2, 33)
+    assert ("packing" in " ".join(notes)) == (kind == "chat" and packing)
+
+
+def test_text_cannot_be_masked(chat_tokenizer: Callable[[str], Any]) -> None:
+    with pytest.raises(DataError, match="leave out --mask-prompt"):
+        training_batches(
+            [{"text": "a"}],
+            "text",
+            chat_tokenizer("chatml"),
+            seq_len=8,
+            batch_size=2,
+            seed=0,
+            mask_prompt=True,
+            packing=False,
+        )

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+
+from comigs_mlx.data.formats.hub import matches, read
+from comigs_mlx.errors import DataError
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("owner/name", True),
+        ("HuggingFaceTB/smol-talk_2.1", True),
+        ("name", False),
+        ("./name", False),
+        ("../name", False),
+        ("~/name", False),
+        ("/owner/name", False),
+        ("a/b/c", False),
+        ("notes/mail.txt", False),
+        ("owner/name\n", False),
+        ("owner\\name/x", False),
+    ],
+)
+def test_only_dataset_ids_match(source: str, expected: bool) -> None:
+    assert matches(source) is expected
+
+
+def test_reads_splits_and_columns(datasets: dict[str, Any]) -> None:
+    row = {"text": "a", "id": 1}
+    datasets["o/n"] = {"train": [row], "validation": [row], "test": [], "extra": [row]}
+    found = read("o/n")
+    assert found.splits == {
+        "train": [{"text": "a"}],
+        "valid": [{"text": "a"}],
+        "test": [],
+    }
+    assert found.notes == ["ignored split extra of o/n"]
+
+
+def test_bad_rows_are_named_by_split_and_index(datasets: dict[str, Any]) -> None:
+    datasets["o/n"] = {"train": [{"text": "a"}, {"text": None}], "valid": [{"x": 1}]}
+    with pytest.raises(DataError) as error:
+        read("o/n")
+    assert str(error.value).splitlines() == [
+        "o/n train[1]: text is null: expected a string",
+        "o/n valid[0]: found keys x: expected prompt and completion, or messages, or "
+        "text",
+    ]
+
+
+def test_no_train_split(datasets: dict[str, Any]) -> None:
+    datasets["o/n"] = {"default": []}
+    with pytest.raises(DataError, match="expected a split train, found default"):
+        read("o/n")
+
+
+def test_failures_are_one_line(datasets: dict[str, Any]) -> None:
+    with pytest.raises(DataError) as error:
+        read("o/unknown")
+    assert str(error.value) == (
+        "o/unknown: no such folder, and not loaded from the Hugging Face Hub "
+        "(FileNotFoundError: Dataset 'o/unknown' doesn't exist.): check the name and "
+        "the connection"
+    )
+
+
+def test_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(DataError, match=r"pip install 'comigs-mlx\[data\]'"):
+        read("o/n")
