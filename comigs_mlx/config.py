@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from comigs_mlx.errors import ConfigError, raise_all
 
@@ -34,160 +32,6 @@ def group(kind: type[T]) -> T:
     """A dataclass field that holds a group of options."""
     field: T = dataclasses.field(default_factory=kind)
     return field
-
-
-@dataclass(frozen=True)
-class DataOptions:
-    """Where the text comes from and how it becomes batches."""
-
-    data: str = option(
-        "demo",
-        "text to learn from: a folder or file of .txt/.md, a folder or file of JSONL "
-        "(text, chat or completions), a Hugging Face dataset id, or demo, "
-        "demo:reference, demo:code, demo:journal",
-        "PATH|DATASET",
-    )
-    batch_size: int = option(4, "sequences in a batch", "N")
-    seq_len: int = option(128, "tokens in a sequence", "TOKENS")
-    packing: bool = option(
-        False,
-        "cut text into consecutive windows, each seen once an epoch, instead of "
-        "random windows",
-    )
-    mask_prompt: bool = option(
-        False, "chat and completions: learn from the assistant's tokens only"
-    )
-
-    def problems(self) -> Iterator[str]:
-        """One sentence for each value that cannot work."""
-        yield from _at_least(self, 1, "batch_size", "seq_len")
-
-
-@dataclass(frozen=True)
-class ExpertOptions:
-    """The mixture of LoRA experts in each block (DESIGN: the method, exactly)."""
-
-    generalists: int = option(1, "experts shared with other participants", "G")
-    specialists: int = option(1, "experts that stay on this device", "S")
-    top_k: int = option(2, "experts that a token uses in each block", "K")
-    rank: int = option(8, "rank of every LoRA pair", "R")
-    alpha: float = option(16.0, "LoRA strength; see --scaling", "A")
-    scaling: Literal["rslora", "lora"] = option(
-        "rslora", "scale = alpha / sqrt(rank) (rslora) or alpha / rank (lora)"
-    )
-    router_type: str = option("topk", "routing function (a file of model/routers)")
-    num_layers: int = option(-1, "adapt the last N blocks; -1 = all", "N")
-    attention_lora: bool = option(
-        True, "one shared LoRA pair on every attention linear"
-    )
-
-    @property
-    def experts(self) -> int:
-        """Number of experts E; 0..G-1 are generalists, the rest specialists."""
-        return self.generalists + self.specialists
-
-    @property
-    def scale(self) -> float:
-        """Final multiplier of every low-rank product."""
-        root = math.sqrt(self.rank) if self.scaling == "rslora" else self.rank
-        return self.alpha / root
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the experts in order: generalist, generalist-1, ..., specialist."""
-        return [
-            role if i == 0 else f"{role}-{i}"
-            for role, count in (
-                ("generalist", self.generalists),
-                ("specialist", self.specialists),
-            )
-            for i in range(count)
-        ]
-
-    def problems(self) -> Iterator[str]:
-        """One sentence for each value that cannot work."""
-        yield from _at_least(self, 0, "generalists", "specialists")
-        yield from _at_least(self, 1, "rank", "top_k")
-        if self.experts < 1:
-            yield "--generalists and --specialists are both 0: need at least one expert"
-        elif self.top_k > self.experts and self.top_k != 2:
-            yield (
-                f"--top-k {self.top_k} is more than the {self.experts} experts: "
-                "lower it, or raise --generalists or --specialists"
-            )
-        if not self.alpha > 0:
-            yield f"--alpha {self.alpha} must be more than 0"
-        if self.num_layers == 0 or self.num_layers < -1:
-            yield f"--num-layers {self.num_layers} must be at least 1, or -1 for all"
-
-    def resolved(self) -> ExpertOptions:
-        """These options with the default top-k lowered to the number of experts."""
-        return dataclasses.replace(self, top_k=min(self.top_k, self.experts))
-
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """Bilevel training: experts on the training text, routers on validation text."""
-
-    steps: int = option(200, "expert steps in all", "N")
-    learning_rate: float = option(
-        2e-3, "of both optimisers; the experts' falls to a tenth on a cosine", "LR"
-    )
-    weight_decay: float = option(0.01, "AdamW's decoupled weight decay", "WD")
-    router: Literal["alternating", "joint", "none"] = option(
-        "alternating",
-        "alternating: routers learn on validation text, in turn with the experts; "
-        "joint: both learn on training text; none: routers stay as they are",
-    )
-    router_every: int = option(30, "expert steps between two router phases", "N")
-    router_steps: int = option(10, "router steps in one phase", "N")
-    balance_weight: float = option(
-        0.01, "weight of the load-balancing loss, used only when top-k < experts", "W"
-    )
-    generalist_importance: float = option(
-        1.0, "factor of the generalists in the load-balancing loss", "F"
-    )
-    grad_accumulation: int = option(
-        1, "batches whose gradients make one step, weighted by their tokens", "N"
-    )
-    grad_checkpoint: bool = option(
-        False, "recompute each block in the backward pass: less memory, more time"
-    )
-    seed: int = option(0, "of the initial values and the order of the text", "N")
-
-    def problems(self) -> Iterator[str]:
-        """One sentence for each value that cannot work."""
-        counts = ("steps", "router_every", "router_steps", "grad_accumulation")
-        yield from _at_least(self, 1, *counts)
-        yield from _at_least(self, 0, "seed", "balance_weight", "weight_decay")
-        if not 0 < self.learning_rate < math.inf:
-            yield f"--learning-rate {self.learning_rate} must be more than 0"
-
-
-@dataclass(frozen=True)
-class SavingOptions:
-    """What is written while training, and how often."""
-
-    report_every: int = option(10, "expert steps between two reports", "N")
-    save_every: int = option(50, "expert steps between two saves", "N")
-    keep: int = option(2, "saves kept in RUN/state for --resume", "K")
-    valid_batches: int = option(
-        8, "validation batches whose loss chooses the best save", "N"
-    )
-
-    def problems(self) -> Iterator[str]:
-        """One sentence for each value that cannot work."""
-        yield from _at_least(
-            self, 1, "report_every", "save_every", "keep", "valid_batches"
-        )
-
-
-def _at_least(options: Any, least: int, *names: str) -> Iterator[str]:
-    for name in names:
-        value = getattr(options, name)
-        if not value >= least:
-            flag = "--" + name.replace("_", "-")
-            yield f"{flag} {value} must be at least {least}"
 
 
 def leaves(kind: type[Any]) -> Iterator[dataclasses.Field[Any]]:

@@ -154,6 +154,23 @@ def training_batches(
     return PaddedSamples(labelled, seq_len, batch_size, seed), notes
 
 
+def held_out_batches(
+    samples: Sequence[Sample],
+    kind: str,
+    tokenizer: Tokenizer,
+    *,
+    seq_len: int,
+    batch_size: int,
+    mask_prompt: bool,
+) -> Iterator[Batch]:
+    """`evaluation_batches` of one split; arguments as for `training_batches`."""
+    if kind == "text" and not mask_prompt:
+        stream = token_stream(samples, tokenizer)
+        return evaluation_batches(stream, seq_len, batch_size)
+    labelled, _ = labelled_samples(samples, tokenizer, mask_prompt, seq_len)
+    return evaluation_batches(labelled, seq_len, batch_size)
+
+
 def evaluation_batches(
     content: TokenStream | Sequence[LabelledSample], seq_len: int, batch_size: int
 ) -> Iterator[Batch]:

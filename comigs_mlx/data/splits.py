@@ -79,6 +79,33 @@ def load_splits(source: str) -> Splits:
     return Splits(**splits, kind=kind, notes=notes)
 
 
+def load_split(source: str, split: str) -> tuple[list[Sample], str]:
+    """One split alone, to measure on; the others may be empty.
+
+    Args:
+        source: As for `load_splits`.
+        split: "train", "valid", "test", or "all" for every document of the source.
+
+    Returns:
+        Its samples and their kind.
+
+    Raises:
+        DataError: If `source` cannot be read or the split is empty.
+    """
+    found = _read(source)
+    kind = _kind(source, found.splits)
+    divided, _ = _without_overlaps(divide(found.splits))
+    parts = divided if split != "all" else found.splits
+    samples = [s for name in parts if split in (name, "all") for s in parts[name]]
+    if not samples:
+        counts = ", ".join(f"{name} {len(divided[name])}" for name in SPLITS)
+        raise DataError(
+            f"{source}: {split} is empty (documents: {counts}): choose another --split, "
+            "or all"
+        )
+    return samples, kind
+
+
 def divide(splits: dict[str, list[Sample]]) -> dict[str, list[Sample]]:
     """Give every split its samples; those the user gave stay as they are.
 

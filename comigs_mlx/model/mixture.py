@@ -22,7 +22,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from comigs_mlx import registry
-from comigs_mlx.config import ExpertOptions
+from comigs_mlx.options import ExpertOptions
 from comigs_mlx.errors import ConfigError, UnsupportedModel
 from comigs_mlx.model import params
 from comigs_mlx.model.experts import FanOut, MixBack, SharedLoRA, Switch, Wire

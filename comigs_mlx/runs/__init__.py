@@ -1,1 +1,1 @@
-"""TODO"""
+"""The run folder and the formats of what it holds."""

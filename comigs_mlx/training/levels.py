@@ -20,7 +20,7 @@ import mlx.core as mx
 import mlx.optimizers as optim
 from mlx.utils import tree_map
 
-from comigs_mlx.config import TrainingOptions
+from comigs_mlx.options import TrainingOptions
 from comigs_mlx.data.batches import Batch
 from comigs_mlx.model import params
 from comigs_mlx.model.mixture import Mixture

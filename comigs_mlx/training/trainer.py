@@ -14,7 +14,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from comigs_mlx.config import SavingOptions, TrainingOptions
+from comigs_mlx.options import SavingOptions, TrainingOptions
 from comigs_mlx.data.batches import Batch, BatchSource
 from comigs_mlx.errors import TrainingError
 from comigs_mlx.model import params
@@ -67,11 +67,18 @@ class Report:
 
 
 @dataclass(frozen=True)
-class SaveDue:
-    """The state should be saved now; `valid_loss` tells whether it is the best."""
+class Boundary:
+    """An expert step, and the router phase if one was due, is complete.
+
+    Only here can the trainer be saved for an exact resume.
+
+    Attributes:
+        step: Expert steps so far.
+        valid_loss: Given where a save is due; nats per token, the lowest is the best.
+    """
 
     step: int
-    valid_loss: float
+    valid_loss: float | None
 
 
 @dataclass
@@ -159,13 +166,27 @@ class Trainer:
         return [self.experts, *([self.routers] if self.routers else [])]
 
     @property
-    def planned_steps(self) -> int:
-        """Steps of both levels that the whole run makes."""
-        phases = self.options.steps // self.options.router_every
-        router = phases * self.options.router_steps if self.routers else 0
-        return self.options.steps + router
+    def steps_left(self) -> int:
+        """Steps of both levels still to be made."""
+        options, position = self.options, self.position
+        phases = options.steps // options.router_every
+        planned = options.steps + (phases * options.router_steps if self.routers else 0)
+        return max(planned - position.step - position.router_step, 0)
 
-    def run(self) -> Iterator[Step | Report | SaveDue]:
+    def warnings(self) -> Iterator[str]:
+        """What a user should know before this training starts."""
+        options = self.options
+        if self.routers and options.steps < options.router_every:
+            yield (
+                f"the router will not be trained: --steps {options.steps} is less than "
+                f"--router-every {options.router_every}"
+            )
+        if self.mixture.options.experts == 1:
+            yield "one expert only: there is nothing to route"
+        if self.position.step >= options.steps:
+            yield f"the run has its {options.steps} steps already: raise --steps"
+
+    def run(self) -> Iterator[Step | Report | Boundary]:
         """Train from the current position to the last step.
 
         Raises:
@@ -179,14 +200,13 @@ class Trainer:
                     yield self._router_step()
             yield from self._boundary()
 
-    def _boundary(self) -> Iterator[Report | SaveDue]:
+    def _boundary(self) -> Iterator[Report | Boundary]:
         step, last = self.position.step, self.position.step == self.options.steps
         save = last or step % self.saving.save_every == 0
         valid_loss = self._valid_loss() if save else None
         if last or step % self.saving.report_every == 0:
             yield self._report(valid_loss)
-        if valid_loss is not None:
-            yield SaveDue(step, valid_loss)
+        yield Boundary(step, valid_loss)
 
     def _expert_step(self) -> Step:
         size, position = self.options.grad_accumulation, self.position

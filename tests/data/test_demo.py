@@ -10,6 +10,7 @@ import pytest
 
 from comigs_mlx.data.formats import demo
 from comigs_mlx.data.journal import GRAMMAR, entries
+from comigs_mlx.data.splits import load_splits
 from comigs_mlx.errors import DataError
 
 
@@ -24,6 +25,13 @@ def test_personas_are_sizeable_capped_and_free_of_duplicates(persona: str) -> No
     assert len(found) > 50
     assert len(set(found)) == len(found)
     assert all(text.strip() for text in found)
+
+
+@pytest.mark.parametrize("persona", demo.PERSONAS)
+def test_every_split_of_a_persona_is_worth_using(persona: str) -> None:
+    found = load_splits(f"demo:{persona}")
+    for part in (found.train, found.valid, found.test):
+        assert sum(len(sample["text"]) for sample in part) > 5000
 
 
 def test_demo_alone_is_the_reference() -> None:

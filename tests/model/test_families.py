@@ -4,7 +4,7 @@ import mlx.core as mx
 import pytest
 
 import tests.model.families as families
-from comigs_mlx.config import ExpertOptions
+from comigs_mlx.options import ExpertOptions
 from comigs_mlx.errors import UnsupportedModel
 from comigs_mlx.model import params
 from comigs_mlx.model.mixture import Mixture

@@ -1,0 +1,108 @@
+"""`python -m comigs_mlx.generate`: text from a run, and who spoke it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from comigs_mlx import command
+from comigs_mlx.config import option, parse
+from comigs_mlx.options import parse_experts
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """Let a run speak: the answer on stdout as it is made.
+
+    With --trace and --html it is written down which expert spoke each token, in each
+    block: as JSON, and as one page to open in a browser.
+
+      python -m comigs_mlx.generate --run runs/notes --prompt "What did I plan?"
+      python -m comigs_mlx.generate --run runs/notes --prompt "Dear" \\
+          --ignore-chat-template --experts specialist --html who.html
+    """
+
+    run: str = option("", "folder of the run", "DIR")
+    prompt: str = option("", "what to answer, or to continue", "TEXT")
+    experts: str = option(
+        "auto",
+        "who speaks: auto (the router), base, generalist, specialist, or one weight an "
+        "expert, such as 0.3,0.7",
+        "WHO",
+    )
+    best: bool = option(False, "use the save with the lowest validation loss")
+    max_tokens: int = option(256, "tokens to generate at most", "N")
+    temp: float = option(0.0, "sampling temperature; 0 takes the likeliest token", "T")
+    top_p: float = option(1.0, "draw from the likeliest tokens of this probability", "P")
+    seed: int = option(0, "of the draws", "N")
+    system_prompt: str | None = option(None, "system prompt", "TEXT")
+    ignore_chat_template: bool = option(
+        False, "give the prompt to the model as it is, to be continued"
+    )
+    trace: str | None = option(None, "write who spoke as JSON", "FILE.json")
+    html: str | None = option(None, "write who spoke as a page", "FILE.html")
+
+    def problems(self) -> Iterator[str]:
+        """One sentence for each value that cannot work."""
+        if not self.run:
+            yield "--run DIR is missing: the folder of a run"
+        if not self.prompt:
+            yield "--prompt TEXT is missing"
+        if self.max_tokens < 1:
+            yield f"--max-tokens {self.max_tokens} must be at least 1"
+        if self.temp < 0:
+            yield f"--temp {self.temp} must be at least 0"
+        if not 0 < self.top_p <= 1:
+            yield f"--top-p {self.top_p} must be above 0 and at most 1"
+        if self.seed < 0:
+            yield f"--seed {self.seed} must be at least 0"
+        for name in ("trace", "html"):
+            file = getattr(self, name)
+            if file is not None and not Path(file).expanduser().parent.is_dir():
+                yield f"--{name} {file}: there is no folder {Path(file).parent}"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Load the run, stream the answer, write the traces asked for."""
+    config = parse(GenerateConfig, "comigs_mlx.generate", argv)
+    selection = parse_experts(config.experts)
+    from comigs_mlx.inference.generate import Generation, Sampling, prompt_tokens
+    from comigs_mlx.runs.folder import RunFolder
+
+    folder = RunFolder(Path(config.run).expanduser())
+    base, mixture = folder.load(best=config.best, report=command.say)
+    mixture.select(selection)
+    tokens = prompt_tokens(
+        base.tokenizer,
+        config.prompt,
+        config.system_prompt,
+        template=not config.ignore_chat_template,
+    )
+    sampling = Sampling(config.temp, config.top_p, config.seed)
+    generation = Generation(base, mixture, tokens, config.max_tokens, sampling)
+    for piece in generation:
+        command.show(piece.text, end="")
+    command.show("")
+    _write(generation, config)
+
+
+def _write(generation: object, config: GenerateConfig) -> None:
+    from comigs_mlx.files import write_text
+    from comigs_mlx.inference.generate import Generation
+    from comigs_mlx.inference.trace import summary, to_html, to_json
+
+    assert isinstance(generation, Generation)
+    trace = generation.trace()
+    if config.experts != "base":
+        command.say(summary(trace))
+    if config.trace is not None:
+        content = json.dumps(to_json(trace), ensure_ascii=False)
+        write_text(Path(config.trace).expanduser(), content + "\n")
+    if config.html is not None:
+        write_text(Path(config.html).expanduser(), to_html(trace))
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,159 @@
+"""Experts and routers as files (a public format).
+
+    FOLDER/generalist/            a plain mlx-lm LoRA adapter: adapters.safetensors and
+                                  adapter_config.json; it holds the attention LoRA too.
+                                  More generalists: generalist-1/, generalist-2/, ...
+    FOLDER/specialist/experts.safetensors     <linear path>.lora_a [S, in, r],
+                                              <linear path>.lora_b [S, r, out]
+    FOLDER/router/router.safetensors          <mlp path>.router.weight [E, dims]
+
+Each safetensors file carries the training step in its metadata, so that files of
+different steps (a process killed while saving) are noticed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from comigs_mlx.errors import RunError, raise_all
+from comigs_mlx.files import replacing, write_json
+from comigs_mlx.model import params
+from comigs_mlx.model.mixture import Mixture
+
+ADAPTER = "adapters.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+Arrays = dict[str, mx.array]
+
+
+def generalist_folders(count: int) -> list[str]:
+    """Folder names of the generalists; the first one exists even for a count of 0."""
+    return ["generalist", *(f"generalist-{i}" for i in range(1, count))]
+
+
+def write(folder: Path, mixture: Mixture, base_id: str, step: int) -> None:
+    """Write all experts and routers of a mixture, each file atomically."""
+    groups = params.by_role(mixture.model)
+    for index, name in enumerate(generalist_folders(mixture.options.generalists)):
+        tensors = dict(_adapter(groups["generalist"], index))
+        _save(folder / name / ADAPTER, tensors, step)
+        config = adapter_config(mixture, base_id, attention=index == 0)
+        write_json(folder / name / ADAPTER_CONFIG, config)
+    stacked = {_without(p, "specialist"): a for p, a in groups["specialist"].items()}
+    _save(folder / "specialist" / "experts.safetensors", stacked, step)
+    _save(folder / "router" / "router.safetensors", groups["router"], step)
+
+
+def read(folder: Path, mixture: Mixture) -> int | None:
+    """Load what `write` wrote into a mixture of the same shape.
+
+    Returns:
+        The training step of the files; None if they are of different steps, in which
+        case nothing has been loaded.
+
+    Raises:
+        RunError: If a file is missing or unreadable, or a tensor does not fit; nothing
+            has been loaded then.
+    """
+    files = [
+        *(folder / n / ADAPTER for n in generalist_folders(mixture.options.generalists)),
+        folder / "specialist" / "experts.safetensors",
+        folder / "router" / "router.safetensors",
+    ]
+    loaded = [_load(file) for file in files]
+    steps = {metadata.get("step") for _, metadata in loaded}
+    if len(steps) != 1:
+        return None
+    *adapters, specialists, routers = (tensors for tensors, _ in loaded)
+    expected = params.flatten(params.select(mixture.model, params.ROLES))
+    values = dict(_gathered(expected, adapters, specialists, routers))
+    wrong = [
+        f"{folder}: {path} has shape {_shape(values.get(path))}, expected {array.shape}"
+        for path, array in expected.items()
+        if _shape(values.get(path)) != tuple(array.shape)
+    ]
+    raise_all(RunError, wrong, shown=1)
+    mixture.model.update(params.unflatten(values))
+    mx.eval(values)
+    return int(steps.pop() or 0)
+
+
+def adapter_config(mixture: Mixture, base_id: str, attention: bool) -> dict[str, Any]:
+    """What mlx-lm's adapter loader needs; keys are relative to a block."""
+    options = mixture.options
+    return {
+        "fine_tune_type": "lora",
+        "model": base_id,
+        "num_layers": len(mixture.sites),
+        "lora_parameters": {
+            "rank": options.rank,
+            "scale": options.scale,
+            "dropout": 0.0,
+            "keys": targets(mixture, mlp=options.generalists > 0, attention=attention),
+        },
+    }
+
+
+def targets(mixture: Mixture, mlp: bool = True, attention: bool = True) -> list[str]:
+    """Paths, relative to a block, of the linears that carry LoRA pairs; sorted."""
+    keys = set()
+    for site in mixture.sites:
+        if mlp:
+            name = site.mlp_path.rsplit(".", 1)[1]
+            keys |= {f"{name}.{linear}" for linear in site.mlp_linears}
+        if attention and mixture.options.attention_lora:
+            name = site.attention_path.rsplit(".", 1)[1]
+            keys |= {f"{name}.{linear}" for linear in site.attention_linears}
+    return sorted(keys)
+
+
+def _adapter(group: Arrays, index: int) -> Iterator[tuple[str, mx.array]]:
+    """Generalist `index` under mlx-lm's names; the attention LoRA goes to the first."""
+    for path, array in group.items():
+        if array.ndim == 3:
+            yield _without(path, "generalist"), array[index]
+        elif index == 0:
+            yield _without(path, "generalist"), array
+
+
+def _gathered(
+    expected: Arrays, adapters: list[Arrays], specialists: Arrays, routers: Arrays
+) -> Iterator[tuple[str, mx.array]]:
+    """The inverse of `write`: each expected path with its array, where there is one."""
+    for path, array in expected.items():
+        role = params.role_of(path)
+        name = _without(path, role)
+        if role == "router" and path in routers:
+            yield path, routers[path]
+        elif role == "specialist" and name in specialists:
+            yield path, specialists[name]
+        elif role == "generalist" and array.ndim == 2 and name in adapters[0]:
+            yield path, adapters[0][name]
+        elif role == "generalist" and all(name in adapter for adapter in adapters):
+            shapes = {tuple(adapter[name].shape) for adapter in adapters}
+            if len(shapes) == 1:
+                yield path, mx.stack([adapter[name] for adapter in adapters])
+
+
+def _without(path: str, role: str) -> str:
+    return ".".join(part for part in path.split(".") if part != role)
+
+
+def _shape(array: mx.array | None) -> tuple[int, ...] | None:
+    return None if array is None else tuple(array.shape)
+
+
+def _save(file: Path, tensors: Arrays, step: int) -> None:
+    with replacing(file) as temporary:
+        mx.save_safetensors(str(temporary), tensors, {"format": "mlx", "step": str(step)})
+
+
+def _load(file: Path) -> tuple[Arrays, dict[str, str]]:
+    try:
+        return mx.load(str(file), return_metadata=True)  # type: ignore[return-value]
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise RunError(f"cannot read {file}: {reason}") from error

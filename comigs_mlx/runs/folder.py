@@ -1,0 +1,257 @@
+"""One training run on disk (a public format).
+
+    RUN/config.yaml        the full resolved configuration
+    RUN/comigs.json        base model and shape of the mixture
+    RUN/generalist/ specialist/ router/     the experts as last saved (`runs.experts`)
+    RUN/best/step-N/       the same, of the save with the lowest validation loss
+    RUN/state/step-N/      what an exact resume needs (`training.checkpoint`)
+    RUN/metrics.jsonl      one object per report
+
+Order of a save: best, state, experts. Killed in between, `load` sees that the experts
+are of different steps and writes them again from the newest state.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from comigs_mlx.config import dump_yaml, from_dict
+from comigs_mlx.errors import ComigsError, RunError
+from comigs_mlx.files import replacing_dir, write_json, write_text
+from comigs_mlx.model import params
+from comigs_mlx.model.base import Base, fingerprint, load_base
+from comigs_mlx.model.demo import quiet
+from comigs_mlx.model.mixture import Mixture
+from comigs_mlx.options import ExpertOptions
+from comigs_mlx.runs import experts
+from comigs_mlx.training import checkpoint
+from comigs_mlx.training.trainer import Boundary, Report, Trainer
+
+FORMAT_VERSION = 1
+BEST = "best.json"
+
+
+class RunFolder:
+    """A run's folder; opening it reads nothing."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.states = path / "state"
+        self.metrics = path / "metrics.jsonl"
+        self.config = path / "config.yaml"
+        self.info = path / "comigs.json"
+
+    def check_new(self) -> None:
+        """Raise `RunError` if something is there already."""
+        if self.path.exists() and any(self.path.iterdir()):
+            raise RunError(
+                f"{self.path} exists: add --resume to continue it, or choose another "
+                "folder with --run"
+            )
+
+    def check_exists(self) -> None:
+        """Raise `RunError` if there is no run here."""
+        if not self.info.is_file():
+            raise RunError(
+                f"no run at {self.path} (expected {self.info.name} in it): train one "
+                f"with python -m comigs_mlx.train --run {self.path}"
+            )
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep other processes from training in this folder.
+
+        Raises:
+            RunError: If one does.
+        """
+        from filelock import FileLock, Timeout
+
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise RunError(
+                f"{self.path} is in use by another process: wait for it, or choose "
+                "another folder with --run"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def create(self, config: Any, mixture: Mixture, base_id: str, base: str) -> None:
+        """Write the run's configuration and description.
+
+        Args:
+            config: The resolved configuration.
+            mixture: Attached, its values not yet trained.
+            base_id: How the base model was named.
+            base: Its fingerprint.
+        """
+        write_text(self.config, dump_yaml(config))
+        write_json(self.info, describe(mixture, base_id, base))
+
+    def save(
+        self, trainer: Trainer, boundary: Boundary, identity: dict[str, Any]
+    ) -> None:
+        """Save for an exact resume and for use; keep it as the best if it is.
+
+        Args:
+            trainer: At a `Boundary`.
+            boundary: That boundary; without a validation loss it cannot be the best.
+            identity: See `training.checkpoint.save`.
+        """
+        base_id = self.read_info()["base_model"]["id"]
+        if self._improves(boundary):
+            self._save_best(trainer.mixture, base_id, boundary)
+        checkpoint.save(trainer, self.states, identity, trainer.saving.keep)
+        experts.write(self.path, trainer.mixture, base_id, boundary.step)
+
+    def _improves(self, boundary: Boundary) -> bool:
+        """Whether this is the best save; also when it is the best one, made again."""
+        if boundary.valid_loss is None:
+            return False
+        best = self.best()
+        return best is None or boundary.valid_loss < best[1] or best[0] == boundary.step
+
+    def _save_best(self, mixture: Mixture, base_id: str, boundary: Boundary) -> None:
+        folder = self.path / "best" / f"step-{boundary.step:07d}"
+        with replacing_dir(folder) as temporary:
+            experts.write(temporary, mixture, base_id, boundary.step)
+            write_json(temporary / BEST, dataclasses.asdict(boundary))
+        for old in checkpoint.saves(self.path / "best"):
+            if old != folder:
+                shutil.rmtree(old, ignore_errors=True)
+
+    def best(self) -> tuple[int, float] | None:
+        """Step and validation loss of the best save so far."""
+        found = []
+        for folder in checkpoint.saves(self.path / "best"):
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                values = json.loads((folder / BEST).read_text(encoding="utf-8"))
+                found.append((values["valid_loss"], values["step"]))
+        if not found:
+            return None
+        loss, step = min(found)
+        return step, loss
+
+    def add_metrics(self, report: Report) -> None:
+        """Append one line to metrics.jsonl."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(dataclasses.asdict(report)) + "\n")
+
+    def cut_metrics(self, step: int) -> None:
+        """Drop the reports after `step`, and a line that a killed process left torn."""
+        kept = [line for at, line in self._metrics_lines() if at <= step]
+        write_text(self.metrics, "".join(f"{line}\n" for line in kept))
+
+    def _metrics_lines(self) -> Iterator[tuple[int, str]]:
+        if self.metrics.exists():
+            for line in self.metrics.read_text(encoding="utf-8").splitlines():
+                with contextlib.suppress(ValueError, KeyError, TypeError):
+                    yield json.loads(line)["step"], line
+
+    def read_info(self) -> dict[str, Any]:
+        """comigs.json.
+
+        Raises:
+            RunError: If it is missing, damaged or of another format version.
+        """
+        self.check_exists()
+        try:
+            info: dict[str, Any] = json.loads(self.info.read_text(encoding="utf-8"))
+            version = info["format_version"]
+        except (ValueError, KeyError) as error:
+            raise RunError(f"{self.info} is damaged: {error!r}") from error
+        if version != FORMAT_VERSION:
+            raise RunError(f"{self.info} has format {version}, this version reads 1")
+        return info
+
+    def load(
+        self, best: bool = False, report: Callable[[str], None] = quiet
+    ) -> tuple[Base, Mixture]:
+        """The run's base model with its experts attached.
+
+        Args:
+            best: The best save instead of the last one.
+            report: Told in plain sentences what takes time.
+
+        Raises:
+            ComigsError: If the base model cannot be loaded, is not the one the run was
+                trained on, or the run's files do not fit.
+        """
+        info = self.read_info()
+        base = load_base(info["base_model"]["id"], report)
+        found = fingerprint(base.model, base.config)
+        if found != info["base_model"]["fingerprint"]:
+            raise RunError(
+                f"{base.id} is not the base model {self.path} was trained on: its "
+                f"fingerprint is {found[:12]}, the run's "
+                f"{info['base_model']['fingerprint'][:12]}"
+            )
+        mixture = Mixture(base.model, expert_options(info))
+        self._load_values(mixture, info["base_model"]["id"], best)
+        return base, mixture
+
+    def _load_values(self, mixture: Mixture, base_id: str, best: bool) -> None:
+        if best:
+            if (chosen := self.best()) is None:
+                raise RunError(f"{self.path} has no best save yet")
+            experts.read(self.path / "best" / f"step-{chosen[0]:07d}", mixture)
+        elif experts.read(self.path, mixture) is None:
+            self._repair(mixture, base_id)
+
+    def _repair(self, mixture: Mixture, base_id: str) -> None:
+        """Write the experts again from the newest state: a save was interrupted."""
+        newest = checkpoint.latest(self.states)
+        step = checkpoint.read_state(newest)["position"]["step"]
+        mixture.model.update(params.unflatten(checkpoint.load_values(newest)))
+        experts.write(self.path, mixture, base_id, step)
+
+
+def describe(mixture: Mixture, base_id: str, base: str) -> dict[str, Any]:
+    """The content of comigs.json; `scale` is the final multiplier."""
+    options = mixture.options
+    return {
+        "format_version": FORMAT_VERSION,
+        "base_model": {"id": base_id, "fingerprint": base},
+        "generalists": options.generalists,
+        "specialists": options.specialists,
+        "rank": options.rank,
+        "scale": options.scale,
+        "top_k": options.top_k,
+        "router": options.router_type,
+        "num_layers": len(mixture.sites),
+        "attention_lora": options.attention_lora,
+        "targets": experts.targets(mixture),
+    }
+
+
+def expert_options(info: dict[str, Any]) -> ExpertOptions:
+    """The options that attach the mixture that comigs.json describes.
+
+    Raises:
+        RunError: If a value is missing or cannot work.
+    """
+    try:
+        values = {
+            "generalists": info["generalists"],
+            "specialists": info["specialists"],
+            "rank": info["rank"],
+            "alpha": info["scale"] * info["rank"],
+            "scaling": "lora",
+            "top_k": info["top_k"],
+            "router_type": info["router"],
+            "num_layers": info["num_layers"],
+            "attention_lora": info["attention_lora"],
+        }
+        return from_dict(ExpertOptions, values)
+    except (KeyError, TypeError, ComigsError) as error:
+        raise RunError(f"comigs.json does not describe a mixture: {error}") from error

@@ -1,0 +1,55 @@
+"""Metrics to an experiment tracker, where the user has one installed and asks for it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from comigs_mlx.errors import ConfigError
+
+Log = Callable[[dict[str, Any]], None]
+
+KEPT_HERE = {"wandb": ("WANDB_MODE", "offline"), "swanlab": ("SWANLAB_MODE", "offline")}
+"""Trackers that would send metrics to a server; this setting keeps them on the device
+unless the user has set it otherwise."""
+
+
+@contextlib.contextmanager
+def logger(package: str | None, run: str, config: dict[str, Any]) -> Iterator[Log]:
+    """A function that logs one report.
+
+    Args:
+        package: wandb, swanlab or trackio; None logs nothing.
+        run: Name of the run.
+        config: Its flat configuration.
+
+    Raises:
+        ConfigError: If the package is not installed.
+    """
+    if package is None:
+        yield lambda metrics: None
+        return
+    if package in KEPT_HERE:
+        os.environ.setdefault(*KEPT_HERE[package])
+    try:
+        tracker = importlib.import_module(package)
+    except ImportError as error:
+        raise ConfigError(
+            f"--report-to {package}: the package is not installed: pip install {package}"
+        ) from error
+    name = "experiment_name" if package == "swanlab" else "name"
+    tracker.init(project="comigs_mlx", config=config, **{name: run})
+    try:
+        yield lambda metrics: tracker.log(flat(metrics), step=metrics["step"])
+    finally:
+        tracker.finish()
+
+
+def flat(metrics: dict[str, Any]) -> dict[str, float]:
+    """One report with `expert_share/<name>` entries and without missing values."""
+    shares = metrics["expert_share"].items()
+    both = {**metrics, **{f"expert_share/{name}": share for name, share in shares}}
+    return {k: v for k, v in both.items() if isinstance(v, (int, float))}

@@ -1,0 +1,150 @@
+"""From a configuration to a trainer in its run folder: what `train` and the app share."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from comigs_mlx.config import to_dict
+from comigs_mlx.data.batches import held_out_batches, training_batches
+from comigs_mlx.data.splits import Splits, load_splits
+from comigs_mlx.model.base import Base, fingerprint, load_base
+from comigs_mlx.model.mixture import Mixture
+from comigs_mlx.options import TrainConfig
+from comigs_mlx.runs.folder import RunFolder
+from comigs_mlx.training import checkpoint
+from comigs_mlx.training.trainer import Boundary, Report, Step, Trainer
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Session:
+    """A trainer at its position, the folder it saves to, and what it must not mix up.
+
+    Attributes:
+        trainer: Ready to run.
+        folder: Its run folder, locked against other processes.
+        identity: Base model, shape of the experts and digest of the text.
+        documents: Split -> number of documents.
+    """
+
+    trainer: Trainer
+    folder: RunFolder
+    identity: dict[str, Any]
+    documents: dict[str, int] = field(default_factory=dict)
+
+    def run(self, stop: Callable[[], bool]) -> Iterator[Step | Report | Boundary]:
+        """Train, save when due, write metrics, and pass on what happens.
+
+        Args:
+            stop: Asked at each boundary; if true, training is saved and ends there.
+        """
+        for event in self.trainer.run():
+            if isinstance(event, Report):
+                self.folder.add_metrics(event)
+            stopping = isinstance(event, Boundary) and stop()
+            if isinstance(event, Boundary) and (stopping or event.valid_loss is not None):
+                self.folder.save(self.trainer, event, self.identity)
+            yield event
+            if stopping:
+                return
+
+
+@contextlib.contextmanager
+def session(config: TrainConfig, say: Say) -> Iterator[Session]:
+    """Load and check everything, and only then touch the disk.
+
+    Args:
+        config: What to train, on what, and where; `config.resume` continues a run.
+        say: Told in plain sentences what takes time and what was noticed.
+
+    Raises:
+        ComigsError: If something does not fit; nothing has been written then.
+    """
+    folder = RunFolder(config.folder)
+    if config.resume:
+        folder.check_exists()
+    else:
+        folder.check_new()
+    splits = load_splits(config.data.data)
+    for note in splits.notes:
+        say(f"note: {note}")
+    base = load_base(config.model, report=say)
+    found = fingerprint(base.model, base.config)
+    mixture = Mixture(base.model, config.experts, config.training.seed)
+    trainer = make_trainer(config, base, mixture, splits, say)
+    identity = {
+        "base_model": found,
+        "experts": to_dict(mixture.options),
+        "data": _digest(splits),
+    }
+    documents = {name: len(getattr(splits, name)) for name in ("train", "valid", "test")}
+    with folder.in_use():
+        if config.resume:
+            _resume(trainer, folder, identity, say)
+        else:
+            folder.create(config, mixture, base.id, found)
+        yield Session(trainer, folder, identity, documents)
+
+
+def make_trainer(
+    config: TrainConfig, base: Base, mixture: Mixture, splits: Splits, say: Say
+) -> Trainer:
+    """The trainer of a mixture: train text for the experts, valid text for the router.
+
+    Raises:
+        DataError: If a split is too small, or nothing in it can be learned from.
+    """
+    data, seed = config.data, config.training.seed
+    sources = []
+    for name, own_seed in (("train", 2 * seed), ("valid", 2 * seed + 1)):
+        source, notes = training_batches(
+            getattr(splits, name),
+            splits.kind,
+            base.tokenizer,
+            seq_len=data.seq_len,
+            batch_size=data.batch_size,
+            seed=own_seed,
+            mask_prompt=data.mask_prompt,
+            packing=data.packing,
+        )
+        for note in notes:
+            say(f"note: {name}: {note}")
+        sources.append(source)
+    valid = held_out_batches(
+        splits.valid,
+        splits.kind,
+        base.tokenizer,
+        seq_len=data.seq_len,
+        batch_size=data.batch_size,
+        mask_prompt=data.mask_prompt,
+    )
+    first = [batch for batch, _ in zip(valid, range(config.saving.valid_batches))]
+    return Trainer(mixture, *sources, first, config.training, config.saving)
+
+
+def _resume(
+    trainer: Trainer, folder: RunFolder, identity: dict[str, Any], say: Say
+) -> None:
+    newest = checkpoint.latest(folder.states)
+    fixed = {key: value for key, value in identity.items() if key != "data"}
+    stored = checkpoint.restore(trainer, newest, fixed)
+    if stored.get("data") != identity["data"]:
+        say(
+            "note: the text has changed since the run was saved: training goes on with "
+            "the new text, not bit for bit as it would have"
+        )
+    folder.cut_metrics(trainer.position.step)
+    say(f"resuming at step {trainer.position.step}, from {newest}")
+
+
+def _digest(splits: Splits) -> str:
+    """SHA-256 of the samples of all splits."""
+    content = {**dataclasses.asdict(splits), "notes": []}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

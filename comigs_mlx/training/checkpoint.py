@@ -1,0 +1,166 @@
+"""Exact resume: everything a trainer needs to go on bit for bit, in one folder.
+
+    step-0000040/
+        values.safetensors            experts, attention LoRA and routers
+        optimizer_state.safetensors   both optimisers, by the index of their group
+        trainer_state.json            position, identity, SHA-256 of the two files
+
+The folder gets its name only when it is complete, so a process killed while saving
+leaves none. Batches and initial values are functions of the seed and of counters, so
+that no random state has to be kept.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from comigs_mlx.errors import RunError
+from comigs_mlx.files import replacing_dir, sha256, write_json
+from comigs_mlx.model import params
+from comigs_mlx.training.trainer import Position, Trainer
+
+FORMAT_VERSION = 1
+VALUES = "values.safetensors"
+OPTIMIZERS = "optimizer_state.safetensors"
+STATE = "trainer_state.json"
+
+
+def save(trainer: Trainer, states: Path, identity: dict[str, Any], keep: int) -> Path:
+    """Write the trainer's state as a new folder of `states`; drop all but `keep`.
+
+    Args:
+        trainer: Between two records of `Trainer.run`.
+        states: The folder that holds the saves.
+        identity: What must be equal for a resume (base model, experts' shape).
+        keep: Number of saves to leave, the new one included.
+
+    Returns:
+        The new folder.
+    """
+    folder = states / f"step-{trainer.position.step:07d}"
+    values = params.flatten(params.select(trainer.mixture.model, params.ROLES))
+    with replacing_dir(folder) as temporary:
+        mx.save_safetensors(str(temporary / VALUES), values)
+        mx.save_safetensors(str(temporary / OPTIMIZERS), _optimizers(trainer))
+        content = {
+            "format_version": FORMAT_VERSION,
+            "position": trainer.position.to_dict(),
+            "identity": identity,
+            "sha256": {name: sha256(temporary / name) for name in (VALUES, OPTIMIZERS)},
+        }
+        write_json(temporary / STATE, content)
+    for old in sorted(saves(states))[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def saves(states: Path) -> list[Path]:
+    """The saves in a folder, oldest first."""
+    found = states.glob("step-*") if states.is_dir() else []
+    return sorted(path for path in found if re.fullmatch(r"step-\d+", path.name))
+
+
+def latest(states: Path) -> Path:
+    """The newest save.
+
+    Raises:
+        RunError: If there is none.
+    """
+    if not (found := saves(states)):
+        raise RunError(
+            f"nothing to resume: {states} holds no complete save; start again with "
+            "another --run, or remove this one"
+        )
+    return found[-1]
+
+
+def restore(trainer: Trainer, save: Path, identity: dict[str, Any]) -> dict[str, Any]:
+    """Put a trainer where it was when `save` was written.
+
+    Returns:
+        The identity stored in the save.
+
+    Raises:
+        RunError: If the save is incomplete, damaged, or of another base model or other
+            experts; nothing has been changed then.
+    """
+    state = read_state(save)
+    problems = list(_foreign(state["identity"], identity))
+    values, optimizers = load_values(save), _load(save / OPTIMIZERS)
+    expected = params.flatten(params.select(trainer.mixture.model, params.ROLES))
+    if not problems and _shapes(values) != _shapes(expected):
+        problems.append("its tensors have other names or shapes")
+    if problems:
+        raise RunError(f"{save} belongs to another run: {'; '.join(problems)}")
+    trainer.mixture.model.update(params.unflatten(values))
+    for index, group in _groups(trainer):
+        prefix = f"{index}."
+        mine = {k[len(prefix) :]: v for k, v in optimizers.items() if k.startswith(prefix)}
+        group.optimizer.state = params.unflatten(mine)
+    trainer.position = Position.from_dict(state["position"])
+    stored: dict[str, Any] = state["identity"]
+    return stored
+
+
+def read_state(save: Path) -> dict[str, Any]:
+    """The JSON part of a save, after checking that its files are whole.
+
+    Raises:
+        RunError: If something is missing, damaged or of another format version.
+    """
+    try:
+        state: dict[str, Any] = json.loads((save / STATE).read_text(encoding="utf-8"))
+        version = state["format_version"]
+        damaged = [n for n, d in state["sha256"].items() if sha256(save / n) != d]
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(
+            f"{save} is incomplete ({error}): remove it to resume from the save before"
+        ) from error
+    if version != FORMAT_VERSION:
+        raise RunError(f"{save} has format {version}, this version reads 1: update")
+    if damaged:
+        raise RunError(
+            f"{save} is damaged ({', '.join(damaged)} changed since it was written): "
+            "remove it to resume from the save before"
+        )
+    return state
+
+
+def load_values(save: Path) -> dict[str, mx.array]:
+    """Path -> array of the experts, attention LoRA and routers of a save."""
+    return _load(save / VALUES)
+
+
+def _load(file: Path) -> dict[str, mx.array]:
+    arrays: dict[str, mx.array] = mx.load(str(file))  # type: ignore[assignment]
+    mx.eval(arrays)  # the file may be removed before they are used
+    return arrays
+
+
+def _groups(trainer: Trainer) -> Iterator[tuple[int, Any]]:
+    yield from enumerate(group for level in trainer.levels for group in level.groups)
+
+
+def _optimizers(trainer: Trainer) -> dict[str, mx.array]:
+    return {
+        f"{index}.{path}": array
+        for index, group in _groups(trainer)
+        for path, array in params.flatten(group.optimizer.state).items()
+    }
+
+
+def _foreign(stored: dict[str, Any], mine: dict[str, Any]) -> Iterator[str]:
+    for key, value in mine.items():
+        if stored.get(key) != value:
+            yield f"{key} is {stored.get(key)!r} there, {value!r} here"
+
+
+def _shapes(values: dict[str, mx.array]) -> dict[str, tuple[int, ...]]:
+    return {path: tuple(array.shape) for path, array in values.items()}
