@@ -1,4 +1,4 @@
-"""What all commands share: exit codes, one-line errors, progress on a terminal or not."""
+"""What all commands share: exit codes, one-line errors, progress."""
 
 from __future__ import annotations
 

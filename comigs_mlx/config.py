@@ -49,7 +49,9 @@ def to_dict(config: Any) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        flat |= to_dict(value) if dataclasses.is_dataclass(value) else {field.name: value}
+        flat |= (
+            to_dict(value) if dataclasses.is_dataclass(value) else {field.name: value}
+        )
     return flat
 
 
@@ -91,7 +93,7 @@ def _problems(config: Any) -> Iterator[str]:
 def _alternatives(hint: Any) -> tuple[Any, bool]:
     """The type behind an annotation, and whether None is allowed too."""
     parts = typing.get_args(hint)
-    if isinstance(hint, types.UnionType) and type(None) in parts:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return next(part for part in parts if part is not type(None)), True
     return hint, False
 
@@ -160,9 +162,7 @@ def _parser(kind: type[Any], module: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_options(
-    parser: argparse.ArgumentParser, kind: type[Any], target: Any
-) -> None:
+def _add_options(parser: argparse.ArgumentParser, kind: type[Any], target: Any) -> None:
     hints = typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
         hint = hints[field.name]
@@ -203,7 +203,9 @@ def _loader() -> type[Any]:
         pass
 
     number = re.compile(r"^[-+]?(\d+\.\d*|\.\d+|\d+)[eE][-+]?\d+$")
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
+    Loader.add_implicit_resolver(
+        "tag:yaml.org,2002:float", number, list("-+.0123456789")
+    )
     return Loader
 
 
@@ -232,5 +234,3 @@ def dump_yaml(config: Any) -> str:
     import yaml
 
     return yaml.safe_dump(to_dict(config), sort_keys=False)
-
-

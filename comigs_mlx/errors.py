@@ -1,11 +1,11 @@
 """Every error a user can cause, as one tree.
 
-    ComigsError                 bad input: one line, exit code 2, nothing changed on disk
+    ComigsError                 bad input: one line, exit code 2, no file changed
     ├── ConfigError             an option, a configuration file or their combination
     ├── DataError               text that cannot be read, split or turned into batches
     ├── ModelError              a base model that cannot be found, loaded or adapted
     │   └── UnsupportedModel    its family does not fit the mixture; names the family
-    ├── RunError                a run folder that is missing, foreign, incomplete or in use
+    ├── RunError                a run folder that is missing, foreign, damaged or in use
     └── TrainingError           training that had to stop (NaN or infinite loss)
 
 A message says what was expected, what was found, where, and how to mend it.
@@ -44,7 +44,9 @@ class TrainingError(ComigsError):
     """Training had to stop; the last good state has been kept."""
 
 
-def raise_all(kind: type[ComigsError], problems: Sequence[str], shown: int = 10) -> None:
+def raise_all(
+    kind: type[ComigsError], problems: Sequence[str], shown: int = 10
+) -> None:
     """Raise `kind` once for all `problems`; return where there are none.
 
     Args:

@@ -39,19 +39,23 @@ class EvaluateConfig:
 
     run: str = option("", "folder of the run", "DIR")
     data: str | None = option(
-        None, "text to measure on, as for train (default: the run's own)", "PATH|DATASET"
+        None,
+        "text to measure on, as for train (default: the run's own)",
+        "PATH|DATASET",
     )
     split: Literal["train", "valid", "test", "all"] = option(
         "test", "part of the text; all takes every document"
     )
     experts: str | None = option(
         None,
-        "measure only this: auto, base, generalist, specialist, or one weight an expert, "
-        "such as 0.3,0.7 (default: all four)",
+        "measure only this: auto, base, generalist, specialist, or one weight an "
+        "expert, such as 0.3,0.7 (default: all four)",
         "WHO",
     )
     best: bool = option(False, "use the save with the lowest validation loss")
-    batch_size: int | None = option(None, "sequences in a batch (default: the run's)", "N")
+    batch_size: int | None = option(
+        None, "sequences in a batch (default: the run's)", "N"
+    )
     seq_len: int | None = option(
         None, "tokens in a window (default: the run's)", "TOKENS"
     )

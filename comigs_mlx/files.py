@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and the user's cache folder. Standard library only."""
+"""Files written whole or not at all; the user's cache folder. Standard library only."""
 
 from __future__ import annotations
 

@@ -35,7 +35,9 @@ class GenerateConfig:
     best: bool = option(False, "use the save with the lowest validation loss")
     max_tokens: int = option(256, "tokens to generate at most", "N")
     temp: float = option(0.0, "sampling temperature; 0 takes the likeliest token", "T")
-    top_p: float = option(1.0, "draw from the likeliest tokens of this probability", "P")
+    top_p: float = option(
+        1.0, "draw from the likeliest tokens of this probability", "P"
+    )
     seed: int = option(0, "of the draws", "N")
     system_prompt: str | None = option(None, "system prompt", "TEXT")
     ignore_chat_template: bool = option(

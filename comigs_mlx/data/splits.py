@@ -100,8 +100,8 @@ def load_split(source: str, split: str) -> tuple[list[Sample], str]:
     if not samples:
         counts = ", ".join(f"{name} {len(divided[name])}" for name in SPLITS)
         raise DataError(
-            f"{source}: {split} is empty (documents: {counts}): choose another --split, "
-            "or all"
+            f"{source}: {split} is empty (documents: {counts}): choose another "
+            "--split, or all"
         )
     return samples, kind
 

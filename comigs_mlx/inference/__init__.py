@@ -1,1 +1,1 @@
-"""TODO"""
+"""Text from a mixture, and the trace of who spoke."""

@@ -1,1 +1,1 @@
-"""TODO"""
+"""The frozen base, the experts around it, the routers, and their parameters by role."""

@@ -57,7 +57,11 @@ class LoRA(nn.Module):
     """
 
     def __init__(
-        self, dims: tuple[int, int], rank: int, key: mx.array, experts: int | None = None
+        self,
+        dims: tuple[int, int],
+        rank: int,
+        key: mx.array,
+        experts: int | None = None,
     ):
         super().__init__()
         lead = () if experts is None else (experts,)

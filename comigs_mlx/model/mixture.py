@@ -22,12 +22,12 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from comigs_mlx import registry
-from comigs_mlx.options import ExpertOptions
 from comigs_mlx.errors import ConfigError, UnsupportedModel
 from comigs_mlx.model import params
 from comigs_mlx.model.experts import FanOut, MixBack, SharedLoRA, Switch, Wire
 from comigs_mlx.model.routing import Choice, Routing
 from comigs_mlx.model.surgery import Site, put_before, sites
+from comigs_mlx.options import ExpertOptions
 
 Selection = str | tuple[float, ...]
 """auto, base, generalist, specialist, or one weight an expert."""
@@ -95,7 +95,7 @@ class Mixture:
         self._rehearse()
         mx.eval(params.select(model, params.ROLES))
 
-    def _attach(self, site: Site, router: type[nn.Module], key: mx.array) -> None:
+    def _attach(self, site: Site, router: Any, key: mx.array) -> None:
         options, wire = self.options, Wire()
         groups = {"generalist": options.generalists, "specialist": options.specialists}
         attention = site.attention_linears if options.attention_lora else []
@@ -248,7 +248,9 @@ class Mixture:
         if not blocks:
             nothing = mx.zeros((0, *tokens.shape, self.options.experts))
             return logits, Routing(nothing, nothing, nothing)
-        return logits, Routing(*map(mx.stack, zip(*blocks, strict=True)))
+        return logits, Routing(
+            *(mx.stack(field) for field in zip(*blocks, strict=True))
+        )
 
     @contextlib.contextmanager
     def collecting(self) -> Iterator[list[Routing]]:

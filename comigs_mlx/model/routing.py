@@ -7,7 +7,6 @@ and all experts. Both are plain values; nothing is recorded on the side.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import mlx.core as mx

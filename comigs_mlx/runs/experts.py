@@ -59,7 +59,10 @@ def read(folder: Path, mixture: Mixture) -> int | None:
             has been loaded then.
     """
     files = [
-        *(folder / n / ADAPTER for n in generalist_folders(mixture.options.generalists)),
+        *(
+            folder / n / ADAPTER
+            for n in generalist_folders(mixture.options.generalists)
+        ),
         folder / "specialist" / "experts.safetensors",
         folder / "router" / "router.safetensors",
     ]
@@ -148,7 +151,9 @@ def _shape(array: mx.array | None) -> tuple[int, ...] | None:
 
 def _save(file: Path, tensors: Arrays, step: int) -> None:
     with replacing(file) as temporary:
-        mx.save_safetensors(str(temporary), tensors, {"format": "mlx", "step": str(step)})
+        mx.save_safetensors(
+            str(temporary), tensors, {"format": "mlx", "step": str(step)}
+        )
 
 
 def _load(file: Path) -> tuple[Arrays, dict[str, str]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from comigs_mlx.config import to_dict
-from comigs_mlx.data.batches import held_out_batches, training_batches
+from comigs_mlx.data.batches import BatchSource, held_out_batches, training_batches
 from comigs_mlx.data.splits import Splits, load_splits
 from comigs_mlx.model.base import Base, fingerprint, load_base
 from comigs_mlx.model.mixture import Mixture
@@ -49,7 +49,9 @@ class Session:
             if isinstance(event, Report):
                 self.folder.add_metrics(event)
             stopping = isinstance(event, Boundary) and stop()
-            if isinstance(event, Boundary) and (stopping or event.valid_loss is not None):
+            if isinstance(event, Boundary) and (
+                stopping or event.valid_loss is not None
+            ):
                 self.folder.save(self.trainer, event, self.identity)
             yield event
             if stopping:
@@ -84,7 +86,9 @@ def session(config: TrainConfig, say: Say) -> Iterator[Session]:
         "experts": to_dict(mixture.options),
         "data": _digest(splits),
     }
-    documents = {name: len(getattr(splits, name)) for name in ("train", "valid", "test")}
+    documents = {
+        name: len(getattr(splits, name)) for name in ("train", "valid", "test")
+    }
     with folder.in_use():
         if config.resume:
             _resume(trainer, folder, identity, say)
@@ -102,21 +106,23 @@ def make_trainer(
         DataError: If a split is too small, or nothing in it can be learned from.
     """
     data, seed = config.data, config.training.seed
-    sources = []
-    for name, own_seed in (("train", 2 * seed), ("valid", 2 * seed + 1)):
-        source, notes = training_batches(
+
+    def source(name: str, seed: int) -> BatchSource:
+        batches, notes = training_batches(
             getattr(splits, name),
             splits.kind,
             base.tokenizer,
             seq_len=data.seq_len,
             batch_size=data.batch_size,
-            seed=own_seed,
+            seed=seed,
             mask_prompt=data.mask_prompt,
             packing=data.packing,
         )
         for note in notes:
             say(f"note: {name}: {note}")
-        sources.append(source)
+        return batches
+
+    train, router_train = source("train", 2 * seed), source("valid", 2 * seed + 1)
     valid = held_out_batches(
         splits.valid,
         splits.kind,
@@ -126,7 +132,7 @@ def make_trainer(
         mask_prompt=data.mask_prompt,
     )
     first = [batch for batch, _ in zip(valid, range(config.saving.valid_batches))]
-    return Trainer(mixture, *sources, first, config.training, config.saving)
+    return Trainer(mixture, train, router_train, first, config.training, config.saving)
 
 
 def _resume(

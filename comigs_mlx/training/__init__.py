@@ -1,1 +1,1 @@
-"""TODO"""
+"""Losses, the two levels of the bilevel problem, the loop, evaluation, exact resume."""

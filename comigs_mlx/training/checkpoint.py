@@ -102,7 +102,9 @@ def restore(trainer: Trainer, save: Path, identity: dict[str, Any]) -> dict[str,
     trainer.mixture.model.update(params.unflatten(values))
     for index, group in _groups(trainer):
         prefix = f"{index}."
-        mine = {k[len(prefix) :]: v for k, v in optimizers.items() if k.startswith(prefix)}
+        mine = {
+            k[len(prefix) :]: v for k, v in optimizers.items() if k.startswith(prefix)
+        }
         group.optimizer.state = params.unflatten(mine)
     trainer.position = Position.from_dict(state["position"])
     stored: dict[str, Any] = state["identity"]

@@ -65,7 +65,9 @@ class Score:
     @property
     def share(self) -> list[float]:
         """Mean weight of each expert over tokens and blocks."""
-        return [float(w) / max(self.token_count, 1) for w in np.atleast_1d(self.weights)]
+        return [
+            float(w) / max(self.token_count, 1) for w in np.atleast_1d(self.weights)
+        ]
 
     def interval(self, seed: int = 0) -> tuple[float, float]:
         """95 % percentile bootstrap interval of the perplexity, over documents."""

@@ -20,11 +20,11 @@ import mlx.core as mx
 import mlx.optimizers as optim
 from mlx.utils import tree_map
 
-from comigs_mlx.options import TrainingOptions
 from comigs_mlx.data.batches import Batch
 from comigs_mlx.model import params
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.model.params import Tree
+from comigs_mlx.options import TrainingOptions
 from comigs_mlx.training.losses import load_balancing, token_losses
 
 BETAS = [0.9, 0.95]
@@ -210,10 +210,15 @@ def _arrays(batch: Batch) -> tuple[mx.array, mx.array]:
 
 
 def _plain(stats: Stats, norms: dict[str, mx.array]) -> StepResult:
-    tokens = stats.tokens.item()
+    tokens = _number(stats.tokens)
+    count = max(tokens, 1.0)
     return StepResult(
-        loss=stats.loss.item() / max(tokens, 1),
+        loss=_number(stats.loss) / count,
         tokens=int(tokens),
-        share=[share / max(tokens, 1) for share in stats.share.tolist()],
-        norms={role: norm.item() for role, norm in norms.items()},
+        share=[_number(share) / count for share in stats.share],
+        norms={role: _number(norm) for role, norm in norms.items()},
     )
+
+
+def _number(scalar: mx.array) -> float:
+    return float(scalar.item())  # type: ignore[arg-type]

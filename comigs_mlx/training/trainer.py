@@ -14,12 +14,12 @@ from typing import Any
 
 import mlx.core as mx
 
-from comigs_mlx.options import SavingOptions, TrainingOptions
 from comigs_mlx.data.batches import Batch, BatchSource
 from comigs_mlx.errors import TrainingError
 from comigs_mlx.model import params
 from comigs_mlx.model.checkpointing import recompute_blocks
 from comigs_mlx.model.mixture import Mixture
+from comigs_mlx.options import SavingOptions, TrainingOptions
 from comigs_mlx.training.evaluation import Evaluator
 from comigs_mlx.training.levels import Level, StepResult, expert_group, router_group
 
@@ -153,7 +153,9 @@ class Trainer:
         groups = [expert_group(options), *([router_group(options)] * self.joint)]
         self.experts = Level(mixture, groups, options)
         self.routers = (
-            Level(mixture, [router_group(options)], options) if self.alternating else None
+            Level(mixture, [router_group(options)], options)
+            if self.alternating
+            else None
         )
         self._seconds = 0.0
         self._fresh = {"expert": 0, "router": 0}

@@ -2,6 +2,7 @@
 
 import mlx.core as mx
 import mlx.nn as nn
+
 from comigs_mlx.model import params
 
 
@@ -98,7 +99,9 @@ def randomise(model, seed=1, std=0.1):
     """Give every LoRA matrix and router large random values; return them, flat."""
     keys = iter(mx.random.split(mx.random.key(seed), 1000))
     flat = params.flatten(params.select(model, params.ROLES))
-    noisy = {p: std * mx.random.normal(a.shape, key=next(keys)) for p, a in flat.items()}
+    noisy = {
+        p: std * mx.random.normal(a.shape, key=next(keys)) for p, a in flat.items()
+    }
     model.update(params.unflatten(noisy))
     mx.eval(model.parameters())
     return noisy

@@ -4,10 +4,10 @@ import mlx.core as mx
 import pytest
 
 import tests.model.families as families
-from comigs_mlx.options import ExpertOptions
 from comigs_mlx.errors import UnsupportedModel
 from comigs_mlx.model import params
 from comigs_mlx.model.mixture import Mixture
+from comigs_mlx.options import ExpertOptions
 from tests.model.naive import naive_logits, randomise
 
 TOKENS = mx.array([[3, 1, 4, 1, 5, 9, 2], [6, 5, 3, 5, 8, 9, 7]])
