@@ -253,6 +253,6 @@ def parse_experts(text: str) -> str | tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise ConfigError(
-            f"--experts {text}: expected auto, base, generalist, specialist, or weights "
-            "such as 0.3,0.7"
+            f"--experts {text}: expected auto, base, generalist, specialist, or "
+            "weights such as 0.3,0.7"
         ) from error

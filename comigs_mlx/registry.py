@@ -22,7 +22,8 @@ KINDS = {
 def names(kind: str) -> list[str]:
     """Names of all plugins of `kind`, sorted, read from the folder (none imported)."""
     spec = importlib.util.find_spec(KINDS[kind])
-    assert spec is not None and spec.submodule_search_locations is not None
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
     found = pkgutil.iter_modules(list(spec.submodule_search_locations))
     return sorted(m.name for m in found if not m.name.startswith("_"))
 

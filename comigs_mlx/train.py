@@ -65,7 +65,7 @@ def _train(config: TrainConfig, opened: Session) -> None:
 
 @contextlib.contextmanager
 def _interrupts() -> Iterator[list[Any]]:
-    """The interrupts (Ctrl-C, SIGTERM) so far; a second one ends the process at once."""
+    """Interrupts (Ctrl-C, SIGTERM) so far; a second one ends the process at once."""
     asked: list[Any] = []
 
     def note(number: int, frame: Any) -> None:

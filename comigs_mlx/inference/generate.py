@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
 
@@ -118,7 +119,7 @@ class Generation:
         mx.random.seed(self.sampling.seed)
         sampler = make_sampler(self.sampling.temperature, self.sampling.top_p)
         responses = stream_generate(
-            self._recorder,
+            cast("nn.Module", self._recorder),
             self.base.tokenizer,
             self.prompt,
             max_tokens=self.max_tokens,

@@ -146,7 +146,7 @@ class Mixture:
         self._undo.append(undo)
 
     def detach(self) -> None:
-        """Take experts and routers off; the model is the very same modules as before."""
+        """Take experts and routers off: the very same modules as before are left."""
         while self._undo:
             self._undo.pop()()
         self.sites = []
@@ -216,7 +216,7 @@ class Mixture:
         return tuple(ranges[selection])
 
     def choose(self, mlp: nn.Module, x: mx.array) -> Choice | None:
-        """What `mlp` runs for its input `x` `[..., dims]`; None where no expert does."""
+        """What `mlp` runs for its input `x` `[..., dims]`; None if no expert does."""
         if isinstance(self._selection, tuple):
             choice = _fixed(self._selection, x)
         elif among := self.allowed(self._selection):
@@ -248,9 +248,8 @@ class Mixture:
         if not blocks:
             nothing = mx.zeros((0, *tokens.shape, self.options.experts))
             return logits, Routing(nothing, nothing, nothing)
-        return logits, Routing(
-            *(mx.stack(field) for field in zip(*blocks, strict=True))
-        )
+        fields = zip(*blocks, strict=True)
+        return logits, Routing(*(mx.stack(list(field)) for field in fields))
 
     @contextlib.contextmanager
     def collecting(self) -> Iterator[list[Routing]]:

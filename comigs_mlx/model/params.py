@@ -27,7 +27,7 @@ Tree = dict[str, Any]
 
 def flatten(tree: Any) -> dict[str, mx.array]:
     """Path -> array of every leaf of a parameter tree."""
-    return dict(tree_flatten(tree))  # type: ignore[arg-type]
+    return dict(tree_flatten(tree))
 
 
 def unflatten(flat: dict[str, mx.array]) -> Tree:

@@ -31,7 +31,7 @@ class Choice(NamedTuple):
     normalised: bool
 
     def one_hot(self) -> mx.array | None:
-        """`[..., k, n]` float32: 1 where a slot holds an expert; None if all are used."""
+        """`[..., k, n]` float32: 1 where a slot holds an expert; None for all."""
         if self.slots is None:
             return None
         positions = mx.arange(len(self.among))

@@ -73,7 +73,7 @@ def sites(model: nn.Module, num_layers: int = -1) -> list[Site]:
 def put_before(module: nn.Module, mixin: type[Any]) -> Callable[[], None]:
     """Let `mixin` see the calls of `module` first; the module stays the same object.
 
-    Its class becomes a subclass of `mixin` and of its own class. Returns what undoes it.
+    Its class becomes a subclass of `mixin` and of its own. Returns what undoes it.
     """
     before = type(module)
     module.__class__ = type(f"{mixin.__name__}{before.__name__}", (mixin, before), {})
@@ -115,7 +115,8 @@ def _site(family: str, path: str, block: nn.Module) -> Site:
 
 def _split(block: nn.Module) -> tuple[list[str], list[str]]:
     """Names of the block's children with linears: those that take a cache, the rest."""
-    mixers, mlps = [], []
+    mixers: list[str] = []
+    mlps: list[str] = []
     for name, child in block.children().items():
         if isinstance(child, nn.Module) and (_linears(child) or child.children()):
             takes = inspect.signature(type(child).__call__).parameters

@@ -1,4 +1,4 @@
-"""Metrics to an experiment tracker, where the user has one installed and asks for it."""
+"""Metrics to an experiment tracker, where the user asks for one that is installed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def logger(package: str | None, run: str, config: dict[str, Any]) -> Iterator[Lo
         tracker = importlib.import_module(package)
     except ImportError as error:
         raise ConfigError(
-            f"--report-to {package}: the package is not installed: pip install {package}"
+            f"--report-to {package}: not installed: pip install {package}"
         ) from error
     name = "experiment_name" if package == "swanlab" else "name"
     tracker.init(project="comigs_mlx", config=config, **{name: run})

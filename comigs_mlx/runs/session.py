@@ -1,10 +1,11 @@
-"""From a configuration to a trainer in its run folder: what `train` and the app share."""
+"""From a configuration to a trainer in its run folder."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -131,7 +132,7 @@ def make_trainer(
         batch_size=data.batch_size,
         mask_prompt=data.mask_prompt,
     )
-    first = [batch for batch, _ in zip(valid, range(config.saving.valid_batches))]
+    first = list(itertools.islice(valid, config.saving.valid_batches))
     return Trainer(mixture, train, router_train, first, config.training, config.saving)
 
 

@@ -85,7 +85,7 @@ def _exp(loss: float) -> float:
 
 
 class Evaluator:
-    """Compiled loss of one mixture; made once, used after every change of its values."""
+    """Compiled loss of one mixture; used again after its values have changed."""
 
     def __init__(self, mixture: Mixture):
         self.mixture = mixture

@@ -92,7 +92,8 @@ class Sums:
     def add(self, result: StepResult) -> None:
         """Add one step, weighted by its tokens."""
         shares = [s * result.tokens for s in result.share]
-        self.share = [a + b for a, b in zip(self.share or [0.0] * len(shares), shares)]
+        before = self.share or [0.0] * len(shares)
+        self.share = [a + b for a, b in zip(before, shares, strict=True)]
         self.loss += result.loss * result.tokens
         self.tokens += result.tokens
 
