@@ -62,22 +62,26 @@ def from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
         ConfigError: For unknown names and values that cannot work, all at once.
     """
     known = {field.name for field in leaves(kind)}
-    unknown = [f"unknown option {name!r}" for name in values if name not in known]
-    raise_all(ConfigError, unknown)
-    config = _build(kind, values)
-    raise_all(ConfigError, list(_problems(config)))
+    problems = [f"unknown option {name!r}" for name in values if name not in known]
+    config = _build(kind, values, problems)
+    raise_all(ConfigError, [*problems, *_problems(config)])
     return config
 
 
-def _build(kind: type[T], values: Mapping[str, Any]) -> T:
+def _build(kind: type[T], values: Mapping[str, Any], problems: list[str]) -> T:
+    """A `kind` from `values`; one of the wrong type is noted and keeps its default."""
     hints = typing.get_type_hints(kind)
     chosen: dict[str, Any] = {}
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         hint = hints[field.name]
         if dataclasses.is_dataclass(hint):
-            chosen[field.name] = _build(typing.cast("type[Any]", hint), values)
+            inner = typing.cast("type[Any]", hint)
+            chosen[field.name] = _build(inner, values, problems)
         elif field.name in values:
-            chosen[field.name] = _checked(field.name, hint, values[field.name])
+            try:
+                chosen[field.name] = _checked(field.name, hint, values[field.name])
+            except ConfigError as error:
+                problems.append(str(error))
     return kind(**chosen)
 
 
@@ -189,24 +193,30 @@ def _add_option(target: Any, field: dataclasses.Field[Any], hint: Any) -> None:
         target.add_argument(flag, type=kind, metavar=metavar, help=text)
 
 
+def markdown(kind: type[Any]) -> str:
+    """A table of all options of a configuration class, for the documentation."""
+    rows = ["| option | default | meaning |", "|---|---|---|"]
+    for field in leaves(kind):
+        flag = f"`--{field.name.replace('_', '-')}`"
+        default = "" if field.default in (None, "") else f"`{_shown(field.default)}`"
+        rows.append(f"| {flag} | {default} | {field.metadata['help']} |")
+    return "\n".join(rows)
+
+
 def _shown(default: Any) -> str:
     if isinstance(default, bool):
         return "on" if default else "off"
     return str(default)
 
 
-def _loader() -> type[Any]:
-    """A YAML loader that reads 1e-5 as a number, as mlx-lm's does."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        pass
-
+def _with_numbers(kind: type[T]) -> type[T]:
+    """A YAML loader or dumper for which 1e-5 is a number, as mlx-lm's loader has it."""
     number = re.compile(r"^[-+]?(\d+\.\d*|\.\d+|\d+)[eE][-+]?\d+$")
-    Loader.add_implicit_resolver(
+    changed: Any = type(kind.__name__, (kind,), {})
+    changed.add_implicit_resolver(
         "tag:yaml.org,2002:float", number, list("-+.0123456789")
     )
-    return Loader
+    return typing.cast("type[T]", changed)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -218,7 +228,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _loader())
+        content = yaml.load(
+            path.read_text(encoding="utf-8"), _with_numbers(yaml.SafeLoader)
+        )
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"cannot read configuration {path}: {reason}") from error
@@ -233,4 +245,6 @@ def dump_yaml(config: Any) -> str:
     """The flat YAML of a configuration, readable by `read_yaml`."""
     import yaml
 
-    return yaml.safe_dump(to_dict(config), sort_keys=False)
+    dumper = _with_numbers(yaml.SafeDumper)
+    text: str = yaml.dump(to_dict(config), Dumper=dumper, sort_keys=False)
+    return text

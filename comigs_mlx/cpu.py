@@ -30,24 +30,31 @@ def prepare() -> None:
     if not sys.platform.startswith("linux"):
         return
     if "mlx.core" in sys.modules:
-        warnings.warn(
+        _warn(
             "mlx was imported before comigs_mlx, so it keeps its slow reference BLAS: "
-            "import comigs_mlx first",
-            stacklevel=2,
+            "import comigs_mlx first"
         )
     elif (problem := load_openblas()) is not None:
-        warnings.warn(
+        _warn(
             f"fast BLAS not loaded ({problem}); MLX will be about 30 times slower: "
-            "pip install cmeel-openblas",
-            stacklevel=2,
+            "pip install cmeel-openblas"
         )
-    if shutil.which("g++") is None:
-        os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
-        warnings.warn(
+    if shutil.which("g++") is None and "MLX_DISABLE_COMPILE" not in os.environ:
+        os.environ["MLX_DISABLE_COMPILE"] = "1"
+        _warn(
             "g++ not found, so compiled steps are off and training is slower: "
-            "apt install g++ (or your system's compiler package)",
-            stacklevel=2,
+            "apt install g++ (or your system's compiler package)"
         )
+
+
+def _warn(text: str) -> None:
+    """Warn in one line; by default Python adds the line of code that warns."""
+    usual = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    try:
+        warnings.warn(text, stacklevel=3)
+    finally:
+        warnings.formatwarning = usual
 
 
 def load_openblas() -> str | None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+TAKEN = (errno.EEXIST, errno.ENOTEMPTY)
+"""How systems say that a folder cannot be renamed to the name of another one."""
 
 
 def cache_dir() -> Path:
@@ -28,15 +32,11 @@ def replacing(path: Path) -> Iterator[Path]:
     writers choose their format by it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(
-        dir=path.parent, prefix=f".{path.stem}-", suffix=f".tmp{path.suffix}"
-    )
-    os.close(handle)
-    temporary = Path(name)
+    temporary = _beside(path, f".tmp{path.suffix}")
     try:
+        temporary.touch(exist_ok=False)
         yield temporary
         _sync(temporary)
-        temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -50,20 +50,14 @@ def replacing_dir(path: Path) -> Iterator[Path]:
     whose name begins with a dot.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+    temporary = _beside(path)
     try:
+        temporary.mkdir()
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
                 _sync(file)
-        temporary.chmod(0o777 & ~_umask())
-        if path.exists():
-            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-old-"))
-            os.replace(path, old)
-            os.replace(temporary, path)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(temporary, path)
+        _put_folder(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -98,7 +92,40 @@ def _sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _beside(path: Path, suffix: str = "") -> Path:
+    """An unused hidden name in the same folder.
+
+    Not `tempfile`'s: what that makes ignores the umask, and asking for the umask means
+    changing it for a moment, for all threads.
+    """
+    stem = path.stem if suffix else path.name
+    return path.with_name(f".{stem}-{secrets.token_hex(8)}{suffix}")
+
+
+def _put_folder(temporary: Path, path: Path) -> None:
+    """Rename a folder to `path`; where several processes do, the last one wins."""
+    while True:
+        old = _set_aside(path)
+        try:
+            os.rename(temporary, path)
+            return
+        except OSError as error:
+            if error.errno not in TAKEN:
+                if old is not None:
+                    os.rename(old, path)
+                raise
+        finally:
+            if old is not None:
+                shutil.rmtree(old, ignore_errors=True)
+
+
+def _set_aside(path: Path) -> Path | None:
+    """Rename the folder at `path`, if there is one, and return its new name."""
+    old = _beside(path)
+    try:
+        if path.is_dir():
+            os.rename(path, old)
+            return old
+    except FileNotFoundError:  # another process was faster
+        pass
+    return None

@@ -92,8 +92,8 @@ class ExpertOptions:
                 f"--top-k {self.top_k} is more than the {self.experts} experts: "
                 "lower it, or raise --generalists or --specialists"
             )
-        if not self.alpha > 0:
-            yield f"--alpha {self.alpha} must be more than 0"
+        if not 0 < self.alpha < math.inf:
+            yield f"--alpha {self.alpha} must be a number above 0"
         if self.num_layers == 0 or self.num_layers < -1:
             yield f"--num-layers {self.num_layers} must be at least 1, or -1 for all"
 
@@ -136,9 +136,10 @@ class TrainingOptions:
         """One sentence for each value that cannot work."""
         counts = ("steps", "router_every", "router_steps", "grad_accumulation")
         yield from _at_least(self, 1, *counts)
-        yield from _at_least(self, 0, "seed", "balance_weight", "weight_decay")
+        factors = ("weight_decay", "balance_weight", "generalist_importance")
+        yield from _at_least(self, 0, "seed", *factors)
         if not 0 < self.learning_rate < math.inf:
-            yield f"--learning-rate {self.learning_rate} must be more than 0"
+            yield f"--learning-rate {self.learning_rate} must be a number above 0"
 
 
 @dataclass(frozen=True)
@@ -162,9 +163,10 @@ class SavingOptions:
 def _at_least(options: Any, least: int, *names: str) -> Iterator[str]:
     for name in names:
         value = getattr(options, name)
-        if not value >= least:
+        if not least <= value < math.inf:
             flag = "--" + name.replace("_", "-")
-            yield f"{flag} {value} must be at least {least}"
+            limit = "finite" if value == math.inf else f"at least {least}"
+            yield f"{flag} {value} must be {limit}"
 
 
 CHANGEABLE = {

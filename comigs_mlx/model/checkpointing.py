@@ -6,6 +6,7 @@ load-balancing loss are the same with and without it.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -23,6 +24,7 @@ def recompute_blocks(mixture: Mixture) -> None:
     """
     for site in mixture.sites:
         site.block._mixture = mixture
+        mixture.on_detach(partial(delattr, site.block, "_mixture"))
         mixture.on_detach(put_before(site.block, RecomputedBlock))
 
 

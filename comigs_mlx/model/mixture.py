@@ -26,7 +26,7 @@ from comigs_mlx.errors import ConfigError, UnsupportedModel
 from comigs_mlx.model import params
 from comigs_mlx.model.experts import FanOut, MixBack, SharedLoRA, Switch, Wire
 from comigs_mlx.model.routing import Choice, Routing
-from comigs_mlx.model.surgery import Site, put_before, sites
+from comigs_mlx.model.surgery import Site, family_name, put_before, sites
 from comigs_mlx.options import ExpertOptions
 
 Selection = str | tuple[float, ...]
@@ -88,12 +88,22 @@ class Mixture:
         self._collected: list[Routing] | None = None
         self._undo: list[Callable[[], None]] = []
         router = registry.load("router", options.router_type).Router
-        model.freeze()
         keys = mx.random.split(mx.random.key(seed), len(self.sites))
-        for site, key in zip(self.sites, keys, strict=True):
-            self._attach(site, router, key)
-        self._rehearse()
-        mx.eval(params.select(model, params.ROLES))
+        try:
+            self._freeze()
+            for site, key in zip(self.sites, keys, strict=True):
+                self._attach(site, router, key)
+            self._rehearse()
+            mx.eval(params.select(model, params.ROLES))
+        except BaseException:
+            self.detach()
+            raise
+
+    def _freeze(self) -> None:
+        """Freeze the base; a detach makes trainable again what was."""
+        for _, module in self.model.named_modules():
+            self.on_detach(partial(setattr, module, "_no_grad", {*module._no_grad}))
+        self.model.freeze()
 
     def _attach(self, site: Site, router: Any, key: mx.array) -> None:
         options, wire = self.options, Wire()
@@ -135,9 +145,8 @@ class Mixture:
         except Exception as error:
             blocks, reason = [], str(error)
         if len(blocks) != len(self.sites):
-            self.detach()
             raise UnsupportedModel(
-                f"base model family {self.model.model_type!r} does not run with "
+                f"base model family {family_name(self.model)!r} does not run with "
                 f"experts attached: {reason}"
             )
 

@@ -103,8 +103,10 @@ def value_and_grad(
     differentiated = mx.value_and_grad(run)
 
     def call(tree: Tree, *args: Any) -> tuple[Any, Tree]:
-        value, gradients = differentiated(tree, *args)
-        model.update(tree)
+        try:
+            value, gradients = differentiated(tree, *args)
+        finally:
+            model.update(tree)  # never leave it with what mx.grad traced
         return value, gradients
 
     return call

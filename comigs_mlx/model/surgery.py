@@ -55,13 +55,18 @@ class Site:
         return [*self.fan_out, self.mix_back]
 
 
+def family_name(model: nn.Module) -> str:
+    """mlx-lm's name of the model's family, for error texts."""
+    return str(getattr(model, "model_type", type(model).__module__))
+
+
 def sites(model: nn.Module, num_layers: int = -1) -> list[Site]:
     """The sites of the last `num_layers` blocks (-1: all), first to last.
 
     Raises:
         UnsupportedModel: If a block does not fit; the text names the family.
     """
-    family = getattr(model, "model_type", type(model).__module__)
+    family = family_name(model)
     if not getattr(model, "layers", None):
         raise UnsupportedModel(f"base model family {family!r} has no list of blocks")
     paths = {id(module): path for path, module in model.named_modules()}
@@ -145,20 +150,20 @@ class _Probe(nn.Module):
 
 
 def _dry_run(family: str, path: str, mlp: nn.Module) -> tuple[list[str], str, int]:
-    """Run the MLP once, unevaluated, and read off the order of its linears."""
-    names, calls = _linears(mlp), list[tuple[str, mx.array]]()
-    originals = {name: mlp[name] for name in names}
-    dims = min((dimensions(linear)[0] for linear in originals.values()), default=1)
-    x = mx.zeros((1, 1, dims))
-    try:
-        for name, linear in originals.items():
-            mlp[name] = _Probe(linear, name, calls)
-        y = mlp(x)
-    except Exception as error:
-        raise _odd(family, path, f"it cannot run alone ({error})") from error
-    finally:
-        for name, linear in originals.items():
-            mlp[name] = linear
+    """Run the MLP once, unevaluated, and read off the order of its linears.
+
+    Nothing says how wide its input is, but it runs for one width only.
+    """
+    names = _linears(mlp)
+    for dims in sorted({dimensions(mlp[name])[0] for name in names}) or [1]:
+        x = mx.zeros((1, 1, dims))
+        try:
+            y, calls = _probed(mlp, names, x)
+            break
+        except Exception as error:
+            reason = f"it cannot run alone ({error})"
+    else:
+        raise _odd(family, path, reason)
     called = [name for name, _ in calls]
     if sorted(called) != sorted(names) or len(names) < 2:
         raise _odd(family, path, f"it has linears {names} and calls {called}")
@@ -166,6 +171,21 @@ def _dry_run(family: str, path: str, mlp: nn.Module) -> tuple[list[str], str, in
     if strays or y.shape != x.shape:
         raise _odd(family, path, f"{strays or called[-1:]} do not read its input")
     return called[:-1], called[-1], dims
+
+
+def _probed(
+    mlp: nn.Module, names: list[str], x: mx.array
+) -> tuple[mx.array, list[tuple[str, mx.array]]]:
+    """What the MLP returns for `x`, and what its linears were called with, in order."""
+    calls: list[tuple[str, mx.array]] = []
+    originals = {name: mlp[name] for name in names}
+    try:
+        for name, linear in originals.items():
+            mlp[name] = _Probe(linear, name, calls)
+        return mlp(x), calls
+    finally:
+        for name, linear in originals.items():
+            mlp[name] = linear
 
 
 def _odd(family: str, path: str, reason: str) -> UnsupportedModel:

@@ -86,10 +86,12 @@ MIXTURES_OF_EXPERTS = {
 }
 
 
-def build(family: str, bits: int | None = None, seed: int = 0) -> nn.Module:
+def build(
+    family: str, bits: int | None = None, seed: int = 0, **changes: int
+) -> nn.Module:
     """A random model of `family`, its linears and embeddings in `bits` if given."""
     mx.random.seed(seed)
-    config = {**CONFIGS, **MIXTURES_OF_EXPERTS}[family]
+    config = {**CONFIGS, **MIXTURES_OF_EXPERTS}[family] | changes
     model_class, arguments = _get_classes({"model_type": family})
     model = model_class(arguments.from_dict({"model_type": family, **config}))
     if bits is not None:

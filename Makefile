@@ -1,0 +1,60 @@
+# Everything needs only Python (3.10 or newer) and make: the targets make .venv themselves.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: demo test test-fast test-real test-browser fmt lint types layers docs docs-check \
+	app bench model clean
+
+demo: $(READY)  ## train on demo text, measure, speak (about 4 minutes on two slow cores)
+	PATH="$(abspath $(BIN)):$$PATH" scripts/demo.sh
+
+test: lint types layers docs-check model  ## everything CI runs
+	COMIGS_REQUIRE_REAL=1 $(BIN)/python -m pytest
+
+test-fast: $(READY)  ## tiny models only, no network, under a minute
+	$(BIN)/python -m pytest -m "not real and not browser"
+
+test-real: model  ## with the demo model
+	COMIGS_REQUIRE_REAL=1 $(BIN)/python -m pytest -m real
+
+test-browser: $(READY)  ## in headless Chromium, where it is installed
+	$(BIN)/python -m pytest -m browser
+
+fmt: $(READY)  ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix --quiet .
+
+lint: $(READY)  ## check format and style
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(READY)  ## check types
+	$(BIN)/mypy
+
+layers: $(READY)  ## check that imports go one way only
+	$(BIN)/lint-imports --no-cache
+
+docs: $(READY)  ## write the generated parts of the documentation anew
+	$(BIN)/cog -r README.md docs/options.md
+
+docs-check: $(READY)
+	$(BIN)/cog --check README.md docs/options.md
+
+bench: $(READY)  ## time a training step against mlx-lm's LoRA, interleaved
+	$(BIN)/python scripts/bench_step.py
+
+app: $(READY)  ## the Gradio app
+	@echo "The app is not in this version yet: see CHANGELOG.md." >&2; exit 1
+
+model: $(READY)  ## fetch and convert the demo model once (93 MB)
+	$(BIN)/python -m comigs_mlx.model.demo
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $(READY)
+
+clean:  ## remove the virtual environment and what was built
+	rm -rf .venv build
