@@ -90,15 +90,21 @@ class _Lines:
 
     def __init__(self, total: int, what: str):
         self.total, self.what, self.done = total, what, 0
-        self.start = self.last = time.monotonic()
+        self.first = self.last = 0.0
 
     def __call__(self, note: str) -> None:
         self.done += 1
         now = time.monotonic()
+        self.first = self.first or now  # the first step also compiles: not typical
         if self.done == 1 or self.done == self.total or now - self.last > QUIET_SECONDS:
             self.last = now
-            left = (now - self.start) / self.done * (self.total - self.done)
-            say(f"{self.what} {self.done}/{self.total}  {note}  eta {clock(left)}")
+            say(f"{self.what} {self.done}/{self.total}  {note}{self._eta(now)}")
+
+    def _eta(self, now: float) -> str:
+        if self.done == 1:
+            return ""
+        each = (now - self.first) / (self.done - 1)
+        return f"  eta {clock(each * (self.total - self.done))}"
 
 
 def clock(seconds: float) -> str:

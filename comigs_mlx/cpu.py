@@ -92,7 +92,7 @@ def _load_with_bundled_fortran(library: Path, bundled: Path) -> str | None:
             _load_global(quadmath)
         _load_global(_renamed_copy(fortran))
         _load_global(library)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home folder
         return str(error)
     return None
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from comigs_mlx import registry
 from comigs_mlx.config import from_dict, given, group, option, read_yaml
 from comigs_mlx.errors import ConfigError
 
@@ -94,6 +95,8 @@ class ExpertOptions:
             )
         if not 0 < self.alpha < math.inf:
             yield f"--alpha {self.alpha} must be a number above 0"
+        if self.router_type not in (known := registry.names("router")):
+            yield f"--router-type {self.router_type}: choose {', '.join(known)}"
         if self.num_layers == 0 or self.num_layers < -1:
             yield f"--num-layers {self.num_layers} must be at least 1, or -1 for all"
 

@@ -14,14 +14,16 @@ from comigs_mlx.options import TrainConfig, train_config
 
 if TYPE_CHECKING:
     from comigs_mlx.runs.session import Session
-    from comigs_mlx.training.trainer import Report
+    from comigs_mlx.training.records import Report
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the configuration, train, and print where the run is."""
     config = train_config(argv)
+    from comigs_mlx.runs.loggers import check_installed
     from comigs_mlx.runs.session import session
 
+    check_installed(config.report_to)
     with session(config, command.say) as opened:
         _introduce(opened)
         _train(config, opened)
@@ -41,7 +43,7 @@ def _introduce(opened: Session) -> None:
 
 def _train(config: TrainConfig, opened: Session) -> None:
     from comigs_mlx.runs.loggers import logger
-    from comigs_mlx.training.trainer import Report, Step
+    from comigs_mlx.training.records import Report, Step
 
     trainer = opened.trainer
     with (

@@ -25,7 +25,7 @@ from comigs_mlx import registry
 from comigs_mlx.errors import ConfigError, UnsupportedModel
 from comigs_mlx.model import params
 from comigs_mlx.model.experts import FanOut, MixBack, SharedLoRA, Switch, Wire
-from comigs_mlx.model.routing import Choice, Routing
+from comigs_mlx.model.routing import Choice, Routing, fixed_choice
 from comigs_mlx.model.surgery import Site, family_name, put_before, sites
 from comigs_mlx.options import ExpertOptions
 
@@ -227,7 +227,7 @@ class Mixture:
     def choose(self, mlp: nn.Module, x: mx.array) -> Choice | None:
         """What `mlp` runs for its input `x` `[..., dims]`; None if no expert does."""
         if isinstance(self._selection, tuple):
-            choice = _fixed(self._selection, x)
+            choice = fixed_choice(self._selection, x)
         elif among := self.allowed(self._selection):
             choice = mlp.router(x, min(self.options.top_k, len(among)), among)
         else:
@@ -268,11 +268,3 @@ class Mixture:
             yield self._collected
         finally:
             self._collected = before
-
-
-def _fixed(weights: tuple[float, ...], x: mx.array) -> Choice:
-    """The same weights for every token of `x`; experts of weight 0 do not run."""
-    among = tuple(i for i, weight in enumerate(weights) if weight > 0)
-    given = mx.array([weights[i] for i in among])
-    spread = mx.broadcast_to(given, (*x.shape[:-1], len(among)))
-    return Choice(spread, None, among, spread, normalised=math.fsum(weights) == 1.0)

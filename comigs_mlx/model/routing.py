@@ -7,6 +7,7 @@ and all experts. Both are plain values; nothing is recorded on the side.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -62,6 +63,19 @@ class Routing(NamedTuple):
     weights: mx.array
     chosen: mx.array
     probabilities: mx.array
+
+
+def fixed_choice(weights: tuple[float, ...], x: mx.array) -> Choice:
+    """The same weights for every token of `x`; experts of weight 0 do not run.
+
+    Args:
+        weights: One an expert, at least 0; not all 0.
+        x: `[..., dims]`, for its leading shape.
+    """
+    among = tuple(i for i, weight in enumerate(weights) if weight > 0)
+    given = mx.array([weights[i] for i in among])
+    spread = mx.broadcast_to(given, (*x.shape[:-1], len(among)))
+    return Choice(spread, None, among, spread, normalised=math.fsum(weights) == 1.0)
 
 
 def _spread(values: mx.array, among: tuple[int, ...], experts: int) -> mx.array:

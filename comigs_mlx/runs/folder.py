@@ -31,7 +31,8 @@ from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.options import ExpertOptions
 from comigs_mlx.runs import experts
 from comigs_mlx.training import checkpoint
-from comigs_mlx.training.trainer import Boundary, Report, Trainer
+from comigs_mlx.training.records import Boundary, Report
+from comigs_mlx.training.trainer import Trainer
 
 FORMAT_VERSION = 1
 BEST = "best.json"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,6 +16,14 @@ Log = Callable[[dict[str, Any]], None]
 KEPT_HERE = {"wandb": ("WANDB_MODE", "offline"), "swanlab": ("SWANLAB_MODE", "offline")}
 """Trackers that would send metrics to a server; this setting keeps them on the device
 unless the user has set it otherwise."""
+
+
+def check_installed(package: str | None) -> None:
+    """Raise `ConfigError`, with the install command, if a tracker is not installed."""
+    if package is not None and importlib.util.find_spec(package) is None:
+        raise ConfigError(
+            f"--report-to {package}: not installed: pip install {package}"
+        )
 
 
 @contextlib.contextmanager
@@ -32,14 +41,10 @@ def logger(package: str | None, run: str, config: dict[str, Any]) -> Iterator[Lo
     if package is None:
         yield lambda metrics: None
         return
+    check_installed(package)
     if package in KEPT_HERE:
         os.environ.setdefault(*KEPT_HERE[package])
-    try:
-        tracker = importlib.import_module(package)
-    except ImportError as error:
-        raise ConfigError(
-            f"--report-to {package}: not installed: pip install {package}"
-        ) from error
+    tracker = importlib.import_module(package)
     name = "experiment_name" if package == "swanlab" else "name"
     tracker.init(project="comigs_mlx", config=config, **{name: run})
     try:

@@ -19,7 +19,8 @@ from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.options import TrainConfig
 from comigs_mlx.runs.folder import RunFolder
 from comigs_mlx.training import checkpoint
-from comigs_mlx.training.trainer import Boundary, Report, Step, Trainer
+from comigs_mlx.training.records import Boundary, Report, Step
+from comigs_mlx.training.trainer import Trainer
 
 Say = Callable[[str], None]
 

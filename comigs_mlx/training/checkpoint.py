@@ -24,7 +24,8 @@ import mlx.core as mx
 from comigs_mlx.errors import RunError
 from comigs_mlx.files import replacing_dir, sha256, write_json
 from comigs_mlx.model import params
-from comigs_mlx.training.trainer import Position, Trainer
+from comigs_mlx.training.records import Position
+from comigs_mlx.training.trainer import Trainer
 
 FORMAT_VERSION = 1
 VALUES = "values.safetensors"

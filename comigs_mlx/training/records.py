@@ -1,0 +1,107 @@
+"""What training tells while it runs, and where it stands: plain values."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from comigs_mlx.training.levels import StepResult
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step was made.
+
+    Attributes:
+        level: `expert` or `router`.
+        index: Number of steps of that level so far.
+        loss: Nats per token.
+        tokens: Tokens it learned from.
+    """
+
+    level: str
+    index: int
+    loss: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """Means since the last report; one line of metrics.jsonl.
+
+    Attributes:
+        step: Expert steps so far.
+        train_loss: Nats per token over the expert steps.
+        router_loss: Nats per token over the router steps; None if there were none.
+        valid_loss: Nats per token of the first validation batches, where measured.
+        learning_rate: Of the experts, in the last step.
+        expert_share: Expert name -> mean weight in the expert steps.
+        tokens_per_second: Of both levels, over the time spent in steps.
+        peak_memory_gb: Largest memory in use so far, 10^9 bytes.
+    """
+
+    step: int
+    train_loss: float
+    router_loss: float | None
+    valid_loss: float | None
+    learning_rate: float
+    expert_share: dict[str, float]
+    tokens_per_second: float
+    peak_memory_gb: float
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """An expert step, and the router phase if one was due, is complete.
+
+    Only here can the trainer be saved for an exact resume.
+
+    Attributes:
+        step: Expert steps so far.
+        valid_loss: Given where a save is due; nats per token, the lowest is the best.
+    """
+
+    step: int
+    valid_loss: float | None
+
+
+@dataclass
+class Sums:
+    """Of the steps of one level since the last report."""
+
+    loss: float = 0.0
+    tokens: int = 0
+    share: list[float] = field(default_factory=list)
+
+    def add(self, result: StepResult) -> None:
+        """Add one step, weighted by its tokens."""
+        shares = [s * result.tokens for s in result.share]
+        before = self.share or [0.0] * len(shares)
+        self.share = [a + b for a, b in zip(before, shares, strict=True)]
+        self.loss += result.loss * result.tokens
+        self.tokens += result.tokens
+
+    @property
+    def mean_loss(self) -> float | None:
+        """Nats per token; None without a step."""
+        return self.loss / self.tokens if self.tokens else None
+
+
+@dataclass
+class Position:
+    """Where training stands, apart from the arrays."""
+
+    step: int = 0
+    router_step: int = 0
+    expert_sums: Sums = field(default_factory=Sums)
+    router_sums: Sums = field(default_factory=Sums)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> Position:
+        """The inverse of `to_dict`."""
+        sums = ("expert_sums", "router_sums")
+        return Position(**{**values, **{name: Sums(**values[name]) for name in sums}})
