@@ -30,6 +30,11 @@ def run(main: Callable[[], None]) -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(OK)
+    except OSError as error:  # a full disk, a folder that may not be written
+        reason = error.strerror or str(error)
+        where = f": {error.filename!r}" if error.filename is not None else ""
+        say(f"error: {reason}{where}")
+        sys.exit(BAD_INPUT)
     except KeyboardInterrupt:
         say("interrupted")
         sys.exit(INTERRUPTED)

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -15,6 +16,9 @@ from typing import Any
 
 TAKEN = (errno.EEXIST, errno.ENOTEMPTY)
 """How systems say that a folder cannot be renamed to the name of another one."""
+
+LEFTOVER = re.compile(r"\..+-[0-9a-f]{16}(\.tmp(\..+)?)?")
+"""The temporary names of `replacing` and `replacing_dir`."""
 
 
 def cache_dir() -> Path:
@@ -60,6 +64,19 @@ def replacing_dir(path: Path) -> Iterator[Path]:
         _put_folder(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed `replacing` and `replacing_dir` left anywhere in `folder`.
+
+    Nothing else may be writing there.
+    """
+    for path in sorted(folder.rglob(".*-*")):
+        if LEFTOVER.fullmatch(path.name):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

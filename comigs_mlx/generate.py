@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,9 +62,18 @@ class GenerateConfig:
         if self.seed < 0:
             yield f"--seed {self.seed} must be at least 0"
         for name in ("trace", "html"):
-            file = getattr(self, name)
-            if file is not None and not Path(file).expanduser().parent.is_dir():
-                yield f"--{name} {file}: there is no folder {Path(file).parent}"
+            if (file := getattr(self, name)) is not None:
+                yield from _unwritable(f"--{name} {file}", Path(file).expanduser())
+
+
+def _unwritable(option: str, file: Path) -> Iterator[str]:
+    """Known before the answer is made, not after."""
+    if not file.parent.is_dir():
+        yield f"{option}: there is no folder {file.parent}"
+    elif file.is_dir():
+        yield f"{option}: this is a folder, give a file in it"
+    elif not os.access(file.parent, os.W_OK):
+        yield f"{option}: you may not write in {file.parent}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

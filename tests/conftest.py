@@ -2,9 +2,12 @@
 
 import comigs_mlx  # noqa: F401  isort: skip
 
+import warnings
+
 import pytest
 
 import tests.tiny as tiny
+from comigs_mlx import command, train
 
 
 @pytest.fixture(autouse=True)
@@ -31,3 +34,37 @@ def tiny_folder(tmp_path_factory):
 def text_folder(tmp_path_factory):
     """train.txt, valid.txt and test.txt of a few hundred short documents."""
     return tiny.write_text(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture
+def cli(capsys, monkeypatch):
+    """Run a command as a process would: (main, flags) -> exit code, stdout, stderr."""
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # put back
+
+    def run(main, *argv, **options):
+        capsys.readouterr()
+        code = 0
+        try:
+            command.run(lambda: main([*argv, *tiny.flags(**options)]))
+        except SystemExit as end:
+            code = end.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(tiny_folder, text_folder, tmp_path_factory):
+    """(options of train) -> the folder of a run of the tiny model, trained once."""
+    root, made = tmp_path_factory.mktemp("runs"), {}
+
+    def folder(family="llama", bits=None, **options):
+        key = (family, bits, *sorted(options.items()))
+        if key not in made:
+            made[key] = root / str(len(made))
+            paths = {"model": tiny_folder(family, bits), "data": text_folder}
+            given = {**tiny.TRAINING, **paths, "run": made[key], **options}
+            train.main(tiny.flags(**given))
+        return made[key]
+
+    return folder

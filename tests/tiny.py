@@ -25,7 +25,7 @@ def write_model(folder, family="llama", bits=None, seed=0):
     weights = dict(tree_flatten(model.parameters()))
     mx.save_safetensors(str(folder / "model.safetensors"), weights, {"format": "mlx"})
     config = {
-        **families.CONFIGS[family],
+        **{**families.CONFIGS, **families.MIXTURES_OF_EXPERTS}[family],
         "model_type": family,
         "vocab_size": VOCABULARY,
         "eos_token_id": 256,
@@ -61,7 +61,7 @@ def write_text(folder, documents=200, seed=0):
     for name, letters, share in (
         ("train", "abcdefgh", 1.0),
         ("valid", "ijklmnop", 0.2),
-        ("test", "qrstuvwx", 0.2),
+        ("test", "qrstuvwx", 0.05),
     ):
         words = ["".join(rng.choices(letters, k=rng.randint(2, 6))) for _ in range(40)]
         texts = [
@@ -70,3 +70,24 @@ def write_text(folder, documents=200, seed=0):
         ]
         Path(folder / f"{name}.txt").write_text("\n\n".join(texts) + "\n")
     return folder
+
+
+TRAINING = {
+    "seq_len": 16,
+    "batch_size": 2,
+    "rank": 2,
+    "steps": 6,
+    "router_every": 2,
+    "router_steps": 2,
+    "report_every": 4,
+    "save_every": 2,
+}
+
+
+def flags(**options):
+    """`seq_len=16, json=True` -> `--seq-len 16 --json`."""
+    given = []
+    for name, value in options.items():
+        given.append("--" + name.replace("_", "-"))
+        given += [] if value is True else [str(value)]
+    return given

@@ -137,14 +137,18 @@ class Mixture:
         self.on_detach(put_before(mlp, MixtureMLP))
 
     def _rehearse(self) -> None:
-        """Build one forward pass, unevaluated, and see that every block was routed."""
+        """Build one forward pass, unevaluated: is every block routed and mixed back?"""
         try:
             with self.collecting() as blocks:
-                self.model(mx.zeros((1, 1), mx.int32))
-            reason = f"{len(blocks)} of {len(self.sites)} blocks were routed"
+                logits = self.model(mx.zeros((1, 1), mx.int32))
+            fits = len(blocks) == len(self.sites) and logits.shape[:-1] == (1, 1)
+            reason = (
+                f"{len(blocks)} of {len(self.sites)} blocks were routed, and one "
+                f"token's logits have shape {logits.shape}"
+            )
         except Exception as error:
-            blocks, reason = [], str(error)
-        if len(blocks) != len(self.sites):
+            fits, reason = False, str(error)
+        if not fits:
             raise UnsupportedModel(
                 f"base model family {family_name(self.model)!r} does not run with "
                 f"experts attached: {reason}"

@@ -51,12 +51,12 @@ def read(folder: Path, mixture: Mixture) -> int | None:
     """Load what `write` wrote into a mixture of the same shape.
 
     Returns:
-        The training step of the files; None if they are of different steps, in which
-        case nothing has been loaded.
+        The training step of the files; None if they are of different steps or one is
+        missing, in which case nothing has been loaded.
 
     Raises:
-        RunError: If a file is missing or unreadable, or a tensor does not fit; nothing
-            has been loaded then.
+        RunError: If a file is unreadable, or a tensor does not fit; nothing has been
+            loaded then.
     """
     files = [
         *(
@@ -66,6 +66,8 @@ def read(folder: Path, mixture: Mixture) -> int | None:
         folder / "specialist" / "experts.safetensors",
         folder / "router" / "router.safetensors",
     ]
+    if not all(file.is_file() for file in files):
+        return None
     loaded = [_load(file) for file in files]
     steps = {metadata.get("step") for _, metadata in loaded}
     if len(steps) != 1:

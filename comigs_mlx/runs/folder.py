@@ -21,20 +21,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from comigs_mlx.config import dump_yaml, from_dict
-from comigs_mlx.errors import ComigsError, RunError
-from comigs_mlx.files import replacing_dir, write_json, write_text
+from comigs_mlx.config import dump_yaml
+from comigs_mlx.errors import RunError
+from comigs_mlx.files import replacing_dir, sweep, write_json, write_text
 from comigs_mlx.model import params
 from comigs_mlx.model.base import Base, fingerprint, load_base
 from comigs_mlx.model.demo import quiet
 from comigs_mlx.model.mixture import Mixture
-from comigs_mlx.options import ExpertOptions
-from comigs_mlx.runs import experts
+from comigs_mlx.runs import description, experts
 from comigs_mlx.training import checkpoint
 from comigs_mlx.training.records import Boundary, Report
 from comigs_mlx.training.trainer import Trainer
 
-FORMAT_VERSION = 1
 BEST = "best.json"
 
 
@@ -50,11 +48,20 @@ class RunFolder:
 
     def check_new(self) -> None:
         """Raise `RunError` if something is there already."""
-        if self.path.exists() and any(self.path.iterdir()):
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path} is a file: choose a folder with --run")
+        # A process killed right at its start leaves hidden files only.
+        found = self.path.iterdir() if self.path.exists() else []
+        if not all(file.name.startswith(".") for file in found):
             raise RunError(
                 f"{self.path} exists: add --resume to continue it, or choose another "
                 "folder with --run"
             )
+
+    def check_resumable(self) -> None:
+        """Raise `RunError` if no run was begun here."""
+        if not self.config.is_file():
+            raise RunError(f"nothing to resume: there is no run at {self.path}")
 
     def check_exists(self) -> None:
         """Raise `RunError` if there is no run here."""
@@ -88,16 +95,16 @@ class RunFolder:
             lock.release()
 
     def create(self, config: Any, mixture: Mixture, base_id: str, base: str) -> None:
-        """Write the run's configuration and description.
+        """Write the run's configuration and description, also of one that goes on.
 
         Args:
             config: The resolved configuration.
-            mixture: Attached, its values not yet trained.
+            mixture: Attached.
             base_id: How the base model was named.
             base: Its fingerprint.
         """
         write_text(self.config, dump_yaml(config))
-        write_json(self.info, describe(mixture, base_id, base))
+        write_json(self.info, description.describe(mixture, base_id, base))
 
     def save(
         self, trainer: Trainer, boundary: Boundary, identity: dict[str, Any]
@@ -109,11 +116,17 @@ class RunFolder:
             boundary: That boundary; without a validation loss it cannot be the best.
             identity: See `training.checkpoint.save`.
         """
-        base_id = self.read_info()["base_model"]["id"]
         if self._improves(boundary):
-            self._save_best(trainer.mixture, base_id, boundary)
+            self._save_best(trainer.mixture, boundary)
         checkpoint.save(trainer, self.states, identity, trainer.saving.keep)
-        experts.write(self.path, trainer.mixture, base_id, boundary.step)
+        self.write_experts(trainer.mixture, boundary.step)
+
+    def write_experts(self, mixture: Mixture, step: int) -> None:
+        """Write the experts and routers in use, as they are after `step`."""
+        experts.write(self.path, mixture, self._base_id(), step)
+
+    def _base_id(self) -> str:
+        return description.base_model(self.read_info())[0]
 
     def _improves(self, boundary: Boundary) -> bool:
         """Whether this is the best save; also when it is the best one, made again."""
@@ -122,14 +135,24 @@ class RunFolder:
         best = self.best()
         return best is None or boundary.valid_loss < best[1] or best[0] == boundary.step
 
-    def _save_best(self, mixture: Mixture, base_id: str, boundary: Boundary) -> None:
+    def _save_best(self, mixture: Mixture, boundary: Boundary) -> None:
         folder = self.path / "best" / f"step-{boundary.step:07d}"
         with replacing_dir(folder) as temporary:
-            experts.write(temporary, mixture, base_id, boundary.step)
+            experts.write(temporary, mixture, self._base_id(), boundary.step)
             write_json(temporary / BEST, dataclasses.asdict(boundary))
-        for old in checkpoint.saves(self.path / "best"):
-            if old != folder:
-                shutil.rmtree(old, ignore_errors=True)
+        self._prune_best(boundary.step)
+
+    def _prune_best(self, step: int) -> None:
+        for folder in checkpoint.saves(self.path / "best"):
+            if folder.name != f"step-{step:07d}":
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def tidy(self, keep: int) -> None:
+        """Remove what a killed process left: temporary files and saves too many."""
+        sweep(self.path)
+        checkpoint.prune(self.states, keep)
+        if (best := self.best()) is not None:
+            self._prune_best(best[0])
 
     def best(self) -> tuple[int, float] | None:
         """Step and validation loss of the best save so far."""
@@ -166,14 +189,7 @@ class RunFolder:
             RunError: If it is missing, damaged or of another format version.
         """
         self.check_exists()
-        try:
-            info: dict[str, Any] = json.loads(self.info.read_text(encoding="utf-8"))
-            version = info["format_version"]
-        except (ValueError, KeyError) as error:
-            raise RunError(f"{self.info} is damaged: {error!r}") from error
-        if version != FORMAT_VERSION:
-            raise RunError(f"{self.info} has format {version}, this version reads 1")
-        return info
+        return description.read(self.info)
 
     def load(
         self, best: bool = False, report: Callable[[str], None] = quiet
@@ -189,70 +205,37 @@ class RunFolder:
                 trained on, or the run's files do not fit.
         """
         info = self.read_info()
-        base = load_base(info["base_model"]["id"], report)
+        base_id, expected = description.base_model(info)
+        options = description.expert_options(info)
+        base = load_base(base_id, report)
         found = fingerprint(base.model, base.config)
-        if found != info["base_model"]["fingerprint"]:
+        if found != expected:
             raise RunError(
                 f"{base.id} is not the base model {self.path} was trained on: its "
-                f"fingerprint is {found[:12]}, the run's "
-                f"{info['base_model']['fingerprint'][:12]}"
+                f"fingerprint is {found[:12]}, the run's {expected[:12]}"
             )
-        mixture = Mixture(base.model, expert_options(info))
-        self._load_values(mixture, info["base_model"]["id"], best)
+        mixture = Mixture(base.model, options)
+        self._load_values(mixture, best)
         return base, mixture
 
-    def _load_values(self, mixture: Mixture, base_id: str, best: bool) -> None:
+    def _load_values(self, mixture: Mixture, best: bool) -> None:
         if best:
             if (chosen := self.best()) is None:
                 raise RunError(f"{self.path} has no best save yet")
-            experts.read(self.path / "best" / f"step-{chosen[0]:07d}", mixture)
+            folder = self.path / "best" / f"step-{chosen[0]:07d}"
+            if experts.read(folder, mixture) is None:
+                raise RunError(f"{folder} is incomplete: leave out --best")
         elif experts.read(self.path, mixture) is None:
-            self._repair(mixture, base_id)
+            self._repair(mixture)
 
-    def _repair(self, mixture: Mixture, base_id: str) -> None:
+    def _repair(self, mixture: Mixture) -> None:
         """Write the experts again from the newest state: a save was interrupted."""
+        if not checkpoint.saves(self.states):
+            raise RunError(
+                f"{self.path} has no complete experts, and no save in "
+                f"{self.states.name}/ to make them from: train it with --resume"
+            )
         newest = checkpoint.latest(self.states)
         step = checkpoint.read_state(newest)["position"]["step"]
         mixture.model.update(params.unflatten(checkpoint.load_values(newest)))
-        experts.write(self.path, mixture, base_id, step)
-
-
-def describe(mixture: Mixture, base_id: str, base: str) -> dict[str, Any]:
-    """The content of comigs.json; `scale` is the final multiplier."""
-    options = mixture.options
-    return {
-        "format_version": FORMAT_VERSION,
-        "base_model": {"id": base_id, "fingerprint": base},
-        "generalists": options.generalists,
-        "specialists": options.specialists,
-        "rank": options.rank,
-        "scale": options.scale,
-        "top_k": options.top_k,
-        "router": options.router_type,
-        "num_layers": len(mixture.sites),
-        "attention_lora": options.attention_lora,
-        "targets": experts.targets(mixture),
-    }
-
-
-def expert_options(info: dict[str, Any]) -> ExpertOptions:
-    """The options that attach the mixture that comigs.json describes.
-
-    Raises:
-        RunError: If a value is missing or cannot work.
-    """
-    try:
-        values = {
-            "generalists": info["generalists"],
-            "specialists": info["specialists"],
-            "rank": info["rank"],
-            "alpha": info["scale"] * info["rank"],
-            "scaling": "lora",
-            "top_k": info["top_k"],
-            "router_type": info["router"],
-            "num_layers": info["num_layers"],
-            "attention_lora": info["attention_lora"],
-        }
-        return from_dict(ExpertOptions, values)
-    except (KeyError, TypeError, ComigsError) as error:
-        raise RunError(f"comigs.json does not describe a mixture: {error}") from error
+        self.write_experts(mixture, step)

@@ -73,7 +73,7 @@ def session(config: TrainConfig, say: Say) -> Iterator[Session]:
     """
     folder = RunFolder(config.folder)
     if config.resume:
-        folder.check_exists()
+        folder.check_resumable()
     else:
         folder.check_new()
     splits = load_splits(config.data.data)
@@ -93,9 +93,12 @@ def session(config: TrainConfig, say: Say) -> Iterator[Session]:
     }
     with folder.in_use():
         if config.resume:
-            _resume(trainer, folder, identity, say)
-        else:
-            folder.create(config, mixture, base.id, found)
+            _restore(trainer, folder, identity, say)
+        folder.tidy(config.saving.keep)
+        resumable = dataclasses.replace(config, resume=False)
+        folder.create(resumable, mixture, base.id, found)
+        if trainer.position.step:  # the process may have been killed before this
+            folder.write_experts(mixture, trainer.position.step)
         yield Session(trainer, folder, identity, documents)
 
 
@@ -137,9 +140,14 @@ def make_trainer(
     return Trainer(mixture, train, router_train, first, config.training, config.saving)
 
 
-def _resume(
+def _restore(
     trainer: Trainer, folder: RunFolder, identity: dict[str, Any], say: Say
 ) -> None:
+    """Go to the newest save, or stay at the beginning where there is none yet."""
+    if not checkpoint.saves(folder.states):
+        folder.cut_metrics(0)
+        say("nothing was saved yet: starting from the beginning")
+        return
     newest = checkpoint.latest(folder.states)
     fixed = {key: value for key, value in identity.items() if key != "data"}
     stored = checkpoint.restore(trainer, newest, fixed)

@@ -3,7 +3,7 @@
     step-0000040/
         values.safetensors            experts, attention LoRA and routers
         optimizer_state.safetensors   both optimisers, by the index of their group
-        trainer_state.json            position, identity, SHA-256 of the two files
+        trainer_state.json            position, identity, SHA-256 of all three
 
 The folder gets its name only when it is complete, so a process killed while saving
 leaves none. Batches and initial values are functions of the seed and of counters, so
@@ -12,6 +12,7 @@ that no random state has to be kept.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -48,18 +49,24 @@ def save(trainer: Trainer, states: Path, identity: dict[str, Any], keep: int) ->
     folder = states / f"step-{trainer.position.step:07d}"
     values = params.flatten(params.select(trainer.mixture.model, params.ROLES))
     with replacing_dir(folder) as temporary:
-        mx.save_safetensors(str(temporary / VALUES), values)
-        mx.save_safetensors(str(temporary / OPTIMIZERS), _optimizers(trainer))
+        for name, arrays in ((VALUES, values), (OPTIMIZERS, _optimizers(trainer))):
+            # In one order, so that a resumed run writes the same bytes.
+            mx.save_safetensors(str(temporary / name), dict(sorted(arrays.items())))
         content = {
             "format_version": FORMAT_VERSION,
             "position": trainer.position.to_dict(),
             "identity": identity,
             "sha256": {name: sha256(temporary / name) for name in (VALUES, OPTIMIZERS)},
         }
-        write_json(temporary / STATE, content)
-    for old in sorted(saves(states))[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        write_json(temporary / STATE, {**content, "seal": _seal(content)})
+    prune(states, keep)
     return folder
+
+
+def prune(states: Path, keep: int) -> None:
+    """Remove all saves but the newest `keep`."""
+    for old in saves(states)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def saves(states: Path) -> list[Path]:
@@ -106,7 +113,8 @@ def restore(trainer: Trainer, save: Path, identity: dict[str, Any]) -> dict[str,
         mine = {
             k[len(prefix) :]: v for k, v in optimizers.items() if k.startswith(prefix)
         }
-        group.optimizer.state = params.unflatten(mine)
+        rate = group.optimizer.state["learning_rate"]  # may differ from the saved run's
+        group.optimizer.state = {**params.unflatten(mine), "learning_rate": rate}
     trainer.position = Position.from_dict(state["position"])
     stored: dict[str, Any] = state["identity"]
     return stored
@@ -121,8 +129,8 @@ def read_state(save: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = json.loads((save / STATE).read_text(encoding="utf-8"))
         version = state["format_version"]
-        damaged = [n for n, d in state["sha256"].items() if sha256(save / n) != d]
-    except (OSError, ValueError, KeyError) as error:
+        damaged = _damaged(save, state) if version == FORMAT_VERSION else []
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(
             f"{save} is incomplete ({error}): remove it to resume from the save before"
         ) from error
@@ -163,6 +171,17 @@ def _foreign(stored: dict[str, Any], mine: dict[str, Any]) -> Iterator[str]:
     for key, value in mine.items():
         if stored.get(key) != value:
             yield f"{key} is {stored.get(key)!r} there, {value!r} here"
+
+
+def _damaged(save: Path, state: dict[str, Any]) -> list[str]:
+    """Names of the files of a save that are not what was written."""
+    content = {key: value for key, value in state.items() if key != "seal"}
+    files = [n for n, d in state["sha256"].items() if sha256(save / n) != d]
+    return files + [STATE] * (state["seal"] != _seal(content))
+
+
+def _seal(state: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def _shapes(values: dict[str, mx.array]) -> dict[str, tuple[int, ...]]:

@@ -7,6 +7,7 @@ and resumed exactly (`training.checkpoint`).
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 
@@ -21,6 +22,11 @@ from comigs_mlx.options import SavingOptions, TrainingOptions
 from comigs_mlx.training.evaluation import Evaluator
 from comigs_mlx.training.levels import Level, StepResult, expert_group, router_group
 from comigs_mlx.training.records import Boundary, Position, Report, Step, Sums
+
+ADVICE = (
+    "the last save is kept: lower --learning-rate (also possible with --resume), or "
+    "check the data"
+)
 
 
 class Trainer:
@@ -94,7 +100,7 @@ class Trainer:
 
         Raises:
             TrainingError: If a loss or gradient is not finite, or a group of parameters
-                gets no gradient; the mixture keeps its last good values.
+                gets no gradient; a step that fails changes no value.
         """
         while self.position.step < self.options.steps:
             yield self._expert_step()
@@ -137,9 +143,8 @@ class Trainer:
         self._seconds += time.perf_counter() - start
         if not result.finite:
             raise TrainingError(
-                f"loss or gradient became NaN or infinite in {name} step {index}; the "
-                "values before that step are kept: lower --learning-rate and start "
-                "again, or check the data"
+                f"loss or gradient became NaN or infinite in {name} step {index}; "
+                f"{ADVICE}"
             )
         self._check_gradients(result, name, index)
         return result
@@ -161,7 +166,13 @@ class Trainer:
             )
 
     def _valid_loss(self) -> float:
-        return self.evaluator.score(self.valid).loss
+        loss = self.evaluator.score(self.valid).loss
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"validation loss is {loss} after expert step {self.position.step}; "
+                f"{ADVICE}"
+            )
+        return loss
 
     def _report(self, valid_loss: float | None) -> Report:
         position, names = self.position, self.mixture.options.names

@@ -42,7 +42,7 @@ def poisoned(batch):
     """`batch` with one token that breaks the model of `poison`."""
     tokens = batch.tokens.copy()
     tokens[-1, 3] = POISON
-    return Batch(tokens, batch.mask, batch.documents)
+    return batch._replace(tokens=tokens)
 
 
 def batch_of(seed, rows=2, length=12, counted=None):

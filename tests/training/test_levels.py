@@ -136,12 +136,12 @@ def naive_objective(mixture, flat, batch, options):
 class TestRouterGradient:
     """Against central differences of an independent computation of the objective."""
 
-    STEP = 2e-3
+    STEP = 5e-3
 
     def test_equals_central_differences(self, mixture):
         options = TrainingOptions(balance_weight=0.5, generalist_importance=3.0)
         _, routers = levels_of(mixture, options)
-        batch = batch_of(5, length=8, counted=6)
+        batch = clear_cut(mixture, 0.05)
         others = params.select(mixture.model, params.EXPERTS)
         trained = params.select(mixture.model, params.ROUTERS)
         tokens, mask = mx.array(batch.tokens), mx.array(batch.mask)
@@ -158,11 +158,12 @@ class TestRouterGradient:
         directions = [{path: g / size for path, g in gradients.items()}]
         for _ in range(5):
             some = {p: rng.normal(size=g.shape) for p, g in gradients.items()}
-            directions.append(some)
+            length = math.sqrt(sum((d**2).sum() for d in some.values()))
+            directions.append({path: d / length for path, d in some.items()})
         for direction in directions:
             expected = sum((direction[p] * g).sum() for p, g in gradients.items())
             found = self.slope(mixture, flat, direction, batch, options)
-            assert found == pytest.approx(expected, abs=0.01 * size)
+            assert found == pytest.approx(expected, abs=2e-3 * size)
 
     def slope(self, mixture, flat, direction, batch, options):
         ends, choices = [], []
@@ -173,9 +174,20 @@ class TestRouterGradient:
             total, chosen = naive_objective(mixture, as_mx(moved), batch, options)
             ends.append(total)
             choices.append(chosen)
-        # Where a token changes its experts the objective jumps: not differentiable.
         assert all(np.array_equal(a, b) for a, b in zip(*choices, strict=True))
         return (ends[0] - ends[1]) / (2 * self.STEP)
+
+
+def clear_cut(mixture, margin):
+    """A batch whose choice of experts does not hang by a hair, where it would jump."""
+    k, seed = mixture.options.top_k, 0
+    while True:
+        batch = batch_of(seed, rows=1, length=8, counted=6)
+        _, routing = mixture(mx.array(batch.tokens[:, :-1]))
+        z = np.sort(np.log(np.array(routing.probabilities)), axis=-1)[..., ::-1]
+        if k == z.shape[-1] or (z[..., k - 1] - z[..., k]).min() > margin:
+            return batch
+        seed += 1
 
 
 def as_mx(flat):
@@ -227,12 +239,11 @@ class TestAccumulation:
             assert np.abs(after_two[path] - expected).max() <= 1e-4
 
     def test_tokens_that_do_not_count_change_nothing(self):
-        other = batch_of(3)
         hidden = self.FEW.tokens.copy()
-        hidden[:, 4:] = other.tokens[:, 4:]
-        changed_batch = type(self.FEW)(hidden, self.FEW.mask, self.FEW.documents)
+        hidden[:, 4:] = batch_of(3).tokens[:, 4:]
+        other = self.FEW._replace(tokens=hidden)
         _, gradient, _ = self.first_moments([self.FEW])
-        _, found, _ = self.first_moments([changed_batch])
+        _, found, _ = self.first_moments([other])
         assert same(gradient, found)
 
 
@@ -330,10 +341,10 @@ class TestStepResult:
 
     @pytest.mark.parametrize("accumulated", [1, 2])
     def test_what_is_not_finite_changes_nothing(self, mixture, accumulated):
+        poison(mixture)
         experts, _ = levels_of(mixture)
         experts.step([batch_of(0)])
         before, moments = values(mixture), state(experts)
-        poison(mixture)
         result = experts.step([poisoned(batch_of(1)), batch_of(2)][:accumulated])
         assert not result.finite
         assert same(before, values(mixture))

@@ -1,0 +1,84 @@
+"""comigs.json: which base model, and what shape of mixture on it (a public format)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from comigs_mlx.config import from_dict
+from comigs_mlx.errors import ComigsError, RunError
+from comigs_mlx.model.mixture import Mixture
+from comigs_mlx.options import ExpertOptions
+from comigs_mlx.runs import experts
+
+FORMAT_VERSION = 1
+
+
+def read(file: Path) -> dict[str, Any]:
+    """The content of the file, of this format version.
+
+    Raises:
+        RunError: If it is damaged or of another format version.
+    """
+    try:
+        info: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        version = info["format_version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{file} is damaged: {error!r}") from error
+    if version != FORMAT_VERSION:
+        raise RunError(f"{file} has format {version}, this version reads 1")
+    return info
+
+
+def describe(mixture: Mixture, base_id: str, base: str) -> dict[str, Any]:
+    """The content of comigs.json; `scale` is the final multiplier."""
+    options = mixture.options
+    return {
+        "format_version": FORMAT_VERSION,
+        "base_model": {"id": base_id, "fingerprint": base},
+        "generalists": options.generalists,
+        "specialists": options.specialists,
+        "rank": options.rank,
+        "scale": options.scale,
+        "top_k": options.top_k,
+        "router": options.router_type,
+        "num_layers": len(mixture.sites),
+        "attention_lora": options.attention_lora,
+        "targets": experts.targets(mixture),
+    }
+
+
+def base_model(info: dict[str, Any]) -> tuple[str, str]:
+    """Id and fingerprint of the base model in comigs.json.
+
+    Raises:
+        RunError: If they are missing.
+    """
+    match info.get("base_model"):
+        case {"id": str(base_id), "fingerprint": str(digest)}:
+            return base_id, digest
+    raise RunError("comigs.json does not describe a base model")
+
+
+def expert_options(info: dict[str, Any]) -> ExpertOptions:
+    """The options that attach the mixture that comigs.json describes.
+
+    Raises:
+        RunError: If a value is missing or cannot work.
+    """
+    try:
+        values = {
+            "generalists": info["generalists"],
+            "specialists": info["specialists"],
+            "rank": info["rank"],
+            "alpha": info["scale"] * info["rank"],
+            "scaling": "lora",
+            "top_k": info["top_k"],
+            "router_type": info["router"],
+            "num_layers": info["num_layers"],
+            "attention_lora": info["attention_lora"],
+        }
+        return from_dict(ExpertOptions, values)
+    except (KeyError, TypeError, ComigsError) as error:
+        raise RunError(f"comigs.json does not describe a mixture: {error}") from error

@@ -1,0 +1,232 @@
+"""Text with a trace: the routing of every position, however mlx-lm read it."""
+
+import functools
+import importlib
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx_lm.generate import generate_step
+from mlx_lm.models.cache import make_prompt_cache
+
+from comigs_mlx.errors import ConfigError
+from comigs_mlx.inference.generate import (
+    Generation,
+    Recorder,
+    Sampling,
+    prompt_tokens,
+)
+from comigs_mlx.model.base import load_base
+from comigs_mlx.model.mixture import Mixture
+from comigs_mlx.options import ExpertOptions
+from tests.model.naive import randomise
+
+PROMPT = list(b"Dear diary, today we")
+
+
+@pytest.fixture
+def speaker(tiny_folder):
+    """(family, options) -> a base with random experts that matter, and its mixture."""
+
+    def make(family="llama", **options):
+        base = load_base(str(tiny_folder(family)))
+        mixture = Mixture(base.model, ExpertOptions(**options))
+        randomise(mixture.model, std=0.2)
+        return base, mixture
+
+    return make
+
+
+def full_pass(mixture, tokens):
+    """Weights `[tokens, layers, E]` of one forward pass without a cache."""
+    _, routing = mixture(mx.array([tokens]))
+    return np.array(routing.weights[:, 0].transpose(1, 0, 2))
+
+
+def answer(base, mixture, max_tokens=8, prompt=PROMPT, **sampling):
+    generation = Generation(base, mixture, prompt, max_tokens, Sampling(**sampling))
+    list(generation)
+    return generation
+
+
+@pytest.mark.parametrize("options", [{}, {"specialists": 3, "top_k": 2}])
+@pytest.mark.parametrize("prefill", [1, 3, 7, 2048])
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+def test_recorder_equals_a_full_pass_at_every_position(
+    speaker, family, prefill, options
+):
+    base, mixture = speaker(family, **options)
+    recorder = Recorder(mixture)
+    steps = generate_step(
+        mx.array(PROMPT), recorder, max_tokens=6, prefill_step_size=prefill
+    )
+    tokens = PROMPT + [token for token, _ in steps]
+    assert len(tokens) == len(PROMPT) + 6
+    found = recorder.weights(len(tokens))
+    expected = full_pass(mixture, tokens)
+    assert found.shape == (len(tokens), 2, mixture.options.experts)
+    assert np.abs(found - expected).max() < 1e-5
+    # Neighbours differ by far more than that, so that no position is off by one.
+    assert np.abs(np.diff(expected, axis=0)).max(axis=(1, 2)).min() > 1e-3
+
+
+def test_trace_equals_a_full_pass(speaker, monkeypatch):
+    """Through `stream_generate`, with a prompt that is read in several chunks."""
+    small = functools.partial(generate_step, prefill_step_size=6)
+    module = importlib.import_module("mlx_lm.generate")  # not the function of that name
+    monkeypatch.setattr(module, "generate_step", small)
+    base, mixture = speaker(specialists=2)
+    generation = answer(base, mixture)
+    trace = generation.trace()
+    tokens = PROMPT + [piece.id for piece in generation.pieces]
+    assert [token.id for token in trace.tokens] == tokens
+    assert [token.prompt for token in trace.tokens] == [
+        position < len(PROMPT) for position in range(len(tokens))
+    ]
+    weights = np.array([token.weights for token in trace.tokens])
+    assert np.abs(weights - full_pass(mixture, tokens)).max() < 1e-5
+    assert trace.experts == ["generalist", "specialist", "specialist-1"]
+    assert trace.layers == ["model.layers.0.mlp", "model.layers.1.mlp"]
+    assert trace.model == base.id
+
+
+def test_tokens_are_those_of_greedy_full_passes(speaker):
+    base, mixture = speaker()
+    generation = answer(base, mixture, max_tokens=6)
+    tokens = list(PROMPT)
+    for piece in generation.pieces:
+        logits, _ = mixture(mx.array([tokens]))
+        assert piece.id == logits[0, -1].argmax().item()
+        tokens.append(piece.id)
+    assert [piece.finish_reason for piece in generation.pieces] == [None] * 5 + [
+        "length"
+    ]
+
+
+def test_the_last_token_of_a_stopped_answer_is_routed_too(speaker):
+    """An answer that ends with EOS: its weights stand in the trace like any other's."""
+    base, mixture = speaker()
+    (first, *_) = answer(base, mixture, max_tokens=3).pieces
+    base.tokenizer.eos_token_ids = {first.id}
+    generation = answer(base, mixture, max_tokens=5)
+    assert [piece.finish_reason for piece in generation.pieces] == ["stop"]
+    tokens = [*PROMPT, first.id]
+    weights = [token.weights for token in generation.trace().tokens]
+    assert np.abs(np.array(weights) - full_pass(mixture, tokens)).max() < 1e-5
+
+
+def test_a_trace_of_an_answer_left_early(speaker):
+    base, mixture = speaker()
+    generation = Generation(base, mixture, PROMPT, 50, Sampling())
+    for _, piece in zip(range(3), generation, strict=False):
+        assert piece.finish_reason is None
+    tokens = PROMPT + [piece.id for piece in generation.pieces]
+    assert len(tokens) == len(PROMPT) + 3
+    weights = np.array([token.weights for token in generation.trace().tokens])
+    assert np.abs(weights - full_pass(mixture, tokens)).max() < 1e-5
+
+
+def test_a_prompt_of_one_token(speaker):
+    base, mixture = speaker()
+    generation = answer(base, mixture, max_tokens=2, prompt=PROMPT[:1])
+    tokens = PROMPT[:1] + [piece.id for piece in generation.pieces]
+    weights = np.array([token.weights for token in generation.trace().tokens])
+    assert np.abs(weights - full_pass(mixture, tokens)).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("selection", "weights"),
+    [
+        ("base", [0.0, 0.0]),
+        ("generalist", [1.0, 0.0]),
+        ("specialist", [0.0, 1.0]),
+        ((0.25, 0.5), [0.25, 0.5]),
+    ],
+)
+def test_selections_that_fix_the_weights(speaker, selection, weights):
+    base, mixture = speaker()
+    with mixture.selected(selection):
+        trace = answer(base, mixture, max_tokens=3).trace()
+    found = np.array([token.weights for token in trace.tokens])
+    assert found.shape == (len(PROMPT) + 3, 2, 2)
+    assert np.array_equal(found, np.broadcast_to(np.float32(weights), found.shape))
+
+
+def test_base_speaks_like_the_bare_model(speaker):
+    base, mixture = speaker()
+    with mixture.selected("base"):
+        ours = [piece.id for piece in answer(base, mixture).pieces]
+    mixed = [piece.id for piece in answer(base, mixture).pieces]
+    mixture.detach()
+    steps = generate_step(mx.array(PROMPT), base.model, max_tokens=8)
+    assert ours == [token for token, _ in steps]
+    assert ours != mixed
+
+
+def test_a_seed_draws_the_same_text_again(speaker):
+    base, mixture = speaker()
+
+    def ids(seed):
+        generation = answer(base, mixture, 12, temperature=1.5, seed=seed)
+        return [piece.id for piece in generation.pieces]
+
+    assert ids(1) == ids(1)
+    assert ids(1) != ids(2)
+
+
+def test_text_is_the_pieces_and_the_tokenizers_own(speaker):
+    base, mixture = speaker()
+    generation = answer(base, mixture, max_tokens=12)
+    ids = [piece.id for piece in generation.pieces]
+    assert generation.text == "".join(piece.text for piece in generation.pieces)
+    assert generation.text == base.tokenizer.decode(ids)
+
+
+def test_weights_are_asked_for_by_position(speaker):
+    """The first ones, also when more has been read by now."""
+    _, mixture = speaker()
+    recorder = Recorder(mixture)
+    cache = make_prompt_cache(recorder)
+    for token in PROMPT[:6]:
+        recorder(mx.array([[token]]), cache=cache)
+    expected = full_pass(mixture, PROMPT[:6])
+    for count in (1, 4, 6):
+        assert np.abs(recorder.weights(count) - expected[:count]).max() < 1e-5
+
+
+def test_recorder_passes_for_the_model(speaker):
+    base, mixture = speaker()
+    recorder = Recorder(mixture)
+    assert recorder.layers is base.model.layers
+    assert len(make_prompt_cache(recorder)) == 2
+    logits = recorder(mx.array([PROMPT]))
+    assert mx.array_equal(logits, base.model(mx.array([PROMPT])))
+    assert not hasattr(recorder, "no_such_thing")
+
+
+class TestPromptTokens:
+    def test_chat_template_ends_where_the_assistant_begins(self, speaker):
+        base, _ = speaker()
+        tokens = prompt_tokens(base.tokenizer, "Hi", system="Be kind.")
+        assert base.tokenizer.decode(tokens) == (
+            "<|im_start|>system\nBe kind.<|im_end|>\n"
+            "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+        )
+
+    def test_without_template_the_prompt_is_continued(self, speaker):
+        base, _ = speaker()
+        assert prompt_tokens(base.tokenizer, "Hi", template=False) == list(
+            base.tokenizer.encode("Hi", add_special_tokens=False)
+        )
+
+    @pytest.mark.parametrize(
+        ("arguments", "text"),
+        [
+            ({"prompt": "Hi", "system": "x"}, "a system prompt needs the model's chat"),
+            ({"prompt": ""}, "the prompt is empty: give some text with --prompt"),
+        ],
+    )
+    def test_what_cannot_be_asked(self, speaker, arguments, text):
+        base, _ = speaker()
+        with pytest.raises(ConfigError, match=text):
+            prompt_tokens(base.tokenizer, template=False, **arguments)

@@ -1,0 +1,37 @@
+"""`python killed.py OWNER NAME COUNT train-flags...`: train, but die at one call.
+
+In place of the COUNTth call of OWNER.NAME the process gets SIGKILL, or SIGINT where
+COUNT begins with `int:`, and then goes on with the call.
+"""
+
+import os
+import signal
+import sys
+
+import comigs_mlx  # noqa: F401  isort: skip
+
+import mlx.core
+
+from comigs_mlx import command, train
+from comigs_mlx.training.levels import Level
+
+OWNERS = {"os": os, "mx": mlx.core, "Level": Level}
+
+
+def main():
+    owner, name, count, *argv = sys.argv[1:]
+    number = signal.SIGINT if count.startswith("int:") else signal.SIGKILL
+    left = [int(count.removeprefix("int:"))]
+    inner = getattr(OWNERS[owner], name)
+
+    def call(*args, **kwargs):
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), number)
+        return inner(*args, **kwargs)
+
+    setattr(OWNERS[owner], name, call)
+    command.run(lambda: train.main(argv))
+
+
+main()

@@ -1,0 +1,227 @@
+"""`python -m comigs_mlx.evaluate`, against a plain loop over windows."""
+
+import json
+import math
+import shutil
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+import tests.tiny as tiny
+from comigs_mlx.evaluate import main
+from comigs_mlx.runs.folder import RunFolder
+from tests.runs.compare import tree
+
+EOS = 256
+OPTIONS = {"specialists": 2, "steps": 4, "learning_rate": 0.02}
+
+
+@pytest.fixture(scope="module")
+def run(trained):
+    return trained(**OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def loaded(run):
+    return RunFolder(run).load()
+
+
+def documents_of(text):
+    """Blocks between blank lines."""
+    return [block.strip("\n") for block in text.split("\n\n") if block.strip()]
+
+
+def by_hand(loaded, text, selection, seq_len):
+    """Losses of all predicted tokens in float64, and the mean expert weights."""
+    base, mixture = loaded
+    stream = []
+    for document in documents_of(text):
+        stream += base.tokenizer.encode(document, add_special_tokens=False) + [EOS]
+    losses, weights = [], []
+    with mixture.selected(selection):
+        for start in range(0, len(stream) - 1, seq_len):
+            window = stream[start : start + seq_len + 1]
+            logits, routing = mixture(mx.array([window[:-1]]))
+            z = np.array(logits[0]).astype(np.float64)
+            picked = z[np.arange(len(z)), window[1:]]
+            losses += (np.log(np.exp(z).sum(-1)) - picked).tolist()
+            weights.append(np.array(routing.weights)[:, 0])
+    assert len(losses) == len(stream) - 1
+    return losses, np.concatenate(weights, axis=1).astype(np.float64)
+
+
+def results(cli, run, *flags, **options):
+    code, out, err = cli(main, "--json", *flags, run=run, **options)
+    assert code == 0, err
+    return json.loads(out)
+
+
+class TestJson:
+    @pytest.mark.parametrize("options", [{}, {"seq_len": 7, "batch_size": 5}])
+    def test_is_what_a_plain_loop_over_windows_gives(
+        self, cli, run, loaded, text_folder, options
+    ):
+        found = results(cli, run, **options)
+        text = (text_folder / "test.txt").read_text()
+        seq_len = options.get("seq_len", tiny.TRAINING["seq_len"])
+        assert found.keys() == {
+            "split",
+            "tokens",
+            "documents",
+            "results",
+            "expert_share",
+        }
+        assert found["split"] == "test"
+        assert found["documents"] == len(documents_of(text)) == 10
+        names = {
+            "base": "base",
+            "generalist": "generalist",
+            "specialist": "specialist",
+            "mixture": "auto",
+        }
+        assert found["results"].keys() == names.keys()
+        for name, selection in names.items():
+            losses, weights = by_hand(loaded, text, selection, seq_len)
+            one = found["results"][name]
+            assert one.keys() == {"loss", "perplexity", "ci95"}
+            assert found["tokens"] == len(losses)
+            assert one["loss"] == pytest.approx(np.mean(losses), rel=1e-6)
+            assert one["perplexity"] == pytest.approx(math.exp(np.mean(losses)))
+            low, high = one["ci95"]
+            assert low < one["perplexity"] < high
+        assert list(found["expert_share"]) == [
+            "generalist",
+            "specialist",
+            "specialist-1",
+        ]
+        expected = weights.mean((0, 1)).tolist()  # of the mixture, the last one
+        assert list(found["expert_share"].values()) == pytest.approx(expected, rel=1e-5)
+        assert len({one["loss"] for one in found["results"].values()}) == 4
+
+    def test_does_not_depend_on_the_batch_size(self, cli, run):
+        found = [results(cli, run, experts="auto", batch_size=n) for n in (1, 3, 64)]
+        for other in found[1:]:
+            assert other["tokens"] == found[0]["tokens"]
+            for name, one in other["results"].items():
+                expected = found[0]["results"][name]
+                assert one["loss"] == pytest.approx(expected["loss"], rel=1e-6)
+                assert one["ci95"] == pytest.approx(expected["ci95"], rel=1e-5)
+
+    def test_is_the_same_every_time(self, cli, run):
+        assert results(cli, run, experts="auto") == results(cli, run, experts="auto")
+
+    @pytest.mark.parametrize("split", ["valid", "all"])
+    def test_of_another_split(self, cli, run, loaded, text_folder, split):
+        found = results(cli, run, split=split, experts="base", seq_len=128)
+        names = ["train", "valid", "test"] if split == "all" else [split]
+        text = "\n\n".join((text_folder / f"{n}.txt").read_text() for n in names)
+        losses, _ = by_hand(loaded, text, "base", 128)
+        assert found["results"]["base"]["loss"] == pytest.approx(np.mean(losses))
+        assert found["tokens"] == len(losses)
+        assert found["split"] == split
+
+    @pytest.mark.parametrize(
+        ("experts", "selection", "name"),
+        [
+            ("auto", "auto", "mixture"),
+            ("specialist", "specialist", "specialist"),
+            ("0.3,0.5,0.2", (0.3, 0.5, 0.2), "mixture"),
+        ],
+    )
+    def test_of_one_selection(
+        self, cli, run, loaded, text_folder, experts, selection, name
+    ):
+        found = results(cli, run, experts=experts)
+        text = (text_folder / "test.txt").read_text()
+        losses, weights = by_hand(loaded, text, selection, tiny.TRAINING["seq_len"])
+        assert found["results"].keys() == {name}
+        assert found["results"][name]["loss"] == pytest.approx(np.mean(losses))
+        shares = list(found["expert_share"].values())
+        assert shares == pytest.approx(weights.mean((0, 1)).tolist(), rel=1e-5)
+
+    def test_of_other_text(self, cli, run, loaded, tmp_path):
+        text = "some words\n\n\nand more words\n\nno end of line"
+        (tmp_path / "other.txt").write_text(text)
+        found = results(cli, run, data=tmp_path / "other.txt", split="all")
+        losses, _ = by_hand(loaded, text, "auto", tiny.TRAINING["seq_len"])
+        assert found["documents"] == 3
+        assert found["results"]["mixture"]["loss"] == pytest.approx(np.mean(losses))
+
+    def test_of_the_best_save(self, cli, run):
+        base, mixture = RunFolder(run).load(best=True)
+        step, valid_loss = RunFolder(run).best()
+        found = results(cli, run, "--best", split="valid", experts="auto")
+        # The 40 documents fill more than the batches whose loss chose the best save.
+        assert step in (2, 4)
+        assert found["results"]["mixture"]["loss"] != valid_loss
+        assert found["results"]["mixture"]["loss"] == pytest.approx(valid_loss, rel=0.1)
+
+    def test_is_alone_on_stdout(self, cli, run):
+        code, out, err = cli(main, "--json", run=run)
+        assert code == 0
+        assert out.count("\n") == 1
+        assert "batch 1/" in err
+
+
+def test_table_has_the_numbers_of_the_json(cli, run):
+    expected = results(cli, run)
+    _, out, _ = cli(main, run=run)
+    lines = out.splitlines()
+    assert lines[0] == f"test: 10 documents, {expected['tokens']} tokens predicted"
+    for line, (name, one) in zip(lines[2:6], expected["results"].items(), strict=True):
+        loss, perplexity, low, _, high = line.split()[1:]
+        assert line.split()[0] == name
+        assert float(loss) == pytest.approx(one["loss"], abs=6e-5)
+        assert float(perplexity) == pytest.approx(one["perplexity"], abs=6e-3)
+        assert [float(low), float(high)] == pytest.approx(one["ci95"], abs=6e-3)
+    assert lines[6].startswith("expert share: generalist ")
+
+
+def test_without_specialists_they_are_left_out(cli, trained):
+    run = trained(specialists=0, steps=2)
+    found = results(cli, run)
+    assert found["results"].keys() == {"base", "generalist", "mixture"}
+    assert found["expert_share"] == {"generalist": pytest.approx(1.0)}
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        ("flags", "expected"),
+        [
+            ({"experts": "nobody"}, "unknown experts 'nobody'"),
+            ({"experts": "0.5,0.5"}, "expected 3 weights"),
+            ({"experts": "0,0,0"}, "use base instead"),
+            ({"experts": "1,x,0"}, "expected auto, base, generalist"),
+            ({"split": "rest"}, "invalid choice: 'rest'"),
+            ({"seq_len": 0}, "--seq-len 0 must be at least 1"),
+            ({"data": "/no/such/text"}, "no such file or folder"),
+            ({"run": "/no/such/run"}, "no run at /no/such/run"),
+        ],
+    )
+    def test_in_one_line_and_nothing_changes(self, cli, run, flags, expected):
+        before = tree(run)
+        code, out, err = cli(main, **{"run": run, **flags})
+        *_, last = err.splitlines()
+        assert (code, out) == (2, "")
+        assert last.startswith("error: ")
+        assert expected in last
+        assert tree(run) == before
+
+    def test_without_a_run(self, cli):
+        expected = "error: --run DIR is missing: the folder of a run\n"
+        assert cli(main) == (2, "", expected)
+
+    def test_an_empty_split(self, cli, run, tmp_path):
+        (tmp_path / "train.txt").write_text("a\n\nb\n")
+        (tmp_path / "valid.txt").write_text("c\n")
+        code, _, err = cli(main, run=run, data=tmp_path)
+        assert code == 2
+        assert "test is empty (documents: train 2, valid 1, test 0)" in err
+
+    def test_no_best_save(self, cli, run, tmp_path):
+        copy = shutil.copytree(run, tmp_path / "run")
+        shutil.rmtree(copy / "best")
+        code, _, err = cli(main, "--best", run=copy)
+        assert code == 2
+        assert err.endswith("has no best save yet\n")

@@ -1,0 +1,197 @@
+"""`python -m comigs_mlx.generate`, against mlx-lm and a plain forward pass."""
+
+import json
+import os
+import re
+import shutil
+
+import mlx.core as mx
+import mlx_lm
+import numpy as np
+import pytest
+
+from comigs_mlx.generate import main
+from comigs_mlx.runs.folder import RunFolder
+from tests.runs.compare import tree
+
+OPTIONS = {"specialists": 2, "steps": 4, "learning_rate": 0.02}
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
+
+
+@pytest.fixture(scope="module")
+def run(trained):
+    return trained(**OPTIONS)
+
+
+def generated(cli, run, prompt="hello", **options):
+    code, out, err = cli(main, run=run, prompt=prompt, **options)
+    assert code == 0, err
+    assert out.endswith("\n")
+    return out[:-1]
+
+
+def prompt_ids(tokenizer, prompt):
+    messages = [{"role": "user", "content": prompt}]
+    return tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_dict=False
+    )
+
+
+class TestText:
+    @pytest.mark.parametrize("family", ["llama", "gpt2"])
+    def test_of_base_is_mlx_lm_s_own(self, cli, trained, tiny_folder, family):
+        run = trained(family, **OPTIONS)
+        model, tokenizer = mlx_lm.load(str(tiny_folder(family)))
+        prompt = prompt_ids(tokenizer, "hello")
+        expected = mlx_lm.generate(model, tokenizer, prompt=prompt, max_tokens=24)
+        assert expected
+        assert generated(cli, run, experts="base", max_tokens=24) == expected
+
+    def test_of_the_generalist_is_the_adapter_s_in_mlx_lm(self, cli, run, tiny_folder):
+        adapter = str(run / "generalist")
+        model, tokenizer = mlx_lm.load(str(tiny_folder()), adapter_path=adapter)
+        prompt = prompt_ids(tokenizer, "hello")
+        expected = mlx_lm.generate(model, tokenizer, prompt=prompt, max_tokens=24)
+        assert generated(cli, run, experts="generalist", max_tokens=24) == expected
+
+    def test_without_the_template_continues_the_prompt(self, cli, run, tiny_folder):
+        model, tokenizer = mlx_lm.load(str(tiny_folder()))
+        ids = tokenizer.encode("hello", add_special_tokens=False)
+        assert len(ids) == 5
+        expected = mlx_lm.generate(model, tokenizer, prompt=ids, max_tokens=8)
+        flags = {"ignore_chat_template": True, "experts": "base", "max_tokens": 8}
+        assert generated(cli, run, **flags) == expected
+
+    def test_of_auto_is_greedy_over_full_forward_passes(self, cli, run):
+        base, mixture = RunFolder(run).load()
+        tokens = list(prompt_ids(base.tokenizer, "hello"))
+        made = []
+        for _ in range(8):
+            logits, _ = mixture(mx.array([tokens]))
+            made.append(int(mx.argmax(logits[0, -1])))
+            tokens.append(made[-1])
+            if made[-1] in base.tokenizer.eos_token_ids:
+                made.pop()
+                break
+        expected = base.tokenizer.decode(made)
+        assert generated(cli, run, max_tokens=8) == expected
+
+    def test_selections_differ(self, cli, run):
+        texts = {
+            generated(cli, run, experts=who, max_tokens=24)
+            for who in ("base", "generalist", "specialist", "auto", "0.1,0.2,0.7")
+        }
+        assert len(texts) >= 4
+
+    def test_a_seed_decides_what_is_drawn(self, cli, run):
+        options = {"temp": 1.0, "max_tokens": 16}
+        first = generated(cli, run, seed=1, **options)
+        assert generated(cli, run, seed=1, **options) == first
+        assert generated(cli, run, seed=2, **options) != first
+
+    def test_a_system_prompt_comes_first(self, cli, run, tmp_path):
+        trace = tmp_path / "trace.json"
+        generated(cli, run, system_prompt="be kind", trace=trace, max_tokens=1)
+        tokens = json.loads(trace.read_text())["tokens"]
+        prompt = "".join(token["text"] for token in tokens if token["prompt"])
+        assert prompt.startswith("<|im_start|>system\nbe kind<|im_end|>\n")
+        assert "user\nhello" in prompt
+
+
+class TestTrace:
+    @pytest.fixture
+    def trace(self, cli, run, tmp_path):
+        file = tmp_path / "trace.json"
+        text = generated(cli, run, "a prompt", trace=file, max_tokens=12)
+        return text, json.loads(file.read_text())
+
+    def test_has_the_public_format(self, trace, tiny_folder):
+        text, found = trace
+        assert found.keys() == {"model", "experts", "layers", "tokens"}
+        assert found["model"] == str(tiny_folder())
+        assert found["experts"] == ["generalist", "specialist", "specialist-1"]
+        assert found["layers"] == ["model.layers.0.mlp", "model.layers.1.mlp"]
+        for token in found["tokens"]:
+            assert token.keys() == {"id", "text", "prompt", "weights"}
+            assert np.shape(token["weights"]) == (2, 3)
+            assert np.allclose(np.sum(token["weights"], -1), 1, atol=1e-5)
+        order = [token["prompt"] for token in found["tokens"]]
+        assert order == sorted(order, reverse=True)
+        own = [token["text"] for token in found["tokens"] if not token["prompt"]]
+        assert "".join(own) == text
+
+    def test_weights_are_those_of_a_full_forward_pass(self, trace, run):
+        _, found = trace
+        _, mixture = RunFolder(run).load()
+        _, routing = mixture(mx.array([[token["id"] for token in found["tokens"]]]))
+        expected = np.array(routing.weights)[:, 0].transpose(1, 0, 2)
+        weights = np.array([token["weights"] for token in found["tokens"]])
+        assert np.abs(weights - expected).max() <= 2e-5
+        assert (weights == 0).any()  # top-2 of 3
+
+    def test_is_summed_up_for_people(self, cli, run):
+        _, _, err = cli(main, run=run, prompt="hi", max_tokens=4)
+        assert re.search(r"^\d+ % specialist", err, re.MULTILINE)
+        _, _, err = cli(main, run=run, prompt="hi", max_tokens=4, experts="base")
+        assert "specialist" not in err
+
+    def test_page_escapes_what_the_prompt_says(self, cli, run, tmp_path):
+        page, data = tmp_path / "who.html", tmp_path / "who.json"
+        generated(cli, run, HOSTILE, html=page, trace=data, max_tokens=2)
+        text = "".join(t["text"] for t in json.loads(data.read_text())["tokens"])
+        assert HOSTILE in text  # as it is in the data
+        content = page.read_text()
+        assert "alert(1)" not in re.sub(r"(?s)<script[^>]*>.*?</script>", "", content)
+        assert "<img src=x" not in content
+        assert "</script><script>alert" not in content
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        ("flags", "expected"),
+        [
+            ({"prompt": ""}, "--prompt TEXT is missing"),
+            ({"experts": "nobody"}, "unknown experts 'nobody'"),
+            ({"experts": "1,2"}, "expected 3 weights"),
+            ({"max_tokens": 0}, "--max-tokens 0 must be at least 1"),
+            ({"temp": -1.0}, "--temp -1.0 must be at least 0"),
+            ({"top_p": 0.0}, "--top-p 0.0 must be above 0"),
+            ({"seed": -1}, "--seed -1 must be at least 0"),
+            ({"run": "/no/such/run"}, "no run at /no/such/run"),
+            ({"trace": "/no/such/folder/x.json"}, "there is no folder /no/such/folder"),
+            ({"html": "/no/such/folder/x.html"}, "there is no folder /no/such/folder"),
+        ],
+    )
+    def test_in_one_line_and_nothing_changes(self, cli, run, flags, expected):
+        before = tree(run)
+        code, out, err = cli(main, **{"run": run, "prompt": "hello", **flags})
+        *_, last = err.splitlines()
+        assert (code, out) == (2, "")
+        assert last.startswith("error: ")
+        assert expected in last
+        assert tree(run) == before
+
+    def test_a_trace_that_could_not_be_written_before_anything_is_said(
+        self, cli, run, tmp_path, monkeypatch
+    ):
+        outcome = cli(main, run=run, prompt="hello", trace=tmp_path)
+        assert outcome[:2] == (2, "")
+        assert "this is a folder" in outcome[2]
+        monkeypatch.setattr(os, "access", lambda path, mode: False)
+        outcome = cli(main, run=run, prompt="hello", html=tmp_path / "x.html")
+        assert outcome[:2] == (2, "")
+        assert f"you may not write in {tmp_path}" in outcome[2]
+
+    def test_specialists_where_there_are_none(self, cli, trained):
+        run = trained(specialists=0, steps=2)
+        code, _, err = cli(main, run=run, prompt="x", experts="specialist")
+        assert code == 2
+        assert err.endswith("this mixture has no specialist\n")
+
+    def test_a_run_cut_short(self, cli, run, tmp_path):
+        copy = shutil.copytree(run, tmp_path / "run")
+        file = copy / "specialist" / "experts.safetensors"
+        file.write_bytes(file.read_bytes()[:100])
+        code, out, err = cli(main, run=copy, prompt="x")
+        assert (code, out) == (2, "")
+        assert f"cannot read {file}" in err

@@ -1,0 +1,133 @@
+"""Held-out loss: exact means, whatever the batches, and an interval around them."""
+
+import math
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from comigs_mlx.data.batches import evaluation_batches
+from comigs_mlx.data.tokens import TokenStream
+from comigs_mlx.options import ExpertOptions
+from comigs_mlx.training.evaluation import Evaluator, Score
+from tests.training.setting import batch_of, mixture_of
+
+SEQ_LEN = 8
+OPTIONS = ExpertOptions(rank=2, specialists=2, top_k=2)
+
+
+@pytest.fixture(scope="module")
+def mixture():
+    return mixture_of(OPTIONS, std=0.1)
+
+
+def stream_of(lengths, seed=0):
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(0, 60, sum(lengths)).astype(np.int32)
+    documents = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+    return TokenStream(tokens, documents)
+
+
+STREAM = stream_of([5, 13, 2, 9, 1, 11])
+
+
+def by_hand(mixture, stream):
+    """Document -> losses of its targets, window by window; and all weights."""
+    losses, weights = {}, []
+    for start in range(0, len(stream.tokens) - 1, SEQ_LEN):
+        window = stream.tokens[start : start + SEQ_LEN + 1]
+        logits, routing = mixture(mx.array(window[None, :-1]))
+        weights.append(np.array(routing.weights)[:, 0])
+        for i, target in enumerate(window[1:]):
+            z = np.array(logits[0, i]).astype(np.float64)
+            loss = math.log(np.exp(z).sum()) - z[target]
+            losses.setdefault(int(stream.documents[start + i + 1]), []).append(loss)
+    return losses, np.concatenate(weights, axis=1)  # [layers, targets, E]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 64])
+def test_score_is_the_mean_over_tokens_whatever_the_batches(mixture, batch_size):
+    losses, weights = by_hand(mixture, STREAM)
+    batches = evaluation_batches(STREAM, SEQ_LEN, batch_size)
+    score = Evaluator(mixture).score(batches)
+    flat = [loss for document in losses.values() for loss in document]
+    assert score.token_count == len(flat) == len(STREAM.tokens) - 1
+    assert score.loss == pytest.approx(np.mean(flat), rel=1e-6)
+    assert score.perplexity == pytest.approx(math.exp(np.mean(flat)), rel=1e-5)
+    assert score.tokens == {d: len(own) for d, own in losses.items()}
+    for document, own in losses.items():
+        assert score.losses[document] == pytest.approx(sum(own), rel=1e-5)
+    expected = weights.mean((0, 1)).tolist()
+    assert score.share == pytest.approx(expected, rel=1e-5)
+    assert sum(score.share) == pytest.approx(1.0)
+
+
+def test_every_selection_is_measured_as_it_computes(mixture):
+    evaluator = Evaluator(mixture)
+    found = {}
+    for selection in ("base", "generalist", "specialist", "auto", (0.2, 0.3, 0.5)):
+        with mixture.selected(selection):
+            losses, _ = by_hand(mixture, STREAM)
+        expected = np.mean([loss for own in losses.values() for loss in own])
+        for _ in range(2):  # also when its compiled form is used again
+            score = evaluator.score(evaluation_batches(STREAM, SEQ_LEN, 2), selection)
+            assert score.loss == pytest.approx(expected, rel=1e-6)
+        found[selection] = score
+    assert mixture.selection == "auto"
+    assert len({score.loss for score in found.values()}) == 5
+    assert found["base"].share == [0, 0, 0]
+    assert found["generalist"].share == pytest.approx([1, 0, 0])
+    assert found["specialist"].share[0] == 0
+    assert found[(0.2, 0.3, 0.5)].share == pytest.approx([0.2, 0.3, 0.5])
+
+
+def test_evaluator_follows_the_values(mixture):
+    evaluator = Evaluator(mixture)
+    before = evaluator.score([batch_of(0)]).loss
+    other = mixture_of(OPTIONS, std=0.2)
+    path = mixture.sites[0].mlp.router
+    saved, path.weight = path.weight, other.sites[0].mlp.router.weight
+    after = evaluator.score([batch_of(0)]).loss
+    path.weight = saved
+    assert after != before
+    assert evaluator.score([batch_of(0)]).loss == before
+
+
+def score_of(losses, tokens):
+    pairs = enumerate(zip(losses, tokens, strict=True))
+    score = Score()
+    for document, (loss, count) in pairs:
+        score.losses[document], score.tokens[document] = loss, count
+    return score
+
+
+class TestInterval:
+    def test_contains_the_estimate_and_is_the_same_every_time(self):
+        rng = np.random.default_rng(3)
+        tokens = rng.integers(1, 50, 200)
+        score = score_of(tokens * rng.normal(2.0, 0.3, 200), tokens.tolist())
+        low, high = score.interval()
+        assert low < score.perplexity < high
+        assert score.interval() == (low, high)
+        assert score.interval(seed=1) != (low, high)
+
+    def test_has_the_width_that_the_central_limit_gives(self):
+        rng = np.random.default_rng(4)
+        losses = rng.normal(2.0, 0.5, 2000)
+        low, high = score_of(losses, [1] * 2000).interval()
+        half = 1.96 * losses.std() / math.sqrt(2000)
+        assert math.log(low) == pytest.approx(losses.mean() - half, abs=0.15 * half)
+        assert math.log(high) == pytest.approx(losses.mean() + half, abs=0.15 * half)
+
+    def test_of_one_document_is_a_point(self):
+        score = score_of([6.0], [4])
+        assert score.interval() == pytest.approx((math.exp(1.5), math.exp(1.5)))
+
+    def test_resamples_documents_not_tokens(self):
+        # Equal documents leave nothing to resample, however their tokens differ.
+        low, high = score_of([8.0] * 50, [4] * 50).interval()
+        assert low == pytest.approx(high)
+
+
+def test_an_overflowing_perplexity_is_infinite():
+    assert score_of([800.0], [1]).perplexity == math.inf

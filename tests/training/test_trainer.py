@@ -1,0 +1,299 @@
+"""The bilevel schedule, its records, and when it stops."""
+
+import dataclasses
+import math
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from comigs_mlx.errors import TrainingError
+from comigs_mlx.model import params
+from comigs_mlx.options import ExpertOptions, SavingOptions, TrainingOptions
+from comigs_mlx.training.levels import Level, expert_group, router_group
+from comigs_mlx.training.records import Boundary, Report, Step
+from tests.training.setting import (
+    arrays,
+    batch_of,
+    changed,
+    mixture_of,
+    poison,
+    poisoned,
+    same,
+    source,
+    trainer_of,
+    values,
+)
+
+
+def shape_of(events):
+    """`E1 R1 report(1) |1` and so on, `*` where a validation loss was measured."""
+    words = []
+    for event in events:
+        if isinstance(event, Step):
+            words.append(f"{event.level[0].upper()}{event.index}")
+        elif isinstance(event, Report):
+            words.append(f"report({event.step})")
+        else:
+            words.append(f"|{event.step}{'*' * (event.valid_loss is not None)}")
+    return " ".join(words)
+
+
+class TestSchedule:
+    def test_a_router_phase_follows_every_so_many_expert_steps(self):
+        trainer = trainer_of(
+            steps=7,
+            router_every=3,
+            router_steps=2,
+            saving=SavingOptions(report_every=2, save_every=3),
+        )
+        assert trainer.steps_left == 7 + 2 * 2
+        assert shape_of(trainer.run()) == (
+            "E1 |1 E2 report(2) |2 E3 R1 R2 |3* E4 report(4) |4 E5 |5 "
+            "E6 R3 R4 report(6) |6* E7 report(7) |7*"
+        )
+        assert trainer.steps_left == 0
+
+    def test_steps_left_counts_both_levels(self):
+        trainer = trainer_of(steps=5, router_every=2, router_steps=3)
+        left = []
+        for event in trainer.run():
+            if isinstance(event, Step):
+                left.append(trainer.steps_left)
+        assert left == list(range(5 + 6))[::-1]
+
+    def test_each_level_reads_its_own_batches_once_and_in_order(self):
+        train, router_train = source(1), source(2)
+        trainer = trainer_of(
+            train=train, router_train=router_train, steps=4, grad_accumulation=3
+        )
+        list(trainer.run())
+        assert train.asked == list(range(12))
+        assert router_train.asked == [0, 1, 2, 3]
+
+    def test_experts_learn_from_train_and_routers_from_valid(self):
+        """The same as levels fed by hand: nothing else enters."""
+        trainer = trainer_of(steps=2, router_every=2, router_steps=1)
+        list(trainer.run())
+        mixture = mixture_of()
+        options = trainer.options
+        experts = Level(mixture, [expert_group(options)], options)
+        routers = Level(mixture, [router_group(options)], options)
+        experts.step([batch_of([1, 0])])
+        experts.step([batch_of([1, 1])])
+        routers.step([batch_of([2, 0])])
+        assert same(values(mixture), values(trainer.mixture))
+
+    @pytest.mark.parametrize("router", ["joint", "none"])
+    def test_without_alternation_no_validation_text_is_read(self, router):
+        router_train = source(2)
+        trainer = trainer_of(router_train=router_train, router=router)
+        before = values(trainer.mixture)
+        assert trainer.steps_left == 4
+        assert "R" not in shape_of(trainer.run())
+        assert router_train.asked == []
+        moved = changed(before, values(trainer.mixture))
+        routers = values(trainer.mixture, "router").keys()
+        assert moved == (
+            before.keys() if router == "joint" else before.keys() - routers
+        )
+
+    @pytest.mark.parametrize("router", ["alternating", "joint"])
+    def test_a_single_expert_has_no_router_to_train(self, router):
+        trainer = trainer_of(mixture_of(ExpertOptions(rank=2, specialists=0)))
+        before = values(trainer.mixture, "router")
+        assert (
+            shape_of(trainer.run()) == "E1 |1 E2 |2* E3 report(3) |3 E4 report(4) |4*"
+        )
+        assert same(before, values(trainer.mixture, "router"))
+        assert list(trainer.warnings()) == [
+            "one expert only: there is nothing to route",
+            "the run has its 4 steps already: raise --steps",
+        ]
+
+    def test_warns_where_the_router_would_never_be_trained(self):
+        trainer = trainer_of(steps=4, router_every=5)
+        (warning,) = trainer.warnings()
+        assert warning == (
+            "the router will not be trained: --steps 4 is less than --router-every 5"
+        )
+        assert not list(trainer_of().warnings())
+
+
+class TestRecords:
+    def test_reports_are_means_since_the_last_one(self):
+        trainer = trainer_of(
+            steps=5,
+            router_every=2,
+            router_steps=3,
+            saving=SavingOptions(report_every=2, save_every=4),
+        )
+        window, reports, boundaries = [], [], []
+        for event in trainer.run():
+            if isinstance(event, Step):
+                window.append(event)
+            elif isinstance(event, Boundary):
+                boundaries.append(event)
+            else:
+                reports.append(event)
+                for level, found in (
+                    ("expert", event.train_loss),
+                    ("router", event.router_loss),
+                ):
+                    own = [s for s in window if s.level == level]
+                    tokens = sum(s.tokens for s in own)
+                    total = sum(s.loss * s.tokens for s in own)
+                    assert found == (pytest.approx(total / tokens) if own else None)
+                assert sum(event.expert_share.values()) == pytest.approx(1.0)
+                assert list(event.expert_share) == ["generalist", "specialist"]
+                assert event.tokens_per_second > 0 < event.peak_memory_gb
+                window = []
+        assert [r.step for r in reports] == [2, 4, 5]
+        assert [r.valid_loss is None for r in reports] == [True, False, False]
+        assert reports[-1].router_loss is None
+        cosine = (1 + math.cos(math.pi * 4 / 5)) / 2
+        assert reports[-1].learning_rate == pytest.approx(2e-4 + 18e-4 * cosine)
+        assert boundaries[-1].valid_loss == reports[-1].valid_loss
+        assert boundaries[-1].valid_loss == trainer.evaluator.score(trainer.valid).loss
+
+    def test_expert_share_is_weighted_by_tokens(self):
+        short = batch_of(9, counted=2)
+        trainer = trainer_of(train=source(1, {1: short}), steps=2, router="none")
+        shares, tokens = [], []
+        step = trainer.experts.step
+
+        def noting(batches):
+            result = step(batches)
+            shares.append(result.share)
+            tokens.append(result.tokens)
+            return result
+
+        trainer.experts.step = noting
+        report = next(e for e in trainer.run() if isinstance(e, Report))
+        assert tokens == [24, 4]
+        expected = np.average(shares, axis=0, weights=tokens)
+        assert list(report.expert_share.values()) == pytest.approx(expected.tolist())
+
+    def test_trainable_counts_every_role(self):
+        trainer = trainer_of()
+        counted = {
+            role: sum(a.size for a in values(trainer.mixture, role).values())
+            for role in params.ROLES
+        }
+        assert trainer.trainable() == counted
+        everything = params.flatten(trainer.mixture.model.trainable_parameters())
+        assert sum(counted.values()) == sum(a.size for a in everything.values())
+
+
+class TestStops:
+    @pytest.mark.parametrize(
+        ("level", "index", "expected"),
+        [
+            ("expert", 3, "expert step 4"),  # right after a router phase
+            ("expert", 0, "expert step 1"),
+            ("router", 1, "router step 2"),  # within a phase
+        ],
+    )
+    def test_at_a_loss_that_is_no_number_and_keeps_the_values_before(
+        self, level, index, expected
+    ):
+        bad = {index: poisoned(batch_of([5, index]))}
+        sources = {"expert": "train", "router": "router_train"}
+        mixture = mixture_of()
+        poison(mixture)
+        trainer = trainer_of(mixture, **{sources[level]: source(5, bad)}, steps=6)
+        kept = [(values(mixture), optimisers(trainer))]
+
+        def run():
+            for _ in trainer.run():
+                kept.append((values(mixture), optimisers(trainer)))
+
+        with pytest.raises(TrainingError) as error:
+            run()
+        assert f"in {expected};" in str(error.value)
+        assert "--learning-rate" in str(error.value)
+        assert same(kept[-1][0], values(mixture))
+        assert same(kept[-1][1], optimisers(trainer))
+        done = trainer.position.step, trainer.position.router_step
+        assert done == {3: (3, 2), 0: (0, 0), 1: (2, 1)}[index]
+
+    def test_at_a_learning_rate_that_breaks_the_model(self):
+        trainer = trainer_of(learning_rate=1e30, steps=6)
+        with pytest.raises(TrainingError, match=r"NaN or infinite in expert step 2;"):
+            list(trainer.run())
+
+    def test_before_values_that_cannot_be_used_are_saved(self):
+        """The step was finite, but what it led to is not."""
+        saving = SavingOptions(save_every=1)
+        trainer = trainer_of(learning_rate=1e30, steps=6, saving=saving)
+        events = []
+        with pytest.raises(
+            TrainingError, match="validation loss is (nan|inf) after expert step 1"
+        ):
+            events.extend(trainer.run())
+        assert shape_of(events) == "E1"
+
+    @pytest.mark.parametrize(
+        ("level", "roles"),
+        [("train", "generalist, specialist"), ("router_train", "router")],
+    )
+    def test_where_no_gradient_arrives(self, level, roles):
+        nothing = batch_of(0, counted=0)
+        silent = source(1, dict.fromkeys(range(9), nothing))
+        trainer = trainer_of(**{level: silent}, steps=6)
+        with pytest.raises(TrainingError) as error:
+            list(trainer.run())
+        name = "router" if level == "router_train" else "expert"
+        assert str(error.value).startswith(
+            f"no gradient reaches the {roles} parameters in {name} step 2"
+        )
+
+
+def optimisers(trainer):
+    return arrays([g.optimizer.state for level in trainer.levels for g in level.groups])
+
+
+@pytest.mark.parametrize("options", [{}, {"grad_checkpoint": True}])
+def test_the_same_seed_gives_the_same_bits(options):
+    runs = []
+    for _ in range(2):
+        trainer = trainer_of(**options)
+        events = [timeless(event) for event in trainer.run()]
+        runs.append((events, values(trainer.mixture)))
+    assert runs[0][0] == runs[1][0]
+    assert same(runs[0][1], runs[1][1])
+
+
+def timeless(event):
+    if isinstance(event, Report):
+        return dataclasses.replace(event, tokens_per_second=0.0, peak_memory_gb=0.0)
+    return event
+
+
+def test_training_lowers_the_loss_of_what_can_be_learned():
+    """Rows of one repeated token: experts and routers both get better at them."""
+    row = np.full((2, 13), 7, np.int32)
+    easy = batch_of(0)._replace(tokens=row)
+    always = dict.fromkeys(range(200), easy)
+    trainer = trainer_of(
+        mixture_of(ExpertOptions()),
+        train=source(1, always),
+        router_train=source(2, always),
+        steps=60,
+        router_every=10,
+        learning_rate=1e-2,
+    )
+    steps = [event for event in trainer.run() if isinstance(event, Step)]
+    assert steps[-1].loss < 0.5 * steps[0].loss
+
+
+def test_options_reach_the_optimisers():
+    trainer = trainer_of(learning_rate=5e-3, weight_decay=0.25)
+    for level in trainer.levels:
+        (group,) = level.groups
+        assert group.optimizer.weight_decay == 0.25
+        assert group.optimizer.betas == [0.9, 0.95]
+        assert group.optimizer.bias_correction
+        assert group.optimizer.learning_rate.item() == pytest.approx(5e-3)
+    assert TrainingOptions().learning_rate == 2e-3
+    assert mx.array_equal(trainer.experts.groups[0].optimizer.step, mx.array(0))
