@@ -136,6 +136,15 @@ class TestBest:
         _, mixture = folder.load()
         assert same(values(mixture), seen[5])
 
+    def test_made_again_replaces_itself(self, tiny_folder, text_folder, tmp_path):
+        """After a resume with other text or rates the old one is of no run at all."""
+        config = config_of(tiny_folder, text_folder, tmp_path / "run")
+        with session(config, silent) as opened:
+            for loss in (2.0, 3.0):
+                boundary = Boundary(1, loss)
+                opened.folder.save(opened.trainer, boundary, opened.identity)
+        assert opened.folder.best() == (1, 3.0)
+
     def test_is_refused_where_there_is_none(self, saved, tmp_path):
         copy = shutil.copytree(saved[0].path, tmp_path / "run")
         (copy / "best" / "step-0000002" / "router" / "router.safetensors").unlink()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import tests.tiny as tiny
-from comigs_mlx.config import from_dict
+from comigs_mlx.config import from_dict, read_yaml
 from comigs_mlx.errors import ConfigError, DataError, RunError, UnsupportedModel
 from comigs_mlx.options import TrainConfig, train_config
 from comigs_mlx.runs.folder import RunFolder
@@ -123,6 +123,7 @@ class TestResume:
         assert opened.trainer.position.step == 8
         again = self.resumed(copy)
         assert again.training.steps == 8
+        assert read_yaml(copy / "config.yaml")["resume"] is False
         fresh = from_dict(TrainConfig, {"run": str(copy)})
         with (
             pytest.raises(RunError, match="exists: add --resume"),
