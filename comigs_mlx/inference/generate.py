@@ -112,10 +112,11 @@ class Generation:
         self._recorder = Recorder(mixture)
 
     def __iter__(self) -> Iterator[Piece]:
-        """Generate; may be left early."""
+        """Generate, from the start each time; may be left early."""
         from mlx_lm.generate import stream_generate
         from mlx_lm.sample_utils import make_sampler
 
+        self.pieces, self._recorder = [], Recorder(self.mixture)
         mx.random.seed(self.sampling.seed)
         sampler = make_sampler(self.sampling.temperature, self.sampling.top_p)
         responses = stream_generate(

@@ -79,6 +79,7 @@ class Mixture:
 
         Raises:
             UnsupportedModel: If the model's family does not fit; nothing is changed.
+            ConfigError: If the options ask for what the model does not have.
         """
         self.model = model
         self.options = options.resolved()
@@ -95,8 +96,13 @@ class Mixture:
                 self._attach(site, router, key)
             self._rehearse()
             mx.eval(params.select(model, params.ROLES))
-        except BaseException:
+        except BaseException as error:
             self.detach()
+            if isinstance(error, (AttributeError, TypeError, ValueError)):
+                raise UnsupportedModel(
+                    f"base model family {family_name(model)!r} cannot take experts: "
+                    f"{error}"
+                ) from error
             raise
 
     def _freeze(self) -> None:

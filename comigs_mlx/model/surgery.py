@@ -16,7 +16,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from comigs_mlx.errors import UnsupportedModel
+from comigs_mlx.errors import ConfigError, UnsupportedModel
 from comigs_mlx.model.experts import dimensions
 
 LINEARS = (nn.Linear, nn.QuantizedLinear)
@@ -64,6 +64,7 @@ def sites(model: nn.Module, num_layers: int = -1) -> list[Site]:
     """The sites of the last `num_layers` blocks (-1: all), first to last.
 
     Raises:
+        ConfigError: If there are not that many blocks.
         UnsupportedModel: If a block does not fit; the text names the family.
     """
     family = family_name(model)
@@ -71,6 +72,11 @@ def sites(model: nn.Module, num_layers: int = -1) -> list[Site]:
         raise UnsupportedModel(f"base model family {family!r} has no list of blocks")
     paths = {id(module): path for path, module in model.named_modules()}
     blocks = list(model.layers)
+    if num_layers > len(blocks):
+        raise ConfigError(
+            f"--num-layers {num_layers} is more than the {len(blocks)} blocks of the "
+            "base model: lower it, or take all with -1"
+        )
     chosen = blocks if num_layers == -1 else blocks[-num_layers:]
     return [_site(family, paths[id(block)], block) for block in chosen]
 

@@ -126,6 +126,12 @@ def test_a_trace_of_an_answer_left_early(speaker):
     assert np.abs(weights - full_pass(mixture, tokens)).max() < 1e-5
 
 
+def test_asking_again_begins_anew(speaker):
+    generation = answer(*speaker())
+    first = [piece.id for piece in generation], generation.trace()
+    assert ([piece.id for piece in generation], generation.trace()) == first
+
+
 def test_a_prompt_of_one_token(speaker):
     base, mixture = speaker()
     generation = answer(base, mixture, max_tokens=2, prompt=PROMPT[:1])

@@ -8,7 +8,7 @@ import pytest
 from mlx_lm.utils import _get_classes
 
 import tests.model.families as families
-from comigs_mlx.errors import UnsupportedModel
+from comigs_mlx.errors import ConfigError, UnsupportedModel
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.model.surgery import put_before, sites
 from comigs_mlx.options import ExpertOptions
@@ -146,8 +146,16 @@ def test_num_layers_counts_from_the_end(asked, found):
     assert paths == [f"model.h.{i}.mlp" for i in found]
 
 
-def test_more_layers_than_there_are_means_all():
-    assert len(sites(families.build("llama"), 99)) == 2
+def test_more_layers_than_there_are_is_an_error_as_in_mlx_lm():
+    with pytest.raises(ConfigError, match="--num-layers 3 is more than the 2 blocks"):
+        sites(families.build("llama"), 3)
+
+
+def test_a_model_that_cannot_be_frozen_is_refused_by_name():
+    model = families.build("llama")
+    del model._no_grad  # as in mlx-lm's recurrent_gemma, which skips Module.__init__
+    with pytest.raises(UnsupportedModel, match="'llama' cannot take experts"):
+        Mixture(model, ExpertOptions())
 
 
 @pytest.mark.parametrize("family", EXPERT_FAMILIES)
