@@ -25,6 +25,7 @@ from comigs_mlx import registry
 from comigs_mlx.errors import ConfigError, UnsupportedModel
 from comigs_mlx.model import params
 from comigs_mlx.model.experts import FanOut, MixBack, SharedLoRA, Switch, Wire
+from comigs_mlx.model.gate import Gate, MixtureMLP
 from comigs_mlx.model.routing import Choice, Routing, fixed_choice
 from comigs_mlx.model.surgery import Site, family_name, put_before, sites
 from comigs_mlx.options import ExpertOptions
@@ -32,37 +33,10 @@ from comigs_mlx.options import ExpertOptions
 Selection = str | tuple[float, ...]
 """auto, base, generalist, specialist, or one weight an expert."""
 
+Router = Callable[[mx.array, int, tuple[int, ...]], Choice]
+"""What a file of `model/routers` makes; see there."""
+
 SELECTIONS = ("auto", "base", "generalist", "specialist")
-
-
-class MixtureMLP:
-    """Goes before an MLP's own class: chooses experts, then runs the MLP's own code."""
-
-    _gate: Gate
-
-    def __call__(self, x: mx.array, *args: Any, **kwargs: Any) -> mx.array:
-        """The block's MLP of `x`, with the experts its gate chooses."""
-        with self._gate.open(x):
-            y: mx.array = super().__call__(x, *args, **kwargs)  # type: ignore[misc]
-        return y
-
-
-class Gate:
-    """Asks one block's router and hands the choice to that block's linears."""
-
-    def __init__(self, mixture: Mixture, mlp: nn.Module, wire: Wire):
-        self.mixture = mixture
-        self.mlp = mlp
-        self.wire = wire
-
-    @contextlib.contextmanager
-    def open(self, x: mx.array) -> Iterator[None]:
-        """For the time of the block, the linears run what is chosen for `x`."""
-        self.wire.choice = self.mixture.choose(self.mlp, x)
-        try:
-            yield
-        finally:
-            self.wire.choice = None
 
 
 class Mixture:
@@ -137,7 +111,7 @@ class Mixture:
     def _open(self, mlp: nn.Module, wire: Wire, router: nn.Module) -> None:
         """Give the MLP its router and a class that asks it first."""
         mlp.router = router
-        mlp._gate = Gate(self, mlp, wire)
+        mlp._gate = Gate(partial(self.choose, mlp.router), wire)
         self.on_detach(partial(mlp.__delattr__, "router"))
         self.on_detach(partial(mlp.__delattr__, "_gate"))
         self.on_detach(put_before(mlp, MixtureMLP))
@@ -234,12 +208,12 @@ class Mixture:
         }
         return tuple(ranges[selection])
 
-    def choose(self, mlp: nn.Module, x: mx.array) -> Choice | None:
-        """What `mlp` runs for its input `x` `[..., dims]`; None if no expert does."""
+    def choose(self, router: Router, x: mx.array) -> Choice | None:
+        """What a block runs for its input `x` `[..., dims]`; None if no expert does."""
         if isinstance(self._selection, tuple):
             choice = fixed_choice(self._selection, x)
         elif among := self.allowed(self._selection):
-            choice = mlp.router(x, min(self.options.top_k, len(among)), among)
+            choice = router(x, min(self.options.top_k, len(among)), among)
         else:
             return None
         if self._collected is not None:

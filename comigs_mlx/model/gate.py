@@ -1,0 +1,41 @@
+"""Between a block and its MLP: the experts are chosen, then the MLP's own code runs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import mlx.core as mx
+
+from comigs_mlx.model.experts import Wire
+from comigs_mlx.model.routing import Choice
+
+
+class Gate:
+    """Asks for one block's choice and hands it to that block's linears."""
+
+    def __init__(self, choose: Callable[[mx.array], Choice | None], wire: Wire):
+        self.choose = choose
+        self.wire = wire
+
+    @contextlib.contextmanager
+    def open(self, x: mx.array) -> Iterator[None]:
+        """For the time of the block, its linears run what is chosen for `x`."""
+        self.wire.choice = self.choose(x)
+        try:
+            yield
+        finally:
+            self.wire.choice = None
+
+
+class MixtureMLP:
+    """Goes before an MLP's own class (`surgery.put_before`)."""
+
+    _gate: Gate
+
+    def __call__(self, x: mx.array, *args: Any, **kwargs: Any) -> mx.array:
+        """The block's MLP of `x`, with the experts its gate chooses."""
+        with self._gate.open(x):
+            y: mx.array = super().__call__(x, *args, **kwargs)  # type: ignore[misc]
+        return y
