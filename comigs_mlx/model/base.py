@@ -28,6 +28,16 @@ DEMO = "demo"
 HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 ADVICE = "pass another folder or Hub id with --model, or `demo`"
 
+FILES = [
+    "*.json",
+    "*.jinja",
+    "*.tiktoken",
+    "*.txt",
+    "model*.safetensors",
+    "tokenizer.model",
+]
+"""What is fetched of a Hub model: mlx-lm's selection without its code."""
+
 BOOKKEEPING = {
     # who wrote the file
     "architectures",
@@ -136,12 +146,10 @@ def _locate(model_id: str, report: Report) -> Path:
 def _fetch(model_id: str, report: Report) -> Path:
     """The local snapshot of a Hub model, brought up to date."""
     from huggingface_hub import snapshot_download
-    from mlx_lm.utils import DEFAULT_ALLOW_PATTERNS
 
-    patterns = [p for p in DEFAULT_ALLOW_PATTERNS if p != "*.py"]
     report(f"looking for {model_id} on the Hugging Face Hub")
     try:
-        return Path(snapshot_download(model_id, allow_patterns=patterns))
+        return Path(snapshot_download(model_id, allow_patterns=FILES))
     except Exception as error:  # the Hub, its transport and its storage: four trees
         raise ModelError(_hub_problem(model_id, error)) from error
 
