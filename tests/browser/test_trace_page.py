@@ -43,6 +43,23 @@ def test_tokens_are_tinted_by_who_spoke(trace_page):
     assert neutral.endswith(", 0)")
 
 
+def test_the_legend_says_how_strong_the_strongest_tint_is(trace_page, tmp_path):
+    scale = trace_page.locator("#scale")
+    assert scale.inner_text() == "strongest tint: 100 % of one side"
+    tokens = [
+        token("a", (0.45, 0.55)),
+        token("b", (0.5, 0.5)),
+        token("c", (0.475, 0.525)),
+    ]
+    mild = Trace("demo", ["generalist", "specialist"], LAYERS[:1], tokens)
+    file = tmp_path / "mild.html"
+    file.write_text(to_html(mild), encoding="utf-8")
+    trace_page.goto(file.as_uri())
+    assert scale.inner_text() == "strongest tint: 55 % of one side"
+    assert background(trace_page, 0) == "rgba(230, 120, 0, 0.5)"
+    assert background(trace_page, 2) == "rgba(230, 120, 0, 0.25)"
+
+
 def test_hover_and_keys_show_the_layers(trace_page):
     tokens, detail = trace_page.locator(".token"), trace_page.locator("#detail")
     tokens.nth(1).hover()
