@@ -9,11 +9,11 @@ rm -rf "$run"
 
 echo "== 1 of 3: learn (a generalist, a specialist and a router; text stays here)"
 python -m comigs_mlx.train --run "$run" \
-    --steps 40 --batch-size 4 --seq-len 64 --router-every 10 --router-steps 4 \
-    --report-every 10 --save-every 20 --valid-batches 4
+    --steps 30 --batch-size 4 --seq-len 64 --router-every 10 --router-steps 4 \
+    --report-every 10 --save-every 15 --valid-batches 4
 
 echo "== 2 of 3: measure on documents it has not seen"
-python -m comigs_mlx.evaluate --run "$run" --split valid --batch-size 8 --seq-len 64
+python -m comigs_mlx.evaluate --run "$run" --split test --batch-size 8 --seq-len 64
 
 echo "== 3 of 3: speak, and show who spoke"
 python -m comigs_mlx.generate --run "$run" --ignore-chat-template --max-tokens 60 \
