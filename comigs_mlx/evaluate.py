@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from comigs_mlx.runs.folder import RunFolder
     from comigs_mlx.training.evaluation import Evaluator
 
-    folder = RunFolder(Path(config.run).expanduser())
+    folder = RunFolder(config.run)
     folder.check_exists()
     data = _data_options(config, folder.config)
     samples, kind = load_split(data["data"], config.split)

@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from comigs_mlx.inference.generate import Generation, Sampling, prompt_tokens
     from comigs_mlx.runs.folder import RunFolder
 
-    folder = RunFolder(Path(config.run).expanduser())
+    folder = RunFolder(config.run)
     base, mixture = folder.load(best=config.best, report=command.say)
     mixture.select(selection)
     tokens = prompt_tokens(

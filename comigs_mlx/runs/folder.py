@@ -39,12 +39,12 @@ BEST = "best.json"
 class RunFolder:
     """A run's folder; opening it reads nothing."""
 
-    def __init__(self, path: Path):
-        self.path = path
-        self.states = path / "state"
-        self.metrics = path / "metrics.jsonl"
-        self.config = path / "config.yaml"
-        self.info = path / "comigs.json"
+    def __init__(self, path: Path | str):
+        self.path = Path(path).expanduser()
+        self.states = self.path / "state"
+        self.metrics = self.path / "metrics.jsonl"
+        self.config = self.path / "config.yaml"
+        self.info = self.path / "comigs.json"
 
     def check_new(self) -> None:
         """Raise `RunError` if something is there already."""
