@@ -50,6 +50,11 @@ def show(text: str, end: str = "\n") -> None:
     print(text, end=end, flush=True)  # noqa: T201
 
 
+def on_terminal() -> bool:
+    """Whether a person watches stderr."""
+    return sys.stderr.isatty()
+
+
 @contextlib.contextmanager
 def progress(total: int, what: str) -> Iterator[Callable[[str], None]]:
     """Progress of `total` steps: a bar with speed and ETA, or plain lines.
@@ -57,7 +62,7 @@ def progress(total: int, what: str) -> Iterator[Callable[[str], None]]:
     Yields:
         A function to call after each step, with a few words on how it stands.
     """
-    if sys.stderr.isatty():
+    if on_terminal():
         with _bar(total, what) as advance:
             yield advance
     else:
@@ -75,17 +80,21 @@ def _bar(total: int, what: str) -> Iterator[Callable[[str], None]]:
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.table import Column
 
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=16),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("eta"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn(
+            "{task.fields[note]}",
+            table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
+        ),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=Console(stderr=True), expand=True) as bar:
         task = bar.add_task(what, total=total, note="")
         yield lambda note: bar.update(task, advance=1, note=note)
 

@@ -51,12 +51,14 @@ def _train(config: TrainConfig, opened: Session) -> None:
         _interrupts() as asked,
         command.progress(trainer.steps_left, "step") as advance,
     ):
+        means = ""
         for event in opened.run(stop=lambda: bool(asked)):
             if isinstance(event, Step):
-                advance(f"{event.level} loss {event.loss:.3f}")
+                advance(f"{event.level} loss {event.loss:.3f}{means}")
             elif isinstance(event, Report):
                 log(dataclasses.asdict(event))
                 command.say(line(event))
+                means = f"  | {line(event)}" if command.on_terminal() else ""
     if asked and trainer.steps_left:
         command.say(
             f"stopped and saved at step {trainer.position.step}: "
