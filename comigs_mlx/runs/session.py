@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import mlx.core as mx
+
 from comigs_mlx.config import to_dict
 from comigs_mlx.data.batches import BatchSource, held_out_batches, training_batches
 from comigs_mlx.data.splits import Splits, load_splits
@@ -80,6 +82,8 @@ def session(config: TrainConfig, say: Say) -> Iterator[Session]:
     for note in splits.notes:
         say(f"note: {note}")
     base = load_base(config.model, report=say)
+    if "quantization" in base.config and mx.default_device() == mx.cpu:
+        say("note: MLX's quantised products are very slow on a CPU: use a plain base")
     found = fingerprint(base.model, base.config)
     mixture = Mixture(base.model, config.experts, config.training.seed)
     trainer = make_trainer(config, base, mixture, splits, say)
