@@ -42,8 +42,8 @@ docs: $(READY)  ## write the generated parts of the documentation anew
 docs-check: $(READY)
 	$(BIN)/cog --check README.md docs/options.md
 
-bench: $(READY)  ## time a training step against mlx-lm's LoRA, interleaved
-	$(BIN)/python scripts/bench_step.py
+bench: $(READY)  ## time and memory against mlx-lm's LoRA (about 10 minutes on two slow cores)
+	$(BIN)/python -m comigs_mlx.bench $(if $(wildcard docs/bench.json),--compare docs/bench.json)
 
 app: $(READY)  ## the Gradio app
 	@echo "The app is not in this version yet: see CHANGELOG.md." >&2; exit 1

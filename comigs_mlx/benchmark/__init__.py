@@ -1,0 +1,1 @@
+"""What CoMiGS costs, against mlx-lm's LoRA and a naive mixture; one file a case."""

@@ -1,0 +1,59 @@
+"""Putting fresh experts on a base model that is loaded already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import mlx.nn as nn
+
+from comigs_mlx.benchmark import ours, plain
+from comigs_mlx.benchmark.measure import Makers, Measured, Variant
+from comigs_mlx.benchmark.setting import Setting
+from comigs_mlx.benchmark.spread import Spread, ratio, spread
+from comigs_mlx.model.mixture import Mixture
+
+ORDER = 6
+SUMMARY = "attaching to a base model in memory"
+TOKENS = 0
+MAIN = ()
+
+EXPERTS = 2
+
+
+def variants(setting: Setting) -> Makers:
+    """Mlx-lm's LoRA layers and our mixture, each on a model of its own."""
+    options = setting.expert_options(EXPERTS)
+    mine = partial(_attaching, setting, lambda model: Mixture(model, options))
+    lora = partial(_attaching, setting, partial(plain.attach, setting))
+    return {plain.NAME: lora, ours.name(EXPERTS): mine}
+
+
+def _attaching(setting: Setting, attach: Callable[[nn.Module], Any]) -> Variant:
+    kept: list[Any] = []
+
+    def before(index: int) -> None:
+        del index
+        kept.append(setting.twin())
+
+    def run(index: int) -> None:
+        del index
+        kept.append(attach(kept[0]))
+
+    def after(index: int) -> None:
+        del index
+        kept.clear()
+
+    return Variant(run, before, after)
+
+
+def results(measured: dict[str, Measured], setting: Setting) -> dict[str, Spread]:
+    """Seconds of both, and their ratio."""
+    del setting
+    lora, mine = measured[plain.NAME].seconds, measured[ours.name(EXPERTS)].seconds
+    return {
+        "plain_lora_s": spread(lora),
+        "comigs_s": spread(mine),
+        "ratio": ratio(mine, lora),
+    }

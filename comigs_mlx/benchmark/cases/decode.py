@@ -1,0 +1,27 @@
+"""Writing token by token, in mlx-lm's generation loop."""
+
+from __future__ import annotations
+
+from comigs_mlx.benchmark import speaking
+from comigs_mlx.benchmark.measure import Makers, Measured
+from comigs_mlx.benchmark.setting import Setting
+from comigs_mlx.benchmark.spread import Spread
+
+ORDER = 5
+PROMPT = 64
+TOKENS = 64
+SUMMARY = f"writing {TOKENS} tokens after a prompt of {PROMPT}"
+MAIN = ("ratio", "base_ratio", "by_experts")
+
+
+def variants(setting: Setting) -> Makers:
+    """The bare base, mlx-lm's LoRA (not fused), and mixtures by selection."""
+    return speaking.variants(
+        setting, lambda speaker: speaking.writing(setting, speaker, PROMPT, TOKENS)
+    )
+
+
+def results(measured: dict[str, Measured], setting: Setting) -> dict[str, Spread]:
+    """Tokens per second and their ratios."""
+    del setting
+    return speaking.results(measured, TOKENS)

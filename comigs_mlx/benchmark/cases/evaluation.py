@@ -1,0 +1,68 @@
+"""Loss on held-out text, compiled, by expert selection, against the bare base."""
+
+from __future__ import annotations
+
+from functools import cache, partial
+
+import mlx.core as mx
+import numpy as np
+
+from comigs_mlx.benchmark.measure import Makers, Measured, Variant
+from comigs_mlx.benchmark.setting import Setting
+from comigs_mlx.benchmark.spread import Spread, ratio, spread
+from comigs_mlx.training.evaluation import Evaluator
+from comigs_mlx.training.losses import token_losses
+
+ORDER = 3
+SUMMARY = "loss of one batch, without gradients"
+TOKENS = 0
+MAIN = ("ratio", "base_ratio")
+
+EXPERTS = 2
+BARE = "bare model"
+SELECTIONS = ("base", "generalist", "auto")
+
+
+def variants(setting: Setting) -> Makers:
+    """The bare base, and one mixture under each selection."""
+    evaluator = cache(lambda: Evaluator(setting.mixture(EXPERTS)))
+
+    def mine(selection: str) -> Variant:
+        def run(index: int) -> None:
+            evaluator().batch_losses(setting.batch(index), selection)
+
+        return Variant(run)
+
+    ours = {_name(selection): partial(mine, selection) for selection in SELECTIONS}
+    return {BARE: partial(_bare, setting), **ours}
+
+
+def _name(selection: str) -> str:
+    return f"comigs, {selection}"
+
+
+def _bare(setting: Setting) -> Variant:
+    model = setting.model
+
+    @mx.compile
+    def losses(tokens: mx.array) -> mx.array:
+        return token_losses(model(tokens[:, :-1]), tokens[:, 1:])
+
+    def run(index: int) -> None:
+        np.array(losses(mx.array(setting.batch(index).tokens)))
+
+    return Variant(run)
+
+
+def results(measured: dict[str, Measured], setting: Setting) -> dict[str, Spread]:
+    """Seconds of the bare base and of the mixture, ratios by selection."""
+    del setting
+    bare = measured[BARE].seconds
+    mine = {s: measured[_name(s)].seconds for s in SELECTIONS}
+    return {
+        "bare_s": spread(bare),
+        "comigs_s": spread(mine["auto"]),
+        "ratio": ratio(mine["auto"], bare),
+        "base_ratio": ratio(mine["base"], bare),
+        "generalist_ratio": ratio(mine["generalist"], bare),
+    }

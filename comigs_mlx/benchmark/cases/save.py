@@ -1,0 +1,32 @@
+"""Saving a run, for use and for an exact resume."""
+
+from __future__ import annotations
+
+from comigs_mlx.benchmark import ours, saving
+from comigs_mlx.benchmark.measure import Makers, Measured, Variant
+from comigs_mlx.benchmark.setting import Setting
+from comigs_mlx.benchmark.spread import Spread, spread
+
+ORDER = 7
+SUMMARY = "saving a run"
+TOKENS = 0
+MAIN = ()
+
+NAME = ours.name(saving.EXPERTS)
+
+
+def variants(setting: Setting) -> Makers:
+    """Our save alone: mlx-lm has no exact resume to compare it with."""
+
+    def make() -> Variant:
+        trainer = saving.trainer(setting)
+        folder = saving.folder(setting, "save", trainer)
+        return Variant(lambda index: saving.save(folder, trainer))
+
+    return {NAME: make}
+
+
+def results(measured: dict[str, Measured], setting: Setting) -> dict[str, Spread]:
+    """Seconds."""
+    del setting
+    return {"comigs_s": spread(measured[NAME].seconds)}

@@ -1,0 +1,97 @@
+"""Where numbers were measured: machine, versions, commit."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import re
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+import comigs_mlx
+
+ROOT = Path(comigs_mlx.__file__).resolve().parents[1]
+"""The folder that holds the package."""
+
+
+def environment() -> dict[str, Any]:
+    """Machine, versions and commit; what cannot be found out is None."""
+    return {
+        "chip": chip(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "memory_gb": _memory_gb(),
+        "os": platform.platform(),
+        "python": platform.python_version(),
+        "mlx": _version("mlx"),
+        "mlx-lm": _version("mlx-lm"),
+        "comigs-mlx": comigs_mlx.__version__,
+        "commit": commit(ROOT),
+        "device": mx.default_device().type.name,
+    }
+
+
+def chip() -> str | None:
+    """The processor's name."""
+    with contextlib.suppress(OSError):
+        if platform.system() == "Darwin":
+            query = ["sysctl", "-n", "machdep.cpu.brand_string"]
+            return _output(query)
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        if found := re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE):
+            return found[1].strip()
+    return platform.processor() or None
+
+
+def commit(root: Path) -> str | None:
+    """The commit checked out in `root`, with `-dirty` where files differ from it."""
+    if not is_checkout(root):
+        return None
+    changed = git(root, "status", "--porcelain").stdout.strip()
+    return git(root, "rev-parse", "HEAD").stdout.strip() + "-dirty" * bool(changed)
+
+
+def is_checkout(root: Path) -> bool:
+    """Whether `root` is the top folder of a git checkout that has a commit.
+
+    A package installed in some other project's checkout is not.
+    """
+    top = git(root, "rev-parse", "--show-toplevel", "--verify", "HEAD")
+    return top.returncode == 0 and Path(top.stdout.splitlines()[0]) == root.resolve()
+
+
+def git(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run git in `root`, without hooks; a missing git fails like a wrong command."""
+    # Inside a git hook these variables point at another checkout.
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+    command = ["git", "-C", str(root), "-c", "core.hooksPath=/dev/null", *arguments]
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, env=inherited, check=False
+        )
+    except FileNotFoundError:
+        return subprocess.CompletedProcess(command, 127, "", "git is not installed")
+
+
+def _output(command: list[str]) -> str | None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
+
+
+def _memory_gb() -> float | None:
+    with contextlib.suppress(ValueError, OSError, AttributeError):
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return round(total / 1e9, 1)
+    return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

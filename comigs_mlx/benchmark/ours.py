@@ -1,0 +1,50 @@
+"""Training steps of a mixture, ours or naive, as our trainer makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from comigs_mlx.benchmark import naive
+from comigs_mlx.benchmark.measure import Variant
+from comigs_mlx.benchmark.setting import Setting
+from comigs_mlx.model.mixture import Mixture
+from comigs_mlx.options import TrainingOptions
+from comigs_mlx.training.levels import Group, Level, expert_group, router_group
+
+
+def name(experts: int) -> str:
+    """The variant's name: CoMiGS with this many experts."""
+    return f"comigs, {experts} expert{'s' * (experts > 1)}"
+
+
+def naive_name(experts: int) -> str:
+    """The variant's name: the naive mixture of this many experts."""
+    return f"naive, {experts} expert{'s' * (experts > 1)}"
+
+
+def expert_step(setting: Setting, experts: int) -> Variant:
+    """One step of the experts."""
+    return _step(setting, setting.mixture(experts), expert_group)
+
+
+def naive_expert_step(setting: Setting, experts: int) -> Variant:
+    """The same with every expert running the whole MLP."""
+    mixture = naive.mixture(setting.twin(), setting.expert_options(experts))
+    return _step(setting, mixture, expert_group)
+
+
+def router_step(setting: Setting, experts: int) -> Variant:
+    """One step of the routers."""
+    return _step(setting, setting.mixture(experts), router_group)
+
+
+def _step(
+    setting: Setting, mixture: Mixture, group: Callable[[TrainingOptions], Group]
+) -> Variant:
+    options = TrainingOptions()
+    level = Level(mixture, [group(options)], options)
+
+    def run(index: int) -> None:
+        level.step([setting.batch(index)])
+
+    return Variant(run)

@@ -1,0 +1,82 @@
+"""What all cases share: the base model, how large everything is, and random tokens."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from comigs_mlx.benchmark.shape import Shape
+from comigs_mlx.data.batches import Batch
+from comigs_mlx.model.mixture import Mixture
+from comigs_mlx.model.params import flatten
+from comigs_mlx.options import ExpertOptions
+from comigs_mlx.runs.experts import targets
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """One benchmark's base model and sizes.
+
+    Attributes:
+        shape: The sizes.
+        model: The bare base model, frozen; nothing is ever attached to it.
+        scratch: A folder for files.
+    """
+
+    shape: Shape
+    model: nn.Module
+    scratch: Path
+
+    def twin(self) -> nn.Module:
+        """A model of its own that holds the very same arrays as `model`."""
+        shared = flatten(self.model.parameters()).values()
+        return copy.deepcopy(self.model, {id(array): array for array in shared})
+
+    def expert_options(self, experts: int) -> ExpertOptions:
+        """One generalist and `experts` - 1 specialists; top 2 where there are two."""
+        return ExpertOptions(
+            generalists=1, specialists=experts - 1, rank=self.shape.rank
+        ).resolved()
+
+    def mixture(self, experts: int) -> Mixture:
+        """A mixture on a twin of the base."""
+        return Mixture(self.twin(), self.expert_options(experts))
+
+    @cached_property
+    def targets(self) -> list[str]:
+        """Paths, relative to a block, of the linears that a mixture adapts."""
+        return targets(self.mixture(1))
+
+    @cached_property
+    def vocabulary(self) -> int:
+        """Number of tokens that the model knows."""
+        logits: mx.array = self.model(mx.zeros((1, 1), mx.int32))
+        return logits.shape[-1]
+
+    @cached_property
+    def shared_bytes(self) -> int:
+        """What the base model's arrays hold."""
+        arrays = flatten(self.model.parameters()).values()
+        return sum(array.nbytes for array in arrays)
+
+    def batch(self, index: int) -> Batch:
+        """Random tokens `[batch_size, seq_len + 1]`, all counted; each row a document.
+
+        The same index gives the same tokens.
+        """
+        rows, length = self.shape.batch_size, self.shape.seq_len
+        rng = np.random.default_rng([1, index])
+        tokens = rng.integers(0, self.vocabulary, (rows, length + 1)).astype(np.int32)
+        documents = np.repeat(np.arange(rows, dtype=np.int32)[:, None], length, axis=1)
+        return Batch(tokens, np.ones((rows, length), np.float32), documents)
+
+    def prompt(self, index: int, length: int) -> mx.array:
+        """`[length]` random tokens."""
+        rng = np.random.default_rng([2, index])
+        return mx.array(rng.integers(0, self.vocabulary, length).astype(np.int32))

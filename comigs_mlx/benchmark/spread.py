@@ -1,0 +1,43 @@
+"""Medians with their range, and ratios of interleaved runs. Standard library only."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A median and the range it was found in.
+
+    Attributes:
+        value: The median, or a ratio of two.
+        low: The smallest of all rounds.
+        high: The largest of all rounds.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Median and range of one number a round; at least one round."""
+    return Spread(statistics.median(values), min(values), max(values))
+
+
+def ratio(ours: Sequence[float], reference: Sequence[float]) -> Spread:
+    """Ratio of the medians, and the range of the ratios within a round.
+
+    Two runs of one round are close in time, so their ratio is steadier than either.
+    """
+    value = statistics.median(ours) / statistics.median(reference)
+    each = [a / b for a, b in zip(ours, reference, strict=True)]
+    return Spread(value, min(each), max(each))
+
+
+def rate(count: float, seconds: Sequence[float]) -> Spread:
+    """`count` things a run -> things per second."""
+    times = spread(seconds)
+    return Spread(count / times.value, count / times.high, count / times.low)

@@ -1,0 +1,118 @@
+"""Another commit's files in a temporary folder, and a process that works in a tree.
+
+The benchmark's own folder is put in place of the other commit's, so that both trees
+are measured by the same code, also where the other has none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from comigs_mlx.benchmark.environment import git, is_checkout
+from comigs_mlx.errors import ConfigError
+
+
+def resolve(root: Path, commit: str) -> str:
+    """The full name of a commit of the checkout `root`.
+
+    Raises:
+        ConfigError: If `root` is no git checkout, or has no such commit.
+    """
+    if not is_checkout(root):
+        raise ConfigError(
+            f"--against {commit}: {root} is not a git checkout with git at hand: clone "
+            "the repository and run the benchmark there"
+        )
+    name = f"{commit}^{{commit}}"
+    found = git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", name)
+    if found.returncode != 0:
+        raise ConfigError(
+            f"--against {commit}: there is no such commit in {root}; see git log"
+        )
+    return found.stdout.strip()
+
+
+@contextlib.contextmanager
+def checkout(root: Path, commit: str) -> Iterator[Path]:
+    """A temporary folder with the files of `commit`, removed at the end."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="comigs-bench-") as folder:
+            # git and Python must spell it alike, also where /tmp is a link.
+            tree = Path(folder).resolve() / "tree"
+            add = ("worktree", "add", "--detach", "--quiet", str(tree), commit)
+            done = git(root, *add)
+            if done.returncode != 0:
+                reason = " ".join(done.stderr.split())
+                raise ConfigError(
+                    f"--against {commit}: git cannot check it out: {reason}"
+                )
+            yield tree
+    finally:
+        git(root, "worktree", "prune")  # git forgets a tree whose folder is gone
+
+
+def lay_over(tree: Path) -> None:
+    """Put this folder in place of the benchmark in another tree."""
+    mine = Path(__file__).resolve().parent
+    target = tree / "comigs_mlx" / "benchmark"
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(mine, target, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+class Worker:
+    """A process that works in one tree; see `worker`."""
+
+    def __init__(self, tree: Path, log: Path, title: str):
+        self.tree, self.log, self.title = tree, log, title
+        before = os.environ.get("PYTHONPATH")
+        paths = os.pathsep.join([str(tree), *([before] if before else [])])
+        with log.open("wb") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "comigs_mlx.benchmark.worker"],
+                cwd=tree,
+                env={**os.environ, "PYTHONPATH": paths},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                start_new_session=True,  # Ctrl-C is for the parent alone
+            )
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """Send a request and wait for its answer.
+
+        Raises:
+            ConfigError: If the tree's code cannot do it; the process has ended then.
+        """
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):  # said by the empty answer below
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        answer: dict[str, Any] = json.loads(line) if line else {"error": self._last()}
+        if "error" in answer:
+            raise ConfigError(f"{self.title} cannot be measured: {answer['error']}")
+        return answer
+
+    def _last(self) -> str:
+        lines = self.log.read_text(errors="replace").strip().splitlines()
+        return lines[-1][:300] if lines else "its process ended"
+
+    def stop(self) -> None:
+        """End the process."""
+        self.process.kill()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+        self.process.wait()
