@@ -59,6 +59,9 @@ class EvaluateConfig:
     seq_len: int | None = option(
         None, "tokens in a window (default: the run's)", "TOKENS"
     )
+    token_cache: bool | None = option(
+        None, "keep the text's tokens for the next time (default: as the run)"
+    )
     json: bool = option(False, "print one JSON object instead of the table")
 
     def problems(self) -> Iterator[str]:
@@ -75,7 +78,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Load run and text, measure, print."""
     config = parse(EvaluateConfig, "comigs_mlx.evaluate", argv)
     wanted = None if config.experts is None else parse_experts(config.experts)
-    from comigs_mlx.data.batches import held_out_batches
     from comigs_mlx.data.splits import load_split
     from comigs_mlx.runs.folder import RunFolder
     from comigs_mlx.training.evaluation import Evaluator
@@ -87,8 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     base, mixture = folder.load(best=config.best, report=command.say)
     usable = [name for name in ("generalist", "specialist") if mixture.allowed(name)]
     selections = [wanted] if wanted is not None else ["base", *usable, "auto"]
-    options = {k: data[k] for k in ("seq_len", "batch_size", "mask_prompt")}
-    batches = list(held_out_batches(samples, kind, base.tokenizer, **options))
+    batches = _batches(samples, kind, base.tokenizer, data)
     evaluator, scores = Evaluator(mixture), {}
     with command.progress(len(batches) * len(selections), "batch") as advance:
         for selection in selections:
@@ -99,10 +100,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     command.show(json.dumps(results) if config.json else table(results))
 
 
+def _batches(samples: Any, kind: str, tokenizer: Any, data: dict[str, Any]) -> Any:
+    from comigs_mlx.data.batches import evaluation_batches
+    from comigs_mlx.data.cache import TokenCache
+    from comigs_mlx.data.content import tokenised
+
+    content, _ = tokenised(
+        samples,
+        kind,
+        tokenizer,
+        seq_len=data["seq_len"],
+        mask_prompt=data["mask_prompt"],
+        cache=TokenCache.of_user(command.say) if data["token_cache"] else None,
+        say=command.say,
+    )
+    return list(evaluation_batches(content, data["seq_len"], data["batch_size"]))
+
+
 def _data_options(config: EvaluateConfig, saved: Path) -> dict[str, Any]:
     """Data, batch size and so on: as given, else as in the run, else the defaults."""
     defaults = DataOptions()
-    names = ("data", "seq_len", "batch_size", "mask_prompt")
+    names = ("data", "seq_len", "batch_size", "mask_prompt", "token_cache")
     values = {name: getattr(defaults, name) for name in names}
     if saved.is_file():
         run = read_yaml(saved)

@@ -35,6 +35,12 @@ class DataOptions:
     mask_prompt: bool = option(
         False, "chat and completions: learn from the assistant's tokens only"
     )
+    token_cache: bool = option(
+        True,
+        "keep the text's tokens in ~/.cache/comigs_mlx/tokens (or under "
+        "$XDG_CACHE_HOME; readable by you alone, at most 4 GB), so that the next start "
+        "need not tokenise again; they never leave this device",
+    )
 
     def problems(self) -> Iterator[str]:
         """One sentence for each value that cannot work."""
@@ -181,8 +187,13 @@ CHANGEABLE = {
     "keep",
     "learning_rate",
     "report_to",
+    "token_cache",
+    "memory_limit",
 }
 """Options that may differ from the run's own when it is resumed."""
+
+MEMORY_GB = (0.1, 100_000)
+"""Least and most that `--memory-limit` accepts."""
 
 
 @dataclass(frozen=True)
@@ -211,10 +222,23 @@ class TrainConfig:
     report_to: Literal["wandb", "swanlab", "trackio"] | None = option(
         None, "also log metrics with this package, where it is installed"
     )
+    memory_limit: float | None = option(
+        None,
+        "memory for MLX's arrays, in GB (10^9 bytes): near it, MLX finishes running "
+        "work and gives back unused buffers before it takes more; a guideline, not a "
+        "wall, and much slower when too low (default: MLX's own)",
+        "GB",
+    )
     data: DataOptions = group(DataOptions)
     experts: ExpertOptions = group(ExpertOptions)
     training: TrainingOptions = group(TrainingOptions)
     saving: SavingOptions = group(SavingOptions)
+
+    def problems(self) -> Iterator[str]:
+        """One sentence for each value that cannot work."""
+        limit, (least, most) = self.memory_limit, MEMORY_GB
+        if limit is not None and not least <= limit <= most:
+            yield f"--memory-limit {limit} must be from {least} to {most} (GB)"
 
     @property
     def folder(self) -> Path:

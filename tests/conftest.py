@@ -8,12 +8,25 @@ import pytest
 
 import tests.tiny as tiny
 from comigs_mlx import command, train
+from comigs_mlx.files import cache_dir
 
 
 @pytest.fixture(autouse=True)
 def _private_hub_cache(tmp_path, monkeypatch):
     """No test reads or writes the user's Hugging Face folder."""
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _private_cache(tmp_path_factory):
+    """No test reads or writes the user's cache, except for the demo model in it."""
+    demo, root = cache_dir() / "demo-model", tmp_path_factory.mktemp("cache")
+    (root / "comigs_mlx").mkdir()
+    if demo.is_dir():
+        (root / "comigs_mlx" / "demo-model").symlink_to(demo)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(root))
+        yield
 
 
 @pytest.fixture(scope="session")

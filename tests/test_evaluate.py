@@ -51,6 +51,22 @@ def by_hand(loaded, text, selection, seq_len):
     return losses, np.concatenate(weights, axis=1).astype(np.float64)
 
 
+class TestTokenCache:
+    @pytest.fixture(autouse=True)
+    def root(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        return tmp_path / "cache" / "comigs_mlx" / "tokens"
+
+    def test_the_second_time_does_not_tokenise(self, cli, run, monkeypatch):
+        first = results(cli, run, experts="base")
+        monkeypatch.setattr("comigs_mlx.data.content.token_stream", None)
+        assert results(cli, run, experts="base") == first
+
+    def test_it_can_be_switched_off(self, cli, run, root):
+        results(cli, run, "--no-token-cache", experts="base")
+        assert not root.exists()
+
+
 def results(cli, run, *flags, **options):
     code, out, err = cli(main, "--json", *flags, run=run, **options)
     assert code == 0, err

@@ -116,6 +116,15 @@ def test_defaults_are_the_papers_setting():
         ({"num_layers": -2}, "--num-layers -2 must be at least 1, or -1 for all"),
         ({"router_type": "magic"}, "--router-type magic: choose topk"),
         ({"batch_size": 0}, "--batch-size 0 must be at least 1"),
+        ({"memory_limit": 0}, "--memory-limit 0.0 must be from 0.1 to 100000 (GB)"),
+        (
+            {"memory_limit": math.nan},
+            "--memory-limit nan must be from 0.1 to 100000 (GB)",
+        ),
+        (
+            {"memory_limit": math.inf},
+            "--memory-limit inf must be from 0.1 to 100000 (GB)",
+        ),
         ({"seq_len": 0}, "--seq-len 0 must be at least 1"),
         ({"steps": 0}, "--steps 0 must be at least 1"),
         ({"grad_accumulation": 0}, "--grad-accumulation 0 must be at least 1"),

@@ -14,15 +14,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from comigs_mlx.data.content import Content
 from comigs_mlx.data.shapes import Batch, buckets, grouped, padded, windows
-from comigs_mlx.data.splits import Sample
-from comigs_mlx.data.tokens import (
-    LabelledSample,
-    Tokenizer,
-    TokenStream,
-    labelled_samples,
-    token_stream,
-)
+from comigs_mlx.data.tokens import LabelledSample, TokenStream
 from comigs_mlx.errors import DataError
 
 
@@ -86,6 +80,9 @@ class PaddedSamples:
     Lengths are padded to 32, 64, 128, ..., seq_len; the rows that a bucket's last batch
     lacks are filled with rows whose mask is 0. Who is with whom, and which batch comes
     when, changes from epoch to epoch.
+
+    Attributes:
+        lengths: Padded length, in inputs -> its batches in an epoch.
     """
 
     def __init__(
@@ -99,8 +96,11 @@ class PaddedSamples:
         _check_samples(samples)
         self._samples, self._batch_size, self._seed = samples, batch_size, seed
         self._buckets = buckets(samples, seq_len)
-        counts = [len(members) for members in self._buckets.values()]
-        self._epoch_batches = sum(-(-count // batch_size) for count in counts)
+        self.lengths = {
+            length: -(-len(members) // batch_size)
+            for length, members in self._buckets.items()
+        }
+        self._epoch_batches = sum(self.lengths.values())
         self._plan: tuple[int, list[tuple[int, list[int]]]] = (-1, [])
 
     def batch(self, index: int) -> Batch:
@@ -116,63 +116,45 @@ class PaddedSamples:
 
 
 def training_batches(
-    samples: Sequence[Sample],
-    kind: str,
-    tokenizer: Tokenizer,
-    *,
-    seq_len: int,
-    batch_size: int,
-    seed: int,
-    mask_prompt: bool,
-    packing: bool,
+    content: Content, *, seq_len: int, batch_size: int, seed: int, packing: bool
 ) -> tuple[BatchSource, list[str]]:
     """Choose and make the source of training batches.
 
     Args:
-        samples: One split of `load_splits`.
-        kind: Its kind, "text" or "chat".
-        tokenizer: The base model's.
+        content: One split, as `data.content.tokenised` returns it.
         seq_len: Inputs per sequence, in tokens.
         batch_size: Sequences per batch.
         seed: With an index, decides a batch.
-        mask_prompt: Train on the assistant's tokens only (chat).
         packing: Every window once per epoch instead of random windows (text).
 
     Returns:
-        The source, and counted notes for the user.
+        The source, and notes for the user on what to expect of its batches.
 
     Raises:
-        DataError: If the text is shorter than one window, or cannot be labelled.
+        DataError: If the text is shorter than one window.
     """
-    if kind == "text" and not mask_prompt:
-        stream = token_stream(samples, tokenizer)
+    if isinstance(content, TokenStream):
         kind_of_source = PackedWindows if packing else RandomWindows
-        return kind_of_source(stream, seq_len, batch_size, seed), []
-    labelled, notes = labelled_samples(samples, tokenizer, mask_prompt, seq_len)
-    if packing:
-        notes = [*notes, "packing is for plain text: conversations are padded"]
-    return PaddedSamples(labelled, seq_len, batch_size, seed), notes
+        return kind_of_source(content, seq_len, batch_size, seed), []
+    notes = ["packing is for plain text: conversations are padded"] if packing else []
+    source = PaddedSamples(content, seq_len, batch_size, seed)
+    return source, [*notes, *_shapes_note(source.lengths)]
 
 
-def held_out_batches(
-    samples: Sequence[Sample],
-    kind: str,
-    tokenizer: Tokenizer,
-    *,
-    seq_len: int,
-    batch_size: int,
-    mask_prompt: bool,
-) -> Iterator[Batch]:
-    """`evaluation_batches` of one split; arguments as for `training_batches`."""
-    if kind == "text" and not mask_prompt:
-        stream = token_stream(samples, tokenizer)
-        return evaluation_batches(stream, seq_len, batch_size)
-    labelled, _ = labelled_samples(samples, tokenizer, mask_prompt, seq_len)
-    return evaluation_batches(labelled, seq_len, batch_size)
+def _shapes_note(lengths: dict[int, int]) -> list[str]:
+    """What a user should know of several padded lengths before they are met."""
+    if len(lengths) == 1:
+        return []
+    counts = [f"{length} ({count})" for length, count in sorted(lengths.items())]
+    counts[0] = counts[0].replace(")", " batches an epoch)")
+    return [
+        f"{len(lengths)} padded lengths: {', '.join(counts)}: the step is compiled "
+        "once for each, and the longest needs the most memory"
+    ]
 
 
 def evaluation_batches(
-    content: TokenStream | Sequence[LabelledSample], seq_len: int, batch_size: int
+    content: Content, seq_len: int, batch_size: int
 ) -> Iterator[Batch]:
     """Every target exactly once, in a fixed order.
 

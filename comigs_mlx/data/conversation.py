@@ -43,6 +43,13 @@ def has_template(tokenizer: Tokenizer) -> bool:
     return bool(template if known is None else known)
 
 
+def inner_tokenizer(tokenizer: Tokenizer) -> Any:
+    """The transformers tokenizer in mlx-lm's wrapper; any other one as it is."""
+    # A transformers tokenizer has a `_tokenizer` too, which knows no templates.
+    inner = getattr(tokenizer, "_tokenizer", None)
+    return inner if hasattr(inner, "apply_chat_template") else tokenizer
+
+
 class Conversation:
     """A conversation, rendered in full and, for the mask, turn by turn.
 
@@ -112,10 +119,8 @@ class Conversation:
         if not isinstance(template, str) or not GENERATION_TAG.search(template):
             return None
         # mlx-lm's wrapper always sets return_dict=False, which excludes the mask.
-        inner = getattr(self._tokenizer, "_tokenizer", None)
-        inner = inner if hasattr(inner, "apply_chat_template") else self._tokenizer
         try:
-            found = inner.apply_chat_template(  # type: ignore[union-attr]
+            found = inner_tokenizer(self._tokenizer).apply_chat_template(
                 self.messages,
                 tools=self._tools,
                 tokenize=True,

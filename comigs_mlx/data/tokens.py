@@ -17,6 +17,7 @@ from comigs_mlx.data.conversation import (
     Tokenizer,
     has_template,
 )
+from comigs_mlx.data.encoding import Progress, Say, chunks, quiet, text_tokens
 from comigs_mlx.data.splits import Sample
 from comigs_mlx.errors import DataError, raise_all
 
@@ -47,13 +48,37 @@ class LabelledSample:
     labelled: Bools
 
 
-def token_stream(samples: Sequence[Sample], tokenizer: Tokenizer) -> TokenStream:
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """Conversations in full, before they are cut to a sequence length.
+
+    Attributes:
+        samples: In the order given.
+        unproven: Assistant turns that could not be labelled.
+    """
+
+    samples: list[LabelledSample]
+    unproven: int
+
+
+def token_stream(
+    samples: Sequence[Sample], tokenizer: Tokenizer, say: Say = quiet
+) -> TokenStream:
     """Concatenate all texts, each without a beginning token and with EOS at its end.
+
+    Args:
+        samples: Plain texts.
+        tokenizer: The base model's.
+        say: Told how far it is, where it takes long.
 
     Raises:
         DataError: If the tokenizer has no EOS token.
     """
-    parts = [_text_tokens(sample["text"], tokenizer) for sample in samples]
+    parts: list[Ints] = []
+    progress = Progress(len(samples), say)
+    for chunk in chunks([sample["text"] for sample in samples]):
+        parts += text_tokens(chunk, tokenizer)
+        progress(len(parts))
     lengths = [len(part) for part in parts]
     tokens = np.concatenate(parts) if parts else np.zeros(0, np.int32)
     return TokenStream(
@@ -62,8 +87,11 @@ def token_stream(samples: Sequence[Sample], tokenizer: Tokenizer) -> TokenStream
 
 
 def labelled_samples(
-    samples: Sequence[Sample], tokenizer: Tokenizer, mask_prompt: bool, seq_len: int
-) -> tuple[list[LabelledSample], list[str]]:
+    samples: Sequence[Sample],
+    tokenizer: Tokenizer,
+    mask_prompt: bool,
+    say: Say = quiet,
+) -> Labelled:
     """Render conversations with the tokenizer's chat template and label the targets.
 
     Args:
@@ -71,18 +99,15 @@ def labelled_samples(
         tokenizer: Needs a chat template, unless all samples are texts.
         mask_prompt: Label only the tokens that the assistant produces, else every
             token but the first.
-        seq_len: Inputs per sample; `seq_len + 1` tokens are kept.
-
-    Returns:
-        The samples that have a target left, in order, and counted notes on what was
-        cut, dropped or not labelled.
+        say: Told how far it is, where it takes long.
 
     Raises:
-        DataError: If the template is missing or refuses a sample, a text is to be
-            masked, or no sample has a target.
+        DataError: If the template is missing or refuses a sample, or a text is to be
+            masked.
     """
     _check_labelling(samples, tokenizer, mask_prompt)
     found, unproven, problems = [], 0, []
+    progress = Progress(len(samples), say)
     for number, sample in enumerate(samples, 1):
         try:
             one, missed = _labelled(sample, tokenizer, mask_prompt)
@@ -91,15 +116,9 @@ def labelled_samples(
             continue
         found.append(one)
         unproven += missed
+        progress(number)
     raise_all(DataError, problems)
-    return _cut(found, unproven, seq_len)
-
-
-def _text_tokens(text: str, tokenizer: Tokenizer) -> Ints:
-    if tokenizer.eos_token_id is None:
-        raise DataError("the tokenizer has no EOS token: choose another model")
-    tokens = tokenizer.encode(text, add_special_tokens=False)
-    return np.array([*tokens, tokenizer.eos_token_id], np.int32)
+    return Labelled(found, unproven)
 
 
 def _check_labelling(
@@ -124,7 +143,7 @@ def _labelled(
     """The labelled sample, and how many assistant turns could not be labelled."""
     unproven = 0
     if "text" in sample:
-        tokens = _text_tokens(sample["text"], tokenizer)
+        (tokens,) = text_tokens([sample["text"]], tokenizer)
         labelled = np.ones(len(tokens), np.bool_)
     else:
         conversation = Conversation(sample, tokenizer)
@@ -136,13 +155,19 @@ def _labelled(
     return LabelledSample(tokens, labelled), unproven
 
 
-def _cut(
-    found: list[LabelledSample], unproven: int, seq_len: int
-) -> tuple[list[LabelledSample], list[str]]:
-    """Truncate, drop what has no target left, and say so."""
-    size = seq_len + 1
-    cut = [LabelledSample(s.tokens[:size], s.labelled[:size]) for s in found]
-    kept = [sample for sample in cut if sample.labelled.any()]
+def cut(labelled: Labelled, seq_len: int) -> tuple[list[LabelledSample], list[str]]:
+    """Truncate to `seq_len + 1` tokens and drop what has no target left.
+
+    Returns:
+        The samples that have a target, in order, and counted notes on what was cut,
+        dropped or not labelled.
+
+    Raises:
+        DataError: If no sample has a target.
+    """
+    found, unproven, size = labelled.samples, labelled.unproven, seq_len + 1
+    shortened = [LabelledSample(s.tokens[:size], s.labelled[:size]) for s in found]
+    kept = [sample for sample in shortened if sample.labelled.any()]
     if not kept:
         raise DataError(
             f"none of {len(found)} samples has a target in its first {size} tokens "

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import mlx.core as mx
 import mlx.nn as nn
 
 from comigs_mlx.errors import ModelError
 from comigs_mlx.model.demo import Report, demo_model_path, quiet
-from comigs_mlx.model.params import flatten
+from comigs_mlx.model.fingerprint import fingerprint, recall, remember, state
 
 if TYPE_CHECKING:
     from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -38,22 +35,6 @@ FILES = [
 ]
 """What is fetched of a Hub model: mlx-lm's selection without its code."""
 
-BOOKKEEPING = {
-    # who wrote the file
-    "architectures",
-    "auto_map",
-    "transformers_version",
-    # the tensors themselves say it
-    "dtype",
-    "torch_dtype",
-    # how to generate, not what is computed; often overridden by another file
-    "use_cache",
-    "bos_token_id",
-    "eos_token_id",
-    "pad_token_id",
-}
-"""Configuration keys that differ between copies of one model and change no output."""
-
 
 @dataclass(frozen=True, eq=False)
 class Base:
@@ -65,6 +46,7 @@ class Base:
         tokenizer: mlx-lm's tokenizer wrapper.
         config: Its `config.json`, as mlx-lm read it.
         path: The folder it was loaded from.
+        files: The state of that folder before it was read; see `model.fingerprint`.
     """
 
     id: str
@@ -72,6 +54,20 @@ class Base:
     tokenizer: TokenizerWrapper
     config: dict[str, Any]
     path: Path
+    files: str | None = None
+
+    def fingerprint(self) -> str:
+        """`fingerprint` of this base as it was loaded; not once experts are attached.
+
+        Computed once for every state of the model's files and then remembered.
+        """
+        if self.files is None or state(self.path) != self.files:
+            return fingerprint(self.model, self.config)
+        if (known := recall(self.path, self.files)) is not None:
+            return known
+        found = fingerprint(self.model, self.config)
+        remember(self.path, self.files, found)
+        return found
 
 
 def load_base(model_id: str, report: Report = quiet) -> Base:
@@ -89,47 +85,12 @@ def load_base(model_id: str, report: Report = quiet) -> Base:
     path = _locate(model_id, report)
     _check(path)
     report(f"loading {model_id}")
+    files = state(path)
     model, config = _load_model(path)
     tokenizer = _load_tokenizer(path, config)
     model.eval()
     model.freeze()
-    return Base(model_id, model, tokenizer, config, path)
-
-
-def fingerprint(model: nn.Module, config: Mapping[str, Any]) -> str:
-    """SHA-256 of a bare base model, 64 hexadecimal digits.
-
-    Covers the configuration without `BOOKKEEPING`, and the name, dtype, shape and
-    every bit of every parameter. Does not depend on how files are cut and named, on
-    the order of anything, or on the device.
-
-    Args:
-        model: A base as `load_base` returns it, before experts are attached.
-        config: Its configuration.
-    """
-    essence = json.dumps(_essential(config), sort_keys=True)
-    digest = hashlib.sha256(essence.encode())
-    for name, array in sorted(flatten(model.parameters()).items()):
-        content: Any = mx.view(array.reshape(-1), mx.uint8)
-        digest.update(f"\n{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(content)
-    return digest.hexdigest()
-
-
-def _essential(value: Any) -> Any:
-    """`value` without what differs between copies: also null entries, and 1.0 for 1."""
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, list | tuple):
-        return [_essential(item) for item in value]
-    if not isinstance(value, Mapping):
-        return value
-    dropped = {key for key in value if key.startswith("_") or value[key] is None}
-    # mlx-lm writes the same settings under both names.
-    if value.get("quantization_config") == value.get("quantization"):
-        dropped.add("quantization_config")
-    kept = value.keys() - dropped - BOOKKEEPING
-    return {key: _essential(value[key]) for key in kept}
+    return Base(model_id, model, tokenizer, config, path, files)
 
 
 def _locate(model_id: str, report: Report) -> Path:

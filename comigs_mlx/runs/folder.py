@@ -25,7 +25,7 @@ from comigs_mlx.config import dump_yaml
 from comigs_mlx.errors import RunError
 from comigs_mlx.files import replacing_dir, sweep, write_json, write_text
 from comigs_mlx.model import params
-from comigs_mlx.model.base import Base, fingerprint, load_base
+from comigs_mlx.model.base import Base, load_base
 from comigs_mlx.model.demo import quiet
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.runs import description, experts
@@ -208,7 +208,7 @@ class RunFolder:
         base_id, expected = description.base_model(info)
         options = description.expert_options(info)
         base = load_base(base_id, report)
-        found = fingerprint(base.model, base.config)
+        found = base.fingerprint()
         if found != expected:
             raise RunError(
                 f"{base.id} is not the base model {self.path} was trained on: its "

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import hashlib
 import itertools
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,13 +13,16 @@ from typing import Any
 import mlx.core as mx
 
 from comigs_mlx.config import to_dict
-from comigs_mlx.data.batches import BatchSource, held_out_batches, training_batches
-from comigs_mlx.data.splits import Splits, load_splits
-from comigs_mlx.model.base import Base, fingerprint, load_base
+from comigs_mlx.data.batches import BatchSource, evaluation_batches, training_batches
+from comigs_mlx.data.cache import TokenCache
+from comigs_mlx.data.content import Content, tokenised
+from comigs_mlx.data.identity import content_digest
+from comigs_mlx.data.splits import SPLITS, Splits, load_splits
+from comigs_mlx.model.base import Base, load_base
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.options import TrainConfig
 from comigs_mlx.runs.folder import RunFolder
-from comigs_mlx.training import checkpoint
+from comigs_mlx.training import checkpoint, memory
 from comigs_mlx.training.records import Boundary, Report, Step
 from comigs_mlx.training.trainer import Trainer
 
@@ -78,13 +80,21 @@ def session(config: TrainConfig, say: Say) -> Iterator[Session]:
         folder.check_resumable()
     else:
         folder.check_new()
+    with memory.limits(config.memory_limit), _opened(config, folder, say) as opened:
+        yield opened
+
+
+@contextlib.contextmanager
+def _opened(config: TrainConfig, folder: RunFolder, say: Say) -> Iterator[Session]:
     splits = load_splits(config.data.data)
     for note in splits.notes:
         say(f"note: {note}")
     base = load_base(config.model, report=say)
     if "quantization" in base.config and mx.default_device() == mx.cpu:
         say("note: MLX's quantised products are very slow on a CPU: use a plain base")
-    found = fingerprint(base.model, base.config)
+    if (warning := memory.too_low(config.memory_limit)) is not None:
+        say(f"note: {warning}")
+    found = base.fingerprint()
     mixture = Mixture(base.model, config.experts, config.training.seed)
     trainer = make_trainer(config, base, mixture, splits, say)
     identity = {
@@ -92,9 +102,7 @@ def session(config: TrainConfig, say: Say) -> Iterator[Session]:
         "experts": to_dict(mixture.options),
         "data": _digest(splits),
     }
-    documents = {
-        name: len(getattr(splits, name)) for name in ("train", "valid", "test")
-    }
+    documents = {name: len(getattr(splits, name)) for name in SPLITS}
     with folder.in_use():
         if config.resume:
             _restore(trainer, folder, identity, say)
@@ -115,16 +123,14 @@ def make_trainer(
         DataError: If a split is too small, or nothing in it can be learned from.
     """
     data, seed = config.data, config.training.seed
+    texts = _contents(config, base, splits, say)
 
     def source(name: str, seed: int) -> BatchSource:
         batches, notes = training_batches(
-            getattr(splits, name),
-            splits.kind,
-            base.tokenizer,
+            texts[name],
             seq_len=data.seq_len,
             batch_size=data.batch_size,
             seed=seed,
-            mask_prompt=data.mask_prompt,
             packing=data.packing,
         )
         for note in notes:
@@ -132,16 +138,31 @@ def make_trainer(
         return batches
 
     train, router_train = source("train", 2 * seed), source("valid", 2 * seed + 1)
-    valid = held_out_batches(
-        splits.valid,
-        splits.kind,
-        base.tokenizer,
-        seq_len=data.seq_len,
-        batch_size=data.batch_size,
-        mask_prompt=data.mask_prompt,
-    )
+    valid = evaluation_batches(texts["valid"], data.seq_len, data.batch_size)
     first = list(itertools.islice(valid, config.saving.valid_batches))
     return Trainer(mixture, train, router_train, first, config.training, config.saving)
+
+
+def _contents(
+    config: TrainConfig, base: Base, splits: Splits, say: Say
+) -> dict[str, Content]:
+    """The tokens of train and valid, each tokenised once."""
+    data = config.data
+    cache = TokenCache.of_user(say) if data.token_cache else None
+    contents = {}
+    for name in ("train", "valid"):
+        contents[name], notes = tokenised(
+            getattr(splits, name),
+            splits.kind,
+            base.tokenizer,
+            seq_len=data.seq_len,
+            mask_prompt=data.mask_prompt,
+            cache=cache,
+            say=say,
+        )
+        for note in notes:
+            say(f"note: {name}: {note}")
+    return contents
 
 
 def _restore(
@@ -166,5 +187,5 @@ def _restore(
 
 def _digest(splits: Splits) -> str:
     """SHA-256 of the samples of all splits."""
-    content = {**dataclasses.asdict(splits), "notes": []}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    parts = [splits.kind, *(content_digest(getattr(splits, name)) for name in SPLITS)]
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()

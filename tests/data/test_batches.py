@@ -214,44 +214,37 @@ def test_too_little_text_is_told_with_the_fix() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "packing", "expected"),
+    ("content", "packing", "expected"),
     [
-        ("text", False, RandomWindows),
-        ("text", True, PackedWindows),
-        ("chat", False, PaddedSamples),
-        ("chat", True, PaddedSamples),
+        (stream(50), False, RandomWindows),
+        (stream(50), True, PackedWindows),
+        (conversations([9]), False, PaddedSamples),
+        (conversations([9]), True, PaddedSamples),
     ],
 )
-def test_the_kind_and_packing_choose_the_source(
-    kind: str, packing: bool, expected: type, chat_tokenizer: Callable[[str], Any]
+def test_the_content_and_packing_choose_the_source(
+    content: Any, packing: bool, expected: type
 ) -> None:
-    sample = (
-        {"text": "a" * 50} if kind == "text" else {"prompt": "a", "completion": "b"}
-    )
     source, notes = training_batches(
-        [sample],
-        kind,
-        chat_tokenizer("chatml"),
-        seq_len=32,
-        batch_size=2,
-        seed=0,
-        mask_prompt=False,
-        packing=packing,
+        content, seq_len=32, batch_size=2, seed=0, packing=packing
     )
     assert type(source) is expected
     assert source.batch(0).tokens.shape == (2, 33)
-    assert ("packing" in " ".join(notes)) == (kind == "chat" and packing)
+    asked_in_vain = packing and expected is PaddedSamples
+    assert ("packing" in " ".join(notes)) == asked_in_vain
 
 
-def test_text_cannot_be_masked(chat_tokenizer: Callable[[str], Any]) -> None:
-    with pytest.raises(DataError, match="leave out --mask-prompt"):
-        training_batches(
-            [{"text": "a"}],
-            "text",
-            chat_tokenizer("chatml"),
-            seq_len=8,
-            batch_size=2,
-            seed=0,
-            mask_prompt=True,
-            packing=False,
-        )
+def test_several_padded_lengths_are_told_before_training() -> None:
+    source, notes = training_batches(
+        conversations(LENGTHS), seq_len=128, batch_size=2, seed=0, packing=False
+    )
+    assert notes == [
+        "3 padded lengths: 32 (3 batches an epoch), 64 (2), 128 (2): the step is "
+        "compiled once for each, and the longest needs the most memory"
+    ]
+    met = Counter(source.batch(i).mask.shape[1] for i in range(7))
+    assert met == {32: 3, 64: 2, 128: 2}
+    _, one_length = training_batches(
+        conversations([20, 30]), seq_len=128, batch_size=2, seed=0, packing=False
+    )
+    assert one_length == []

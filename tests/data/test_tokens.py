@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from comigs_mlx.data.tokens import labelled_samples, token_stream
+from comigs_mlx.data.encoding import CHUNK
+from comigs_mlx.data.tokens import cut, labelled_samples, token_stream
 from comigs_mlx.errors import DataError
 
 Make = Callable[[str], Any]
@@ -20,9 +21,13 @@ TURNS = [
 PAIR = {"prompt": "Who?", "completion": "Me."}
 
 
+def cut_samples(samples: Any, tokenizer: Any, mask_prompt: bool, seq_len: int) -> Any:
+    return cut(labelled_samples(samples, tokenizer, mask_prompt), seq_len)
+
+
 def targets(sample: dict[str, Any], tokenizer: Any, seq_len: int = 1000) -> list[str]:
     """The runs of labelled tokens, as text."""
-    ((one,), _) = labelled_samples([sample], tokenizer, True, seq_len)
+    ((one,), _) = cut_samples([sample], tokenizer, True, seq_len)
     edges = np.flatnonzero(np.diff(one.labelled.astype(int), prepend=0, append=0))
     return [
         tokenizer.decode(one.tokens[a:b].tolist(), skip_special_tokens=False)
@@ -72,7 +77,7 @@ def test_turns_that_the_template_rewrites_are_not_labelled(
     tokenizer = chat_tokenizer("rewriting")
     expected = ["<think>\n\n</think>\n\nHere.<|im_end|>\n"]
     assert targets({"messages": TURNS}, tokenizer) == expected
-    _, notes = labelled_samples([{"messages": TURNS}], tokenizer, True, 1000)
+    _, notes = cut_samples([{"messages": TURNS}], tokenizer, True, 1000)
     assert notes == [
         "not trained on 1 assistant turns that the chat template rewrites later in the "
         "conversation"
@@ -110,13 +115,13 @@ def test_an_assistant_who_speaks_first_is_not_labelled(chat_tokenizer: Make) -> 
 def test_without_mask_all_but_the_first_token_is_a_target(
     chat_tokenizer: Make, bytes_tokenizer: Any
 ) -> None:
-    (one, two), notes = labelled_samples(
+    (one, two), notes = cut_samples(
         [PAIR, {"messages": TURNS[:2]}], chat_tokenizer("chatml"), False, 1000
     )
     assert one.tokens.tolist() == two.tokens.tolist()
     assert one.labelled.tolist() == [False] + [True] * (len(one.tokens) - 1)
     assert notes == []
-    ((text,), _) = labelled_samples([{"text": "ab"}], bytes_tokenizer, False, 9)
+    ((text,), _) = cut_samples([{"text": "ab"}], bytes_tokenizer, False, 9)
     assert text.tokens.tolist() == [97, 98, 256]
     assert text.labelled.tolist() == [False, True, True]
 
@@ -126,14 +131,14 @@ def test_tools_reach_the_template(chat_tokenizer: Make) -> None:
     tokenizer.chat_template = "{{ tools[0].function.name }}" + tokenizer.chat_template
     tools = [{"type": "function", "function": {"name": "search"}}]
     sample = {"messages": TURNS[:2], "tools": tools}
-    ((one,), _) = labelled_samples([sample], tokenizer, True, 1000)
+    ((one,), _) = cut_samples([sample], tokenizer, True, 1000)
     assert tokenizer.decode(one.tokens.tolist()).startswith("search")
 
 
 def test_cut_and_dropped_samples_are_counted(chat_tokenizer: Make) -> None:
     tokenizer = chat_tokenizer("chatml")
     long = {"prompt": "x" * 100, "completion": "y"}
-    kept, notes = labelled_samples([PAIR, long], tokenizer, True, 30)
+    kept, notes = cut_samples([PAIR, long], tokenizer, True, 30)
     assert len(kept) == 1
     assert len(kept[0].tokens) <= 31
     assert notes == [
@@ -141,19 +146,55 @@ def test_cut_and_dropped_samples_are_counted(chat_tokenizer: Make) -> None:
         "dropped 1 of 2 samples without a target",
     ]
     with pytest.raises(DataError, match="none of 1 samples has a target in its first "):
-        labelled_samples([long], tokenizer, True, 30)
+        cut_samples([long], tokenizer, True, 30)
 
 
 def test_impossible_labels_are_refused(
     chat_tokenizer: Make, bytes_tokenizer: Any
 ) -> None:
     with pytest.raises(DataError, match="1 samples of plain text.*leave out --mask-pr"):
-        labelled_samples([{"text": "a"}], chat_tokenizer("chatml"), True, 9)
+        labelled_samples([{"text": "a"}], chat_tokenizer("chatml"), True)
     with pytest.raises(DataError, match="no chat template.*choose an instruct model"):
-        labelled_samples([PAIR], bytes_tokenizer, False, 9)
+        labelled_samples([PAIR], bytes_tokenizer, False)
     with pytest.raises(DataError) as error:
-        labelled_samples([PAIR, PAIR], chat_tokenizer("strict"), False, 9)
+        labelled_samples([PAIR, PAIR], chat_tokenizer("strict"), False)
     assert str(error.value).splitlines() == [
         f"sample {i}: the chat template refuses it: TemplateError: roles must alternate"
         for i in (1, 2)
     ]
+
+
+TEXTS = ["Où?\n  x", "", "<|im_start|> é\u0301 \U0001f600", "a" * 3000, " "]
+
+
+def test_many_texts_at_once_give_the_tokens_of_each_alone(chat_tokenizer: Make) -> None:
+    tokenizer = chat_tokenizer("chatml")
+    stream = token_stream([{"text": text} for text in TEXTS], tokenizer)
+    alone = [tokenizer.encode(text, add_special_tokens=False) for text in TEXTS]
+    expected = [t for tokens in alone for t in [*tokens, tokenizer.eos_token_id]]
+    assert stream.tokens.tolist() == expected
+
+
+def test_a_class_that_changes_encode_is_asked_for_each_text() -> None:
+    """Such as mlx-lm's `NewlineTokenizer`, whose lists of texts go another way."""
+    from mlx_lm.tokenizer_utils import NewlineTokenizer, TokenizerWrapper
+    from tokenizers import Tokenizer, models
+
+    vocabulary = {"a": 0, "<n>": 1, "<|endoftext|>": 2}
+    inner = Tokenizer(models.BPE(vocabulary, []))
+    inner.add_tokens(["<n>"])
+    fast = NewlineTokenizer(tokenizer_object=inner, eos_token="<|endoftext|>")
+    tokenizer = TokenizerWrapper(fast)
+    assert token_stream([{"text": "a\na"}], tokenizer).tokens.tolist() == [0, 1, 0, 2]
+
+
+def test_progress_is_told_only_where_it_takes_long(
+    bytes_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    samples = [{"text": "a" * (CHUNK // 2)}] * 5
+    token_stream(samples, bytes_tokenizer, said.append)
+    assert said == []
+    monkeypatch.setattr("comigs_mlx.data.encoding.QUIET_SECONDS", -1.0)
+    token_stream(samples, bytes_tokenizer, said.append)
+    assert said == [f"tokenised {done} of 5 documents" for done in (2, 4)]

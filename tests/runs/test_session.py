@@ -1,12 +1,15 @@
 """Which text reaches which level, and what a resume refuses or notes."""
 
+import json
 import shutil
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
 import tests.tiny as tiny
 from comigs_mlx.config import from_dict, read_yaml
+from comigs_mlx.data import content
 from comigs_mlx.errors import ConfigError, DataError, RunError, UnsupportedModel
 from comigs_mlx.options import TrainConfig, train_config
 from comigs_mlx.runs.folder import RunFolder
@@ -203,6 +206,115 @@ class TestResume:
             assert list(opened.run(stop=lambda: False)) == []
         changed = {name for name in before if tree(copy)[name] != before[name]}
         assert changed <= {"config.yaml"}  # the copy's own path
+
+
+def chat_config(config, tmp_path):
+    """Conversations of two very different lengths, in `config`'s place."""
+    folder = tmp_path / "chats"
+    folder.mkdir()
+    rows = [
+        {"prompt": f"who is {i}", "completion": "me " * (1 + 20 * (i % 2))}
+        for i in range(20)
+    ]
+    lines = [json.dumps(row) for row in rows]
+    (folder / "train.jsonl").write_text("\n".join(lines[:14]))
+    (folder / "valid.jsonl").write_text("\n".join(lines[14:]))
+    return config_of(config.model, folder, config.run, seq_len=128)
+
+
+def refuse_to_tokenise(monkeypatch):
+    from transformers import PreTrainedTokenizerFast
+
+    stock = PreTrainedTokenizerFast._encode_plus
+
+    def encode(self, text, *args, **options):
+        # mlx-lm tokenises a few words of its own while it loads.
+        assert isinstance(text, str)
+        assert len(text) < 20
+        return stock(self, text, *args, **options)
+
+    monkeypatch.setattr(PreTrainedTokenizerFast, "_encode_plus", encode)
+
+
+class TestTokenCache:
+    @pytest.fixture(autouse=True)
+    def root(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        return tmp_path / "cache" / "comigs_mlx" / "tokens"
+
+    def first_batches(self, config):
+        with session(config, quiet) as opened:
+            trainer = opened.trainer
+            sources = (trainer.train, trainer.router_train)
+            return [*[s.batch(i) for s in sources for i in range(3)], *trainer.valid]
+
+    @pytest.mark.parametrize("kind", ["text", "chat"])
+    def test_the_next_run_does_not_tokenise(
+        self, kind, config, tmp_path, root, monkeypatch
+    ):
+        if kind == "chat":
+            config = chat_config(config, tmp_path)
+        first = self.first_batches(config)
+        assert len(list(root.iterdir())) == 2  # train and valid
+        shutil.rmtree(config.folder)
+        refuse_to_tokenise(monkeypatch)
+        again = self.first_batches(config)
+        for one, two in zip(first, again, strict=True):
+            assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+
+    def test_without_it_nothing_is_written_and_the_batches_are_the_same(
+        self, config, root
+    ):
+        off = config_of(config.model, config.data.data, config.run, token_cache=False)
+        without = self.first_batches(off)
+        assert not root.exists()
+        shutil.rmtree(config.folder)
+        for one, two in zip(without, self.first_batches(config), strict=True):
+            assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+
+    def test_a_cache_that_cannot_be_written_stops_nothing(self, config, root):
+        root.parent.parent.mkdir()
+        root.parent.write_text("in the way")
+        notes = []
+        with session(config, notes.append):
+            pass
+        assert sum("tokens cannot be kept" in note for note in notes) == 1
+
+    def test_each_text_is_tokenised_once(self, config, monkeypatch):
+        asked = []
+        stock = content.token_stream
+
+        def count(samples, *args):
+            asked.append(len(samples))
+            return stock(samples, *args)
+
+        monkeypatch.setattr(content, "token_stream", count)
+        off = config_of(config.model, config.data.data, config.run, token_cache=False)
+        self.first_batches(off)
+        assert asked == [200, 40]
+
+    def test_can_be_switched_on_a_resume(self, copy):
+        flags = ["--run", str(copy), "--resume", "--no-token-cache"]
+        assert not train_config(flags).data.token_cache
+
+
+def test_several_padded_lengths_are_announced(config, tmp_path):
+    notes = []
+    with session(chat_config(config, tmp_path), notes.append):
+        pass
+    (train,) = (note for note in notes if note.startswith("note: train: "))
+    assert train.startswith("note: train: 2 padded lengths: ")
+
+
+def test_a_memory_limit_below_the_base_model_is_noted(config, monkeypatch):
+    monkeypatch.setattr("mlx.core.get_active_memory", lambda: 3 * 10**9)
+    options = {"memory_limit": 2.0}
+    limited = config_of(config.model, config.data.data, config.run, **options)
+    notes, before = [], mx.get_memory_limit()
+    with session(limited, notes.append):
+        assert mx.get_memory_limit() == 2 * 10**9
+    assert mx.get_memory_limit() == before
+    assert any("--memory-limit 2.0 GB is less than the base" in note for note in notes)
 
 
 class TestNothingIsWritten:

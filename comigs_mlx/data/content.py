@@ -1,0 +1,142 @@
+"""Samples as tokens ready for batches, tokenised once and then read from the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from comigs_mlx.data.cache import Arrays, TokenCache
+from comigs_mlx.data.conversation import Tokenizer
+from comigs_mlx.data.encoding import Say, quiet
+from comigs_mlx.data.identity import content_digest, tokenizer_digest
+from comigs_mlx.data.splits import Sample
+from comigs_mlx.data.tokens import (
+    Labelled,
+    LabelledSample,
+    TokenStream,
+    cut,
+    labelled_samples,
+    token_stream,
+)
+
+Content = TokenStream | list[LabelledSample]
+"""One split: a stream of plain text, or conversations."""
+
+FORMAT = 1
+"""Goes up when the same samples become other tokens, or are kept in another way."""
+
+STREAM = ("tokens", "documents")
+LABELLED = ("tokens", "labelled", "ends", "unproven")
+
+
+def tokenised(
+    samples: Sequence[Sample],
+    kind: str,
+    tokenizer: Tokenizer,
+    *,
+    seq_len: int,
+    mask_prompt: bool,
+    cache: TokenCache | None = None,
+    say: Say = quiet,
+) -> tuple[Content, list[str]]:
+    """Tokenise one split, or read from the cache what was tokenised before.
+
+    Args:
+        samples: One split of `load_splits`.
+        kind: Its kind, "text" or "chat".
+        tokenizer: The base model's.
+        seq_len: Inputs per sequence, in tokens; conversations are cut to it.
+        mask_prompt: Train on the assistant's tokens only (chat).
+        cache: Where tokens are kept between runs; None keeps them in memory only.
+        say: Told how far it is, where it takes long.
+
+    Returns:
+        The content, and counted notes for the user.
+
+    Raises:
+        DataError: If the samples cannot be tokenised or labelled.
+    """
+    plain = kind == "text" and not mask_prompt
+
+    def fresh() -> Arrays:
+        if plain:
+            return _stream_arrays(token_stream(samples, tokenizer, say))
+        return _labelled_arrays(labelled_samples(samples, tokenizer, mask_prompt, say))
+
+    key = None
+    if cache is not None:
+        key = cache_key(samples, tokenizer, None if plain else mask_prompt)
+    names = STREAM if plain else LABELLED
+    arrays = _once(cache, key, names, fresh)
+    if plain:
+        return TokenStream(arrays["tokens"], arrays["documents"]), []
+    return cut(_labelled(arrays), seq_len)
+
+
+def cache_key(
+    samples: Sequence[Sample], tokenizer: Tokenizer, mask_prompt: bool | None
+) -> str | None:
+    """The name of a cache entry; None where the tokenizer cannot be identified.
+
+    Args:
+        samples: One split.
+        tokenizer: The base model's.
+        mask_prompt: For conversations; None for a stream of plain text.
+    """
+    identity = tokenizer_digest(tokenizer, chat=mask_prompt is not None)
+    if identity is None:
+        return None
+    facts = [FORMAT, mask_prompt, identity, content_digest(samples)]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _once(
+    cache: TokenCache | None,
+    key: str | None,
+    names: Sequence[str],
+    fresh: Callable[[], Arrays],
+) -> Arrays:
+    """The arrays from the cache; where it has none, fresh ones, kept if possible."""
+    if cache is None or key is None:
+        return fresh()
+    if (kept := cache.load(key, names)) is not None:
+        return kept
+    made = fresh()
+    if all(array.size for array in made.values()):  # an empty file cannot be mapped
+        cache.store(key, made)
+        # Mapped from now on: the memory that made it is free for the model.
+        return cache.load(key, names) or made
+    return made
+
+
+def _stream_arrays(stream: TokenStream) -> Arrays:
+    return {"tokens": stream.tokens, "documents": stream.documents}
+
+
+def _labelled_arrays(labelled: Labelled) -> Arrays:
+    """All samples one after the other: `ends` is [S] int64, the end of each."""
+    samples = labelled.samples
+    return {
+        "tokens": np.concatenate(
+            [s.tokens for s in samples] or [np.zeros(0, np.int32)]
+        ),
+        "labelled": np.concatenate(
+            [s.labelled for s in samples] or [np.zeros(0, bool)]
+        ),
+        "ends": np.cumsum([len(s.tokens) for s in samples], dtype=np.int64),
+        "unproven": np.array([labelled.unproven], np.int64),
+    }
+
+
+def _labelled(arrays: Arrays) -> Labelled:
+    # Plain views: a slice of a memmap costs ten times one of an array.
+    tokens, labelled = np.asarray(arrays["tokens"]), np.asarray(arrays["labelled"])
+    ends = arrays["ends"].tolist()
+    samples = [
+        LabelledSample(tokens[start:end], labelled[start:end])
+        for start, end in zip([0, *ends], ends, strict=False)
+    ]
+    return Labelled(samples, int(arrays["unproven"][0]))

@@ -1,0 +1,89 @@
+"""Texts to tokens, many at once, with a word on how far it is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from comigs_mlx.data.conversation import Ints, Tokenizer, inner_tokenizer
+from comigs_mlx.errors import DataError
+
+Say = Callable[[str], None]
+"""Takes one plain sentence for the user."""
+
+CHUNK = 2_000_000
+"""Characters that are tokenised at once: what is known of a token while it is made is
+some hundred bytes."""
+
+QUIET_SECONDS = 10.0
+"""While tokenising, a sentence on how far it is this often."""
+
+
+def quiet(sentence: str) -> None:
+    """A `Say` that says nothing."""
+    del sentence
+
+
+class Progress:
+    """Says now and then how many documents are tokenised."""
+
+    def __init__(self, total: int, say: Say) -> None:
+        """For `total` documents; `say` is told at most every `QUIET_SECONDS`."""
+        self._total, self._say, self._last = total, say, time.monotonic()
+
+    def __call__(self, done: int) -> None:
+        """Note that `done` documents are tokenised."""
+        now = time.monotonic()
+        if now - self._last > QUIET_SECONDS and done < self._total:
+            self._last = now
+            self._say(f"tokenised {done:,} of {self._total:,} documents")
+
+
+def chunks(texts: Sequence[str]) -> Iterator[list[str]]:
+    """`texts` in order, in lists of about `CHUNK` characters; none is cut."""
+    chunk, size = [], 0
+    for text in texts:
+        chunk.append(text)
+        size += len(text)
+        if size >= CHUNK:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def text_tokens(texts: Sequence[str], tokenizer: Tokenizer) -> list[Ints]:
+    """The tokens of each text, [T] int32, without a beginning token and with EOS.
+
+    Raises:
+        DataError: If the tokenizer has no EOS token.
+    """
+    if tokenizer.eos_token_id is None:
+        raise DataError("the tokenizer has no EOS token: choose another model")
+    inner = inner_tokenizer(tokenizer)
+    if _encodes_lists(inner):
+        # All texts at once: the same code, on all cores (twice as fast on two).
+        encoded = inner(
+            list(texts),
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )["input_ids"]
+    else:
+        encoded = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+    end = tokenizer.eos_token_id
+    return [np.array([*tokens, end], np.int32) for tokens in encoded]
+
+
+def _encodes_lists(inner: Any) -> bool:
+    """Whether `inner(texts)` is `inner.encode` of each: no class changes either."""
+    if not getattr(inner, "is_fast", False):
+        return False
+    from transformers import PreTrainedTokenizerBase
+
+    stock = PreTrainedTokenizerBase
+    return (type(inner).encode, type(inner).__call__) == (stock.encode, stock.__call__)

@@ -1,0 +1,124 @@
+"""Base models told apart by fingerprint, which is remembered while no file changes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from comigs_mlx.files import cache_dir, write_json
+from comigs_mlx.model.params import flatten
+
+SETTLED_SECONDS = 2.0
+"""Files younger than this may change again without a new time stamp."""
+
+RECIPE = 1
+"""Goes up when `fingerprint` changes for any model."""
+
+BOOKKEEPING = {
+    # who wrote the file
+    "architectures",
+    "auto_map",
+    "transformers_version",
+    # the tensors themselves say it
+    "dtype",
+    "torch_dtype",
+    # how to generate, not what is computed; often overridden by another file
+    "use_cache",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+}
+"""Configuration keys that differ between copies of one model and change no output."""
+
+
+def fingerprint(model: nn.Module, config: Mapping[str, Any]) -> str:
+    """SHA-256 of a bare base model, 64 hexadecimal digits.
+
+    Covers the configuration without `BOOKKEEPING`, and the name, dtype, shape and
+    every bit of every parameter. Does not depend on how files are cut and named, on
+    the order of anything, or on the device.
+
+    Args:
+        model: A base as `load_base` returns it, before experts are attached.
+        config: Its configuration.
+    """
+    essence = json.dumps(_essential(config), sort_keys=True)
+    digest = hashlib.sha256(essence.encode())
+    for name, array in sorted(flatten(model.parameters()).items()):
+        content: Any = mx.view(array.reshape(-1), mx.uint8)
+        digest.update(f"\n{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def _essential(value: Any) -> Any:
+    """`value` without what differs between copies: also null entries, and 1.0 for 1."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list | tuple):
+        return [_essential(item) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    dropped = {key for key in value if key.startswith("_") or value[key] is None}
+    # mlx-lm writes the same settings under both names.
+    if value.get("quantization_config") == value.get("quantization"):
+        dropped.add("quantization_config")
+    kept = value.keys() - dropped - BOOKKEEPING
+    return {key: _essential(value[key]) for key in kept}
+
+
+def state(path: Path) -> str | None:
+    """What tells whether any file of a model folder has changed, without reading it.
+
+    Covers the name, size, inode and both time stamps of every file in the folder, and
+    the versions of the code that makes parameters of them.
+
+    Returns:
+        64 hexadecimal digits; None where the files are too young for their time stamps
+        to be trusted, or cannot be looked at.
+    """
+    try:
+        files = [(file.name, file.stat()) for file in sorted(path.iterdir())]
+        versions = [RECIPE, *map(importlib.metadata.version, ("mlx", "mlx-lm"))]
+    except (OSError, importlib.metadata.PackageNotFoundError):
+        return None
+    newest = max((max(s.st_mtime, s.st_ctime) for _, s in files), default=0.0)
+    if time.time() - newest < SETTLED_SECONDS:
+        return None
+    # ctime, which no program can set, shows a file restored with its old mtime.
+    facts = [
+        (name, s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns)
+        for name, s in files
+    ]
+    return hashlib.sha256(json.dumps([versions, facts]).encode()).hexdigest()
+
+
+def recall(path: Path, files: str) -> str | None:
+    """The fingerprint remembered for a model folder in this `state`, if any."""
+    try:
+        kept = json.loads(_memory(path).read_text(encoding="utf-8"))
+        found = kept["fingerprint"] if kept["files"] == files else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, str) and len(found) == 64 else None
+
+
+def remember(path: Path, files: str, found: str) -> None:
+    """Remember a fingerprint, one for each folder; no harm where that fails."""
+    with contextlib.suppress(OSError):
+        write_json(_memory(path), {"files": files, "fingerprint": found})
+
+
+def _memory(path: Path) -> Path:
+    name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()
+    return cache_dir() / "fingerprints" / f"{name}.json"
