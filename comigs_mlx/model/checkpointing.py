@@ -39,7 +39,8 @@ class RecomputedBlock:
 
         def inner(values: Tree, x: mx.array) -> tuple[mx.array, list[Routing]]:
             self.update(values)  # type: ignore[attr-defined]
-            with self._mixture.collecting() as blocks:
+            # Also when it runs again, which is after the mixture's own call.
+            with self._mixture.in_bulk(), self._mixture.collecting() as blocks:
                 y = run(x, *args, **kwargs)
             return y, blocks
 

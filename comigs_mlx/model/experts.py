@@ -15,8 +15,11 @@ it does not hold are masked, so that unused experts never cost a pass of their o
 
 from __future__ import annotations
 
+import functools
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -25,20 +28,31 @@ from comigs_mlx.model.routing import Choice
 
 
 @dataclass
-class Wire:
-    """Carries a block's choice from its MLP to that MLP's linears, during one call.
+class Mode:
+    """What holds for all of a model's experts at once.
 
-    `choice` is None outside a call, and in a call that uses no expert.
+    Attributes:
+        attention: Whether the attention LoRAs are on.
+        frozen: Whether values stay as they are, so that what is made of them alone
+            may be kept from call to call.
     """
 
-    choice: Choice | None = None
+    attention: bool = True
+    frozen: bool = False
 
 
 @dataclass
-class Switch:
-    """Turns every attention LoRA of a model on or off together."""
+class Wire:
+    """Carries a block's choice from its MLP to that MLP's linears, during one call.
 
-    on: bool = True
+    Attributes:
+        choice: None outside a call, and in a call that uses no expert.
+        low: Child name of each linear that reads the MLP's input -> that input in its
+            low-rank space, `[tokens, n * r]`.
+    """
+
+    choice: Choice | None = None
+    low: dict[str, mx.array] = field(default_factory=dict)
 
 
 def dimensions(linear: nn.Module) -> tuple[int, int]:
@@ -76,7 +90,9 @@ class ExpertLinear(nn.Module):
     def __init__(
         self,
         linear: nn.Module,
+        name: str,
         wire: Wire,
+        mode: Mode,
         groups: dict[str, int],
         rank: int,
         scale: float,
@@ -89,20 +105,65 @@ class ExpertLinear(nn.Module):
         for (role, count), role_key in zip(groups.items(), keys, strict=True):
             if count:
                 self[role] = LoRA(dimensions(linear), rank, role_key, count)
-        self._scale = scale
-        self._wire = wire
+        self._name, self._wire, self._mode, self._scale = name, wire, mode, scale
+        self._kept = Kept(mode)
 
-    def pairs(self, among: tuple[int, ...]) -> tuple[mx.array, mx.array]:
-        """The pairs of the experts `among`, the scale in B.
+    def low_rank(self, among: tuple[int, ...]) -> mx.array:
+        """A of the experts `among`, side by side: `[in, n * r]`."""
+        return self._kept("a", among, lambda: _side_by_side(self._stack("a", among)))
 
-        Returns:
-            A as `[n, in, r]` and scale * B as `[n, r, out]`.
-        """
-        a = mx.concatenate([self[role].lora_a for role in self._order])
-        b = mx.concatenate([self[role].lora_b for role in self._order])
-        if len(among) < a.shape[0]:
-            a, b = a[mx.array(among)], b[mx.array(among)]
-        return a, self._scale * b
+    def high_rank(self, among: tuple[int, ...]) -> mx.array:
+        """Scale times B of the experts `among`: `[n, r, out]`."""
+        return self._kept("b", among, lambda: self._scale * self._stack("b", among))
+
+    def _stack(self, which: str, among: tuple[int, ...]) -> mx.array:
+        """A or B of the experts `among`, `[n, ...]`."""
+        stacks = [self[role][f"lora_{which}"] for role in self._order]
+        joined = mx.concatenate(stacks) if len(stacks) > 1 else stacks[0]
+        return joined[mx.array(among)] if len(among) < joined.shape[0] else joined
+
+
+class Kept:
+    """Remembers, while the mode is frozen, what was made for a key."""
+
+    def __init__(self, mode: Mode):
+        self._mode = mode
+        self._values: dict[Any, mx.array] = {}
+
+    def __call__(
+        self, what: str, among: tuple[int, ...], make: Callable[[], mx.array]
+    ) -> mx.array:
+        """The value made before, or a new one."""
+        if not self._mode.frozen:
+            self._values.clear()
+            return make()
+        if (what, among) not in self._values:
+            self._values[what, among] = make()
+        return self._values[what, among]
+
+
+def low_ranks(
+    linears: list[FanOut], x: mx.array, choice: Choice, kept: Kept
+) -> dict[str, mx.array]:
+    """`x` in the low-rank space of every linear that reads it, by one product.
+
+    Args:
+        linears: The linears of one MLP that read its input.
+        x: `[..., in]`, that input.
+        choice: For the experts to choose from.
+        kept: Remembers the joined A.
+
+    Returns:
+        Child name -> `[tokens, n * r]`.
+    """
+    among = choice.among
+
+    def joined() -> mx.array:
+        return mx.concatenate([linear.low_rank(among) for linear in linears], axis=-1)
+
+    low = x.reshape(-1, x.shape[-1]) @ kept("joined", among, joined)
+    parts = low.split(len(linears), axis=-1)
+    return {linear._name: part for linear, part in zip(linears, parts, strict=True)}
 
 
 class FanOut(ExpertLinear):
@@ -113,16 +174,17 @@ class FanOut(ExpertLinear):
         base = self.linear(x)
         if (choice := self._wire.choice) is None:
             return base
-        a, b = self.pairs(choice.among)
-        n, dims, rank = a.shape
-        low = x @ a.transpose(1, 0, 2).reshape(dims, n * rank)  # [..., n * r]
+        b = self.high_rank(choice.among)  # [n, r, out]
+        n, rank, out = b.shape
+        low = self._wire.low[self._name].reshape(-1, n, rank)  # [tokens, n, r]
         if (hot := choice.one_hot()) is None:
-            low = mx.moveaxis(low.reshape(*x.shape[:-1], n, rank), -2, 0)
+            low = low.transpose(1, 0, 2)  # [n, tokens, r]
         else:
-            low = low.reshape(*x.shape[:-1], 1, n, rank) * hot[..., None]
-            low = mx.moveaxis(low.reshape(*hot.shape[:-1], n * rank), -2, 0)
-            b = b.reshape(1, n * rank, -1)
-        return _add_product(base, low, b)
+            hot = hot.reshape(-1, *hot.shape[-2:]).transpose(1, 0, 2)  # [k, tokens, n]
+            low = (hot[..., None] * low).reshape(*hot.shape[:2], n * rank)
+            b = b.reshape(n * rank, out)
+        y = _add_product(base.reshape(1, -1, out), low, b)
+        return y.reshape(-1, *base.shape)
 
 
 class MixBack(ExpertLinear):
@@ -132,60 +194,81 @@ class MixBack(ExpertLinear):
         """Base product of the weighted sum, one low-rank product for all experts."""
         if (choice := self._wire.choice) is None:
             return self.linear(h)
-        a, b = self.pairs(choice.among)
-        n, dims, rank = a.shape
-        weights = mx.moveaxis(choice.weights, -1, 0)[..., None]  # [k, ..., 1]
-        y = self.linear((weights.astype(h.dtype) * h).sum(0))
+        b = self.high_rank(choice.among)
+        n, rank, out = b.shape
+        k, *shape, dims = h.shape
+        h = h.reshape(k, -1, dims)
+        weights = choice.weights.reshape(-1, k)  # [tokens, k]
+        y = self.linear(_weighted_sum(h, weights.astype(h.dtype)))
         if "bias" in self.linear and not choice.normalised:
-            missing = choice.weights.sum(-1, keepdims=True) - 1
+            missing = weights.sum(-1, keepdims=True) - 1
             y = y + (missing * self.linear.bias).astype(y.dtype)
+        low = self._low(h, weights, choice)  # [tokens, n * r]
+        return _add_product(y, low, b.reshape(n * rank, out)).reshape(*shape, out)
+
+    def _low(self, h: mx.array, weights: mx.array, choice: Choice) -> mx.array:
+        """h in the low-rank space of every expert, weighted, `[tokens, n * r]`."""
+        k, n, a = h.shape[0], len(choice.among), self.low_rank(choice.among)
         if (hot := choice.one_hot()) is None:
-            low = _product(h, a) * weights  # [n, ..., r]
-            low = mx.moveaxis(low, 0, -2)
+            each = a.reshape(a.shape[0], n, -1).transpose(1, 0, 2)  # [n, in, r]
+            low = (h @ each).transpose(1, 0, 2) * weights[..., None]
         else:
-            low = h @ a.transpose(1, 0, 2).reshape(dims, n * rank)
-            low = low.reshape(*h.shape[:-1], n, rank) * weights[..., None]
-            low = (low * mx.moveaxis(hot, -2, 0)[..., None]).sum(0)
-        low = low.reshape(*h.shape[1:-1], n * rank)
-        return _add_product(y, low[None], b.reshape(1, n * rank, -1))[0]
+            low = (h @ a).reshape(k, -1, n, a.shape[-1] // n).transpose(1, 0, 2, 3)
+            mask = hot.reshape(-1, k, n) * weights[..., None]
+            low = (low * mask[..., None]).sum(1)  # [tokens, n, r]
+        return low.reshape(low.shape[0], -1)
 
 
 class SharedLoRA(nn.Module):
     """An attention linear with one LoRA pair, which belongs to the first generalist."""
 
     def __init__(
-        self, linear: nn.Module, switch: Switch, rank: int, scale: float, key: mx.array
+        self, linear: nn.Module, mode: Mode, rank: int, scale: float, key: mx.array
     ):
         super().__init__()
         self.linear = linear
         self.generalist = LoRA(dimensions(linear), rank, key)
-        self._scale = scale
-        self._switch = switch
+        self._scale, self._mode, self._kept = scale, mode, Kept(mode)
 
     def __call__(self, x: mx.array) -> mx.array:
-        """W x + scale * B A x, or W x while the switch is off."""
+        """W x + scale * B A x, or W x while attention LoRAs are off."""
         y = self.linear(x)
-        if not self._switch.on:
+        if not self._mode.attention:
             return y
-        b = self._scale * self.generalist.lora_b
-        return _add_product(y, (x @ self.generalist.lora_a)[None], b[None])[0]
+        b = self._kept("b", (0,), lambda: self._scale * self.generalist.lora_b)
+        return _add_product(y, x @ self.generalist.lora_a, b)
 
 
-def _product(x: mx.array, w: mx.array) -> mx.array:
-    """`[n, ..., in]` @ `[n, in, out]` -> `[n, ..., out]`."""
-    n, dims, out = w.shape
-    return (x.reshape(n, -1, dims) @ w).reshape(*x.shape[:-1], out)
+@mx.custom_function
+def _weighted_sum(h: mx.array, weights: mx.array) -> mx.array:
+    """`[k, tokens, in]`, `[tokens, k]` -> `[tokens, in]`, in one pass over `h`."""
+    if h.shape[1] == 1:
+        return weights @ h.squeeze(1)
+    slots = [slot.squeeze(0) for slot in h.split(h.shape[0])]
+    parts = weights.split(len(slots), axis=-1)
+    weighted = [w * slot for w, slot in zip(parts, slots, strict=True)]
+    return functools.reduce(mx.add, weighted)
+
+
+@_weighted_sum.vjp
+def _weighted_sum_vjp(
+    primals: tuple[mx.array, mx.array], cotangent: mx.array, _: mx.array
+) -> tuple[mx.array, mx.array]:
+    h, weights = primals
+    return weights.T[..., None] * cotangent, (h * cotangent).sum(-1).T
+
+
+def _side_by_side(a: mx.array) -> mx.array:
+    """`[n, in, r]` -> `[in, n * r]`."""
+    n, dims, rank = a.shape
+    return a.transpose(1, 0, 2).reshape(dims, n * rank)
 
 
 def _add_product(base: mx.array, low: mx.array, b: mx.array) -> mx.array:
-    """`[..., out]` + `[n, ..., r]` @ `[n, r, out]` -> `[n, ..., out]`, in base's type.
+    """base + low @ b, in base's type.
 
     The product is float32 where the pairs are; a half-precision base is never cast up.
     """
-    out = base.shape[-1]
-    low, flat = low.reshape(low.shape[0], -1, low.shape[-1]), base.reshape(1, -1, out)
     if base.dtype == b.dtype:
-        y = mx.addmm(flat, low, b)
-    else:
-        y = flat + (low @ b).astype(base.dtype)
-    return y.reshape(low.shape[0], *base.shape)
+        return mx.addmm(base, low, b)
+    return base + (low @ b).astype(base.dtype)

@@ -8,25 +8,34 @@ from typing import Any
 
 import mlx.core as mx
 
-from comigs_mlx.model.experts import Wire
+from comigs_mlx.model.experts import FanOut, Kept, Mode, Wire, low_ranks
 from comigs_mlx.model.routing import Choice
 
 
 class Gate:
     """Asks for one block's choice and hands it to that block's linears."""
 
-    def __init__(self, choose: Callable[[mx.array], Choice | None], wire: Wire):
-        self.choose = choose
-        self.wire = wire
+    def __init__(
+        self,
+        choose: Callable[[mx.array], Choice | None],
+        wire: Wire,
+        readers: list[FanOut],
+        mode: Mode,
+    ):
+        self.choose, self.wire, self.readers = choose, wire, readers
+        self.kept = Kept(mode)
 
     @contextlib.contextmanager
     def open(self, x: mx.array) -> Iterator[None]:
         """For the time of the block, its linears run what is chosen for `x`."""
-        self.wire.choice = self.choose(x)
+        wire = self.wire
+        wire.choice = self.choose(x)
+        if wire.choice is not None:
+            wire.low = low_ranks(self.readers, x, wire.choice, self.kept)
         try:
             yield
         finally:
-            self.wire.choice = None
+            wire.choice, wire.low = None, {}
 
 
 class MixtureMLP:

@@ -24,10 +24,12 @@ import mlx.nn as nn
 from comigs_mlx import registry
 from comigs_mlx.errors import ConfigError, UnsupportedModel
 from comigs_mlx.model import params
-from comigs_mlx.model.experts import FanOut, MixBack, SharedLoRA, Switch, Wire
+from comigs_mlx.model.experts import FanOut, MixBack, Mode, SharedLoRA, Wire
 from comigs_mlx.model.gate import Gate, MixtureMLP
+from comigs_mlx.model.halves import Halves
 from comigs_mlx.model.routing import Choice, Routing, fixed_choice
 from comigs_mlx.model.surgery import Site, family_name, put_before, sites
+from comigs_mlx.model.x86.substitutes import instead, substitutes
 from comigs_mlx.options import ExpertOptions
 
 Selection = str | tuple[float, ...]
@@ -59,7 +61,7 @@ class Mixture:
         self.options = options.resolved()
         self.sites = sites(model, options.num_layers)
         self._selection: Selection = "auto"
-        self._switch = Switch()
+        self._mode = Mode()
         self._collected: list[Routing] | None = None
         self._undo: list[Callable[[], None]] = []
         router = registry.load("router", options.router_type).Router
@@ -68,6 +70,8 @@ class Mixture:
             self._freeze()
             for site, key in zip(self.sites, keys, strict=True):
                 self._attach(site, router, key)
+            self._halves = Halves(model, self.on_detach)
+            self._cheap = substitutes(model)
             self._rehearse()
             mx.eval(params.select(model, params.ROLES))
         except BaseException as error:
@@ -91,27 +95,30 @@ class Mixture:
         attention = site.attention_linears if options.attention_lora else []
         count = len(site.mlp_linears) + len(attention) + 1
         keys = iter(mx.random.split(key, count))
+        readers: list[FanOut] = []
         for name in site.mlp_linears:
             kind = MixBack if name == site.mix_back else FanOut
-            linear = site.mlp[name]
-            expert = kind(linear, wire, groups, options.rank, options.scale, next(keys))
+            how = (groups, options.rank, options.scale, next(keys))
+            expert = kind(site.mlp[name], name, wire, self._mode, *how)
             self._replace(site.mlp, name, expert)
+            if isinstance(expert, FanOut):
+                readers.append(expert)
         for name in attention:
-            linear = site.attention[name]
-            shared = SharedLoRA(
-                linear, self._switch, options.rank, options.scale, next(keys)
-            )
+            linear, key = site.attention[name], next(keys)
+            shared = SharedLoRA(linear, self._mode, options.rank, options.scale, key)
             self._replace(site.attention, name, shared)
-        self._open(site.mlp, wire, router(site.dims, options.experts, next(keys)))
+        routed = router(site.dims, options.experts, next(keys))
+        choose = partial(self.choose, routed)
+        self._open(site.mlp, routed, Gate(choose, wire, readers, self._mode))
 
     def _replace(self, owner: nn.Module, name: str, module: nn.Module) -> None:
         self.on_detach(partial(owner.__setitem__, name, owner[name]))
         owner[name] = module
 
-    def _open(self, mlp: nn.Module, wire: Wire, router: nn.Module) -> None:
+    def _open(self, mlp: nn.Module, router: nn.Module, gate: Gate) -> None:
         """Give the MLP its router and a class that asks it first."""
         mlp.router = router
-        mlp._gate = Gate(partial(self.choose, mlp.router), wire)
+        mlp._gate = gate
         self.on_detach(partial(mlp.__delattr__, "router"))
         self.on_detach(partial(mlp.__delattr__, "_gate"))
         self.on_detach(put_before(mlp, MixtureMLP))
@@ -167,7 +174,7 @@ class Mixture:
         """
         self._check(selection)
         self._selection = selection
-        self._switch.on = selection != "base"
+        self._mode.attention = selection != "base"
 
     @contextlib.contextmanager
     def selected(self, selection: Selection) -> Iterator[None]:
@@ -236,13 +243,51 @@ class Mixture:
             Logits `[batch, tokens, vocabulary]` and the `Routing` of these tokens (its
             arrays have no layer where the selection is `base`).
         """
+        return self._routed(tokens, lambda: self.model(tokens, cache=cache))
+
+    def body(self, tokens: mx.array) -> tuple[mx.array, Routing]:
+        """Everything up to the last norm: the model without its logits.
+
+        Computed `in_bulk`, so equal to what the model itself computes but for rounding.
+
+        Args:
+            tokens: `[batch, tokens]` integer.
+
+        Returns:
+            What `head` makes logits of, `[batch, tokens, dims]`, and the `Routing`.
+        """
+        with self.in_bulk():
+            return self._routed(tokens, lambda: self._halves.body(tokens))
+
+    def head(self, hidden: mx.array) -> mx.array:
+        """Logits `[batch, tokens, vocabulary]` of what `body` returned."""
+        return self._halves.head(hidden)
+
+    def _routed(
+        self, tokens: mx.array, run: Callable[[], mx.array]
+    ) -> tuple[mx.array, Routing]:
         with self.collecting() as blocks:
-            logits = self.model(tokens, cache=cache)
+            result = run()
         if not blocks:
             nothing = mx.zeros((0, *tokens.shape, self.options.experts))
-            return logits, Routing(nothing, nothing, nothing)
+            return result, Routing(nothing, nothing, nothing)
         fields = zip(*blocks, strict=True)
-        return logits, Routing(*(mx.stack(list(field)) for field in fields))
+        return result, Routing(*(mx.stack(list(field)) for field in fields))
+
+    @contextlib.contextmanager
+    def in_bulk(self) -> Iterator[None]:
+        """For many tokens: cheaper functions on an x86 CPU, and nothing is `frozen`."""
+        with self.frozen(False), instead(self._cheap):
+            yield
+
+    @contextlib.contextmanager
+    def frozen(self, frozen: bool = True) -> Iterator[None]:
+        """While values stay as they are: do once what is done to the experts alone."""
+        before, self._mode.frozen = self._mode.frozen, frozen
+        try:
+            yield
+        finally:
+            self._mode.frozen = before
 
     @contextlib.contextmanager
     def collecting(self) -> Iterator[list[Routing]]:

@@ -110,7 +110,7 @@ class Evaluator:
 
     def _run(self, values: Tree, tokens: mx.array) -> tuple[mx.array, mx.array]:
         self.mixture.model.update(values)
-        logits, routing = self.mixture(tokens[:, :-1])
+        hidden, routing = self.mixture.body(tokens[:, :-1])
         layers = max(routing.weights.shape[0], 1)
         weights = routing.weights.sum(0) / layers
-        return token_losses(logits, tokens[:, 1:]), weights
+        return token_losses(self.mixture.head, hidden, tokens[:, 1:]), weights

@@ -25,7 +25,7 @@ from comigs_mlx.model import params
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.model.params import Tree
 from comigs_mlx.options import TrainingOptions
-from comigs_mlx.training.losses import load_balancing, token_losses
+from comigs_mlx.training.losses import load_balancing, summed_loss
 
 BETAS = [0.9, 0.95]
 
@@ -171,9 +171,9 @@ class Level:
     def _objective(self, tokens: mx.array, mask: mx.array) -> tuple[mx.array, Stats]:
         """Summed loss of a batch `[B, T + 1]` whose targets count where `mask` is 1."""
         experts = self.mixture.options
-        logits, routing = self.mixture(tokens[:, :-1])
+        hidden, routing = self.mixture.body(tokens[:, :-1])
         count = mask.sum()
-        loss = (token_losses(logits, tokens[:, 1:]) * mask).sum()
+        loss = summed_loss(self.mixture.head, hidden, tokens[:, 1:], mask)
         share = (routing.weights * mask[..., None]).sum((1, 2)).mean(0)
         stats = Stats(loss, count, share)
         if experts.top_k == experts.experts:

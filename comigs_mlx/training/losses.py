@@ -1,25 +1,145 @@
-"""Losses, in nats."""
+"""Losses, in nats.
+
+Logits are the largest arrays of a step (tokens x vocabulary), so they are made in
+chunks of tokens, one after the other, and never all at once.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator
 
 import mlx.core as mx
 
 from comigs_mlx.model.routing import Routing
+from comigs_mlx.model.x86 import exponential
+
+Head = Callable[[mx.array], mx.array]
+"""Hidden vectors `[1, tokens, dims]` -> logits `[1, tokens, vocabulary]`."""
+
+CHUNK = {True: 2**21, False: 2**24}
+"""Logits in a chunk, on a CPU and on a GPU: there the caches are small and MLX plans
+ahead by about a hundred operations, here small products leave most of the GPU idle."""
+
+FEWEST = 16
+"""Tokens in a chunk, however large the vocabulary."""
 
 
-def token_losses(logits: mx.array, targets: mx.array) -> mx.array:
-    """Cross-entropy of each target.
+def token_losses(head: Head, hidden: mx.array, targets: mx.array) -> mx.array:
+    """Cross-entropy of each target; for measuring, no gradient goes through it.
 
     Args:
-        logits: `[batch, tokens, vocabulary]`, any float type.
+        head: Makes logits.
+        hidden: `[batch, tokens, dims]`, what it makes them of.
         targets: `[batch, tokens]` integer.
 
     Returns:
         `[batch, tokens]` float32, nats.
     """
-    logits = logits.astype(mx.float32)
-    score = mx.take_along_axis(logits, targets[..., None], axis=-1).squeeze(-1)
-    return mx.logsumexp(logits, axis=-1) - score
+    flat = _flat(hidden)
+    losses: list[mx.array] = []
+    for rows in _chunks(head, flat):
+        part = _after(flat[rows], losses)
+        losses.append(_Chunk(head(part[None]), targets.reshape(-1)[rows]).losses)
+    return mx.concatenate(losses).reshape(targets.shape)
+
+
+def summed_loss(
+    head: Head, hidden: mx.array, targets: mx.array, mask: mx.array
+) -> mx.array:
+    """Summed cross-entropy of the targets that count.
+
+    The gradient with respect to `hidden` is made chunk by chunk in the forward pass:
+    softmax - one-hot, through the head. The head's parameters get none.
+
+    Args:
+        head: Makes logits.
+        hidden: `[batch, tokens, dims]`, what it makes them of.
+        targets: `[batch, tokens]` integer.
+        mask: `[batch, tokens]`, what each target's loss is multiplied with.
+
+    Returns:
+        Float32 scalar, nats.
+    """
+
+    @mx.custom_function
+    def both(
+        hidden: mx.array, targets: mx.array, mask: mx.array
+    ) -> tuple[mx.array, mx.array]:
+        flat = _flat(hidden)
+        sums: list[mx.array] = []
+        gradients: list[mx.array] = []
+        targets, mask = targets.reshape(-1), mask.reshape(-1)
+        for rows in _chunks(head, flat):
+            part = _after(flat[rows], [*sums[-1:], *gradients[-1:]])
+            loss, gradient = _with_gradient(head, part, targets[rows], mask[rows])
+            sums.append(loss)
+            gradients.append(gradient)
+        return mx.stack(sums).sum(), mx.concatenate(gradients).reshape(hidden.shape)
+
+    @both.vjp
+    def gradient(
+        primals: tuple[mx.array, ...],
+        cotangents: tuple[mx.array, mx.array],
+        outputs: tuple[mx.array, mx.array],
+    ) -> tuple[mx.array, ...]:
+        _, targets, mask = primals
+        mine = (cotangents[0] * outputs[1]).astype(primals[0].dtype)
+        return mine, mx.zeros_like(targets), mx.zeros_like(mask)
+
+    loss: mx.array = both(hidden, targets, mask)[0]  # type: ignore[index]
+    return loss
+
+
+class _Chunk:
+    """Softmax of some tokens' logits `[1, tokens, vocabulary]`, and their losses.
+
+    Attributes:
+        powers: `[tokens, vocabulary]` float32, exp(logit - largest logit).
+        total: `[tokens, 1]`, their sum.
+        losses: `[tokens]`, nats.
+    """
+
+    def __init__(self, logits: mx.array, targets: mx.array):
+        exp = exponential.exp if exponential.wanted() else mx.exp
+        logits = logits.squeeze(0).astype(mx.float32)
+        top = logits.max(-1, keepdims=True)
+        score = mx.take_along_axis(logits, targets[:, None], axis=-1)
+        self.powers = mx.contiguous(exp(logits - top))
+        self.total = self.powers.sum(-1, keepdims=True)
+        self.losses = (self.total.log() + (top - score)).squeeze(-1)
+
+
+def _with_gradient(
+    head: Head, hidden: mx.array, targets: mx.array, mask: mx.array
+) -> tuple[mx.array, mx.array]:
+    """Summed loss of `[tokens, dims]`, and its gradient."""
+    logits = head(hidden[None])
+    chunk = _Chunk(logits, targets)
+    one_hot = mx.arange(logits.shape[-1]) == targets[:, None]
+    factor = mask[:, None]
+    slope = chunk.powers * (factor / chunk.total) - mx.where(one_hot, factor, 0.0)
+    _, (gradient,) = mx.vjp(head, [hidden[None]], [slope[None].astype(logits.dtype)])
+    return (chunk.losses * mask).sum(), gradient.squeeze(0)
+
+
+def _flat(hidden: mx.array) -> mx.array:
+    """`[batch, tokens, dims]` -> `[batch * tokens, dims]`."""
+    return hidden.reshape(-1, hidden.shape[-1])
+
+
+def _chunks(head: Head, flat: mx.array) -> Iterator[slice]:
+    """Slices of about equal length that cover the tokens."""
+    tokens = flat.shape[0]
+    vocabulary = head(flat[None, :1]).shape[-1]  # never computed
+    on_cpu = mx.default_device() == mx.Device(mx.cpu)
+    most = max(CHUNK[on_cpu] // vocabulary, FEWEST)
+    size = -(-tokens // -(-tokens // most))
+    return (slice(at, at + size) for at in range(0, tokens, size))
+
+
+def _after(array: mx.array, others: list[mx.array]) -> mx.array:
+    """`array`, not to be worked on before the `others` are there."""
+    return mx.depends([array], others)[0] if others else array
 
 
 def load_balancing(

@@ -8,6 +8,11 @@ from comigs_mlx.model.routing import Routing
 from comigs_mlx.training.losses import load_balancing, token_losses
 
 
+def identity(hidden):
+    """A head for logits that are there already."""
+    return hidden
+
+
 @pytest.mark.parametrize("dtype", [mx.float32, mx.float16, mx.bfloat16])
 def test_token_losses_equal_numpy_and_are_float32(dtype):
     mx.random.seed(0)
@@ -15,7 +20,7 @@ def test_token_losses_equal_numpy_and_are_float32(dtype):
     targets = np.random.default_rng(0).integers(0, 11, (2, 5))
     z = np.array(logits.astype(mx.float32)).astype(np.float64)
     picked = np.take_along_axis(z, targets[..., None], -1)[..., 0]
-    found = token_losses(logits, mx.array(targets))
+    found = token_losses(identity, logits, mx.array(targets))
     assert found.dtype == mx.float32
     expected = np.log(np.exp(z).sum(-1)) - picked
     assert np.abs(np.array(found) - expected).max() <= 1e-5
@@ -23,8 +28,8 @@ def test_token_losses_equal_numpy_and_are_float32(dtype):
 
 def test_token_losses_survive_large_logits():
     logits = mx.array([[[1e4, 0.0, -1e4]]])
-    assert token_losses(logits, mx.array([[0]])).item() == 0.0
-    assert token_losses(logits, mx.array([[2]])).item() == 2e4
+    assert token_losses(identity, logits, mx.array([[0]])).item() == 0.0
+    assert token_losses(identity, logits, mx.array([[2]])).item() == 2e4
 
 
 def random_routing(layers, batch, tokens, experts, k, seed=0):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from functools import cache, partial
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 
 from comigs_mlx.benchmark.measure import Makers, Measured, Variant
 from comigs_mlx.benchmark.setting import Setting
 from comigs_mlx.benchmark.spread import Spread, ratio, spread
 from comigs_mlx.training.evaluation import Evaluator
-from comigs_mlx.training.losses import token_losses
 
 ORDER = 3
 SUMMARY = "loss of one batch, without gradients"
@@ -46,7 +46,8 @@ def _bare(setting: Setting) -> Variant:
 
     @mx.compile
     def losses(tokens: mx.array) -> mx.array:
-        return token_losses(model(tokens[:, :-1]), tokens[:, 1:])
+        logits = model(tokens[:, :-1]).astype(mx.float32)
+        return nn.losses.cross_entropy(logits, tokens[:, 1:])
 
     def run(index: int) -> None:
         np.array(losses(mx.array(setting.batch(index).tokens)))

@@ -1,0 +1,94 @@
+"""A model's two halves, body and head, without per-family code.
+
+The body ends where the module that owns the list of blocks returns (embedding, blocks,
+last norm); the head makes logits of that. MLX is lazy, so each half is made by calling
+the whole model: for the body, its logits are dropped before anything computes them; for
+the head, the owner of the blocks returns what it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from comigs_mlx.errors import UnsupportedModel
+from comigs_mlx.model.surgery import family_name, put_before
+
+
+@dataclass
+class Joint:
+    """What passes between the halves during one call.
+
+    Attributes:
+        given: What the owner of the blocks returns instead of running.
+        made: What it returned when it last ran.
+    """
+
+    given: mx.array | None = None
+    made: mx.array | None = None
+
+
+class Trunk:
+    """Goes before the class of the module that owns the blocks."""
+
+    _joint: Joint
+
+    def __call__(self, *args: Any, **kwargs: Any) -> mx.array:
+        """The module's own result, or the one given."""
+        joint = self._joint
+        if joint.given is None:
+            joint.made = super().__call__(*args, **kwargs)  # type: ignore[misc]
+            return joint.made
+        return joint.given
+
+
+class Halves:
+    """Body and head of one model."""
+
+    def __init__(
+        self, model: nn.Module, on_detach: Callable[[Callable[[], None]], None]
+    ):
+        """Find the joint; `on_detach` is told how to undo what this changes.
+
+        Raises:
+            UnsupportedModel: If no module of the model owns its blocks.
+        """
+        self._model, self._joint = model, Joint()
+        trunk = _owner_of_blocks(model)
+        trunk._joint = self._joint
+        on_detach(partial(delattr, trunk, "_joint"))
+        on_detach(put_before(trunk, Trunk))
+
+    def body(self, tokens: mx.array) -> mx.array:
+        """`[batch, tokens]` integer -> `[batch, tokens, dims]`."""
+        try:
+            self._model(tokens)
+            assert self._joint.made is not None
+            return self._joint.made
+        finally:
+            self._joint.made = None
+
+    def head(self, hidden: mx.array) -> mx.array:
+        """`[batch, tokens, dims]` -> logits `[batch, tokens, vocabulary]`."""
+        self._joint.given = hidden
+        try:
+            return self._model(mx.zeros(hidden.shape[:2], mx.int32))
+        finally:
+            self._joint.given = None
+
+
+def _owner_of_blocks(model: nn.Module) -> nn.Module:
+    blocks = [id(block) for block in model.layers]
+    for _, module in model.named_modules():
+        for child in module.values():
+            if isinstance(child, list) and [id(item) for item in child] == blocks:
+                return module
+    raise UnsupportedModel(
+        f"base model family {family_name(model)!r} does not fit: no module of it holds "
+        "its list of blocks"
+    )
