@@ -79,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = parse(EvaluateConfig, "comigs_mlx.evaluate", argv)
     wanted = None if config.experts is None else parse_experts(config.experts)
     from comigs_mlx.data.splits import load_split
+    from comigs_mlx.model.selection import allowed
     from comigs_mlx.runs.folder import RunFolder
     from comigs_mlx.training.evaluation import Evaluator
 
@@ -87,7 +88,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     data = _data_options(config, folder.config)
     samples, kind = load_split(data["data"], config.split)
     base, mixture = folder.load(best=config.best, report=command.say)
-    usable = [name for name in ("generalist", "specialist") if mixture.allowed(name)]
+    usable = [
+        name for name in ("generalist", "specialist") if allowed(name, mixture.options)
+    ]
     selections = [wanted] if wanted is not None else ["base", *usable, "auto"]
     batches = _batches(samples, kind, base.tokenizer, data)
     evaluator, scores = Evaluator(mixture), {}

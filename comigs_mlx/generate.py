@@ -33,6 +33,11 @@ class GenerateConfig:
         "expert, such as 0.3,0.7",
         "WHO",
     )
+    fuse: bool = option(
+        False,
+        "with one expert only (--experts generalist, say): fuse it into the base's "
+        "weights in memory, so that it costs what the base costs",
+    )
     best: bool = option(False, "use the save with the lowest validation loss")
     max_tokens: int = option(256, "tokens to generate at most", "N")
     temp: float = option(0.0, "sampling temperature; 0 takes the likeliest token", "T")
@@ -61,6 +66,8 @@ class GenerateConfig:
             yield f"--top-p {self.top_p} must be above 0 and at most 1"
         if self.seed < 0:
             yield f"--seed {self.seed} must be at least 0"
+        if self.fuse and (self.trace is not None or self.html is not None):
+            yield "--fuse leaves one expert, so there is nothing to trace: drop one"
         for name in ("trace", "html"):
             if (file := getattr(self, name)) is not None:
                 yield from _unwritable(f"--{name} {file}", Path(file).expanduser())
@@ -81,11 +88,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = parse(GenerateConfig, "comigs_mlx.generate", argv)
     selection = parse_experts(config.experts)
     from comigs_mlx.inference.generate import Generation, Sampling, prompt_tokens
+    from comigs_mlx.model.fusing import fused
+    from comigs_mlx.model.mixture import Mixture
     from comigs_mlx.runs.folder import RunFolder
 
     folder = RunFolder(config.run)
     base, mixture = folder.load(best=config.best, report=command.say)
-    mixture.select(selection)
     tokens = prompt_tokens(
         base.tokenizer,
         config.prompt,
@@ -94,8 +102,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     sampling = Sampling(config.temp, config.top_p, config.seed)
     generation = Generation(base, mixture, tokens, config.max_tokens, sampling)
-    for piece in generation:
-        command.show(piece.text, end="")
+    speaking = fused if config.fuse else Mixture.selected
+    with speaking(mixture, selection):
+        for piece in generation:
+            command.show(piece.text, end="")
     command.show("")
     _write(generation, config)
 
@@ -107,7 +117,7 @@ def _write(generation: object, config: GenerateConfig) -> None:
 
     assert isinstance(generation, Generation)
     trace = generation.trace()
-    if config.experts != "base":
+    if config.experts != "base" and not config.fuse:
         command.say(summary(trace))
     if config.trace is not None:
         content = json.dumps(to_json(trace), ensure_ascii=False)

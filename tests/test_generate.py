@@ -54,6 +54,11 @@ class TestText:
         expected = mlx_lm.generate(model, tokenizer, prompt=prompt, max_tokens=24)
         assert generated(cli, run, experts="generalist", max_tokens=24) == expected
 
+    def test_fused_is_the_expert_alone(self, cli, run):
+        expected = generated(cli, run, experts="generalist", max_tokens=24)
+        found = generated(cli, run, experts="generalist", fuse=True, max_tokens=24)
+        assert found == expected != generated(cli, run, experts="base", max_tokens=24)
+
     def test_without_the_template_continues_the_prompt(self, cli, run, tiny_folder):
         model, tokenizer = mlx_lm.load(str(tiny_folder()))
         ids = tokenizer.encode("hello", add_special_tokens=False)
@@ -156,6 +161,8 @@ class TestRefused:
             ({"max_tokens": 0}, "--max-tokens 0 must be at least 1"),
             ({"temp": -1.0}, "--temp -1.0 must be at least 0"),
             ({"top_p": 0.0}, "--top-p 0.0 must be above 0"),
+            ({"fuse": True}, "are more than one, or not of weight 1"),
+            ({"fuse": True, "trace": "x.json"}, "nothing to trace: drop one"),
             ({"seed": -1}, "--seed -1 must be at least 0"),
             ({"run": "/no/such/run"}, "no run at /no/such/run"),
             ({"trace": "/no/such/folder/x.json"}, "there is no folder /no/such/folder"),

@@ -64,7 +64,8 @@ class Recorder:
 
     def __call__(self, tokens: mx.array, cache: Any = None, **kwargs: Any) -> mx.array:
         """Logits `[1, tokens, vocabulary]`, as the model itself."""
-        logits, routing = self._mixture(tokens, cache=cache)
+        with self._mixture.frozen():
+            logits, routing = self._mixture(tokens, cache=cache)
         weights = routing.weights[:, 0]  # [layers, tokens, E]
         if tokens.shape[1] > 1:
             mx.eval(weights)  # do not keep a whole prompt's activations alive

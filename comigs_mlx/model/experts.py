@@ -16,29 +16,13 @@ it does not hold are masked, so that unused experts never cost a pass of their o
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
+from comigs_mlx.model.lora import Kept, LoRA, Mode, add_product, dimensions
 from comigs_mlx.model.routing import Choice
-
-
-@dataclass
-class Mode:
-    """What holds for all of a model's experts at once.
-
-    Attributes:
-        attention: Whether the attention LoRAs are on.
-        frozen: Whether values stay as they are, so that what is made of them alone
-            may be kept from call to call.
-    """
-
-    attention: bool = True
-    frozen: bool = False
 
 
 @dataclass
@@ -53,35 +37,6 @@ class Wire:
 
     choice: Choice | None = None
     low: dict[str, mx.array] = field(default_factory=dict)
-
-
-def dimensions(linear: nn.Module) -> tuple[int, int]:
-    """Input and output size of a plain or quantised linear."""
-    out, width = linear.weight.shape
-    if isinstance(linear, nn.QuantizedLinear):
-        width = width * 32 // linear.bits
-    return width, out
-
-
-class LoRA(nn.Module):
-    """Low-rank pairs of n experts: `lora_a` `[n, in, r]`, `lora_b` `[n, r, out]`.
-
-    A is kaiming-uniform with a = sqrt(5), so uniform within 1 / sqrt(in); B is 0.
-    Without `experts` there is one pair and no leading axis.
-    """
-
-    def __init__(
-        self,
-        dims: tuple[int, int],
-        rank: int,
-        key: mx.array,
-        experts: int | None = None,
-    ):
-        super().__init__()
-        lead = () if experts is None else (experts,)
-        bound = 1 / math.sqrt(dims[0])
-        self.lora_a = mx.random.uniform(-bound, bound, (*lead, dims[0], rank), key=key)
-        self.lora_b = mx.zeros((*lead, rank, dims[1]))
 
 
 class ExpertLinear(nn.Module):
@@ -108,38 +63,26 @@ class ExpertLinear(nn.Module):
         self._name, self._wire, self._mode, self._scale = name, wire, mode, scale
         self._kept = Kept(mode)
 
+    def stacks(self, which: str) -> list[mx.array]:
+        """`lora_a` or `lora_b` as they are kept, one array a role: `[n, ...]`."""
+        return [self[role][which] for role in self._order]
+
     def low_rank(self, among: tuple[int, ...]) -> mx.array:
         """A of the experts `among`, side by side: `[in, n * r]`."""
-        return self._kept("a", among, lambda: _side_by_side(self._stack("a", among)))
+        stacks = self.stacks("lora_a")
+        return self._kept(("a", among), stacks, lambda: _beside(_pick(stacks, among)))
+
+    def apart(self, among: tuple[int, ...]) -> mx.array:
+        """A of the experts `among`: `[n, in, r]`."""
+        stacks = self.stacks("lora_a")
+        return self._kept(("apart", among), stacks, lambda: _pick(stacks, among))
 
     def high_rank(self, among: tuple[int, ...]) -> mx.array:
         """Scale times B of the experts `among`: `[n, r, out]`."""
-        return self._kept("b", among, lambda: self._scale * self._stack("b", among))
-
-    def _stack(self, which: str, among: tuple[int, ...]) -> mx.array:
-        """A or B of the experts `among`, `[n, ...]`."""
-        stacks = [self[role][f"lora_{which}"] for role in self._order]
-        joined = mx.concatenate(stacks) if len(stacks) > 1 else stacks[0]
-        return joined[mx.array(among)] if len(among) < joined.shape[0] else joined
-
-
-class Kept:
-    """Remembers, while the mode is frozen, what was made for a key."""
-
-    def __init__(self, mode: Mode):
-        self._mode = mode
-        self._values: dict[Any, mx.array] = {}
-
-    def __call__(
-        self, what: str, among: tuple[int, ...], make: Callable[[], mx.array]
-    ) -> mx.array:
-        """The value made before, or a new one."""
-        if not self._mode.frozen:
-            self._values.clear()
-            return make()
-        if (what, among) not in self._values:
-            self._values[what, among] = make()
-        return self._values[what, among]
+        stacks = self.stacks("lora_b")
+        return self._kept(
+            ("b", among), stacks, lambda: self._scale * _pick(stacks, among)
+        )
 
 
 def low_ranks(
@@ -157,11 +100,12 @@ def low_ranks(
         Child name -> `[tokens, n * r]`.
     """
     among = choice.among
+    sources = [stack for linear in linears for stack in linear.stacks("lora_a")]
 
     def joined() -> mx.array:
         return mx.concatenate([linear.low_rank(among) for linear in linears], axis=-1)
 
-    low = x.reshape(-1, x.shape[-1]) @ kept("joined", among, joined)
+    low = x.reshape(-1, x.shape[-1]) @ kept(among, sources, joined)
     parts = low.split(len(linears), axis=-1)
     return {linear._name: part for linear, part in zip(linears, parts, strict=True)}
 
@@ -177,13 +121,18 @@ class FanOut(ExpertLinear):
         b = self.high_rank(choice.among)  # [n, r, out]
         n, rank, out = b.shape
         low = self._wire.low[self._name].reshape(-1, n, rank)  # [tokens, n, r]
-        if (hot := choice.one_hot()) is None:
-            low = low.transpose(1, 0, 2)  # [n, tokens, r]
+        flat = base.reshape(1, -1, out)
+        if choice.slots is None:
+            y = add_product(flat, low.transpose(1, 0, 2), b)
+        elif low.shape[0] == 1:
+            slots = choice.slots.reshape(-1)
+            low = low.squeeze(0)[slots][:, None]  # [k, 1, r]
+            y = flat + mx.gather_mm(low, b, rhs_indices=slots).astype(flat.dtype)
         else:
-            hot = hot.reshape(-1, *hot.shape[-2:]).transpose(1, 0, 2)  # [k, tokens, n]
-            low = (hot[..., None] * low).reshape(*hot.shape[:2], n * rank)
-            b = b.reshape(n * rank, out)
-        y = _add_product(base.reshape(1, -1, out), low, b)
+            hot = choice.one_hot().reshape(-1, choice.slots.shape[-1], n)
+            low = hot.transpose(1, 0, 2)[..., None] * low  # [k, tokens, n, r]
+            low = low.reshape(*low.shape[:2], n * rank)
+            y = add_product(flat, low, b.reshape(n * rank, out))
         return y.reshape(-1, *base.shape)
 
 
@@ -194,8 +143,6 @@ class MixBack(ExpertLinear):
         """Base product of the weighted sum, one low-rank product for all experts."""
         if (choice := self._wire.choice) is None:
             return self.linear(h)
-        b = self.high_rank(choice.among)
-        n, rank, out = b.shape
         k, *shape, dims = h.shape
         h = h.reshape(k, -1, dims)
         weights = choice.weights.reshape(-1, k)  # [tokens, k]
@@ -203,40 +150,35 @@ class MixBack(ExpertLinear):
         if "bias" in self.linear and not choice.normalised:
             missing = weights.sum(-1, keepdims=True) - 1
             y = y + (missing * self.linear.bias).astype(y.dtype)
-        low = self._low(h, weights, choice)  # [tokens, n * r]
-        return _add_product(y, low, b.reshape(n * rank, out)).reshape(*shape, out)
+        b = self.high_rank(choice.among)
+        if choice.slots is not None and h.shape[1] == 1:
+            y = y + self._gathered(h, weights, choice, b).astype(y.dtype)
+        else:
+            low = self._low(h, weights, choice)  # [tokens, n * r]
+            y = add_product(y, low, b.reshape(-1, b.shape[-1]))
+        return y.reshape(*shape, -1)
 
     def _low(self, h: mx.array, weights: mx.array, choice: Choice) -> mx.array:
         """h in the low-rank space of every expert, weighted, `[tokens, n * r]`."""
-        k, n, a = h.shape[0], len(choice.among), self.low_rank(choice.among)
-        if (hot := choice.one_hot()) is None:
-            each = a.reshape(a.shape[0], n, -1).transpose(1, 0, 2)  # [n, in, r]
-            low = (h @ each).transpose(1, 0, 2) * weights[..., None]
+        if choice.slots is None:
+            low = (h @ self.apart(choice.among)).transpose(1, 0, 2)  # [tokens, n, r]
+            low = low * weights[..., None]
         else:
+            k, n, a = h.shape[0], len(choice.among), self.low_rank(choice.among)
             low = (h @ a).reshape(k, -1, n, a.shape[-1] // n).transpose(1, 0, 2, 3)
-            mask = hot.reshape(-1, k, n) * weights[..., None]
+            mask = choice.one_hot().reshape(-1, k, n) * weights[..., None]
             low = (low * mask[..., None]).sum(1)  # [tokens, n, r]
         return low.reshape(low.shape[0], -1)
 
-
-class SharedLoRA(nn.Module):
-    """An attention linear with one LoRA pair, which belongs to the first generalist."""
-
-    def __init__(
-        self, linear: nn.Module, mode: Mode, rank: int, scale: float, key: mx.array
-    ):
-        super().__init__()
-        self.linear = linear
-        self.generalist = LoRA(dimensions(linear), rank, key)
-        self._scale, self._mode, self._kept = scale, mode, Kept(mode)
-
-    def __call__(self, x: mx.array) -> mx.array:
-        """W x + scale * B A x, or W x while attention LoRAs are off."""
-        y = self.linear(x)
-        if not self._mode.attention:
-            return y
-        b = self._kept("b", (0,), lambda: self._scale * self.generalist.lora_b)
-        return _add_product(y, x @ self.generalist.lora_a, b)
+    def _gathered(
+        self, h: mx.array, weights: mx.array, choice: Choice, b: mx.array
+    ) -> mx.array:
+        """The low-rank part of one token, of the experts it uses alone: `[1, out]`."""
+        assert choice.slots is not None
+        slots, a = choice.slots.reshape(-1), self.apart(choice.among)
+        low = mx.gather_mm(h.astype(a.dtype), a, rhs_indices=slots)  # [k, 1, r]
+        low = low * weights.reshape(-1, 1, 1)
+        return mx.gather_mm(low, b, rhs_indices=slots).sum(0)
 
 
 @mx.custom_function
@@ -258,17 +200,13 @@ def _weighted_sum_vjp(
     return weights.T[..., None] * cotangent, (h * cotangent).sum(-1).T
 
 
-def _side_by_side(a: mx.array) -> mx.array:
+def _pick(stacks: list[mx.array], among: tuple[int, ...]) -> mx.array:
+    """The experts `among` of the stacks `[n, ...]`, one after the other."""
+    joined = mx.concatenate(stacks) if len(stacks) > 1 else stacks[0]
+    return joined[mx.array(among)] if len(among) < joined.shape[0] else joined
+
+
+def _beside(a: mx.array) -> mx.array:
     """`[n, in, r]` -> `[in, n * r]`."""
     n, dims, rank = a.shape
     return a.transpose(1, 0, 2).reshape(dims, n * rank)
-
-
-def _add_product(base: mx.array, low: mx.array, b: mx.array) -> mx.array:
-    """base + low @ b, in base's type.
-
-    The product is float32 where the pairs are; a half-precision base is never cast up.
-    """
-    if base.dtype == b.dtype:
-        return mx.addmm(base, low, b)
-    return base + (low @ b).astype(base.dtype)

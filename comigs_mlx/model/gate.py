@@ -8,7 +8,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from comigs_mlx.model.experts import FanOut, Kept, Mode, Wire, low_ranks
+from comigs_mlx.model.experts import FanOut, Wire, low_ranks
+from comigs_mlx.model.lora import Kept, Mode
 from comigs_mlx.model.routing import Choice
 
 

@@ -13,7 +13,6 @@ object stays; while attached its class is a subclass that asks the router first.
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -22,23 +21,20 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from comigs_mlx import registry
-from comigs_mlx.errors import ConfigError, UnsupportedModel
+from comigs_mlx.errors import UnsupportedModel
 from comigs_mlx.model import params
-from comigs_mlx.model.experts import FanOut, MixBack, Mode, SharedLoRA, Wire
+from comigs_mlx.model.experts import FanOut, MixBack, Wire
 from comigs_mlx.model.gate import Gate, MixtureMLP
 from comigs_mlx.model.halves import Halves
+from comigs_mlx.model.lora import Mode, SharedLoRA
 from comigs_mlx.model.routing import Choice, Routing, fixed_choice
+from comigs_mlx.model.selection import Selection, allowed, check
 from comigs_mlx.model.surgery import Site, family_name, put_before, sites
 from comigs_mlx.model.x86.substitutes import instead, substitutes
 from comigs_mlx.options import ExpertOptions
 
-Selection = str | tuple[float, ...]
-"""auto, base, generalist, specialist, or one weight an expert."""
-
 Router = Callable[[mx.array, int, tuple[int, ...]], Choice]
 """What a file of `model/routers` makes; see there."""
-
-SELECTIONS = ("auto", "base", "generalist", "specialist")
 
 
 class Mixture:
@@ -172,7 +168,7 @@ class Mixture:
         Raises:
             ConfigError: If there is no such expert, or the weights do not fit.
         """
-        self._check(selection)
+        check(selection, self.options)
         self._selection = selection
         self._mode.attention = selection != "base"
 
@@ -186,40 +182,11 @@ class Mixture:
         finally:
             self.select(before)
 
-    def _check(self, selection: Selection) -> None:
-        if isinstance(selection, tuple):
-            fits = len(selection) == self.options.experts
-            if not fits or not all(0 <= w < math.inf for w in selection):
-                raise ConfigError(
-                    f"experts {selection}: expected {self.options.experts} weights of "
-                    f"at least 0, for {', '.join(self.options.names)}"
-                )
-            if not any(selection):
-                raise ConfigError("all expert weights are 0: use base instead")
-        elif selection not in SELECTIONS:
-            raise ConfigError(
-                f"unknown experts {selection!r}: choose {', '.join(SELECTIONS)}, or "
-                f"{self.options.experts} weights with commas between them"
-            )
-        elif selection in params.EXPERTS and not self.allowed(selection):
-            raise ConfigError(f"this mixture has no {selection}")
-
-    def allowed(self, selection: str) -> tuple[int, ...]:
-        """The experts that a named selection may use, ascending."""
-        first = self.options.generalists
-        ranges = {
-            "auto": range(self.options.experts),
-            "generalist": range(first),
-            "specialist": range(first, self.options.experts),
-            "base": range(0),
-        }
-        return tuple(ranges[selection])
-
     def choose(self, router: Router, x: mx.array) -> Choice | None:
         """What a block runs for its input `x` `[..., dims]`; None if no expert does."""
         if isinstance(self._selection, tuple):
             choice = fixed_choice(self._selection, x)
-        elif among := self.allowed(self._selection):
+        elif among := allowed(self._selection, self.options):
             choice = router(x, min(self.options.top_k, len(among)), among)
         else:
             return None
@@ -282,7 +249,7 @@ class Mixture:
 
     @contextlib.contextmanager
     def frozen(self, frozen: bool = True) -> Iterator[None]:
-        """While values stay as they are: do once what is done to the experts alone."""
+        """Keep from call to call what is made of the experts' values alone."""
         before, self._mode.frozen = self._mode.frozen, frozen
         try:
             yield

@@ -31,19 +31,19 @@ class Choice(NamedTuple):
     probabilities: mx.array
     normalised: bool
 
-    def one_hot(self) -> mx.array | None:
-        """`[..., k, n]` float32: 1 where a slot holds an expert; None for all."""
+    def one_hot(self) -> mx.array:
+        """`[..., k, n]` float32: 1 where a slot holds an expert."""
         if self.slots is None:
-            return None
+            return mx.eye(len(self.among))
         positions = mx.arange(len(self.among))
         return (self.slots[..., None] == positions).astype(mx.float32)
 
     def routing(self, experts: int) -> Routing:
         """The same decision for all E experts, arrays `[..., E]`."""
-        hot = self.one_hot()
-        if hot is None:
+        if self.slots is None:
             weights, chosen = self.weights, mx.ones_like(self.weights)
         else:
+            hot = self.one_hot()
             weights, chosen = (self.weights[..., None] * hot).sum(-2), hot.sum(-2)
         fields = (weights, chosen, self.probabilities)
         return Routing(*(_spread(field, self.among, experts) for field in fields))

@@ -17,7 +17,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from comigs_mlx.errors import ConfigError, UnsupportedModel
-from comigs_mlx.model.experts import dimensions
+from comigs_mlx.model.lora import dimensions
 
 LINEARS = (nn.Linear, nn.QuantizedLinear)
 EXPERT_PARTS = ("SwitchLinear", "QuantizedSwitchLinear", "SwitchGLU", "SwitchMLP")

@@ -17,8 +17,9 @@ import numpy as np
 
 from comigs_mlx.data.batches import Batch
 from comigs_mlx.model import params
-from comigs_mlx.model.mixture import Mixture, Selection
+from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.model.params import Tree
+from comigs_mlx.model.selection import Selection
 from comigs_mlx.training.losses import token_losses
 
 RESAMPLES = 1000
