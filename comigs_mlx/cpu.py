@@ -22,13 +22,35 @@ FORTRAN = b"libgfortran.so.5"
 """The Fortran run time that the OpenBLAS wheel asks the loader for."""
 
 
+WIDTH = "MLX_BFS_MAX_WIDTH"
+"""How many branches of a graph MLX takes in turn; beyond that, one after the other."""
+
+
+def blas_threads(count: int) -> int | None:
+    """Let each call of the fast BLAS use `count` threads.
+
+    Returns:
+        How many it used before; None where the fast BLAS is not loaded.
+    """
+    loaded = ctypes.CDLL(None)
+    if not hasattr(loaded, "openblas_set_num_threads"):
+        return None
+    before: int = loaded.openblas_get_num_threads()
+    loaded.openblas_set_num_threads(count)
+    return before
+
+
 def prepare() -> None:
     """Load the fast BLAS and check for a compiler, on Linux only.
+
+    Also asks MLX to take many branches in turn, so that the parts of a batch that are
+    computed side by side (`training.lanes`) get their turns.
 
     Warns in one line for each of the two that is missing; never raises.
     """
     if not sys.platform.startswith("linux"):
         return
+    os.environ.setdefault(WIDTH, "1000")
     if "mlx.core" in sys.modules:
         _warn(
             "mlx was imported before comigs_mlx, so it keeps its slow reference BLAS: "

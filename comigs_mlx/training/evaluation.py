@@ -20,6 +20,7 @@ from comigs_mlx.model import params
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.model.params import Tree
 from comigs_mlx.model.selection import Selection
+from comigs_mlx.training import lanes
 from comigs_mlx.training.losses import token_losses
 
 RESAMPLES = 1000
@@ -100,6 +101,8 @@ class Evaluator:
         with self.mixture.selected(selection):
             losses, weights = self._compiled[selection](values, mx.array(batch.tokens))
         self.mixture.model.update(values)
+        with lanes.evaluating(len(batch.tokens)):
+            mx.eval(losses, weights)
         return np.array(losses), np.array(weights)
 
     def score(self, batches: Iterable[Batch], selection: Selection = "auto") -> Score:
@@ -111,7 +114,12 @@ class Evaluator:
 
     def _run(self, values: Tree, tokens: mx.array) -> tuple[mx.array, mx.array]:
         self.mixture.model.update(values)
+        losses, weights = zip(*lanes.each(self._rows, tokens), strict=True)
+        return mx.concatenate(list(losses)), mx.concatenate(list(weights))
+
+    def _rows(self, tokens: mx.array) -> tuple[mx.array, mx.array]:
+        """Losses `[rows, T]` and expert weights `[rows, T, E]` of some rows."""
         hidden, routing = self.mixture.body(tokens[:, :-1])
         layers = max(routing.weights.shape[0], 1)
-        weights = routing.weights.sum(0) / layers
-        return token_losses(self.mixture.head, hidden, tokens[:, 1:]), weights
+        losses = token_losses(self.mixture.head, hidden, tokens[:, 1:])
+        return losses, routing.weights.sum(0) / layers

@@ -11,6 +11,7 @@ code carries leftover gradients from one level into the other, this does not.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +25,9 @@ from comigs_mlx.data.batches import Batch
 from comigs_mlx.model import params
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.model.params import Tree
+from comigs_mlx.model.routing import Routing
 from comigs_mlx.options import TrainingOptions
+from comigs_mlx.training import lanes
 from comigs_mlx.training.losses import load_balancing, summed_loss
 
 BETAS = [0.9, 0.95]
@@ -131,7 +134,8 @@ class Level:
         (updated, new_states, stats, norms) = outcome
         model.update(trained)
         model.update(others)
-        mx.eval(updated, new_states, stats, norms)
+        with lanes.evaluating(len(batches[0].tokens)):
+            mx.eval(updated, new_states, stats, norms)
         result = _plain(stats, norms)
         if result.finite:
             model.update(updated)
@@ -146,7 +150,8 @@ class Level:
         for batch in batches:
             one = self._one_batch(trained, others, *_arrays(batch))
             total = one if total is None else tree_map(mx.add, total, one)
-            mx.eval(total)
+            with lanes.evaluating(len(batch.tokens)):
+                mx.eval(total)
         gradients, stats = total
         updated, new_states, norms = self._update(trained, states, gradients, stats)
         return updated, new_states, Stats(*stats), norms
@@ -171,9 +176,9 @@ class Level:
     def _objective(self, tokens: mx.array, mask: mx.array) -> tuple[mx.array, Stats]:
         """Summed loss of a batch `[B, T + 1]` whose targets count where `mask` is 1."""
         experts = self.mixture.options
-        hidden, routing = self.mixture.body(tokens[:, :-1])
+        losses, routings = zip(*lanes.each(self._loss, tokens, mask), strict=True)
+        loss, routing = functools.reduce(mx.add, losses), lanes.joined(list(routings))
         count = mask.sum()
-        loss = summed_loss(self.mixture.head, hidden, tokens[:, 1:], mask)
         share = (routing.weights * mask[..., None]).sum((1, 2)).mean(0)
         stats = Stats(loss, count, share)
         if experts.top_k == experts.experts:
@@ -182,6 +187,11 @@ class Level:
             routing, mask, experts.generalists, self.options.generalist_importance
         )
         return loss + self.options.balance_weight * balance * count, stats
+
+    def _loss(self, tokens: mx.array, mask: mx.array) -> tuple[mx.array, Routing]:
+        """Summed cross-entropy of some rows of a batch, and how they were routed."""
+        hidden, routing = self.mixture.body(tokens[:, :-1])
+        return summed_loss(self.mixture.head, hidden, tokens[:, 1:], mask), routing
 
     def _apply(
         self, trained: Tree, states: list[Tree], gradients: Tree, stats: Stats
