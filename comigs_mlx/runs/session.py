@@ -97,6 +97,8 @@ def _opened(config: TrainConfig, folder: RunFolder, say: Say) -> Iterator[Sessio
     found = base.fingerprint()
     mixture = Mixture(base.model, config.experts, config.training.seed)
     trainer = make_trainer(config, base, mixture, splits, say)
+    for note in memory.plan(mixture, _work(config, trainer)).notes(config.memory_limit):
+        say(note)
     identity = {
         "base_model": found,
         "experts": to_dict(mixture.options),
@@ -141,6 +143,17 @@ def make_trainer(
     valid = evaluation_batches(texts["valid"], data.seq_len, data.batch_size)
     first = list(itertools.islice(valid, config.saving.valid_batches))
     return Trainer(mixture, train, router_train, first, config.training, config.saving)
+
+
+def _work(config: TrainConfig, trainer: Trainer) -> memory.Work:
+    """The longest batch of training: conversations may all be shorter than allowed."""
+    training, lengths = config.training, getattr(trainer.train, "lengths", {})
+    return memory.Work(
+        batch_size=config.data.batch_size,
+        seq_len=max(lengths, default=config.data.seq_len),
+        checkpoint=training.grad_checkpoint,
+        accumulation=training.grad_accumulation,
+    )
 
 
 def _contents(
