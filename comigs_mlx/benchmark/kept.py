@@ -132,3 +132,23 @@ def table(changes: Iterable[Change]) -> str:
         mark = "   WORSE by more than the spread" * one.worse
         lines.append(f"  {one.name:36}{one.old.value:8.2f}{one.new.value:8.2f}{mark}")
     return "\n".join(lines)
+
+
+def markdown(kept: Kept) -> str:
+    """The main ratios and where they were found, for the documentation."""
+    shape, where = kept.shape, kept.environment
+    lines = [
+        f"{shape['model']}, {shape['batch_size']} x {shape['seq_len']} tokens, rank "
+        f"{shape['rank']}; {where['chip']}, {where['device']}, mlx {where['mlx']}, "
+        f"mlx-lm {where['mlx-lm']}, commit {where['commit']}:",
+        "",
+        "| | median | of all rounds |",
+        "|---|---:|---:|",
+    ]
+    for case, found in kept.cases.items():
+        main = registry.load("case", case).MAIN
+        for name, one in found.items():
+            if name.split(".")[0] in main:
+                spread = f"{one.low:.2f} to {one.high:.2f}"
+                lines.append(f"| {case} {name} | {one.value:.2f} | {spread} |")
+    return "\n".join(lines)
