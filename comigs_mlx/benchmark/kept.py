@@ -152,3 +152,26 @@ def markdown(kept: Kept) -> str:
                 spread = f"{one.low:.2f} to {one.high:.2f}"
                 lines.append(f"| {case} {name} | {one.value:.2f} | {spread} |")
     return "\n".join(lines)
+
+
+COLUMNS = {
+    "2 experts": ("train_step", "by_experts.2"),
+    "4 experts": ("train_step", "by_experts.4"),
+    "8 experts": ("train_step", "by_experts.8"),
+    "router step": ("router_step", "ratio"),
+    "peak memory, 2 experts": ("train_step", "peak_memory_ratio"),
+}
+"""Heading -> case and ratio, of `summary`."""
+
+
+def summary(files: Iterable[Path]) -> str:
+    """The price of a step in one row a file, for the documentation."""
+    lines = ["| base, tokens | " + " | ".join(COLUMNS) + " |"]
+    lines.append("|---|" + "---:|" * len(COLUMNS))
+    for one in map(read, files):
+        shape = one.shape
+        values = (one.cases[case][name].value for case, name in COLUMNS.values())
+        cells = [f"{value:.2f}" for value in values]
+        where = f"{shape['model']}, {shape['batch_size']} x {shape['seq_len']}"
+        lines.append(f"| {where} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
