@@ -38,8 +38,8 @@ class BenchConfig:
 
       python -m comigs_mlx.bench
       python -m comigs_mlx.bench --cases train_step,decode --experts 2 --rounds 2
-      python -m comigs_mlx.bench --write docs/bench.json
-      python -m comigs_mlx.bench --compare docs/bench.json
+      python -m comigs_mlx.bench --write docs/bench/smollm2.json
+      python -m comigs_mlx.bench --compare docs/bench/smollm2.json
       python -m comigs_mlx.bench --against HEAD~1 --experts 2
 
     The last line on stdout is one JSON object: environment, shape, and a section a

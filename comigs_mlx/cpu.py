@@ -43,14 +43,15 @@ def blas_threads(count: int) -> int | None:
 def prepare() -> None:
     """Load the fast BLAS and check for a compiler, on Linux only.
 
-    Also asks MLX to take many branches in turn, so that the parts of a batch that are
-    computed side by side (`training.lanes`) get their turns.
+    Also asks MLX to take more branches in turn than its 20, so that the parts of a
+    batch that are computed side by side (`training.lanes`) get their turns; with 200,
+    gradient checkpointing would save nothing.
 
     Warns in one line for each of the two that is missing; never raises.
     """
     if not sys.platform.startswith("linux"):
         return
-    os.environ.setdefault(WIDTH, "1000")
+    os.environ.setdefault(WIDTH, "60")
     if "mlx.core" in sys.modules:
         _warn(
             "mlx was imported before comigs_mlx, so it keeps its slow reference BLAS: "

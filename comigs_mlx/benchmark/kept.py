@@ -132,3 +132,46 @@ def table(changes: Iterable[Change]) -> str:
         mark = "   WORSE by more than the spread" * one.worse
         lines.append(f"  {one.name:36}{one.old.value:8.2f}{one.new.value:8.2f}{mark}")
     return "\n".join(lines)
+
+
+def markdown(kept: Kept) -> str:
+    """The main ratios and where they were found, for the documentation."""
+    shape, where = kept.shape, kept.environment
+    lines = [
+        f"{shape['model']}, {shape['batch_size']} x {shape['seq_len']} tokens, rank "
+        f"{shape['rank']}; {where['chip']}, {where['device']}, mlx {where['mlx']}, "
+        f"mlx-lm {where['mlx-lm']}, commit {where['commit']}:",
+        "",
+        "| | median | of all rounds |",
+        "|---|---:|---:|",
+    ]
+    for case, found in kept.cases.items():
+        main = registry.load("case", case).MAIN
+        for name, one in found.items():
+            if name.split(".")[0] in main:
+                spread = f"{one.low:.2f} to {one.high:.2f}"
+                lines.append(f"| {case} {name} | {one.value:.2f} | {spread} |")
+    return "\n".join(lines)
+
+
+COLUMNS = {
+    "2 experts": ("train_step", "by_experts.2"),
+    "4 experts": ("train_step", "by_experts.4"),
+    "8 experts": ("train_step", "by_experts.8"),
+    "router step": ("router_step", "ratio"),
+    "peak memory, 2 experts": ("train_step", "peak_memory_ratio"),
+}
+"""Heading -> case and ratio, of `summary`."""
+
+
+def summary(files: Iterable[Path]) -> str:
+    """The price of a step in one row a file, for the documentation."""
+    lines = ["| base, tokens | " + " | ".join(COLUMNS) + " |"]
+    lines.append("|---|" + "---:|" * len(COLUMNS))
+    for one in map(read, files):
+        shape = one.shape
+        values = (one.cases[case][name].value for case, name in COLUMNS.values())
+        cells = [f"{value:.2f}" for value in values]
+        where = f"{shape['model']}, {shape['batch_size']} x {shape['seq_len']}"
+        lines.append(f"| {where} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -146,7 +147,7 @@ class MixBack(ExpertLinear):
         k, *shape, dims = h.shape
         h = h.reshape(k, -1, dims)
         weights = choice.weights.reshape(-1, k)  # [tokens, k]
-        y = self.linear(_weighted_sum(h, weights.astype(h.dtype)))
+        y = self.linear(_mixed(h, weights.astype(h.dtype), choice.normalised))
         if "bias" in self.linear and not choice.normalised:
             missing = weights.sum(-1, keepdims=True) - 1
             y = y + (missing * self.linear.bias).astype(y.dtype)
@@ -181,11 +182,19 @@ class MixBack(ExpertLinear):
         return mx.gather_mm(low, b, rhs_indices=slots).sum(0)
 
 
+def _mixed(h: mx.array, weights: mx.array, normalised: bool) -> mx.array:
+    """The weighted sum of the slots: `[k, tokens, in]` -> `[tokens, in]`."""
+    if h.shape[0] == 1 and normalised:  # the weight is 1
+        return h.squeeze(0)
+    if h.shape[1] == 1:
+        return weights @ h.squeeze(1)
+    y: Any = _weighted_sum(h, weights)
+    return y
+
+
 @mx.custom_function
 def _weighted_sum(h: mx.array, weights: mx.array) -> mx.array:
     """`[k, tokens, in]`, `[tokens, k]` -> `[tokens, in]`, in one pass over `h`."""
-    if h.shape[1] == 1:
-        return weights @ h.squeeze(1)
     slots = [slot.squeeze(0) for slot in h.split(h.shape[0])]
     parts = weights.split(len(slots), axis=-1)
     weighted = [w * slot for w, slot in zip(parts, slots, strict=True)]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
@@ -26,17 +25,16 @@ class Gate:
         self.choose, self.wire, self.readers = choose, wire, readers
         self.kept = Kept(mode)
 
-    @contextlib.contextmanager
-    def open(self, x: mx.array) -> Iterator[None]:
-        """For the time of the block, its linears run what is chosen for `x`."""
+    def open(self, x: mx.array) -> None:
+        """From now on, the block's linears run what is chosen for `x`."""
         wire = self.wire
         wire.choice = self.choose(x)
         if wire.choice is not None:
             wire.low = low_ranks(self.readers, x, wire.choice, self.kept)
-        try:
-            yield
-        finally:
-            wire.choice, wire.low = None, {}
+
+    def close(self) -> None:
+        """The block's linears are themselves again."""
+        self.wire.choice, self.wire.low = None, {}
 
 
 class MixtureMLP:
@@ -46,6 +44,10 @@ class MixtureMLP:
 
     def __call__(self, x: mx.array, *args: Any, **kwargs: Any) -> mx.array:
         """The block's MLP of `x`, with the experts its gate chooses."""
-        with self._gate.open(x):
+        gate = self._gate
+        try:
+            gate.open(x)
             y: mx.array = super().__call__(x, *args, **kwargs)  # type: ignore[misc]
+        finally:
+            gate.close()
         return y

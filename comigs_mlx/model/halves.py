@@ -26,10 +26,12 @@ class Joint:
 
     Attributes:
         given: What the owner of the blocks returns instead of running.
-        made: What it returned when it last ran.
+        asked: Whether to note what it returns when it runs.
+        made: That.
     """
 
     given: mx.array | None = None
+    asked: bool = False
     made: mx.array | None = None
 
 
@@ -41,10 +43,12 @@ class Trunk:
     def __call__(self, *args: Any, **kwargs: Any) -> mx.array:
         """The module's own result, or the one given."""
         joint = self._joint
-        if joint.given is None:
-            joint.made = super().__call__(*args, **kwargs)  # type: ignore[misc]
-            return joint.made
-        return joint.given
+        if joint.given is not None:
+            return joint.given
+        y: mx.array = super().__call__(*args, **kwargs)  # type: ignore[misc]
+        if joint.asked:
+            joint.made = y
+        return y
 
 
 class Halves:
@@ -66,12 +70,13 @@ class Halves:
 
     def body(self, tokens: mx.array) -> mx.array:
         """`[batch, tokens]` integer -> `[batch, tokens, dims]`."""
+        self._joint.asked = True
         try:
             self._model(tokens)
             assert self._joint.made is not None
             return self._joint.made
         finally:
-            self._joint.made = None
+            self._joint.asked, self._joint.made = False, None
 
     def head(self, hidden: mx.array) -> mx.array:
         """`[batch, tokens, dims]` -> logits `[batch, tokens, vocabulary]`."""

@@ -186,10 +186,13 @@ class Mixture:
         """What a block runs for its input `x` `[..., dims]`; None if no expert does."""
         if isinstance(self._selection, tuple):
             choice = fixed_choice(self._selection, x)
-        elif among := allowed(self._selection, self.options):
-            choice = router(x, min(self.options.top_k, len(among)), among)
-        else:
+        elif not (among := allowed(self._selection, self.options)):
             return None
+        elif len(among) == 1:  # nothing to route
+            everyone = range(self.options.experts)
+            choice = fixed_choice(tuple(float(e in among) for e in everyone), x)
+        else:
+            choice = router(x, min(self.options.top_k, len(among)), among)
         if self._collected is not None:
             self._collected.append(choice.routing(self.options.experts))
         return choice
