@@ -186,7 +186,7 @@ def architecture(mixture: Mixture) -> Architecture:
     return Architecture(
         base_bytes=sum(a.nbytes for path, a in arrays.items() if path not in trained),
         blocks=len(mixture.sites),
-        width=hidden.shape[-1],
+        width=site.dims,
         hidden=inner,
         heads=_heads(mixture, site, queries),
         queries=queries,

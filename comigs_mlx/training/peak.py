@@ -26,7 +26,7 @@ BLOCKS_AT_ONCE = 6.0
 """Blocks' worth of arrays while one is recomputed: they, gradients, temporaries."""
 
 LOGITS_AHEAD = 11
-BLOCKS_AHEAD = 0.7
+BLOCKS_AHEAD = 2.3
 """Slack on a CPU: arrays of what MLX plans ahead, about 100 operations."""
 
 METAL_AHEAD = 500 * 10**6
@@ -153,7 +153,7 @@ def estimate(
     slack = 0 if machine.cpu else METAL_AHEAD
     block = work.tokens * block_bytes(model, experts, work.seq_len, machine.x86)
     inputs = model.blocks * work.tokens * input_bytes(model, experts)
-    recomputed = int(blocks_at_once(model.blocks, machine) * block) + slack
+    recomputed = int(blocks_at_once(machine) * block) + slack
     kept = inputs if work.checkpoint else trained + model.blocks * block
     return Estimate(
         base=model.base_bytes,
@@ -165,14 +165,9 @@ def estimate(
     )
 
 
-def blocks_at_once(blocks: int, machine: Machine) -> float:
-    """Blocks whose arrays are there together in the backward pass that recomputes.
-
-    With several lanes all lanes but half of one are recomputed before their gradients
-    are made (measured with two), so that there checkpointing saves little.
-    """
-    few = BLOCKS_AT_ONCE + (BLOCKS_AHEAD if machine.cpu else 0)
-    return few if machine.lanes == 1 else max(few, blocks * (1 - 0.5 / machine.lanes))
+def blocks_at_once(machine: Machine) -> float:
+    """Blocks whose arrays are there together in the backward pass that recomputes."""
+    return BLOCKS_AT_ONCE + (BLOCKS_AHEAD if machine.cpu else 0)
 
 
 def block_bytes(
