@@ -6,7 +6,8 @@
     ├── ModelError              a base model that cannot be found, loaded or adapted
     │   └── UnsupportedModel    its family does not fit the mixture; names the family
     ├── RunError                a run folder that is missing, foreign, damaged or in use
-    └── TrainingError           training that had to stop (NaN or infinite loss)
+    ├── TrainingError           training that had to stop (NaN or infinite loss)
+    └── FederationError         a federation that cannot be read, written or agreed on
 
 A message says what was expected, what was found, where, and how to mend it.
 """
@@ -42,6 +43,10 @@ class RunError(ComigsError):
 
 class TrainingError(ComigsError):
     """Training had to stop; the last good state has been kept."""
+
+
+class FederationError(ComigsError):
+    """A federation cannot be read, written or agreed on; the text says what to do."""
 
 
 def raise_all(

@@ -14,6 +14,7 @@ from types import ModuleType
 from comigs_mlx.errors import ConfigError
 
 KINDS = {
+    "aggregator": "comigs_mlx.federation.aggregators",
     "case": "comigs_mlx.benchmark.cases",
     "format": "comigs_mlx.data.formats",
     "router": "comigs_mlx.model.routers",

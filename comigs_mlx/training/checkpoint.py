@@ -149,6 +149,22 @@ def load_values(save: Path) -> dict[str, mx.array]:
     return _load(save / VALUES)
 
 
+def replace_values(save: Path, values: dict[str, mx.array]) -> None:
+    """Put other values into a save; optimisers and position stay as they are.
+
+    Raises:
+        RunError: If the save is incomplete or damaged; it is left as it is.
+    """
+    state = read_state(save)
+    content = {key: value for key, value in state.items() if key != "seal"}
+    with replacing_dir(save) as temporary:
+        mx.save_safetensors(str(temporary / VALUES), dict(sorted(values.items())))
+        shutil.copyfile(save / OPTIMIZERS, temporary / OPTIMIZERS)
+        digests = {**state["sha256"], VALUES: sha256(temporary / VALUES)}
+        content = {**content, "sha256": digests}
+        write_json(temporary / STATE, {**content, "seal": _seal(content)})
+
+
 def _load(file: Path) -> dict[str, mx.array]:
     arrays: dict[str, mx.array] = mx.load(str(file))  # type: ignore[assignment]
     mx.eval(arrays)  # the file may be removed before they are used

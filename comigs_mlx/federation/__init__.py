@@ -1,0 +1,1 @@
+"""Participants that improve one another's generalists through one repository."""

@@ -1,0 +1,109 @@
+"""How a round ends: whoever finds it due closes it, by one commit, exactly once."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+
+from comigs_mlx.federation import adapter, aggregation, card, reviewing
+from comigs_mlx.federation.exchange import Exchange, Moved
+from comigs_mlx.federation.reviewing import Review
+from comigs_mlx.federation.rounds import TRIES, Federation, answered, current, pull
+from comigs_mlx.federation.sources import Array, Arrays
+from comigs_mlx.federation.state import ROUND
+
+
+@contextlib.contextmanager
+def review(
+    exchange: Exchange,
+    federation: Federation,
+    generalists: Mapping[str, Array] | None = None,
+) -> Iterator[Review]:
+    """Judge the contributions to the open round; see `reviewing.review`."""
+    now = pull(exchange, federation) if generalists is None else generalists
+    parts = federation.snapshot, federation.manifest, federation.round
+    with reviewing.review(exchange, *parts, now) as found:
+        yield found
+
+
+def is_due(federation: Federation, contributions: int, now: float) -> bool:
+    """Whether a round with so many contributions may close at `now`.
+
+    Args:
+        federation: From `current`.
+        contributions: To the open round.
+        now: Seconds since the epoch.
+    """
+    manifest = federation.manifest
+    if contributions >= manifest.quorum:
+        return True
+    deadline, age = manifest.deadline_seconds, now - federation.round.closed_at
+    return contributions > 0 and deadline is not None and age >= deadline
+
+
+def close_if_due(
+    exchange: Exchange, federation: Federation, now: float
+) -> Federation | None:
+    """Close the open round if it is due, or find that somebody else has.
+
+    Args:
+        exchange: Where.
+        federation: From `current`.
+        now: Seconds since the epoch.
+
+    Returns:
+        The federation with the round closed; None where it is not due, or not yet
+        closed after many tries because others commit all the time.
+    """
+    wanted = federation.open_round
+    for _ in range(TRIES):
+        if federation.round.round >= wanted:
+            return federation
+        listed = reviewing.candidates(federation.snapshot, wanted)
+        if not is_due(federation, len(listed), now):
+            return None
+        with contextlib.suppress(Moved):
+            if not _close(exchange, federation, now):
+                return None
+        federation = current(exchange)
+    return federation if federation.round.round >= wanted else None
+
+
+def _close(exchange: Exchange, federation: Federation, now: float) -> bool:
+    """One try; raises `Moved` if somebody was faster."""
+    generalists = pull(exchange, federation)
+    with review(exchange, federation, generalists) as found:
+        if not is_due(federation, len(found.accepted), now):
+            return False
+        changes = _closing(exchange, federation, generalists, found, now)
+    message = f"Close round {federation.open_round}"
+    with answered(exchange, {ROUND: changes[ROUND]}):
+        exchange.commit(changes, message, federation.snapshot.revision)
+    return True
+
+
+def _closing(
+    exchange: Exchange,
+    federation: Federation,
+    generalists: Mapping[str, Array],
+    found: Review,
+    now: float,
+) -> dict[str, bytes]:
+    """The files of the commit that closes the open round."""
+    manifest, choice = federation.manifest, federation.manifest.aggregator
+    source = Arrays("", generalists)
+    result = aggregation.aggregate(choice.name, found.accepted, source, choice.options)
+    tensors = dict(result.tensors)
+    closed = federation.round.following(
+        weights=result.weights,
+        aggregator=choice.name,
+        closed_at=now,
+        contributors=[source.name for source in found.accepted],
+        refused=found.refused,
+        inexactness=aggregation.inexactness(found.accepted),
+    )
+    return {
+        **adapter.files(tensors, manifest),
+        ROUND: closed.to_json(),
+        card.README: card.render(manifest, closed, exchange.uri),
+    }

@@ -1,0 +1,245 @@
+"""The one door through which a federation's files come and go.
+
+An `Exchange` is a repository of files with a history of commits: a Hub model repository
+(`hub`), a folder (`folder`) or memory (`memory`). Nothing but what is in the `changes`
+of a `commit` ever leaves this device, and nothing is downloaded but what `read` names.
+
+Paths are relative and separated by `/`. No part of one begins with a dot: hidden files
+(`.git`, `.gitattributes`, our own journal) are neither listed, read nor written.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from comigs_mlx.errors import FederationError
+
+Changes = Mapping[str, bytes | None]
+"""Path -> new content; None deletes (also what is not there)."""
+
+Say = Callable[[str], None]
+"""Takes one line on what is being waited for."""
+
+HUB = re.compile(
+    r"hf://(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<branch>[\w][\w./-]*))?", re.ASCII
+)
+
+
+class Moved(FederationError):
+    """Somebody else committed first: read a new snapshot and decide again."""
+
+
+class NotThere(FederationError):
+    """A repository, branch or file is missing, or may not be seen by this account."""
+
+
+class NotAllowed(FederationError):
+    """This account or process has no right to do it, or the path is refused."""
+
+
+class TooLarge(FederationError):
+    """A file is larger than the caller accepts; it was not read to its end."""
+
+
+class Unreachable(FederationError):
+    """It may work later; nothing is known to be wrong with the request itself.
+
+    Attributes:
+        after: Seconds the other side asked to wait, where it said so.
+        passing: Whether trying again soon makes sense.
+        maybe_done: Whether the request may have been carried out all the same.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        after: float | None = None,
+        passing: bool = True,
+        maybe_done: bool = True,
+    ):
+        super().__init__(text)
+        self.after, self.passing, self.maybe_done = after, passing, maybe_done
+
+
+@dataclass(frozen=True)
+class File:
+    """What a listing says of one file.
+
+    Attributes:
+        size: Bytes.
+        sha256: Of the content, in hexadecimal, where the listing knows it.
+    """
+
+    size: int
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All files at one moment.
+
+    Attributes:
+        revision: Names this state; give it to `read`, `authors` and, as `parent`, to
+            `commit`.
+        files: Path -> what the listing says; empty for a new repository.
+    """
+
+    revision: str
+    files: dict[str, File] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Changes offered to the repository's owner (a pull request).
+
+    Attributes:
+        number: Names it, for `merge`.
+        author: The account that opened it.
+        uri: Of an exchange that shows the repository with these changes; empty where
+            there is none.
+    """
+
+    number: int
+    title: str
+    author: str | None
+    url: str
+    uri: str
+
+
+class Exchange(Protocol):
+    """Every method may raise `Unreachable`, `NotAllowed` and `FederationError`."""
+
+    uri: str
+
+    def account(self) -> str | None:
+        """Who commits here; None where nobody is known (a folder, no login)."""
+
+    def create(self, private: bool = False) -> None:
+        """Make the repository; one that is there already stays as it is.
+
+        Raises:
+            NotAllowed: Where `private` is asked for and it is there and public.
+        """
+
+    def snapshot(self) -> Snapshot:
+        """The files as they are now.
+
+        Raises:
+            NotThere: If there is no such repository (or branch), or this account may
+                not see it.
+        """
+
+    def read(self, path: str, revision: str, max_bytes: int) -> bytes:
+        """The content of the file at `path`.
+
+        Its size is that of the listing, its bytes are not checked: compare a SHA-256.
+
+        Raises:
+            TooLarge: If the listing says so (nothing is read then), or as soon as
+                more than `max_bytes` arrive.
+            NotThere: If there was no such file.
+            Moved: If the exchange keeps no history and the file has changed since.
+        """
+
+    def authors(self, paths: Iterable[str], revision: str) -> dict[str, str | None]:
+        """Path -> the account that last committed it, up to `revision`.
+
+        None where it is not known; paths that are not there are left out. Of a merged
+        proposal it is the account that merged.
+        """
+
+    def commit(self, changes: Changes, message: str, parent: str | None = None) -> str:
+        """Write all of `changes`, or nothing; return a revision that has them.
+
+        Args:
+            changes: What to write and delete.
+            message: One line for the history.
+            parent: The only state to build upon.
+
+        Raises:
+            Moved: If `parent` is given and no longer the newest state.
+        """
+
+    def check_writable(self) -> None:
+        """Raise `NotAllowed` or `NotThere` where a commit could not succeed."""
+
+    def propose(self, changes: Changes, message: str, description: str = "") -> str:
+        """Offer `changes` to the owner; return where to look at the proposal.
+
+        Raises:
+            NotAllowed: Where there are no proposals.
+        """
+
+    def proposals(self) -> list[Proposal]:
+        """The open ones, oldest first; none where there are no proposals."""
+
+    def merge(self, number: int) -> None:
+        """Accept a proposal.
+
+        Raises:
+            NotThere: If no open proposal has this number.
+        """
+
+    def url(self, path: str = "") -> str:
+        """Where a person looks at `path`, or at the whole repository."""
+
+
+def open_exchange(
+    uri: str | Path,
+    *,
+    account: str | None = None,
+    endpoint: str | None = None,
+    token: str | bool | None = None,
+    patience: float = 300.0,
+    say: Say = lambda line: None,
+) -> Exchange:
+    """The exchange at `uri`; nothing is read or asked yet.
+
+    Args:
+        uri: `hf://owner/repo`, `hf://owner/repo@branch`, or a folder's path.
+        account: A name for those who write to a folder.
+        endpoint: The Hub's address; None leaves it to the library (HF_ENDPOINT).
+        token: The Hub's token; None leaves it to the library (HF_TOKEN, login).
+        patience: Seconds to go on trying for, in one call.
+        say: Told whenever something is waited for.
+
+    Raises:
+        FederationError: If `uri` is neither.
+    """
+    text = str(uri)
+    if "://" not in text and not text.startswith("hf:"):
+        from comigs_mlx.federation.folder import FolderExchange
+
+        return FolderExchange(_folder(text), account=account, patience=patience)
+    from comigs_mlx.federation.hub import HubExchange
+
+    repo, branch = hub_address(text)
+    return HubExchange(repo, branch, endpoint, token, patience, say)
+
+
+def hub_address(uri: str) -> tuple[str, str]:
+    """`hf://owner/repo@branch` -> repository and branch (`main` when left out).
+
+    Raises:
+        FederationError: If it does not read so; the text shows the right form.
+    """
+    match = HUB.fullmatch(uri)
+    found = None if match is None else (match["repo"], match["branch"] or "main")
+    if found is None or any(bad in uri for bad in ("..", "--", ".git/", "@/")):
+        raise FederationError(
+            f"{uri!r} is no federation: write hf://owner/repo, "
+            "hf://owner/repo@branch, or the path of a folder"
+        )
+    return found
+
+
+def _folder(text: str) -> Path:
+    if not text.strip() or "\0" in text or re.fullmatch(r"[A-Za-z]{2,}:.*", text):
+        raise FederationError(
+            f"{text!r} is no federation: write hf://owner/repo or a folder's path"
+        )
+    return Path(text).expanduser()

@@ -1,0 +1,225 @@
+"""A Hub model repository as an exchange; only this and `hub_commit` write there.
+
+What the Hub's commit call leaves open is settled here: an answer lost after the commit
+landed is found again by content, a commit that changes nothing still minds its parent,
+and files are never skipped in silence (a `.gitignore` in the repository).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from comigs_mlx.federation import hub_commit, hub_reading
+from comigs_mlx.federation.exchange import (
+    Changes,
+    File,
+    Moved,
+    NotAllowed,
+    NotThere,
+    Proposal,
+    Say,
+    Snapshot,
+)
+from comigs_mlx.federation.hub_client import library, patiently
+from comigs_mlx.federation.paths import check_changes, check_path, check_size
+
+T = TypeVar("T")
+
+KEPT = 4
+"""Listings remembered, so that `read` knows sizes without asking again."""
+
+
+class HubExchange:
+    """The model repository `repo` (see `exchange.Exchange` for the methods)."""
+
+    def __init__(
+        self,
+        repo: str,
+        branch: str = "main",
+        endpoint: str | None = None,
+        token: str | bool | None = None,
+        patience: float = 300.0,
+        say: Say = lambda line: None,
+    ):
+        self.repo, self.branch = repo, branch
+        self.uri = f"hf://{repo}" + ("" if branch == "main" else f"@{branch}")
+        self.patience, self.say = patience, say
+        self._endpoint, self._token = endpoint, token
+        self._made: Any = None
+        self._account: str | None = None
+        self._listings: dict[str, dict[str, File]] = {}
+
+    def account(self) -> str | None:
+        """The account the token belongs to; None without a token."""
+        if self._account is None:
+            headers = self._ask(lambda: hub_reading.headers(self._api))
+            if "authorization" in headers:
+                self._account = self._ask(lambda: self._api.whoami()["name"])
+        return self._account
+
+    def create(self, private: bool = False) -> None:
+        """Make the repository, and the branch where one is given."""
+        self._ask(lambda: self._create(private))
+
+    def snapshot(self) -> Snapshot:
+        """The branch's newest commit."""
+        revision = self._ask(self._head)
+        if revision not in self._listings:
+            files = self._ask(
+                lambda: hub_reading.listing(self._api, self.repo, revision)
+            )
+            self._listings[revision] = files
+            for old in list(self._listings)[:-KEPT]:
+                del self._listings[old]
+        return Snapshot(revision, dict(self._listings[revision]))
+
+    def read(self, path: str, revision: str, max_bytes: int) -> bytes:
+        """From any commit; nothing is cached."""
+        check_path(path)
+        known = self._listings.get(revision)
+        if known is None:
+            known = self._ask(
+                lambda: hub_reading.files(self._api, self.repo, [path], revision)
+            )
+        if path not in known:
+            raise NotThere(f"{path} is not in {self.repo} at {revision}")
+        size = known[path].size
+        check_size(path, size, max_bytes)
+        return self._ask(
+            lambda: hub_reading.content(
+                self._api, self.repo, path, revision, size, max_bytes
+            )
+        )
+
+    def authors(self, paths: Iterable[str], revision: str) -> dict[str, str | None]:
+        """The first author of each path's last commit: the account that committed.
+
+        Others a commit names come from its text (`Co-authored-by`), which anybody can
+        write.
+        """
+        wanted = list(paths)
+        return self._ask(
+            lambda: hub_reading.authors(self._api, self.repo, wanted, revision)
+        )
+
+    def commit(self, changes: Changes, message: str, parent: str | None = None) -> str:
+        """One commit by `create_commit`, tried again until it surely landed once."""
+        check_changes(changes, message)
+
+        def entries(paths: list[str], revision: str) -> dict[str, Any]:
+            return hub_reading.entries(self._api, self.repo, paths, revision)
+
+        def send(real: Changes, parent: str | None) -> tuple[str, bool]:
+            info, made = hub_commit.send(
+                self._api, self.repo, self.branch, real, message, parent
+            )
+            return str(info.oid), made
+
+        attempt = hub_commit.Attempt(self._head, entries, send, changes, parent)
+        return self._ask(
+            attempt, lambda error: parent is None and isinstance(error, Moved)
+        )
+
+    def check_writable(self) -> None:
+        """Ask the Hub about this account's right to write."""
+        self._ask(lambda: self._api.auth_check(self.repo, write=True))
+
+    def propose(self, changes: Changes, message: str, description: str = "") -> str:
+        """Open a pull request with one commit; needs an account, no right to write."""
+        check_changes(changes, message)
+        tries: list[None] = []
+
+        def action() -> str:
+            if tries and (number := self._proposed(message)) is not None:
+                return self._proposal_url(number)
+            tries.append(None)
+            info, _ = hub_commit.send(
+                self._api,
+                self.repo,
+                self.branch,
+                changes,
+                message,
+                create_pr=True,
+                text=description,
+            )
+            return str(info.pr_url or self._proposal_url(info.pr_num))
+
+        return self._ask(action)
+
+    def proposals(self) -> list[Proposal]:
+        """Open pull requests."""
+        found = self._ask(lambda: hub_reading.pulls(self._api, self.repo, "open"))
+        return [
+            Proposal(
+                d.num,
+                d.title,
+                d.author,
+                self._proposal_url(d.num),
+                f"hf://{self.repo}@refs/pr/{d.num}",
+            )
+            for d in sorted(found, key=lambda d: d.num)
+        ]
+
+    def merge(self, number: int) -> None:
+        """Merge a pull request."""
+
+        def action() -> None:
+            status = {
+                d.num: d.status for d in hub_reading.pulls(self._api, self.repo, None)
+            }.get(number)
+            if tries and status == "merged":  # the answer was lost
+                return
+            if status not in ("open", "draft"):
+                raise NotThere(
+                    f"{self.repo} has no open pull request {number}: see sync status"
+                )
+            tries.append(None)
+            self._api.merge_pull_request(self.repo, number)
+
+        tries: list[None] = []
+        self._ask(action)
+
+    def url(self, path: str = "") -> str:
+        """The page of the repository or a file."""
+        page = f"{self._api.endpoint}/{self.repo}"
+        return f"{page}/blob/{self.branch}/{path}" if path else page
+
+    @property
+    def _api(self) -> Any:
+        if self._made is None:
+            self._made = library().HfApi(
+                endpoint=self._endpoint, token=self._token, library_name="comigs_mlx"
+            )
+        return self._made
+
+    def _ask(
+        self,
+        action: Callable[[], T],
+        again: Callable[[Exception], bool] = lambda error: False,
+    ) -> T:
+        return patiently(action, self.repo, self.patience, self.say, again)
+
+    def _proposed(self, title: str) -> int | None:
+        """An open pull request of ours with this title: the answer was lost."""
+        found = hub_reading.pulls(self._api, self.repo, "open")
+        wanted = (title, self.account())
+        mine = [d.num for d in found if (d.title, d.author) == wanted]
+        return max(mine, default=None)
+
+    def _proposal_url(self, number: int) -> str:
+        return f"{self._api.endpoint}/{self.repo}/discussions/{number}"
+
+    def _head(self) -> str:
+        info = self._api.model_info(self.repo, revision=self.branch, expand=["sha"])
+        return str(info.sha)
+
+    def _create(self, private: bool) -> None:
+        self._api.create_repo(self.repo, private=private, exist_ok=True)
+        if private and not self._api.model_info(self.repo, expand=["private"]).private:
+            raise NotAllowed(
+                f"{self.repo} is there already and public: make it private on its "
+                "page, or drop --private"
+            )
+        if self.branch != "main":
+            self._api.create_branch(self.repo, branch=self.branch, exist_ok=True)

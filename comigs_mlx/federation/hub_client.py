@@ -1,0 +1,159 @@
+"""huggingface_hub with limits: every request ends, and this program decides on retries.
+
+The library waits without end for a silent server and sleeps as long as one asks it to.
+Within `patient` each request gets a time limit, and an answer that says "later" (408,
+429, 5xx) is raised as `Busy` instead of being slept on; outside (mlx-lm's downloads in
+this process) the library behaves as always.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+from comigs_mlx.federation.exchange import NotAllowed, Say, Unreachable
+from comigs_mlx.federation.hub_errors import translated
+
+CONNECT, READ = 10.0, 60.0
+"""Seconds for a connection, and between two pieces of an answer."""
+
+FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0
+"""Seconds before trying again where the Hub names none; doubled each time."""
+
+LATER = (408, 429, 500, 502, 503, 504)
+T = TypeVar("T")
+_deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
+
+
+@functools.cache
+def library() -> Any:
+    """The module huggingface_hub, set up once per process."""
+    # xet uploads bypass the client, and with it every limit set here. The library reads
+    # the variable at import, and mlx-lm may have imported it already: hence both.
+    os.environ["HF_HUB_DISABLE_XET"] = "1"
+    import huggingface_hub
+    from huggingface_hub import constants
+    from huggingface_hub.utils import _http
+
+    constants.HF_HUB_DISABLE_XET = True
+    inner = _http._GLOBAL_CLIENT_FACTORY  # the user's own (a proxy, certificates)
+    huggingface_hub.set_client_factory(lambda: _limited(inner()))
+    return huggingface_hub
+
+
+def patiently(
+    action: Callable[[], T],
+    where: str,
+    patience: float,
+    say: Say,
+    again: Callable[[Exception], bool] = lambda error: False,
+) -> T:
+    """The result of `action`, tried again for up to `patience` seconds.
+
+    Args:
+        action: Calls the library; never with state of an earlier try.
+        where: The repository, for texts.
+        patience: Seconds; a request under way may add its own limit.
+        say: Told before each wait.
+        again: Whether to try again after an error of ours that is not passing.
+
+    Raises:
+        FederationError: Ours in place of the library's, whose text is never shown
+            unread: it can quote a header.
+    """
+    end, wait = time.monotonic() + patience, FIRST_WAIT
+    while True:
+        error = None
+        with _within(end):
+            try:
+                return action()
+            except Exception as raised:
+                error = translated(raised, where)
+        asked = error.after if isinstance(error, Unreachable) else None
+        pause = asked if asked is not None else wait * random.uniform(0.5, 1.0)
+        passing = isinstance(error, Unreachable) and error.passing
+        if not (passing or again(error)) or time.monotonic() + pause > end:
+            raise error
+        say(f"{error}; trying again in {pause:.0f} s")
+        time.sleep(pause)
+        wait = min(2 * wait, LONGEST_WAIT)
+
+
+@contextlib.contextmanager
+def _within(end: float) -> Iterator[None]:
+    before = _deadline.set(end)
+    try:
+        yield
+    finally:
+        _deadline.reset(before)
+
+
+def check_time() -> None:
+    """Raise where the patience of the call under way is used up."""
+    end = _deadline.get()
+    if end is not None and time.monotonic() > end:
+        raise Unreachable(
+            "the Hub is too slow: try again later, or with more patience", passing=False
+        )
+
+
+def _limited(client: Any) -> Any:
+    import httpx2
+
+    if client.timeout == httpx2.Timeout(None):
+        client.timeout = httpx2.Timeout(READ, connect=CONNECT)
+    hooks = client.event_hooks
+    client.event_hooks = {
+        "request": [*hooks.get("request", []), _limit],
+        "response": [*hooks.get("response", []), _raise_later],
+    }
+    return client
+
+
+def _limit(request: Any) -> None:
+    """Set time limits: several calls of the library ask for none explicitly."""
+    end = _deadline.get()
+    if end is None:
+        return
+    check_time()
+    if not request.headers.get("authorization", "").isprintable():
+        # The transport would refuse it too, with the token in its text and log.
+        raise NotAllowed("the token has stray characters: check HF_TOKEN, or log in")
+    left = max(end - time.monotonic(), 0.1)
+    given = request.extensions.get("timeout", {})
+    limits = {"connect": CONNECT, "read": READ, "write": READ, "pool": READ}
+    request.extensions["timeout"] = {
+        name: min(given.get(name) or limit, limit, left)
+        for name, limit in limits.items()
+    }
+
+
+def _raise_later(response: Any) -> None:
+    if _deadline.get() is None or response.status_code not in LATER:
+        return
+    status = response.status_code
+    after = asked(response.headers) if status in (429, 503) else None
+    reason = "asks to slow down" if status == 429 else "does not answer well just now"
+    # Raised, not returned: the library would sleep and repeat the request by itself.
+    raise Unreachable(
+        f"the Hub {reason} (status {status}): try again later",
+        after,
+        maybe_done=status != 429,
+    )
+
+
+def asked(headers: Any) -> float | None:
+    """Seconds that `Retry-After` or the Hub's `RateLimit` header ask to wait."""
+    if re.fullmatch(r"\d{1,9}", value := headers.get("retry-after", "").strip()):
+        return float(value)
+    found = re.search(
+        r";\s*r\s*=\s*0\s*;\s*t\s*=\s*(\d{1,9})", headers.get("ratelimit", "")
+    )
+    return float(found[1]) if found else None

@@ -1,0 +1,155 @@
+"""When a commit on the Hub has landed, and when it may be tried again.
+
+The Hub can lose its answer after a commit landed, and its library, finding nothing to
+change, does not look at the parent. So each try begins by looking at what is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+from comigs_mlx.errors import FederationError
+from comigs_mlx.federation.exchange import Changes, Moved, Unreachable
+from comigs_mlx.federation.hub_client import library
+
+LARGE = ".safetensors"
+"""What the Hub keeps as LFS."""
+
+MOVED = "somebody committed first: read again what is there now"
+
+
+class Attempt:
+    """One commit; called for each try, it returns a revision that has the changes.
+
+    Args:
+        head: The branch's newest revision.
+        entries: (paths, revision) -> path -> the library's entry of it.
+        send: (changes, parent) -> the new revision, and whether a commit was made.
+        changes: As of `Exchange.commit`.
+        parent: As of `Exchange.commit`.
+    """
+
+    def __init__(
+        self,
+        head: Callable[[], str],
+        entries: Callable[[list[str], str], dict[str, Any]],
+        send: Callable[[Changes, str | None], tuple[str, bool]],
+        changes: Changes,
+        parent: str | None,
+    ):
+        self.head, self.entries, self.send = head, entries, send
+        self.changes, self.parent = changes, parent
+        self.maybe_done = False
+
+    def __call__(self) -> str:
+        """One try; raises `Moved` or what the library raises."""
+        head = self.head()
+        there = self._there(head)
+        if self.maybe_done and self._landed(there):
+            return head
+        if self.parent not in (None, head):
+            raise Moved(MOVED)
+        real = {p: c for p, c in self.changes.items() if c is not None or p in there}
+        if not real:
+            return head
+        return self._send(real)
+
+    def _send(self, changes: Changes) -> str:
+        try:
+            revision, made = self.send(changes, self.parent)
+        except Exception as error:
+            self.maybe_done = self.maybe_done or not _surely_refused(error)
+            if self.maybe_done and _status(error) == 412:
+                raise Unreachable("the Hub's answer about a commit was lost") from None
+            raise
+        if not made and self.parent not in (None, revision):
+            # The library found nothing to change and did not look at the parent.
+            raise Moved(MOVED)
+        return revision
+
+    def _there(self, revision: str) -> dict[str, Any]:
+        """What the Hub has of our paths; asked for only where it matters."""
+        if not self.maybe_done and None not in self.changes.values():
+            return {}
+        return self.entries(list(self.changes), revision)
+
+    def _landed(self, there: dict[str, Any]) -> bool:
+        return all(
+            path not in there if content is None else same(there.get(path), content)
+            for path, content in self.changes.items()
+        )
+
+
+def send(
+    api: Any,
+    repo: str,
+    branch: str,
+    changes: Changes,
+    message: str,
+    parent: str | None = None,
+    create_pr: bool = False,
+    text: str = "",
+) -> tuple[Any, bool]:
+    """One call of `create_commit`; its answer, and whether a commit was made."""
+    made = operations(changes)
+    added = [o for o in made if changes[o.path_in_repo] is not None]
+    # One by one: several at once go to threads, where no limit of ours holds.
+    for operation in added:
+        if operation.path_in_repo.endswith(LARGE):
+            api.preupload_lfs_files(
+                repo,
+                [operation],
+                revision=branch,
+                create_pr=create_pr,
+                free_memory=False,
+            )
+    info = api.create_commit(
+        repo,
+        made,
+        commit_message=message,
+        commit_description=text,
+        revision=branch,
+        parent_commit=parent,
+        create_pr=create_pr,
+    )
+    ignored = [o.path_in_repo for o in added if o._should_ignore]
+    if ignored:
+        raise FederationError(
+            f"a .gitignore in {repo} kept {ignored[0]} out: delete that file there and "
+            "try again"
+        )
+    return info, all(o._is_committed for o in added)
+
+
+def operations(changes: Changes) -> list[Any]:
+    """Fresh objects for each try: the library writes its progress into them."""
+    hub = library()
+    return [
+        hub.CommitOperationDelete(path, is_folder=False)
+        if content is None
+        else hub.CommitOperationAdd(path, content)
+        for path, content in changes.items()
+    ]
+
+
+def same(entry: Any, content: bytes) -> bool:
+    """Whether the Hub's entry of a file (or None) has exactly `content`."""
+    if entry is None:
+        return False
+    if entry.lfs is not None:
+        return bool(entry.lfs.sha256 == hashlib.sha256(content).hexdigest())
+    blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
+    return bool(entry.blob_id == blob.hexdigest())
+
+
+def _surely_refused(error: Exception) -> bool:
+    if isinstance(error, Unreachable):
+        return not error.maybe_done
+    status = _status(error)
+    return status is not None and 400 <= status < 500
+
+
+def _status(error: Exception) -> int | None:
+    return getattr(getattr(error, "response", None), "status_code", None)

@@ -1,0 +1,136 @@
+"""What is read from a Hub repository: listings, contents, authors, pull requests.
+
+Functions take the library's `HfApi` and raise its errors; `hub` translates them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from comigs_mlx.federation.exchange import File, Unreachable
+from comigs_mlx.federation.hub_client import check_time
+from comigs_mlx.federation.paths import check_size, is_allowed
+
+AT_ONCE = 500
+"""Paths in one question; the Hub takes 1,000."""
+
+PIECE = 1 << 16
+"""Bytes."""
+
+
+def headers(api: Any) -> dict[str, str]:
+    """Headers of a request of ours, with the token the library would choose."""
+    from huggingface_hub.utils import build_hf_headers
+
+    made = build_hf_headers(token=api.token, library_name=api.library_name)
+    return {name: str(value) for name, value in made.items()}
+
+
+def listing(api: Any, repo: str, revision: str) -> dict[str, File]:
+    """Path -> file, of all files at `revision` that an exchange may hold."""
+    found = api.list_repo_tree(repo, recursive=True, revision=revision)
+    return _files(found)
+
+
+def files(api: Any, repo: str, paths: Sequence[str], revision: str) -> dict[str, File]:
+    """Path -> file, of those of `paths` that are there."""
+    return _files(entries(api, repo, paths, revision).values())
+
+
+def entries(
+    api: Any, repo: str, paths: Sequence[str], revision: str, expand: bool = False
+) -> dict[str, Any]:
+    """Path -> the library's `RepoFile`, of those of `paths` that are there."""
+    found = []
+    for start in range(0, len(paths), AT_ONCE):
+        some = list(paths[start : start + AT_ONCE])
+        found += api.get_paths_info(repo, some, revision=revision, expand=expand)
+    return {entry.path: entry for entry in found if _is_file(entry)}
+
+
+def content(
+    api: Any, repo: str, path: str, revision: str, size: int, max_bytes: int
+) -> bytes:
+    """The bytes of one file, stopped as soon as they are too many.
+
+    Through the library's session: what it downloads itself goes to HF_HOME, is not
+    capped, and is accepted with other bytes of the right number.
+
+    Raises:
+        TooLarge: If more than `max_bytes` arrive.
+        Unreachable: If there are not `size`.
+    """
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.utils import get_session, hf_raise_for_status
+
+    url = hf_hub_url(repo, path, revision=revision, endpoint=api.endpoint)
+    # identity: a compressed answer could be small on the way and huge here.
+    wanted = {**headers(api), "accept-encoding": "identity"}
+    with get_session().stream("GET", url, headers=wanted) as response:
+        hf_raise_for_status(response)
+        got = bytearray()
+        for piece in response.iter_raw(PIECE):
+            got += piece
+            check_size(path, len(got), max_bytes)
+            check_time()
+    if len(got) != size:
+        raise Unreachable(
+            f"{len(got)} bytes of {path} arrived where {repo} lists {size}: try again"
+        )
+    return bytes(got)
+
+
+def authors(
+    api: Any, repo: str, paths: Sequence[str], revision: str
+) -> dict[str, str | None]:
+    """Path -> first author of the last commit that touched it, up to `revision`."""
+    last = {
+        path: getattr(entry.last_commit, "oid", None)
+        for path, entry in entries(api, repo, paths, revision, expand=True).items()
+    }
+    wanted = {oid for oid in last.values() if oid is not None}
+    found: dict[str, str | None] = {}
+    for oid, author in _commits(api, repo, revision) if wanted else ():
+        if oid in wanted:
+            found[oid] = author
+        if len(found) == len(wanted):
+            break
+    return {path: found.get(oid) if oid else None for path, oid in last.items()}
+
+
+def pulls(api: Any, repo: str, status: str | None) -> list[Any]:
+    """The library's pull requests with this status, or all."""
+    return list(
+        api.get_repo_discussions(
+            repo, discussion_type="pull_request", discussion_status=status
+        )
+    )
+
+
+def _commits(api: Any, repo: str, revision: str) -> Iterator[tuple[str, str | None]]:
+    """Commits and their first authors, newest first, page by page.
+
+    The library's `list_repo_commits` reads the whole history before it returns.
+    """
+    from huggingface_hub.utils import paginate
+
+    url = f"{api.endpoint}/api/models/{repo}/commits/{quote(revision, safe='')}"
+    for item in paginate(url, params={}, headers=headers(api)):
+        check_time()
+        people = item.get("authors") or [{}]
+        yield item["id"], people[0].get("user")
+
+
+def _files(found: Any) -> dict[str, File]:
+    listed = {}
+    for entry in found:
+        if _is_file(entry) and is_allowed(entry.path):
+            sha256 = entry.lfs.sha256 if entry.lfs is not None else None
+            listed[entry.path] = File(int(entry.size), sha256)
+    return listed
+
+
+def _is_file(entry: Any) -> bool:
+    return hasattr(entry, "blob_id")

@@ -1,0 +1,198 @@
+"""A run's side of a federation: found one, take its generalists, contribute.
+
+Only the generalists' tensors and the counters of the manifest are read of a run. MLX is
+imported only when one of these functions runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from comigs_mlx.config import read_yaml
+from comigs_mlx.errors import FederationError
+from comigs_mlx.federation import contribution, membership, rounds, signatures
+from comigs_mlx.federation.contribution import Prepared
+from comigs_mlx.federation.exchange import Exchange
+from comigs_mlx.federation.manifest import BaseModel, Experts
+from comigs_mlx.federation.membership import Membership
+from comigs_mlx.federation.rounds import Federation
+from comigs_mlx.federation.sources import Array, Arrays, shapes
+from comigs_mlx.options import ExpertOptions
+from comigs_mlx.runs.description import base_model
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """What a federation is made from.
+
+    Attributes:
+        base: The base model; a folder's path is private, so of one its name only.
+        experts: Shape of the generalists.
+        generalists: Tensor -> first values.
+    """
+
+    base: BaseModel
+    experts: Experts
+    generalists: dict[str, Array]
+
+
+def of_run(run: Path) -> Origin:
+    """The base model, shape and generalists of a run.
+
+    Raises:
+        RunError: If it is not there or damaged.
+    """
+    from comigs_mlx.runs import generalists
+    from comigs_mlx.runs.folder import RunFolder
+
+    info = RunFolder(run).read_info()
+    tensors, _ = generalists.read(run, info["generalists"])
+    return Origin(*_described(info), tensors)
+
+
+def of_model(model: str, options: ExpertOptions, seed: int, say: Any) -> Origin:
+    """A base model with fresh generalists: the model itself, before any training."""
+    from comigs_mlx.model.base import load_base
+    from comigs_mlx.model.mixture import Mixture
+    from comigs_mlx.runs import description, experts, generalists
+
+    base = load_base(model, say)
+    digest = base.fingerprint()
+    mixture = Mixture(base.model, options, seed)
+    with tempfile.TemporaryDirectory(prefix="comigs-") as folder:
+        experts.write(Path(folder), mixture, base.id, 0)
+        tensors, _ = generalists.read(Path(folder), options.generalists)
+    return Origin(*_described(description.describe(mixture, base.id, digest)), tensors)
+
+
+def pull(
+    run: Path, exchange: Exchange, federation: Federation, name: str | None
+) -> bool:
+    """Replace a run's generalists by the federation's.
+
+    Returns:
+        Whether anything changed; False where the run has this round already, with or
+        without training since.
+
+    Raises:
+        FederationError: If the run does not fit; it is unchanged then.
+        RunError: If it is in use, or damaged.
+    """
+    from comigs_mlx.runs import generalists
+    from comigs_mlx.runs.folder import RunFolder
+
+    folder = RunFolder(run)
+    folder.check_exists()
+    with folder.in_use():
+        record = membership.read(run)
+        same = record is not None and record.uri == membership.place(exchange.uri)
+        if record is not None and same and record.round == federation.round.round:
+            return False
+        mine = of_run(run)
+        membership.check_fits(federation.manifest, mine.experts, mine.base.fingerprint)
+        own = shapes(Arrays("", mine.generalists))
+        tensors = rounds.pull(exchange, federation, own)
+        generalists.replace(folder, tensors)
+        remember(run, exchange.uri, federation, name)
+    return True
+
+
+def remember(run: Path, uri: str, federation: Federation, name: str | None) -> None:
+    """Note that a run's generalists are those of the last closed round."""
+    old = membership.read(run)
+    place = membership.place(uri)
+    kept = old if old is not None and old.uri == place else Membership(place)
+    new = dataclasses.replace(
+        kept,
+        participant=name or kept.participant,
+        round=federation.round.round,
+        step=_step(run),
+    )
+    membership.write(run, new)
+
+
+def prepare(
+    run: Path, exchange: Exchange, federation: Federation, name: str
+) -> tuple[Prepared, dict[str, Array]]:
+    """A contribution of a run to the open round, and the residual that went into it.
+
+    Raises:
+        FederationError: If the run did not start from the last closed round.
+    """
+    record, mine = membership.read(run), of_run(run)
+    manifest, last = federation.manifest, federation.round.round
+    membership.check_fits(manifest, mine.experts, mine.base.fingerprint)
+    if (
+        record is None
+        or record.uri != membership.place(exchange.uri)
+        or record.round != last
+    ):
+        raise FederationError(
+            f"{run} does not have the generalist of round {last}: python -m "
+            "comigs_mlx.sync pull, train, then push"
+        )
+    current = Arrays("", rounds.pull(exchange, federation))
+    before = membership.residual(run, exchange.uri, federation.open_round)
+    prepared = contribution.prepare(
+        mine.generalists,
+        current,
+        manifest,
+        participant=name,
+        round=federation.open_round,
+        counters=_counters(run, _step(run) - record.step),
+        residual=before,
+    )
+    return _signed(prepared, federation, name), before
+
+
+def contributed(
+    run: Path, uri: str, name: str, prepared: Prepared, before: dict[str, Array]
+) -> None:
+    """Note that a contribution has been sent."""
+    round = prepared.metadata.round
+    membership.keep_residual(run, uri, round, before, prepared.residual)
+    record = membership.read(run)
+    if record is not None:
+        new = dataclasses.replace(record, participant=name, contributed=round)
+        membership.write(run, new)
+
+
+def _signed(prepared: Prepared, federation: Federation, name: str) -> Prepared:
+    """Signed with the user's key, where the federation asks for it."""
+    manifest = federation.manifest
+    member = (manifest.participants or {}).get(name)
+    asked = member is not None and member.public_key is not None
+    if not (asked or manifest.require_signatures):
+        return prepared
+    metadata = signatures.sign(prepared.metadata, signatures.load_key())
+    return dataclasses.replace(prepared, metadata=metadata)
+
+
+def _described(info: dict[str, Any]) -> tuple[BaseModel, Experts]:
+    """Base model and shape as comigs.json has them."""
+    base_id, digest = base_model(info)
+    if Path(base_id).expanduser().exists():
+        base_id = Path(base_id).expanduser().resolve().name
+    names = [field.name for field in dataclasses.fields(Experts)]
+    values = {name: info[name] for name in names}
+    shape = {**values, "targets": tuple(sorted(info["targets"]))}
+    return BaseModel(base_id, digest), Experts(**shape)
+
+
+def _step(run: Path) -> int:
+    from comigs_mlx.runs import generalists
+    from comigs_mlx.runs.folder import RunFolder
+
+    return generalists.read(run, RunFolder(run).read_info()["generalists"])[1]
+
+
+def _counters(run: Path, steps: int) -> dict[str, int]:
+    """Expert steps since the last pull, and the most tokens they can have seen."""
+    config = read_yaml(run / "config.yaml")
+    names = ("batch_size", "seq_len", "grad_accumulation")
+    batch, length, batches = (int(config.get(name, 1)) for name in names)
+    steps = max(steps, 0)
+    return {"steps": steps, "tokens": steps * batch * length * batches}

@@ -1,0 +1,119 @@
+"""What a run remembers of its federation: RUN/federation.json and a residual.
+
+RUN/state/residual.safetensors holds what rounding took away from contributions: what
+was `before/` the last one, so that the same contribution can be made again, and what
+is left `after/` it, for the next.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from comigs_mlx.errors import FederationError
+from comigs_mlx.federation import schema
+from comigs_mlx.federation.manifest import Experts, Manifest, name_check
+from comigs_mlx.federation.schema import between, item
+from comigs_mlx.federation.sources import Array
+from comigs_mlx.federation.tensorfile import serialise
+from comigs_mlx.files import write_bytes
+
+RECORD, RESIDUAL = "federation.json", "residual.safetensors"
+RECORD_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Membership:
+    """The content of RUN/federation.json.
+
+    Attributes:
+        uri: Of the federation, as `place` spells it.
+        participant: The run's name in it; None before its first contribution.
+        round: The closed round that the run's generalists started from.
+        step: The run's training step then.
+        contributed: The last round contributed to; 0: none.
+    """
+
+    uri: str = item()
+    participant: str | None = item(name_check, None)
+    round: int = item(between(0, 10**9), 0)
+    step: int = item(between(0, 10**12), 0)
+    contributed: int = item(between(0, 10**9), 0)
+
+
+def place(uri: str) -> str:
+    """One spelling of an exchange's URI: a folder's path is made absolute."""
+    return uri if "://" in uri else os.path.abspath(uri)
+
+
+def read(run: Path) -> Membership | None:
+    """A run's record; None where it takes part in no federation.
+
+    Raises:
+        FederationError: If it is damaged.
+    """
+    try:
+        content = (run / RECORD).read_bytes()
+    except FileNotFoundError:
+        return None
+    return schema.read(Membership, content, str(run / RECORD), RECORD_BYTES)
+
+
+def write(run: Path, membership: Membership) -> None:
+    """Write a run's record, atomically."""
+    content = schema.write(membership, RECORD, RECORD_BYTES)
+    write_bytes(run / RECORD, content)
+
+
+def residual(run: Path, uri: str, round: int) -> dict[str, Array]:
+    """What rounding took away before a contribution to `round`; empty: nothing."""
+    file = run / "state" / RESIDUAL
+    if not file.is_file():
+        return {}
+    try:
+        with safe_open(file, "numpy") as opened:
+            about = opened.metadata() or {}
+            prefix = "before/" if about.get("round") == str(round) else "after/"
+            names = [n for n in opened.keys() if n.startswith(prefix)]
+            found = {n.removeprefix(prefix): opened.get_tensor(n) for n in names}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise FederationError(
+            f"{file} is damaged: remove it, which forgets one rounding error"
+        ) from error
+    return found if about.get("uri") == place(uri) else {}
+
+
+def keep_residual(
+    run: Path,
+    uri: str,
+    round: int,
+    before: Mapping[str, Array],
+    after: Mapping[str, Array],
+) -> None:
+    """Write what `residual` reads, atomically."""
+    tensors = {f"before/{name}": array for name, array in before.items()}
+    tensors |= {f"after/{name}": array for name, array in after.items()}
+    content = serialise(tensors, {"uri": place(uri), "round": str(round)})
+    write_bytes(run / "state" / RESIDUAL, content)
+
+
+def check_fits(manifest: Manifest, experts: Experts, fingerprint: str) -> None:
+    """Raise `FederationError` unless a run has the federation's base and shape."""
+    problems = []
+    if fingerprint != manifest.base_model.fingerprint:
+        problems.append(
+            f"its base model is not the federation's ({manifest.base_model.id!a})"
+        )
+    for field in dataclasses.fields(experts):
+        mine, theirs = (getattr(e, field.name) for e in (experts, manifest.experts))
+        if mine != theirs:
+            problems.append(f"{field.name} is {mine}, the federation's {theirs}")
+    if problems:
+        raise FederationError(
+            f"this run does not fit the federation: {'; '.join(problems)}"
+        )

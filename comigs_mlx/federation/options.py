@@ -1,0 +1,92 @@
+"""The options of `python -m comigs_mlx.sync`, one class for each action."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from comigs_mlx.config import group, option
+from comigs_mlx.options import ExpertOptions
+
+FEDERATION = "hf://owner/repo, hf://owner/repo@branch, or a folder"
+
+
+@dataclass(frozen=True)
+class _Where:
+    federation: str = option("", FEDERATION, "URI")
+    json: bool = option(False, "print one JSON object")
+
+    def problems(self) -> Iterator[str]:
+        """One sentence for each value that cannot work."""
+        if not self.federation:
+            yield f"--federation URI is missing: {FEDERATION}"
+
+
+@dataclass(frozen=True)
+class _WithRun(_Where):
+    run: str = option("", "folder of the run", "DIR")
+    participant: str | None = option(
+        None, "your name in the federation: a-z, 0-9 and - (default: the last)", "NAME"
+    )
+    dry_run: bool = option(False, "say what would happen, and do nothing")
+
+    def problems(self) -> Iterator[str]:
+        """One sentence for each value that cannot work."""
+        yield from super().problems()
+        if not self.run:
+            yield "--run DIR is missing: the folder of a run"
+
+
+@dataclass(frozen=True)
+class InitConfig(_Where):
+    """Make a federation, from a run's generalists or fresh ones for a base model."""
+
+    run: str | None = option(None, "take the generalists of this run", "DIR")
+    model: str | None = option(None, "or fresh ones for this base model", "ID|PATH")
+    quorum: int = option(1, "contributions that close a round", "N")
+    deadline: float | None = option(
+        None, "after this long a round may close with fewer", "SECONDS"
+    )
+    aggregator: str = option("mean", "a file of federation/aggregators", "NAME")
+    encoding: Literal["fp16", "fp32", "int8"] = option("fp16", "of contributions")
+    allow: str | None = option(
+        None,
+        "who may contribute (default: anyone); name=account ties a name to an account "
+        "of the Hub",
+        "NAME,...",
+    )
+    private: bool = option(False, "make a private repository")
+    seed: int = option(0, "of fresh generalists", "N")
+    dry_run: bool = option(False, "show federation.json, and make nothing")
+    experts: ExpertOptions = group(ExpertOptions)
+
+    def problems(self) -> Iterator[str]:
+        """One sentence for each value that cannot work."""
+        yield from super().problems()
+        if (self.run is None) == (self.model is None):
+            yield "init needs either --run DIR or --model ID|PATH"
+
+
+@dataclass(frozen=True)
+class StatusConfig(_Where):
+    """Show round, manifest and contributions: accepted, or refused and why."""
+
+
+@dataclass(frozen=True)
+class PullConfig(_WithRun):
+    """Replace a run's generalists by the federation's; nothing else of it changes."""
+
+
+@dataclass(frozen=True)
+class PushConfig(_WithRun):
+    """Contribute a run's generalists to the open round; close it if it is due."""
+
+    create_pr: bool = option(False, "propose it, where you have no right to write")
+
+
+@dataclass(frozen=True)
+class MergeConfig(_Where):
+    """Close the open round if it is due."""
+
+    dry_run: bool = option(False, "say whether it is due, and do nothing")

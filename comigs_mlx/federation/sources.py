@@ -1,0 +1,113 @@
+"""Where an aggregator reads generalists from: one tensor at a time, always float32.
+
+A tensor is called as in the adapter file, `<linear path>.lora_a` [in, rank] or
+`<linear path>.lora_b` [rank, out] (the product of the paper's B and A is lora_a @
+lora_b, transposed); those of generalist i > 0 are called `generalist-i/<that>`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float32]
+Wide = npt.NDArray[np.float64]
+PAIR = ("lora_a", "lora_b")
+ADAPTER = "adapters.safetensors"
+
+
+class Source(Protocol):
+    """The generalists of one participant."""
+
+    @property
+    def name(self) -> str:
+        """The participant."""
+
+    @property
+    def tokens(self) -> int:
+        """Training tokens behind it, as the participant says; 0 where it does not."""
+
+    def names(self) -> Sequence[str]:
+        """Its tensors, sorted."""
+
+    def read(self, tensor: str) -> Array:
+        """The values of one tensor; not to be written to."""
+
+
+class Arrays:
+    """Generalists in memory."""
+
+    def __init__(
+        self, name: str, tensors: Mapping[str, npt.NDArray[Any]], tokens: int = 0
+    ):
+        self.name, self.tensors, self.tokens = name, tensors, tokens
+
+    def names(self) -> Sequence[str]:
+        """Its tensors, sorted."""
+        return sorted(self.tensors)
+
+    def read(self, tensor: str) -> Array:
+        """The values of one tensor."""
+        return np.asarray(self.tensors[tensor], np.float32)
+
+
+class Scaled:
+    """A source whose update is shortened: current + factor * (value - current).
+
+    With `products` it is the update of the product lora_a @ lora_b that is shortened,
+    which takes a pair of a larger rank: [factor A, (1 - factor) A0] over [B, B0].
+    """
+
+    def __init__(
+        self, source: Source, current: Source, factor: float, products: bool = False
+    ):
+        self.source, self.current = source, current
+        self.factor, self.products = factor, products
+        self.name, self.tokens = source.name, source.tokens
+
+    def names(self) -> Sequence[str]:
+        """Its tensors, sorted."""
+        return self.source.names()
+
+    def read(self, tensor: str) -> Array:
+        """The values of one tensor."""
+        now = wide(self.current, tensor)
+        given = wide(self.source, tensor)
+        if not self.products:
+            return (now + self.factor * (given - now)).astype(np.float32)
+        if tensor.endswith(".lora_b"):
+            return np.vstack([given, now]).astype(np.float32)
+        parts = [self.factor * given, (1 - self.factor) * now]
+        return np.hstack(parts).astype(np.float32)
+
+
+def wide(source: Source, tensor: str) -> Wide:
+    """The values of one tensor in float64."""
+    return source.read(tensor).astype(np.float64)
+
+
+def linears(names: Iterable[str]) -> list[str]:
+    """The linears behind these tensors, sorted."""
+    return sorted({name.rsplit(".", 1)[0] for name in names})
+
+
+def shapes(source: Source) -> dict[str, tuple[int, ...]]:
+    """Tensor -> shape, for all tensors of a source."""
+    return {name: source.read(name).shape for name in source.names()}
+
+
+def file_of(tensor: str) -> str:
+    """The adapter file, relative to its owner's folder, that holds a tensor."""
+    folder, slash, _ = tensor.rpartition("/")
+    return f"{folder}{slash}{ADAPTER}"
+
+
+def by_file(names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Adapter file -> tensor in it -> its name here."""
+    files: dict[str, dict[str, str]] = {}
+    for name in names:
+        files.setdefault(file_of(name), {})[name.rpartition("/")[2]] = name
+    return files

@@ -1,0 +1,115 @@
+"""round.json: how far a federation is (a public format)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from comigs_mlx.federation import schema
+from comigs_mlx.federation.manifest import MOST_PARTICIPANTS, name_check, text_check
+from comigs_mlx.federation.schema import between, each, item
+
+ROUND = "round.json"
+ROUND_BYTES = 8 * 2**20
+HISTORY_ROUNDS, HISTORY_NAMES = 200, 40_000
+"""Most rounds, and most names in them, that the history keeps."""
+
+_count = between(0, 10**9)
+
+
+@dataclass(frozen=True)
+class Closed:
+    """One closed round, for the model card."""
+
+    round: int = item(_count)
+    contributors: tuple[str, ...] = item(each(name_check, MOST_PARTICIPANTS))
+
+
+@dataclass(frozen=True)
+class Round:
+    """The last closed round; 0 is the beginning, before any contribution.
+
+    Attributes:
+        round: Its number; the open one is `round + 1`.
+        contributors: Whose contributions are in it, sorted.
+        weights: Participant -> share in the result; empty where the aggregator does
+            not weigh whole contributions.
+        aggregator: Name of the aggregator used.
+        refused: Participant -> reason, in a few words.
+        inexactness: See `aggregation.inexactness`.
+        closed_at: Seconds since the epoch.
+        history: Earlier rounds and this one, oldest first; the last 200 at most.
+    """
+
+    round: int = item(_count, 0)
+    contributors: tuple[str, ...] = item(each(name_check, MOST_PARTICIPANTS), ())
+    weights: Mapping[str, float] = item(each(name_check, MOST_PARTICIPANTS), {})
+    aggregator: str = item(text_check, "mean")
+    refused: Mapping[str, str] = item(each(name_check, MOST_PARTICIPANTS), {})
+    inexactness: float | None = item(between(0, 10**9), None)
+    closed_at: float = item(between(0, 10**11), 0.0)
+    history: tuple[Closed, ...] = dataclasses.field(default=())
+
+    @classmethod
+    def from_json(cls, content: bytes | str) -> Round:
+        """Read round.json.
+
+        Raises:
+            FederationError: All that is wrong with it, at once.
+        """
+        return schema.read(cls, content, ROUND, ROUND_BYTES)
+
+    def to_json(self) -> bytes:
+        """The content of round.json.
+
+        Raises:
+            FederationError: If a value cannot work.
+        """
+        return schema.write(self, ROUND, ROUND_BYTES)
+
+    def following(
+        self,
+        weights: Mapping[str, float],
+        aggregator: str,
+        closed_at: float,
+        contributors: Sequence[str],
+        refused: Mapping[str, str] | None = None,
+        inexactness: float | None = None,
+    ) -> Round:
+        """The round after this one, with the history carried on; see the attributes."""
+        names = tuple(sorted(contributors))
+        history = (*self.history, Closed(self.round + 1, names))
+        return Round(
+            round=self.round + 1,
+            contributors=names,
+            weights=dict(weights),
+            aggregator=aggregator,
+            refused={name: why[:200] for name, why in (refused or {}).items()},
+            inexactness=inexactness,
+            closed_at=closed_at,
+            history=_bounded(history),
+        )
+
+    def problems(self) -> Iterator[str]:
+        """One sentence for each value that cannot work."""
+        if len(self.history) > HISTORY_ROUNDS:
+            yield f"history: {len(self.history)} rounds, at most {HISTORY_ROUNDS}"
+        if not all(0 <= weight <= 1 for weight in self.weights.values()):
+            yield "weights: expected shares from 0 to 1"
+        if strangers := set(self.weights) - set(self.contributors):
+            yield f"weights: {min(strangers)} is not among the contributors"
+        if any(len(reason) > 200 for reason in self.refused.values()):
+            yield "refused: a reason has more than 200 characters"
+
+
+def _bounded(history: Sequence[Closed]) -> tuple[Closed, ...]:
+    """The newest rounds, as many as keep round.json small."""
+    kept: list[Closed] = []
+    names = 0
+    for closed in reversed(history[-HISTORY_ROUNDS:]):
+        names += len(closed.contributors)
+        if kept and names > HISTORY_NAMES:
+            break
+        kept.append(closed)
+    return tuple(reversed(kept))

@@ -1,0 +1,96 @@
+"""How a federation stands, and what a push would send, as plain values."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from comigs_mlx.federation import adapter, closing
+from comigs_mlx.federation.contribution import CONTRIBUTION, METADATA_BYTES, Prepared
+from comigs_mlx.federation.exchange import Exchange
+from comigs_mlx.federation.rounds import Federation
+from comigs_mlx.federation.strict import parse
+from comigs_mlx.federation.tensorfile import read_layout, specs
+
+
+def status(exchange: Exchange, federation: Federation, now: float) -> dict[str, Any]:
+    """Manifest, round, and every contribution to the open round with its fate.
+
+    Args:
+        exchange: Where; contributions are downloaded and checked.
+        federation: From `rounds.current`.
+        now: Seconds since the epoch.
+    """
+    files = federation.snapshot.files
+    with closing.review(exchange, federation) as found:
+        accepted = {source.name for source in found.accepted}
+        contributions = {
+            name: {
+                "accepted": name in accepted,
+                "reason": found.refused.get(name),
+                "clipped": found.clipped.get(name),
+                "bytes": size,
+            }
+            for name, size in found.size.items()
+        }
+    generalist = sum(files[p].size for p in adapter.paths(federation.manifest))
+    return {
+        "uri": exchange.uri,
+        "manifest": dataclasses.asdict(federation.manifest),
+        "round": dataclasses.asdict(federation.round),
+        "open_round": federation.open_round,
+        "due": closing.is_due(federation, len(accepted), now),
+        "contributions": contributions,
+        "bytes": {
+            "generalist": generalist,
+            "contributions": sum(found.size.values()),
+            "repository": sum(file.size for file in files.values()),
+        },
+    }
+
+
+def table(values: dict[str, Any]) -> str:
+    """`status` for people."""
+    round, manifest = values["round"], values["manifest"]
+    rows = [
+        f"{values['uri']}: round {round['round']} is closed, "
+        f"round {values['open_round']} is open",
+        f"base model {manifest['base_model']['id']!a}, quorum {manifest['quorum']}, "
+        f"aggregator {manifest['aggregator']['name']}",
+        f"last round: {', '.join(round['contributors']) or 'nobody yet'}",
+    ]
+    if round["inexactness"] is not None:
+        rows.append(f"inexactness of the average: {round['inexactness']:.3g}")
+    for name, one in values["contributions"].items():
+        fate = "accepted" if one["accepted"] else f"refused: {one['reason']}"
+        if one["clipped"] is not None:
+            fate += f", shortened to {one['clipped']:.0%}"
+        rows.append(f"  {name}  {one['bytes']:,} bytes  {fate}")
+    sizes = values["bytes"]
+    rows.append(
+        f"generalist {sizes['generalist']:,} bytes, contributions "
+        f"{sizes['contributions']:,}, repository {sizes['repository']:,}"
+    )
+    return "\n".join(rows)
+
+
+def leaving(prepared: Prepared) -> dict[str, Any]:
+    """Everything a push of `prepared` would send: each tensor, each JSON field."""
+    contents = prepared.files()
+    tensors = {}
+    for file, content in prepared.tensors.items():
+        arrays = _arrays(content)
+        layout = read_layout(content, specs(arrays))
+        tensors[file] = {n: e.spec.size for n, e in sorted(layout.entries.items())}
+    return {
+        "files": {file: len(content) for file, content in contents.items()},
+        "tensors": tensors,
+        CONTRIBUTION: parse(contents[CONTRIBUTION], METADATA_BYTES),
+    }
+
+
+def _arrays(content: bytes) -> dict[str, Any]:
+    from safetensors.numpy import load
+
+    arrays: dict[str, Any] = load(content)
+    return arrays

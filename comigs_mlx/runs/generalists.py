@@ -1,0 +1,115 @@
+"""The generalists of a run as numpy arrays: read for a federation, replaced by it.
+
+Tensors are called as in the adapter file; those of generalist i > 0 begin with
+`generalist-i/`. Specialists, routers and optimisers are neither read nor changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+
+from comigs_mlx.errors import RunError
+from comigs_mlx.files import replacing
+from comigs_mlx.model import params
+from comigs_mlx.runs.experts import ADAPTER, generalist_folders
+from comigs_mlx.runs.folder import RunFolder
+from comigs_mlx.training import checkpoint
+
+Tensors = dict[str, npt.NDArray[np.float32]]
+
+
+def read(folder: Path, count: int) -> tuple[Tensors, int]:
+    """All tensors of the generalists in a folder, and the training step they are of.
+
+    Raises:
+        RunError: If a file is missing or unreadable, or they are of different steps.
+    """
+    tensors: Tensors = {}
+    steps = set()
+    for index, name in enumerate(generalist_folders(count)):
+        arrays, metadata = _load(folder / name / ADAPTER)
+        steps.add(metadata.get("step", "0"))
+        for tensor, array in arrays.items():
+            values = np.array(array.astype(mx.float32))
+            tensors[f"{_prefix(index)}{tensor}"] = values
+    if len(steps) != 1:
+        raise RunError(
+            f"{folder} has generalists of different steps: a save was interrupted; "
+            "train it with --resume"
+        )
+    return tensors, int(steps.pop())
+
+
+def replace(run: RunFolder, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Give a run other generalists: those in use, and those of its newest save.
+
+    Nothing else of the run changes; the best save stays what it was.
+
+    Args:
+        run: Not being trained (see `RunFolder.in_use`).
+        tensors: Of the same names and shapes as `read` returns.
+
+    Raises:
+        RunError: If the run is damaged or the tensors do not fit; nothing has been
+            changed then.
+    """
+    count = run.read_info()["generalists"]
+    own, _ = read(run.path, count)
+    shapes = {name: array.shape for name, array in own.items()}
+    if shapes != {name: array.shape for name, array in tensors.items()}:
+        raise RunError(f"{run.path} has generalists of another shape: nothing changed")
+    if checkpoint.saves(run.states):
+        newest = checkpoint.latest(run.states)
+        checkpoint.replace_values(newest, _replaced(newest, tensors))
+    for index, name in enumerate(generalist_folders(count)):
+        _write(run.path / name / ADAPTER, tensors, _prefix(index))
+
+
+def _replaced(
+    save: Path, tensors: Mapping[str, npt.NDArray[Any]]
+) -> dict[str, mx.array]:
+    """All values of a save with the generalists among them replaced."""
+    values = checkpoint.load_values(save)
+    for path, array in values.items():
+        if params.role_of(path) != "generalist":
+            continue
+        name = ".".join(part for part in path.split(".") if part != "generalist")
+        if array.ndim == 2:
+            new = mx.array(tensors[name])
+        else:
+            of_all = [tensors[f"{_prefix(i)}{name}"] for i in range(array.shape[0])]
+            new = mx.stack([mx.array(one) for one in of_all])
+        values[path] = new.astype(array.dtype)
+    return values
+
+
+def _write(file: Path, tensors: Mapping[str, npt.NDArray[Any]], prefix: str) -> None:
+    old, metadata = _load(file)
+    new = {
+        name: mx.array(tensors[prefix + name]).astype(array.dtype)
+        for name, array in old.items()
+    }
+    with replacing(file) as temporary:
+        mx.save_safetensors(str(temporary), new, metadata)
+
+
+def _prefix(index: int) -> str:
+    return f"generalist-{index}/" if index else ""
+
+
+def _load(file: Path) -> tuple[dict[str, mx.array], dict[str, str]]:
+    try:
+        loaded: Any = mx.load(str(file), return_metadata=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise RunError(
+            f"cannot read {file}: train the run with --resume to write it again"
+        ) from error
+    arrays, metadata = loaded
+    mx.eval(arrays)  # the file may be replaced before they are used
+    return arrays, metadata

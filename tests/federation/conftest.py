@@ -1,0 +1,63 @@
+import itertools
+
+import pytest
+
+import tests.hub_server as hub_server
+from comigs_mlx.federation.folder import FolderExchange
+from comigs_mlx.federation.hub import HubExchange
+from comigs_mlx.federation.memory import MemoryExchange, MemoryStore
+
+TOKENS = {user: token for token, user in hub_server.USERS.items()}
+NAMES = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def _server():
+    with hub_server.Server() as server:
+        yield server
+
+
+@pytest.fixture
+def hub(_server):
+    """The loopback Hub, without what an earlier test left."""
+    _server.faults.clear()
+    _server.requests.clear()
+    _server.part_bytes = None
+    _server.store.lfs.clear()
+    return _server
+
+
+@pytest.fixture
+def repo():
+    return f"ann/pool-{next(NAMES)}"
+
+
+@pytest.fixture
+def on_hub(hub, repo):
+    """Open the repository as a user; keywords as of HubExchange."""
+
+    def exchange(user="ann", **options):
+        token = TOKENS.get(user, user) if user else False
+        given = {"endpoint": hub.url, "token": token, "patience": 10, **options}
+        return HubExchange(given.pop("repo", repo), **given)
+
+    return exchange
+
+
+@pytest.fixture(params=["memory", "folder", "hub"])
+def exchange(request, tmp_path):
+    """(user) -> an exchange on one repository, of each kind; nothing is made yet."""
+    if request.param == "memory":
+        store = MemoryStore()
+        return lambda user="ann": MemoryExchange(user, store)
+    if request.param == "folder":
+        return lambda user="ann": FolderExchange(tmp_path / "pool", user)
+    on_hub, hub = (request.getfixturevalue(name) for name in ("on_hub", "hub"))
+    repo = request.getfixturevalue("repo")
+
+    def made(user="ann"):
+        if repo in hub.store.repos and user != "ann":
+            hub.store.repos[repo].rights[user] = "write"
+        return on_hub(user)
+
+    return made

@@ -1,0 +1,73 @@
+"""What averaging the factors misses, and the lengths of updates."""
+
+import numpy as np
+import pytest
+
+import tests.federation.sharing as sharing
+from comigs_mlx.errors import FederationError
+from comigs_mlx.federation import aggregation
+from comigs_mlx.federation.sources import Arrays
+
+CURRENT = sharing.tensors()
+
+
+def people(*tensors):
+    return [Arrays(f"p{i}", one) for i, one in enumerate(tensors)]
+
+
+def mean(tensors):
+    wide = [{k: v.astype(np.float64) for k, v in one.items()} for one in tensors]
+    return {name: sum(one[name] for one in wide) / len(wide) for name in wide[0]}
+
+
+@pytest.mark.parametrize("count", [2, 3, 20])
+@pytest.mark.parametrize("size", [1e-3, 1.0])
+def test_inexactness_is_its_definition(count, size):
+    tensors = [sharing.moved(CURRENT, seed, size) for seed in range(count)]
+    exact = mean([sharing.products(one) for one in tensors])
+    factors = sharing.products(mean(tensors))
+    missed = np.linalg.norm(sharing.vector(exact) - sharing.vector(factors))
+    wanted = missed / np.linalg.norm(sharing.vector(exact))
+    assert aggregation.inexactness(people(*tensors)) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_it_is_zero_where_nothing_is_missed():
+    moved = sharing.moved(CURRENT, 1)
+    assert aggregation.inexactness(people(moved)) == 0
+    assert aggregation.inexactness(people(moved, moved)) < 1e-12
+    frozen = [
+        {k: CURRENT[k] if k.endswith("_a") else v for k, v in one.items()}
+        for one in (moved, sharing.moved(CURRENT, 2))
+    ]
+    assert aggregation.inexactness(people(*frozen)) == 0  # FFA-LoRA
+    assert aggregation.inexactness(people(*[sharing.tensors(zero_b=True)] * 3)) == 0
+
+
+def test_factors_of_different_ranks_have_no_average():
+    assert aggregation.inexactness(people(CURRENT, sharing.tensors(rank=3))) is None
+
+
+def test_lengths_of_updates_by_factors_and_by_products():
+    tensors = [sharing.moved(CURRENT, seed) for seed in range(3)]
+    start = sharing.vector(CURRENT).astype(np.float64)
+    found = aggregation.update_norms(people(*tensors), Arrays("", CURRENT))
+    wanted = [np.linalg.norm(sharing.vector(one) - start) for one in tensors]
+    assert found == pytest.approx(wanted, rel=1e-6)
+    before = sharing.vector(sharing.products(CURRENT))
+    found = aggregation.update_norms(people(*tensors), Arrays("", CURRENT), True)
+    wanted = [
+        np.linalg.norm(sharing.vector(sharing.products(one)) - before)
+        for one in tensors
+    ]
+    assert found == pytest.approx(wanted, rel=1e-6)
+
+
+def test_an_unknown_aggregator_is_told_with_the_known_ones():
+    for call in (
+        lambda: aggregation.load("magic"),
+        lambda: aggregation.aggregate("magic", people(CURRENT), Arrays("", CURRENT)),
+    ):
+        with pytest.raises(
+            FederationError, match="'magic': choose one of clipped_mean"
+        ):
+            call()
