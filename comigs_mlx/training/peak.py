@@ -26,7 +26,7 @@ BLOCKS_AT_ONCE = 6.0
 """Blocks' worth of arrays while one is recomputed: they, gradients, temporaries."""
 
 LOGITS_AHEAD = 11
-BLOCKS_AHEAD = 2.3
+BLOCKS_AHEAD = 3.5
 """Slack on a CPU: arrays of what MLX plans ahead, about 100 operations."""
 
 METAL_AHEAD = 500 * 10**6
