@@ -67,7 +67,8 @@ def _init(config: InitConfig, exchange: Exchange) -> tuple[Any, str]:
         exchange, manifest, origin.generalists, time.time(), config.private
     )
     if config.run is not None:
-        local.remember(Path(config.run).expanduser(), exchange.uri, made, None)
+        run = Path(config.run).expanduser()
+        local.remember(run, exchange.uri, made, None, origin.step)
     return agreed, exchange.url()
 
 

@@ -37,6 +37,15 @@ def ratio(ours: Sequence[float], reference: Sequence[float]) -> Spread:
     return Spread(value, min(each), max(each))
 
 
+def compared(reference: Sequence[float], ours: Sequence[float]) -> dict[str, Spread]:
+    """Seconds of plain LoRA (`reference`) and of ours, and their ratio."""
+    return {
+        "plain_lora_s": spread(reference),
+        "comigs_s": spread(ours),
+        "ratio": ratio(ours, reference),
+    }
+
+
 def rate(count: float, seconds: Sequence[float]) -> Spread:
     """`count` things a run -> things per second."""
     times = spread(seconds)

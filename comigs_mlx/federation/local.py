@@ -32,11 +32,13 @@ class Origin:
         base: The base model; a folder's path is private, so of one its name only.
         experts: Shape of the generalists.
         generalists: Tensor -> first values.
+        step: The training step they are of.
     """
 
     base: BaseModel
     experts: Experts
     generalists: dict[str, Array]
+    step: int = 0
 
 
 def of_run(run: Path) -> Origin:
@@ -49,8 +51,8 @@ def of_run(run: Path) -> Origin:
     from comigs_mlx.runs.folder import RunFolder
 
     info = RunFolder(run).read_info()
-    tensors, _ = generalists.read(run, info["generalists"])
-    return Origin(*_described(info), tensors)
+    tensors, step = generalists.read(run, info["generalists"])
+    return Origin(*_described(info), tensors, step)
 
 
 def of_model(model: str, options: ExpertOptions, seed: int, say: Any) -> Origin:
@@ -96,12 +98,14 @@ def pull(
         own = shapes(Arrays("", mine.generalists))
         tensors = rounds.pull(exchange, federation, own)
         generalists.replace(folder, tensors)
-        remember(run, exchange.uri, federation, name)
+        remember(run, exchange.uri, federation, name, mine.step)
     return True
 
 
-def remember(run: Path, uri: str, federation: Federation, name: str | None) -> None:
-    """Note that a run's generalists are those of the last closed round."""
+def remember(
+    run: Path, uri: str, federation: Federation, name: str | None, step: int
+) -> None:
+    """Note that a run's generalists, at this step, are those of the last round."""
     old = membership.read(run)
     place = membership.place(uri)
     kept = old if old is not None and old.uri == place else Membership(place)
@@ -109,7 +113,7 @@ def remember(run: Path, uri: str, federation: Federation, name: str | None) -> N
         kept,
         participant=name or kept.participant,
         round=federation.round.round,
-        step=_step(run),
+        step=step,
     )
     membership.write(run, new)
 
@@ -142,7 +146,7 @@ def prepare(
         manifest,
         participant=name,
         round=federation.open_round,
-        counters=_counters(run, _step(run) - record.step),
+        counters=_counters(run, mine.step - record.step),
         residual=before,
     )
     return _signed(prepared, federation, name), before
@@ -180,13 +184,6 @@ def _described(info: dict[str, Any]) -> tuple[BaseModel, Experts]:
     values = {name: info[name] for name in names}
     shape = {**values, "targets": tuple(sorted(info["targets"]))}
     return BaseModel(base_id, digest), Experts(**shape)
-
-
-def _step(run: Path) -> int:
-    from comigs_mlx.runs import generalists
-    from comigs_mlx.runs.folder import RunFolder
-
-    return generalists.read(run, RunFolder(run).read_info()["generalists"])[1]
 
 
 def _counters(run: Path, steps: int) -> dict[str, int]:

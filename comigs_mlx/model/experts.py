@@ -61,7 +61,7 @@ class ExpertLinear(nn.Module):
         for (role, count), role_key in zip(groups.items(), keys, strict=True):
             if count:
                 self[role] = LoRA(dimensions(linear), rank, role_key, count)
-        self._name, self._wire, self._mode, self._scale = name, wire, mode, scale
+        self._name, self._wire, self._scale = name, wire, scale
         self._kept = Kept(mode)
 
     def stacks(self, which: str) -> list[mx.array]:

@@ -42,7 +42,7 @@ def write(folder: Path, mixture: Mixture, base_id: str, step: int) -> None:
         _save(folder / name / ADAPTER, tensors, step)
         config = adapter_config(mixture, base_id, attention=index == 0)
         write_json(folder / name / ADAPTER_CONFIG, config)
-    stacked = {_without(p, "specialist"): a for p, a in groups["specialist"].items()}
+    stacked = {without(p, "specialist"): a for p, a in groups["specialist"].items()}
     _save(folder / "specialist" / "experts.safetensors", stacked, step)
     _save(folder / "router" / "router.safetensors", groups["router"], step)
 
@@ -119,9 +119,9 @@ def _adapter(group: Arrays, index: int) -> Iterator[tuple[str, mx.array]]:
     """Generalist `index` under mlx-lm's names; the attention LoRA goes to the first."""
     for path, array in group.items():
         if array.ndim == 3:
-            yield _without(path, "generalist"), array[index]
+            yield without(path, "generalist"), array[index]
         elif index == 0:
-            yield _without(path, "generalist"), array
+            yield without(path, "generalist"), array
 
 
 def _gathered(
@@ -130,7 +130,7 @@ def _gathered(
     """The inverse of `write`: each expected path with its array, where there is one."""
     for path, array in expected.items():
         role = params.role_of(path)
-        name = _without(path, role)
+        name = without(path, role)
         if role == "router" and path in routers:
             yield path, routers[path]
         elif role == "specialist" and name in specialists:
@@ -143,7 +143,8 @@ def _gathered(
                 yield path, mx.stack([adapter[name] for adapter in adapters])
 
 
-def _without(path: str, role: str) -> str:
+def without(path: str, role: str) -> str:
+    """The public name of a parameter: its path without the role in it."""
     return ".".join(part for part in path.split(".") if part != role)
 
 

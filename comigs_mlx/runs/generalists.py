@@ -17,7 +17,7 @@ import numpy.typing as npt
 from comigs_mlx.errors import RunError
 from comigs_mlx.files import replacing
 from comigs_mlx.model import params
-from comigs_mlx.runs.experts import ADAPTER, generalist_folders
+from comigs_mlx.runs.experts import ADAPTER, generalist_folders, without
 from comigs_mlx.runs.folder import RunFolder
 from comigs_mlx.training import checkpoint
 
@@ -79,7 +79,7 @@ def _replaced(
     for path, array in values.items():
         if params.role_of(path) != "generalist":
             continue
-        name = ".".join(part for part in path.split(".") if part != "generalist")
+        name = without(path, "generalist")
         if array.ndim == 2:
             new = mx.array(tensors[name])
         else:

@@ -11,7 +11,7 @@ import mlx.nn as nn
 from comigs_mlx.benchmark import ours, plain
 from comigs_mlx.benchmark.measure import Makers, Measured, Variant
 from comigs_mlx.benchmark.setting import Setting
-from comigs_mlx.benchmark.spread import Spread, ratio, spread
+from comigs_mlx.benchmark.spread import Spread, compared
 from comigs_mlx.model.mixture import Mixture
 
 ORDER = 6
@@ -52,8 +52,4 @@ def results(measured: dict[str, Measured], setting: Setting) -> dict[str, Spread
     """Seconds of both, and their ratio."""
     del setting
     lora, mine = measured[plain.NAME].seconds, measured[ours.name(EXPERTS)].seconds
-    return {
-        "plain_lora_s": spread(lora),
-        "comigs_s": spread(mine),
-        "ratio": ratio(mine, lora),
-    }
+    return compared(lora, mine)

@@ -7,7 +7,7 @@ from functools import partial
 from comigs_mlx.benchmark import ours, plain
 from comigs_mlx.benchmark.measure import Makers, Measured
 from comigs_mlx.benchmark.setting import Setting
-from comigs_mlx.benchmark.spread import Spread, ratio, spread
+from comigs_mlx.benchmark.spread import Spread, compared
 
 ORDER = 2
 SUMMARY = "one training step of the routers, against plain LoRA's step"
@@ -29,8 +29,4 @@ def results(measured: dict[str, Measured], setting: Setting) -> dict[str, Spread
     """Seconds of both, and their ratio."""
     del setting
     lora, mine = measured[plain.NAME].seconds, measured[ours.name(EXPERTS)].seconds
-    return {
-        "plain_lora_s": spread(lora),
-        "comigs_s": spread(mine),
-        "ratio": ratio(mine, lora),
-    }
+    return compared(lora, mine)
