@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from comigs_mlx.options import DataOptions as DataOptions
     from comigs_mlx.options import ExpertOptions as ExpertOptions
     from comigs_mlx.options import SavingOptions as SavingOptions
-    from comigs_mlx.options import TrainConfig as TrainConfig
     from comigs_mlx.options import TrainingOptions as TrainingOptions
     from comigs_mlx.runs.folder import RunFolder as RunFolder
     from comigs_mlx.runs.session import session as session
+    from comigs_mlx.train_options import TrainConfig as TrainConfig
     from comigs_mlx.training.evaluation import Evaluator as Evaluator
     from comigs_mlx.training.trainer import Trainer as Trainer
 
@@ -51,7 +51,7 @@ _HOME = {
     "Sampling": "inference.generate",
     "SavingOptions": "options",
     "Trace": "inference.trace",
-    "TrainConfig": "options",
+    "TrainConfig": "train_options",
     "Trainer": "training.trainer",
     "TrainingOptions": "options",
     "fingerprint": "model.base",

@@ -17,8 +17,11 @@ from typing import Any
 TAKEN = (errno.EEXIST, errno.ENOTEMPTY)
 """How systems say that a folder cannot be renamed to the name of another one."""
 
-LEFTOVER = re.compile(r"\..+-[0-9a-f]{16}(\.tmp(\..+)?)?")
+LEFTOVER = re.compile(r"\..+-[0-9a-f]{16}(\.old|\.tmp(\..+)?)?")
 """The temporary names of `replacing` and `replacing_dir`."""
+
+ASIDE = re.compile(r"\.(.+)-[0-9a-f]{16}\.old")
+"""Those of them that hold a whole folder, moved out of the way of a new one."""
 
 
 def cache_dir() -> Path:
@@ -50,8 +53,9 @@ def replacing(path: Path) -> Iterator[Path]:
 def replacing_dir(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`, renamed to `path` when the block ends.
 
-    An existing folder at `path` is replaced; a killed process leaves at most a folder
-    whose name begins with a dot.
+    An existing folder at `path` is replaced. A killed process leaves folders whose
+    names begin with a dot; between its two renames nothing is at `path`, and the old
+    folder, whole under such a name, is put back by `restore` or `sweep`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _beside(path)
@@ -66,11 +70,32 @@ def replacing_dir(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def sweep(folder: Path) -> None:
-    """Remove what killed `replacing` and `replacing_dir` left anywhere in `folder`.
+def set_aside(folder: Path) -> list[Path]:
+    """Whole folders that `replacing_dir` moved out of the way, newest first.
+
+    Found anywhere in `folder`: of killed processes, and for a moment of one at work.
+    """
+    found = [path for path in folder.rglob(".*-*.old") if ASIDE.fullmatch(path.name)]
+    return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+
+
+def restore(folder: Path) -> None:
+    """Put back what a killed `replacing_dir` had set aside anywhere in `folder`.
 
     Nothing else may be writing there.
     """
+    for old in set_aside(folder):
+        match = ASIDE.fullmatch(old.name)
+        assert match is not None
+        _settle(old, old.with_name(match[1]))
+
+
+def sweep(folder: Path) -> None:
+    """Restore, then remove what else killed processes left anywhere in `folder`.
+
+    Nothing else may be writing there.
+    """
+    restore(folder)
     for path in sorted(folder.rglob(".*-*")):
         if LEFTOVER.fullmatch(path.name):
             if path.is_dir():
@@ -122,23 +147,22 @@ def _beside(path: Path, suffix: str = "") -> Path:
 def _put_folder(temporary: Path, path: Path) -> None:
     """Rename a folder to `path`; where several processes do, the last one wins."""
     while True:
-        old = _set_aside(path)
+        old = _move_aside(path)
         try:
             os.rename(temporary, path)
             return
         except OSError as error:
             if error.errno not in TAKEN:
-                if old is not None:
-                    os.rename(old, path)
                 raise
-        finally:
+        finally:  # also after Ctrl-C
             if old is not None:
-                shutil.rmtree(old, ignore_errors=True)
+                _settle(old, path)
 
 
-def _set_aside(path: Path) -> Path | None:
+def _move_aside(path: Path) -> Path | None:
     """Rename the folder at `path`, if there is one, and return its new name."""
     old = _beside(path)
+    old = old.with_name(f"{old.name}.old")
     try:
         if path.is_dir():
             os.rename(path, old)
@@ -146,3 +170,18 @@ def _set_aside(path: Path) -> Path | None:
     except FileNotFoundError:  # another process was faster
         pass
     return None
+
+
+def _settle(old: Path, path: Path) -> None:
+    """Put a folder that was set aside back to `path`, or remove it if one is there."""
+    if not path.exists():
+        try:
+            os.rename(old, path)
+            return
+        except OSError as error:
+            if error.errno not in TAKEN:
+                raise
+    # Under another name first: half removed it must not look like a whole one.
+    gone = _beside(path)
+    os.rename(old, gone)
+    shutil.rmtree(gone, ignore_errors=True)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from comigs_mlx import registry
-from comigs_mlx.config import from_dict, given, group, option, read_yaml
+from comigs_mlx.config import option
 from comigs_mlx.errors import ConfigError
 
 
@@ -169,6 +168,66 @@ class SavingOptions:
         )
 
 
+@dataclass(frozen=True)
+class SharingOptions:
+    """Train in a federation: pull, train, contribute, close the round, repeat."""
+
+    federation: str | None = option(
+        None,
+        "share the generalists through hf://owner/repo, hf://owner/repo@branch or a "
+        "folder; base model and shape of the experts are the federation's",
+        "URI",
+    )
+    participant: str | None = option(
+        None, "your name in the federation: a-z, 0-9 and -", "NAME"
+    )
+    rounds: int = option(
+        20, "rounds in all; a run has rounds x local-steps expert steps", "R"
+    )
+    local_steps: int = option(10, "expert steps in a round", "N")
+    router_refresh: int = option(
+        0,
+        "router steps after each pull, because the router has met new generalists",
+        "N",
+    )
+    wait: float = option(
+        300.0,
+        "how long to wait for the others after contributing; then training goes on, "
+        "and contributes again",
+        "SECONDS",
+    )
+
+    def problems(self) -> Iterator[str]:
+        """One sentence for each value that cannot work."""
+        yield from _at_least(self, 1, "rounds", "local_steps")
+        yield from _at_least(self, 0, "router_refresh", "wait")
+        if self.federation is not None and self.participant is None:
+            yield "--participant NAME is missing: your name in the federation"
+        if self.federation is None and self.participant is not None:
+            yield "--participant needs --federation URI"
+
+
+@dataclass(frozen=True)
+class PrivacyOptions:
+    """Differential privacy of contributions: updates cut short, and noise on them."""
+
+    dp_clip: float | None = option(None, "longest update; with --dp-noise", "C")
+    dp_noise: float | None = option(
+        None, "noise in units of --dp-clip; both are remembered by the run", "SIGMA"
+    )
+    dp_delta: float = option(1e-5, "delta of the (epsilon, delta) stated", "D")
+
+    def problems(self) -> Iterator[str]:
+        """One sentence for each value that cannot work."""
+        if (self.dp_clip is None) != (self.dp_noise is None):
+            yield "--dp-clip and --dp-noise go together: give both"
+        for name in ("dp_clip", "dp_noise"):
+            if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
+                yield f"--{name.replace('_', '-')} {value} must be a number above 0"
+        if not 0 < self.dp_delta < 1:
+            yield f"--dp-delta {self.dp_delta} must be between 0 and 1"
+
+
 def _at_least(options: Any, least: int, *names: str) -> Iterator[str]:
     for name in names:
         value = getattr(options, name)
@@ -176,102 +235,6 @@ def _at_least(options: Any, least: int, *names: str) -> Iterator[str]:
             flag = "--" + name.replace("_", "-")
             limit = "finite" if value == math.inf else f"at least {least}"
             yield f"{flag} {value} must be {limit}"
-
-
-CHANGEABLE = {
-    "run",
-    "resume",
-    "steps",
-    "save_every",
-    "report_every",
-    "keep",
-    "learning_rate",
-    "report_to",
-    "token_cache",
-    "memory_limit",
-}
-"""Options that may differ from the run's own when it is resumed."""
-
-MEMORY_GB = (0.1, 100_000)
-"""Least and most that `--memory-limit` accepts."""
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Train a personal mixture of LoRA experts on text that stays on this device.
-
-    Experts learn from the training text; in turn with them, the router that decides for
-    each token which expert speaks learns from validation text. With no flags at all it
-    trains the embedded demo model on demo text.
-
-      python -m comigs_mlx.train --data ~/Notes --run runs/notes
-      python -m comigs_mlx.train --run runs/notes --resume
-      python -m comigs_mlx.train --model mlx-community/Llama-3.2-1B-Instruct-4bit \\
-          --data ~/Notes --run runs/llama --grad-checkpoint
-    """
-
-    model: str = option(
-        "demo",
-        "base model: a Hugging Face id, a folder, or demo (SmolLM2-135M-Instruct)",
-        "ID|PATH",
-    )
-    run: str | None = option(
-        None, "folder of the run (default: runs/ and the name of the data)", "DIR"
-    )
-    resume: bool = option(False, "continue the run exactly where it was last saved")
-    report_to: Literal["wandb", "swanlab", "trackio"] | None = option(
-        None, "also log metrics with this package, where it is installed"
-    )
-    memory_limit: float | None = option(
-        None,
-        "memory for MLX's arrays, in GB (10^9 bytes): near it, MLX finishes running "
-        "work and gives back unused buffers before it takes more; a guideline, not a "
-        "wall, and much slower when too low (default: MLX's own)",
-        "GB",
-    )
-    data: DataOptions = group(DataOptions)
-    experts: ExpertOptions = group(ExpertOptions)
-    training: TrainingOptions = group(TrainingOptions)
-    saving: SavingOptions = group(SavingOptions)
-
-    def problems(self) -> Iterator[str]:
-        """One sentence for each value that cannot work."""
-        limit, (least, most) = self.memory_limit, MEMORY_GB
-        if limit is not None and not least <= limit <= most:
-            yield f"--memory-limit {limit} must be from {least} to {most} (GB)"
-
-    @property
-    def folder(self) -> Path:
-        """The run's folder."""
-        if self.run is not None:
-            return Path(self.run).expanduser()
-        name = Path(self.data.data.rstrip("/")).name or "run"
-        return Path("runs") / name.replace(":", "-").removesuffix(".txt")
-
-
-def train_config(argv: Sequence[str] | None = None) -> TrainConfig:
-    """The configuration from flags, `--config` and, with `--resume`, the run itself.
-
-    Raises:
-        ConfigError: If an option is wrong, or differs from the resumed run's.
-    """
-    values = given(TrainConfig, "comigs_mlx.train", argv)
-    config = from_dict(TrainConfig, values)
-    if not config.resume:
-        return config
-    saved_file = config.folder / "config.yaml"
-    if not saved_file.is_file():
-        raise ConfigError(f"nothing to resume: there is no run at {config.folder}")
-    saved = read_yaml(saved_file)
-    changed = [
-        f"--resume continues the run as it was: --{name.replace('_', '-')} is "
-        f"{saved.get(name)!r} there, {value!r} here; drop it or start a new --run"
-        for name, value in values.items()
-        if name not in CHANGEABLE and saved.get(name) != value
-    ]
-    if changed:
-        raise ConfigError("\n".join(changed))
-    return from_dict(TrainConfig, {**saved, **values})
 
 
 def parse_experts(text: str) -> str | tuple[float, ...]:

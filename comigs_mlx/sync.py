@@ -7,13 +7,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from comigs_mlx import command
 from comigs_mlx.config import parse
 from comigs_mlx.errors import ConfigError
 from comigs_mlx.federation.options import (
     InitConfig,
+    KeyConfig,
     MergeConfig,
     PullConfig,
     PushConfig,
@@ -22,12 +23,12 @@ from comigs_mlx.federation.options import (
 
 if TYPE_CHECKING:
     from comigs_mlx.federation.exchange import Exchange
-    from comigs_mlx.federation.manifest import Manifest, Member
+    from comigs_mlx.federation.metered import Metered
     from comigs_mlx.federation.rounds import Federation
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Do one of init, status, pull, push, merge."""
+    """Do one of init, status, pull, push, merge, key."""
     action, *flags = [*(sys.argv[1:] if argv is None else argv)] or [""]
     if action in ("-h", "--help"):
         command.show(_usage())
@@ -36,9 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ConfigError(f"{action!r} is none of {', '.join(ACTIONS)} (see --help)")
     kind, run = ACTIONS[action]
     config = parse(kind, f"comigs_mlx.sync {action}", flags)
-    from comigs_mlx.federation.exchange import open_exchange
-
-    result, text = run(config, open_exchange(config.federation, say=command.say))
+    result, text = run(config)
     command.show(json.dumps(result) if config.json else text)
 
 
@@ -49,17 +48,27 @@ def _usage() -> str:
     return "\n".join([head, "", *lines, "", tail])
 
 
-def _init(config: InitConfig, exchange: Exchange) -> tuple[Any, str]:
-    from comigs_mlx.federation import local, rounds
+def _open(config: Any) -> tuple[Exchange, Metered]:
+    """The federation's exchange, and the same as the counter of its bytes."""
+    from comigs_mlx.federation.exchange import open_exchange
+    from comigs_mlx.federation.metered import Metered
+
+    metered = Metered(open_exchange(config.federation, say=command.say))
+    return cast("Exchange", metered), metered
+
+
+def _init(config: InitConfig) -> tuple[Any, str]:
+    from comigs_mlx.federation import founding, local, rounds
     from comigs_mlx.federation.schema import to_dict
 
+    exchange, _ = _open(config)
     if config.run is not None:
         origin = local.of_run(Path(config.run).expanduser())
     else:
         assert config.model is not None
         options = config.experts.resolved()
         origin = local.of_model(config.model, options, config.seed, command.say)
-    manifest = _manifest(config, origin)
+    manifest = founding.manifest(config, origin)
     agreed = to_dict(manifest)
     if config.dry_run:
         return agreed, manifest.to_json().decode().rstrip()
@@ -72,76 +81,67 @@ def _init(config: InitConfig, exchange: Exchange) -> tuple[Any, str]:
     return agreed, exchange.url()
 
 
-def _manifest(config: InitConfig, origin: Any) -> Manifest:
-    from comigs_mlx.federation.manifest import AggregatorChoice, Manifest, cap
-    from comigs_mlx.federation.sources import Arrays, shapes
-
-    return Manifest(
-        origin.base,
-        origin.experts,
-        max_bytes=cap(shapes(Arrays("", origin.generalists))),
-        aggregator=AggregatorChoice(config.aggregator),
-        quorum=config.quorum,
-        deadline_seconds=config.deadline,
-        participants=None if config.allow is None else _members(config.allow),
-        encoding=config.encoding,
-    )
-
-
-def _members(allow: str) -> dict[str, Member]:
-    from comigs_mlx.federation.manifest import Member
-
-    pairs = (part.strip().partition("=") for part in allow.split(","))
-    return {name: Member(account or None) for name, _, account in pairs}
-
-
-def _status(config: StatusConfig, exchange: Exchange) -> tuple[Any, str]:
+def _status(config: StatusConfig) -> tuple[Any, str]:
     from comigs_mlx.federation import rounds, status
 
+    exchange, _ = _open(config)
     values = status.status(exchange, rounds.current(exchange), time.time())
     return values, status.table(values)
 
 
-def _pull(config: PullConfig, exchange: Exchange) -> tuple[Any, str]:
+def _pull(config: PullConfig) -> tuple[Any, str]:
     from comigs_mlx.federation import local, rounds
 
+    exchange, metered = _open(config)
     federation, run = rounds.current(exchange), Path(config.run).expanduser()
     number = federation.round.round
     if config.dry_run:
         return {"round": number}, f"would pull the generalist of round {number}"
     changed = local.pull(run, exchange, federation, config.participant)
-    what = "now has" if changed else "has already"
-    text = f"{run} {what} the generalist of round {number}"
-    return {"round": number, "changed": changed}, text
+    what, counts = "now has" if changed else "has already", _counts(metered)
+    text = f"{run} {what} the generalist of round {number}{_traffic(counts)}"
+    return {"round": number, "changed": changed, **counts}, text
 
 
-def _push(config: PushConfig, exchange: Exchange) -> tuple[Any, str]:
+def _push(config: PushConfig) -> tuple[Any, str]:
     from comigs_mlx.federation import contributing, local, rounds, status
 
+    exchange, metered = _open(config)
     federation, run = rounds.current(exchange), Path(config.run).expanduser()
-    name = _name(config, run)
+    name, number = _name(config, run), federation.open_round
     contributing.check_participant(exchange, federation, name)
-    prepared, before = local.prepare(run, exchange, federation, name)
+    options, send = config.privacy, not config.dry_run
+    prepared, before = local.prepare(
+        run, exchange, federation, name, options, send, command.say
+    )
     leaving = status.leaving(prepared)
     if config.dry_run:
         return leaving, json.dumps(leaving, indent=2)
-    result: dict[str, Any] = {
-        "round": federation.open_round,
-        "closed": False,
-        **leaving,
-    }
+    result: dict[str, Any] = {"round": number, "closed": False, **leaving}
     if config.create_pr:
-        changes = contributing.contribution_changes(federation, prepared)
-        title = f"Contribute to round {federation.open_round}: {name}"
-        result["url"] = text = exchange.propose(changes, title)
+        result["url"], new = contributing.propose(exchange, federation, prepared)
+        text = f"{'proposed' if new else 'proposed before'}: {result['url']}"
     else:
         contributing.contribute(exchange, federation, prepared)
-        text = f"contributed to round {federation.open_round} as {name}"
+        text = f"contributed to round {number} as {name}"
     local.contributed(run, exchange.uri, name, prepared, before)
     if not config.create_pr:
         result["closed"] = _closed(exchange, rounds.current(exchange), federation)
-        text += "; the round is closed: pull" if result["closed"] else ""
-    return result, text
+    result |= (counts := _counts(metered))
+    text += _traffic(counts)
+    if stated := leaving["contribution.json"]["privacy"]:
+        text += f"; {status.epsilon(stated)} spent so far"
+    return result, text + ("; the round is closed: pull" if result["closed"] else "")
+
+
+def _counts(metered: Metered) -> dict[str, int]:
+    sent, received = metered.take()
+    return {"bytes_sent": sent, "bytes_received": received}
+
+
+def _traffic(counts: dict[str, int]) -> str:
+    sent, received = counts["bytes_sent"], counts["bytes_received"]
+    return f" ({sent:,} bytes sent, {received:,} received)"
 
 
 def _closed(exchange: Exchange, now: Federation, before: Federation) -> bool:
@@ -162,25 +162,40 @@ def _name(config: PushConfig, run: Path) -> str:
     return name
 
 
-def _merge(config: MergeConfig, exchange: Exchange) -> tuple[Any, str]:
-    from comigs_mlx.federation import rounds, status
+def _merge(config: MergeConfig) -> tuple[Any, str]:
+    from comigs_mlx.federation import accepting, rounds, status
 
+    exchange, _ = _open(config)
     federation = rounds.current(exchange)
     if config.dry_run:
         values = status.status(exchange, federation, time.time())
-        return {"due": values["due"]}, "due" if values["due"] else "not due"
-    closed = _closed(exchange, federation, federation)
-    text = f"round {federation.open_round} is {'closed' if closed else 'not due yet'}"
-    return {"round": federation.open_round, "closed": closed}, text
+        due, found = values["due"], values["proposals"]
+        lines = [*map(status.proposal, found), "due" if due else "not due"]
+        return {"due": due, "proposals": found}, "\n".join(lines)
+    found = [one.as_dict() for one in accepting.accept(exchange, command.say)]
+    closed = _closed(exchange, rounds.current(exchange), federation)
+    number = federation.open_round
+    end = f"round {number} is {'closed' if closed else 'not due yet'}"
+    text = "\n".join([*map(status.proposal, found), end])
+    return {"round": number, "closed": closed, "proposals": found}, text
 
 
-Action = tuple[type[Any], Callable[[Any, Any], tuple[Any, str]]]
+def _key(config: KeyConfig) -> tuple[Any, str]:
+    from comigs_mlx.federation import signatures
+
+    del config
+    public = signatures.public_key(signatures.load_key())
+    return {"public_key": public, "file": str(signatures.key_file())}, public
+
+
+Action = tuple[type[Any], Callable[[Any], tuple[Any, str]]]
 ACTIONS: dict[str, Action] = {
     "init": (InitConfig, _init),
     "status": (StatusConfig, _status),
     "pull": (PullConfig, _pull),
     "push": (PushConfig, _push),
     "merge": (MergeConfig, _merge),
+    "key": (KeyConfig, _key),
 }
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from comigs_mlx import command
-from comigs_mlx.config import to_dict
-from comigs_mlx.options import TrainConfig, train_config
+from comigs_mlx.config import given, to_dict
+from comigs_mlx.train_options import TrainConfig, train_config
 
 if TYPE_CHECKING:
     from comigs_mlx.runs.session import Session
-    from comigs_mlx.training.records import Report
+    from comigs_mlx.training.records import Exchanged, Report
+
+PATIENCE = 30.0
+"""Seconds to go on trying to reach the repository before training goes on without."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -24,10 +27,31 @@ def main(argv: Sequence[str] | None = None) -> None:
     from comigs_mlx.runs.session import session
 
     check_installed(config.report_to)
-    with session(config, command.say) as opened:
-        _introduce(opened)
-        _train(config, opened)
+    if config.sharing.federation is None:
+        with session(config, command.say) as opened:
+            _introduce(opened)
+            _train(config, opened, opened.run, opened.trainer.steps_left)
+    else:
+        opened = _shared(config, given(TrainConfig, "comigs_mlx.train", argv))
     command.show(str(opened.folder.path))
+
+
+def _shared(config: TrainConfig, flags: Collection[str]) -> Session:
+    """Train in a federation."""
+    from comigs_mlx.federation.exchange import open_exchange
+    from comigs_mlx.federation.joining import join
+    from comigs_mlx.federation.participation import Participation
+    from comigs_mlx.runs.session import session
+
+    assert config.sharing.federation is not None
+    uri = config.sharing.federation
+    exchange = open_exchange(uri, patience=PATIENCE, say=command.say)
+    config, check = join(config, flags, exchange)
+    with session(config, command.say, check) as opened:
+        _introduce(opened)
+        part = Participation(exchange, opened, config, command.say)
+        _train(config, opened, part.run, part.steps_left)
+    return opened
 
 
 def _introduce(opened: Session) -> None:
@@ -41,24 +65,39 @@ def _introduce(opened: Session) -> None:
         command.say(f"note: {warning}")
 
 
-def _train(config: TrainConfig, opened: Session) -> None:
+def _train(
+    config: TrainConfig,
+    opened: Session,
+    run: Callable[..., Iterable[Any]],
+    steps: int,
+) -> None:
+    """Show what happens, and log the reports.
+
+    Args:
+        config: With `report_to`.
+        opened: What is trained.
+        run: Takes `stop`, and yields what happens.
+        steps: To be expected, of all levels.
+    """
     from comigs_mlx.runs.loggers import logger
-    from comigs_mlx.training.records import Report, Step
+    from comigs_mlx.training.records import Exchanged, Report, Step
 
     trainer = opened.trainer
     with (
         logger(config.report_to, str(opened.folder.path), to_dict(config)) as log,
         _interrupts() as asked,
-        command.progress(trainer.steps_left, "step") as advance,
+        command.progress(steps, "step") as advance,
     ):
         means = ""
-        for event in opened.run(stop=lambda: bool(asked)):
+        for event in run(stop=lambda: bool(asked)):
             if isinstance(event, Step):
                 advance(f"{event.level} loss {event.loss:.3f}{means}")
             elif isinstance(event, Report):
                 log(dataclasses.asdict(event))
                 command.say(line(event))
                 means = f"  | {line(event)}" if command.on_terminal() else ""
+            elif isinstance(event, Exchanged):
+                command.say(news(event))
     if asked and trainer.steps_left:
         command.say(
             f"stopped and saved at step {trainer.position.step}: "
@@ -96,6 +135,22 @@ def line(report: Report) -> str:
     shares = (f"{name} {share:.0%}" for name, share in report.expert_share.items())
     parts += [f"{report.tokens_per_second:.0f} tokens/s", *shares]
     return "  ".join([*parts, f"peak {report.peak_memory_gb:.1f} GB"])
+
+
+def news(event: Exchanged) -> str:
+    """One exchange with the federation as a line for people."""
+    who = ", ".join(event.contributors) or "nobody yet"
+    told = {
+        "pulled": f"has the generalist of round {event.round} (of {who})",
+        "contributed": f"contributed to round {event.round}",
+        "late": f"round {event.round} was closed before this run could contribute",
+        "offline": f"training goes on, the contribution to round {event.round} waits",
+    }
+    parts = [f"step {event.step}", told[event.event]]
+    if event.bytes_sent or event.bytes_received:
+        sizes = f"{event.bytes_sent:,} bytes sent, {event.bytes_received:,} received"
+        parts.append(sizes)
+    return "  ".join([*parts, *([event.note] if event.note else [])])
 
 
 if __name__ == "__main__":

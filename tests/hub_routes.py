@@ -273,7 +273,9 @@ def discussions(self, repo):
     return {"count": len(told), "start": 0, "discussions": told}
 
 
-@route("POST", REPO + r"/discussions/(?P<number>\d+)/merge")
-def merge(self, repo, number):
-    self.repo(repo, "write").merge(int(number), self.user)
-    return {}
+@route("POST", REPO + r"/discussions/(?P<number>\d+)/status")
+def change_status(self, repo, number):
+    wanted = self.json()
+    self.repo(repo, "write").close(int(number), wanted["comment"])
+    event = {"id": "0", "type": "status-change", "createdAt": DATE}
+    return {"newStatus": {**event, "data": {"status": wanted["status"]}}}

@@ -69,6 +69,7 @@ class Pull:
     title: str
     base: str
     status: str = "open"
+    comment: str = ""
 
 
 @dataclass
@@ -140,23 +141,14 @@ class Repo:
             self.refs[f"refs/pr/{number}"] = start
             return number, self.commit(f"refs/pr/{number}", user, title, "", changes)
 
-    def merge(self, number, user):
+    def close(self, number, comment):
         with self.lock:
             pull = self.pulls.get(number)
             if pull is None:
                 raise Refused(404, "", "No such discussion")
             if pull.status != "open":
                 raise Refused(409, "", "This pull request is not open")
-            base = self.revision(pull.base).files
-            ours = self.revision(f"refs/pr/{number}").files
-            changes = {
-                path: ours.get(path)
-                for path in {*base, *ours}
-                if base.get(path) != ours.get(path)
-            }
-            text = f"Co-authored-by: {pull.author}"
-            self.commit("main", user, f"{pull.title} (#{number})", text, changes)
-            pull.status = "merged"
+            pull.status, pull.comment = "closed", comment
 
     def ignored(self, ref, path):
         listed = self.revision(ref).files.get(".gitignore")

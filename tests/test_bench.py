@@ -155,7 +155,7 @@ class TestRefused:
             ({"experts": "0,2"}, "--experts 0,2: expected numbers of at least 1"),
             ({"experts": "two"}, "--experts two: expected numbers of at least 1"),
             ({"experts": ""}, "--experts : expected numbers of at least 1"),
-            ({"cases": "nap"}, "--cases nap: choose from attach, decode"),
+            ({"cases": "nap"}, "--cases nap: choose from aggregation, attach"),
             ({"cases": ","}, "--cases is empty: choose from"),
             ({"against": "HEAD", "write": "x.json"}, "drop --compare and --write"),
             ({"against": "no-such-commit"}, "--against no-such-commit: "),

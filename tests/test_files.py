@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -14,7 +16,10 @@ from comigs_mlx.files import (
     cache_dir,
     replacing,
     replacing_dir,
+    restore,
+    set_aside,
     sha256,
+    sweep,
     write_bytes,
     write_json,
     write_text,
@@ -235,6 +240,112 @@ class TestReplacingDir:
             (temporary / "file").write_text("ours")
         assert content(tmp_path) == {"folder/file": b"ours"}
         assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
+
+    @pytest.mark.parametrize("call", [1, 2, 3, -1, -2, -3])
+    def test_ctrl_c_at_a_rename_loses_no_folder(self, tmp_path, monkeypatch, call):
+        """A signal's exception comes right before a rename (or right after: -1...)."""
+        path, real, calls = tmp_path / "folder", os.rename, []
+        path.mkdir()
+        (path / "file").write_text("old")
+
+        def rename(source, target):
+            calls.append(target)
+            if len(calls) == call:
+                raise KeyboardInterrupt
+            real(source, target)
+            if len(calls) == -call:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(os, "rename", rename)
+        with pytest.raises(KeyboardInterrupt), replacing_dir(path) as temporary:
+            (temporary / "file").write_text("new")
+        monkeypatch.setattr(os, "rename", real)
+        sweep(tmp_path)
+        new = call in (-2, 3, -3)
+        assert content(tmp_path) == {"folder/file": b"new" if new else b"old"}
+
+
+KILLED = """
+import importlib.util, os, signal, sys
+from pathlib import Path
+where, path, left = sys.argv[1], Path(sys.argv[2]), [int(sys.argv[3])]
+spec = importlib.util.spec_from_file_location("files", where)
+files = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(files)
+
+def counting(inner):
+    def call(*args, **kwargs):
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return inner(*args, **kwargs)
+    return call
+
+for name in ("mkdir", "fsync", "rename", "unlink", "rmdir"):
+    setattr(os, name, counting(getattr(os, name)))
+with files.replacing_dir(path) as temporary:
+    for name in ("a", "b"):
+        (temporary / name).write_text("new")
+"""
+
+
+class TestKilled:
+    """A real SIGKILL before each call of the system that changes the folder."""
+
+    OLD = {"state/folder/a": b"old", "state/folder/b": b"old"}
+    NEW = {"state/folder/a": b"new", "state/folder/b": b"new"}
+
+    def killed(self, root, step):
+        """Replace a folder of two files, killed at `step`; whether it was."""
+        folder = root / "state" / "folder"
+        folder.mkdir(parents=True)
+        for name in "ab":
+            (folder / name).write_text("old")
+        argv = [files.__file__, str(folder), str(step)]
+        done = subprocess.run([sys.executable, "-c", KILLED, *argv], check=False)
+        assert done.returncode in (0, -9)
+        return done.returncode == -9
+
+    def test_the_old_folder_or_the_new_one_is_back_whole(self, tmp_path):
+        seen, missing = [], 0
+        for step in range(1, 30):
+            for mend in (restore, sweep):
+                root = tmp_path / f"{mend.__name__}-{step}"
+                killed = self.killed(root, step)
+                gone = not (root / "state" / "folder").exists()
+                assert set_aside(root) or not gone
+                mend(root)
+                visible = {k: v for k, v in content(root).items() if "/." not in k}
+                assert visible in (self.OLD, self.NEW)
+                assert set_aside(root) == []
+            assert content(root) == visible  # the last one was swept
+            assert [p.name for p in (root / "state").iterdir()] == ["folder"]
+            seen.append(visible == self.NEW)
+            missing += gone
+            if not killed:
+                break
+        assert seen == sorted(seen)  # first the old one, from some step on the new
+        assert {*seen} == {False, True}
+        assert missing == 1  # only between the two renames
+        assert not killed
+        assert len(seen) > 8
+
+    def test_of_several_that_were_set_aside_the_newest_is_put_back(self, tmp_path):
+        for place, name in enumerate(("0" * 16, "f" * 16, "8" * 16)):
+            old = tmp_path / f".folder-{name}.old"
+            old.mkdir()
+            (old / "file").write_text(str(place))
+            os.utime(old, (place, place))
+        restore(tmp_path)
+        assert content(tmp_path) == {"folder/file": b"2"}
+
+    def test_nothing_else_is_taken_for_a_folder_set_aside(self, tmp_path):
+        for name in (".mine.old", "x-0123456789abcdef.old", ".x-0123456789abcdeg.old"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "file").write_text(name)
+        before = content(tmp_path)
+        sweep(tmp_path)
+        assert content(tmp_path) == before
 
 
 class TestWriters:

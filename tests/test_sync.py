@@ -170,6 +170,9 @@ def test_int8_carries_its_residual_and_repeats_itself(run, do, tmp_path):
     before = files(uri)
     other_spelling = f"{uri}/../{uri.name}"
     again = do("push", federation=other_spelling, run=ann)
+    assert first.pop("bytes_sent") == sum(first["files"].values())
+    assert again.pop("bytes_sent") == 0
+    assert first.pop("bytes_received") < again.pop("bytes_received")
     assert first == again
     assert files(uri) == before
     assert (ann / "state" / "residual.safetensors").is_file()

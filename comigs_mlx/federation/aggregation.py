@@ -173,7 +173,7 @@ def inexactness(contributions: Sequence[Source]) -> float | None:
     ||mean(B A) - mean(B) mean(A)||_F / ||mean(B A)||_F over all linears together: what
     the average of low-rank factors misses (Sun et al., FFA-LoRA, ICLR 2024, section
     3). The difference is computed as mean((B - mean B)(A - mean A)), the same without
-    cancellation, and from the factors alone.
+    cancellation. Reads every tensor twice; memory as of `lowrank.LowRankSum`.
 
     Returns:
         A number from 0 (exact) up; 0 where nothing is learnt yet; None where ranks
@@ -181,18 +181,29 @@ def inexactness(contributions: Sequence[Source]) -> float | None:
     """
     missed = total = 0.0
     for linear in linears(contributions[0].names()):
-        pairs = [
-            [wide(source, f"{linear}.{part}") for part in PAIR]
-            for source in contributions
-        ]
-        if len({a.shape for a, _ in pairs}) > 1:
+        means = [_mean(contributions, f"{linear}.{part}") for part in PAIR]
+        if (a := means[0]) is None or (b := means[1]) is None:
             return None
-        lefts, rights = [a for a, _ in pairs], [b for _, b in pairs]
-        total += lowrank.norm(lefts, rights) ** 2
-        missed += lowrank.norm(_centred(lefts), _centred(rights)) ** 2
+        rest = lowrank.LowRankSum()
+        for source in contributions:
+            a_i, b_i = (wide(source, f"{linear}.{part}") for part in PAIR)
+            rest.add(a_i - a, b_i - b)
+        missed += rest.norm() ** 2
+        rest.add(len(contributions) * a, b)  # now it is the sum of all B A
+        total += rest.norm() ** 2
     return math.sqrt(missed / total) if missed else 0.0
 
 
-def _centred(arrays: Sequence[Wide]) -> list[Wide]:
-    mean = sum(arrays[1:], arrays[0]) / len(arrays)
-    return [array - mean for array in arrays]
+def _mean(contributions: Sequence[Source], tensor: str) -> Wide | None:
+    """The average of one tensor; None where shapes differ."""
+    total: Wide | None = None
+    for source in contributions:
+        part = wide(source, tensor)
+        if total is None:
+            total = part
+        elif total.shape != part.shape:
+            return None
+        else:
+            total += part
+    assert total is not None
+    return np.divide(total, len(contributions))

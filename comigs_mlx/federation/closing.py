@@ -101,6 +101,9 @@ def _closing(
         contributors=[source.name for source in found.accepted],
         refused=found.refused,
         inexactness=aggregation.inexactness(found.accepted),
+        accounts={
+            s.name: a for s in found.accepted if (a := found.accounts.get(s.name))
+        },
     )
     return {
         **adapter.files(tensors, manifest),

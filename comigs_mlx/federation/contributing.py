@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from comigs_mlx.errors import FederationError
-from comigs_mlx.federation import checks, reviewing
+from comigs_mlx.federation import checks, vouching
 from comigs_mlx.federation.contribution import CONTRIBUTION, Prepared
 from comigs_mlx.federation.exchange import Exchange
-from comigs_mlx.federation.reviewing import FOLDER
 from comigs_mlx.federation.rounds import Federation, answered, current, is_there
+from comigs_mlx.federation.vouching import FOLDER
+
+
+class Late(FederationError):
+    """The round that a contribution is for is not open."""
 
 
 def check_participant(exchange: Exchange, federation: Federation, name: str) -> None:
     """Raise `FederationError` if this account may not contribute under `name`."""
-    manifest, snapshot = federation.manifest, federation.snapshot
+    manifest = federation.manifest
     allowed = manifest.participants
     if allowed is not None and name not in allowed:
         raise FederationError(
             f"{name} is not among the participants of {exchange.uri}: ask its owner, "
             "or check --participant"
         )
-    taken = reviewing.owners(exchange, snapshot, federation.round)
-    mine = f"{FOLDER}/{federation.open_round}/{name}/{CONTRIBUTION}"
-    if name not in taken and mine in snapshot.files:
-        author = exchange.authors([mine], snapshot.revision).get(mine)
-        taken |= {} if author is None else {name: author}
+    taken = holders(exchange, federation, name)
     if name not in taken and allowed is None:
         return
     account = exchange.account()
@@ -32,6 +34,16 @@ def check_participant(exchange: Exchange, federation: Federation, name: str) -> 
             f"the name {name} belongs to another account than {account}: choose "
             "another --participant"
         )
+
+
+def holders(exchange: Exchange, federation: Federation, name: str) -> Mapping[str, str]:
+    """Participant -> account, of all earlier rounds and, for `name`, of this one."""
+    owners, snapshot = federation.round.owners, federation.snapshot
+    path = f"{FOLDER}/{federation.open_round}/{name}/{CONTRIBUTION}"
+    if name in owners or path not in snapshot.files:
+        return owners
+    account = vouching.accounts(exchange, snapshot, [path]).get(path)
+    return owners if account is None else {**owners, name: account}
 
 
 def contribute(exchange: Exchange, federation: Federation, prepared: Prepared) -> bool:
@@ -48,8 +60,8 @@ def contribute(exchange: Exchange, federation: Federation, prepared: Prepared) -
         Whether anything was committed; False where the same is there already.
 
     Raises:
-        FederationError: If its round is not open (any more), or the name is not this
-            account's.
+        Late: If its round is not open (any more).
+        FederationError: If the name is not this account's.
     """
     name, round = prepared.metadata.participant, prepared.metadata.round
     _check_open(federation, round)
@@ -61,9 +73,43 @@ def contribute(exchange: Exchange, federation: Federation, prepared: Prepared) -
     with answered(exchange, new):
         exchange.commit(changes, f"Contribute to round {round}: {name}")
     after = current(exchange)
-    if name not in after.round.contributors:
+    closed = {one.round: one.contributors for one in after.round.history}
+    if name not in closed.get(round, ()):  # others may have closed more than this one
         _check_open(after, round)
     return True
+
+
+def propose(
+    exchange: Exchange, federation: Federation, prepared: Prepared
+) -> tuple[str, bool]:
+    """Offer a contribution to whoever may write; the same one is offered once.
+
+    Args:
+        exchange: Where to.
+        federation: From `current`.
+        prepared: From `contribution.prepare`.
+
+    Returns:
+        Where to look at it, and whether it is new.
+
+    Raises:
+        Late: If its round is not open (any more).
+        FederationError: If the name is not this account's.
+    """
+    name, round = prepared.metadata.participant, prepared.metadata.round
+    _check_open(federation, round)
+    check_participant(exchange, federation, name)
+    changes = contribution_changes(federation, prepared)
+    new = {path: content for path, content in changes.items() if content is not None}
+    if is_there(exchange, federation.snapshot, new):
+        return exchange.url(), False
+    account = exchange.account()
+    for proposal in exchange.proposals():
+        if account is not None and proposal.author == account:
+            offered, _ = exchange.proposed(proposal.number)
+            if is_there(exchange, offered, new):
+                return proposal.url, False
+    return exchange.propose(changes, f"Contribute to round {round}: {name}"), True
 
 
 def contribution_changes(
@@ -78,7 +124,7 @@ def contribution_changes(
 
 def _check_open(federation: Federation, round: int) -> None:
     if round != (now := federation.open_round):
-        raise FederationError(
+        raise Late(
             f"round {round} is {'closed' if round < now else 'not open yet'}, round "
             f"{now} is open: python -m comigs_mlx.sync pull, train, then push again"
         )

@@ -74,7 +74,7 @@ class Contribution:
         base_fingerprint: Of the base model trained on.
         experts: Shape of the generalists in the tensor files.
         encoding: Of the tensors.
-        counters: Counter -> number in this round.
+        counters: Counter -> number in this round; of tokens an upper bound.
         files: Tensor file, relative to contribution.json -> what it must be.
         signature: See `signatures`; None where it is not signed.
         privacy: None where no noise was added.

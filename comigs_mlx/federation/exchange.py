@@ -97,17 +97,14 @@ class Proposal:
     """Changes offered to the repository's owner (a pull request).
 
     Attributes:
-        number: Names it, for `merge`.
+        number: Names it, for `proposed` and `dismiss`.
         author: The account that opened it.
-        uri: Of an exchange that shows the repository with these changes; empty where
-            there is none.
     """
 
     number: int
     title: str
     author: str | None
     url: str
-    uri: str
 
 
 class Exchange(Protocol):
@@ -148,8 +145,7 @@ class Exchange(Protocol):
     def authors(self, paths: Iterable[str], revision: str) -> dict[str, str | None]:
         """Path -> the account that last committed it, up to `revision`.
 
-        None where it is not known; paths that are not there are left out. Of a merged
-        proposal it is the account that merged.
+        None where it is not known; paths that are not there are left out.
         """
 
     def commit(self, changes: Changes, message: str, parent: str | None = None) -> str:
@@ -177,8 +173,17 @@ class Exchange(Protocol):
     def proposals(self) -> list[Proposal]:
         """The open ones, oldest first; none where there are no proposals."""
 
-    def merge(self, number: int) -> None:
-        """Accept a proposal.
+    def proposed(self, number: int) -> tuple[Snapshot, frozenset[str]]:
+        """What a proposal holds now, and the paths that it adds, changes or deletes.
+
+        The revision is for `read` and `authors`; paths may be such as are never listed.
+
+        Raises:
+            NotThere: If no proposal has this number.
+        """
+
+    def dismiss(self, number: int, comment: str) -> None:
+        """Close a proposal, saying why. There is no merging: see `proposing`.
 
         Raises:
             NotThere: If no open proposal has this number.

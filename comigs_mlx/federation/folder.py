@@ -138,8 +138,13 @@ class FolderExchange:
         """None."""
         return []
 
-    def merge(self, number: int) -> None:
+    def proposed(self, number: int) -> tuple[Snapshot, frozenset[str]]:
         """A folder has no proposals."""
+        raise NotThere(f"{self.root} is a folder: there is no proposal {number}")
+
+    def dismiss(self, number: int, comment: str) -> None:
+        """A folder has no proposals."""
+        del comment
         raise NotThere(f"{self.root} is a folder: there is no proposal {number}")
 
     def url(self, path: str = "") -> str:

@@ -64,15 +64,7 @@ class HubExchange:
 
     def snapshot(self) -> Snapshot:
         """The branch's newest commit."""
-        revision = self._ask(self._head)
-        if revision not in self._listings:
-            files = self._ask(
-                lambda: hub_reading.listing(self._api, self.repo, revision)
-            )
-            self._listings[revision] = files
-            for old in list(self._listings)[:-KEPT]:
-                del self._listings[old]
-        return Snapshot(revision, dict(self._listings[revision]))
+        return self._listed(self._ask(self._head))
 
     def read(self, path: str, revision: str, max_bytes: int) -> bytes:
         """From any commit; nothing is cached."""
@@ -151,31 +143,35 @@ class HubExchange:
         """Open pull requests."""
         found = self._ask(lambda: hub_reading.pulls(self._api, self.repo, "open"))
         return [
-            Proposal(
-                d.num,
-                d.title,
-                d.author,
-                self._proposal_url(d.num),
-                f"hf://{self.repo}@refs/pr/{d.num}",
-            )
+            Proposal(d.num, d.title, d.author, self._proposal_url(d.num))
             for d in sorted(found, key=lambda d: d.num)
         ]
 
-    def merge(self, number: int) -> None:
-        """Merge a pull request."""
+    def proposed(self, number: int) -> tuple[Snapshot, frozenset[str]]:
+        """Against the commit of the branch that the pull request builds upon."""
+        api, repo = self._api, self.repo
+        head = self._ask(lambda: self._head(f"refs/pr/{number}"))
+        base = self._ask(lambda: hub_reading.ancestor(api, repo, head, self.branch))
+        changed = self._ask(lambda: hub_reading.changed(api, repo, base, head))
+        return self._listed(head), changed
+
+    def dismiss(self, number: int, comment: str) -> None:
+        """Close a pull request."""
 
         def action() -> None:
             status = {
                 d.num: d.status for d in hub_reading.pulls(self._api, self.repo, None)
             }.get(number)
-            if tries and status == "merged":  # the answer was lost
+            if tries and status == "closed":  # the answer was lost
                 return
             if status not in ("open", "draft"):
                 raise NotThere(
                     f"{self.repo} has no open pull request {number}: see sync status"
                 )
             tries.append(None)
-            self._api.merge_pull_request(self.repo, number)
+            self._api.change_discussion_status(
+                self.repo, number, "closed", comment=comment
+            )
 
         tries: list[None] = []
         self._ask(action)
@@ -210,8 +206,20 @@ class HubExchange:
     def _proposal_url(self, number: int) -> str:
         return f"{self._api.endpoint}/{self.repo}/discussions/{number}"
 
-    def _head(self) -> str:
-        info = self._api.model_info(self.repo, revision=self.branch, expand=["sha"])
+    def _listed(self, revision: str) -> Snapshot:
+        if revision not in self._listings:
+            files = self._ask(
+                lambda: hub_reading.listing(self._api, self.repo, revision)
+            )
+            self._listings[revision] = files
+            for old in list(self._listings)[:-KEPT]:
+                del self._listings[old]
+        return Snapshot(revision, dict(self._listings[revision]))
+
+    def _head(self, ref: str | None = None) -> str:
+        info = self._api.model_info(
+            self.repo, revision=ref or self.branch, expand=["sha"]
+        )
         return str(info.sha)
 
     def _create(self, private: bool) -> None:

@@ -6,8 +6,9 @@ change, does not look at the parent. So each try begins by looking at what is th
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from comigs_mlx.errors import FederationError
@@ -105,15 +106,16 @@ def send(
                 create_pr=create_pr,
                 free_memory=False,
             )
-    info = api.create_commit(
-        repo,
-        made,
-        commit_message=message,
-        commit_description=text,
-        revision=branch,
-        parent_commit=parent,
-        create_pr=create_pr,
-    )
+    with _no_bars():
+        info = api.create_commit(
+            repo,
+            made,
+            commit_message=message,
+            commit_description=text,
+            revision=branch,
+            parent_commit=parent,
+            create_pr=create_pr,
+        )
     ignored = [o.path_in_repo for o in added if o._should_ignore]
     if ignored:
         raise FederationError(
@@ -121,6 +123,20 @@ def send(
             "try again"
         )
     return info, all(o._is_committed for o in added)
+
+
+@contextlib.contextmanager
+def _no_bars() -> Iterator[None]:
+    """The library shows an upload of 0 files, because all were uploaded before."""
+    from huggingface_hub import utils
+
+    shown = not utils.are_progress_bars_disabled()
+    utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            utils.enable_progress_bars()
 
 
 def operations(changes: Changes) -> list[Any]:

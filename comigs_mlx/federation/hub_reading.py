@@ -6,6 +6,7 @@ Functions take the library's `HfApi` and raise its errors; `hub` translates them
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from typing import Any
 from urllib.parse import quote
 
@@ -100,6 +101,27 @@ def authors(
     return {path: found.get(oid) if oid else None for path, oid in last.items()}
 
 
+def ancestor(api: Any, repo: str, one: str, other: str) -> str | None:
+    """The newest commit that two revisions have in common; None: there is none."""
+    seen: tuple[set[str], set[str]] = (set(), set())
+    histories = (_commits(api, repo, revision) for revision in (one, other))
+    for pair in zip_longest(*histories):
+        for mine, theirs, commit in zip(seen, reversed(seen), pair, strict=True):
+            if commit is not None:
+                mine.add(commit[0])
+                if commit[0] in theirs:
+                    return commit[0]
+    return None
+
+
+def changed(api: Any, repo: str, old: str | None, new: str) -> frozenset[str]:
+    """Paths that differ between two revisions, hidden ones too; None is empty."""
+    before, after = ({} if at is None else _hashes(api, repo, at) for at in (old, new))
+    return frozenset(
+        path for path in {*before, *after} if before.get(path) != after.get(path)
+    )
+
+
 def pulls(api: Any, repo: str, status: str | None) -> list[Any]:
     """The library's pull requests with this status, or all."""
     return list(
@@ -121,6 +143,11 @@ def _commits(api: Any, repo: str, revision: str) -> Iterator[tuple[str, str | No
         check_time()
         people = item.get("authors") or [{}]
         yield item["id"], people[0].get("user")
+
+
+def _hashes(api: Any, repo: str, revision: str) -> dict[str, str]:
+    found = api.list_repo_tree(repo, recursive=True, revision=revision)
+    return {entry.path: entry.blob_id for entry in found if _is_file(entry)}
 
 
 def _files(found: Any) -> dict[str, File]:

@@ -8,19 +8,26 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from comigs_mlx.config import read_yaml
 from comigs_mlx.errors import FederationError
-from comigs_mlx.federation import contribution, membership, rounds, signatures
-from comigs_mlx.federation.contribution import Prepared
+from comigs_mlx.federation import (
+    contribution,
+    membership,
+    private,
+    rounds,
+    signatures,
+)
+from comigs_mlx.federation.contribution import Prepared, Privacy
 from comigs_mlx.federation.exchange import Exchange
 from comigs_mlx.federation.manifest import BaseModel, Experts
 from comigs_mlx.federation.membership import Membership
 from comigs_mlx.federation.rounds import Federation
 from comigs_mlx.federation.sources import Array, Arrays, shapes
-from comigs_mlx.options import ExpertOptions
+from comigs_mlx.options import ExpertOptions, PrivacyOptions
 from comigs_mlx.runs.description import base_model
 
 
@@ -52,7 +59,7 @@ def of_run(run: Path) -> Origin:
 
     info = RunFolder(run).read_info()
     tensors, step = generalists.read(run, info["generalists"])
-    return Origin(*_described(info), tensors, step)
+    return Origin(*described(info), tensors, step)
 
 
 def of_model(model: str, options: ExpertOptions, seed: int, say: Any) -> Origin:
@@ -67,7 +74,7 @@ def of_model(model: str, options: ExpertOptions, seed: int, say: Any) -> Origin:
     with tempfile.TemporaryDirectory(prefix="comigs-") as folder:
         experts.write(Path(folder), mixture, base.id, 0)
         tensors, _ = generalists.read(Path(folder), options.generalists)
-    return Origin(*_described(description.describe(mixture, base.id, digest)), tensors)
+    return Origin(*described(description.describe(mixture, base.id, digest)), tensors)
 
 
 def pull(
@@ -83,22 +90,31 @@ def pull(
         FederationError: If the run does not fit; it is unchanged then.
         RunError: If it is in use, or damaged.
     """
-    from comigs_mlx.runs import generalists
     from comigs_mlx.runs.folder import RunFolder
 
     folder = RunFolder(run)
     folder.check_exists()
     with folder.in_use():
-        record = membership.read(run)
-        same = record is not None and record.uri == membership.place(exchange.uri)
-        if record is not None and same and record.round == federation.round.round:
-            return False
-        mine = of_run(run)
-        membership.check_fits(federation.manifest, mine.experts, mine.base.fingerprint)
-        own = shapes(Arrays("", mine.generalists))
-        tensors = rounds.pull(exchange, federation, own)
-        generalists.replace(folder, tensors)
-        remember(run, exchange.uri, federation, name, mine.step)
+        return bring(run, exchange, federation, name)
+
+
+def bring(
+    run: Path, exchange: Exchange, federation: Federation, name: str | None
+) -> bool:
+    """`pull`, by the process that has the run's folder in use already."""
+    from comigs_mlx.runs import generalists
+    from comigs_mlx.runs.folder import RunFolder
+
+    record = membership.read(run)
+    same = record is not None and record.uri == membership.place(exchange.uri)
+    if record is not None and same and record.round == federation.round.round:
+        return False
+    mine = of_run(run)
+    membership.check_fits(federation.manifest, mine.experts, mine.base.fingerprint)
+    own = shapes(Arrays("", mine.generalists))
+    tensors = rounds.pull(exchange, federation, own)
+    generalists.replace(RunFolder(run), tensors)
+    remember(run, exchange.uri, federation, name, mine.step)
     return True
 
 
@@ -108,7 +124,10 @@ def remember(
     """Note that a run's generalists, at this step, are those of the last round."""
     old = membership.read(run)
     place = membership.place(uri)
-    kept = old if old is not None and old.uri == place else Membership(place)
+    kept = Membership(place) if old is None else old
+    if kept.uri != place:  # the privacy spent is of the text, wherever it was sent
+        spent = kept.private, kept.released, kept.privacy
+        kept = Membership(place, None, 0, 0, 0, *spent)
     new = dataclasses.replace(
         kept,
         participant=name or kept.participant,
@@ -119,9 +138,24 @@ def remember(
 
 
 def prepare(
-    run: Path, exchange: Exchange, federation: Federation, name: str
+    run: Path,
+    exchange: Exchange,
+    federation: Federation,
+    name: str,
+    options: PrivacyOptions | None = None,
+    send: bool = True,
+    say: Callable[[str], None] = lambda line: None,
 ) -> tuple[Prepared, dict[str, Array]]:
     """A contribution of a run to the open round, and the residual that went into it.
+
+    Args:
+        run: Its folder.
+        exchange: Where the federation is.
+        federation: From `rounds.current`.
+        name: Of the participant.
+        options: Differential privacy; what the run used last where they say nothing.
+        send: Whether it is going to be sent; a private one is counted then.
+        say: Told where a private one is sent again as it was.
 
     Raises:
         FederationError: If the run did not start from the last closed round.
@@ -138,17 +172,29 @@ def prepare(
             f"{run} does not have the generalist of round {last}: python -m "
             "comigs_mlx.sync pull, train, then push"
         )
-    current = Arrays("", rounds.pull(exchange, federation))
-    before = membership.residual(run, exchange.uri, federation.open_round)
-    prepared = contribution.prepare(
-        mine.generalists,
-        current,
-        manifest,
-        participant=name,
-        round=federation.open_round,
-        counters=_counters(run, mine.step - record.step),
-        residual=before,
-    )
+    start, opened = rounds.pull(exchange, federation), federation.open_round
+    before = membership.residual(run, exchange.uri, opened)
+
+    def make(values: Mapping[str, Array], stated: Privacy | None) -> Prepared:
+        return contribution.prepare(
+            values,
+            Arrays("", start),
+            manifest,
+            participant=name,
+            round=opened,
+            counters=_counters(run, mine.step - record.step),
+            residual=before,
+            privacy=stated,
+        )
+
+    if (settings := private.settings(record, options)) is None:
+        prepared = make(mine.generalists, None)
+    else:
+        of_start, of_mine = private.digest(start), private.digest(mine.generalists)
+        basis = private.Basis(record.uri, name, opened, of_start, of_mine, settings)
+        prepared = private.prepare(
+            run, basis, mine.generalists, Arrays("", start), make, send, say
+        )
     return _signed(prepared, federation, name), before
 
 
@@ -168,15 +214,21 @@ def _signed(prepared: Prepared, federation: Federation, name: str) -> Prepared:
     """Signed with the user's key, where the federation asks for it."""
     manifest = federation.manifest
     member = (manifest.participants or {}).get(name)
-    asked = member is not None and member.public_key is not None
-    if not (asked or manifest.require_signatures):
+    wanted = None if member is None else member.public_key
+    if wanted is None:
         return prepared
-    metadata = signatures.sign(prepared.metadata, signatures.load_key())
+    key = signatures.load_key()
+    if (mine := signatures.public_key(key)) != wanted:
+        raise FederationError(
+            f"federation.json has another key for {name} than this device: use the "
+            f"device with that key, or ask the owner to put in {mine}"
+        )
+    metadata = signatures.sign(prepared.metadata, key)
     return dataclasses.replace(prepared, metadata=metadata)
 
 
-def _described(info: dict[str, Any]) -> tuple[BaseModel, Experts]:
-    """Base model and shape as comigs.json has them."""
+def described(info: dict[str, Any]) -> tuple[BaseModel, Experts]:
+    """Base model and shape of the generalists, of the content of comigs.json."""
     base_id, digest = base_model(info)
     if Path(base_id).expanduser().exists():
         base_id = Path(base_id).expanduser().resolve().name

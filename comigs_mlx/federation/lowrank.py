@@ -1,4 +1,4 @@
-"""Sums of low-rank products, kept as factors; the full product is never held."""
+"""Sums of low-rank products, in the smaller of two forms: factors, or the product."""
 
 from __future__ import annotations
 
@@ -10,47 +10,73 @@ import numpy as np
 from comigs_mlx.federation.sources import Wide
 
 BLOCK = 256
-"""Columns of factors gathered before they are folded."""
+"""Columns of factors that are multiplied at once."""
 
 
 class LowRankSum:
-    """sum_i a_i @ b_i as one pair of factors, folded so that its rank stays bounded.
+    """sum_i a_i @ b_i, of products that are added one by one.
 
-    Folding loses nothing: with U = [a_1 ... a_n] = Q R and V = [b_1; ...; b_n] = S^T
-    P^T, the sum is Q (R S^T) P^T, and of the small core in the middle only singular
-    values at rounding level are dropped. Memory is that of min(in, out) + 256 columns,
-    however many products are added.
+    The factors are kept side by side until they are larger than the product would be,
+    from then on the product: memory never grows beyond one product [in, out] and 256
+    columns of factors, however many are added.
     """
 
     def __init__(self) -> None:
         self._left: list[Wide] = []
         self._right: list[Wide] = []
-        self._columns = self._folded = 0
+        self._product: Wide | None = None
+        self._gathered = self._added = 0
 
     def add(self, a: Wide, b: Wide) -> None:
         """Add a [in, k] @ b [k, out]."""
         self._left.append(a)
         self._right.append(b)
-        self._columns += a.shape[1]
-        if self._columns - self._folded >= BLOCK:
-            left, values, right = self.svd()
-            self._left, self._right = [left * values], [right]
-            self._columns = self._folded = len(values)
+        self._gathered += a.shape[1]
+        self._added += a.shape[1]
+        rows, columns = len(a), b.shape[1]
+        large = self._gathered * (rows + columns) >= rows * columns
+        if self._gathered >= BLOCK and (large or self._product is not None):
+            self._multiply()
+
+    def norm(self) -> float:
+        """Frobenius norm of the sum."""
+        if self._product is None:
+            return norm(self._left, self._right)
+        return float(np.linalg.norm(self._multiply()))
 
     def svd(self) -> tuple[Wide, Wide, Wide]:
         """U [in, k], singular values [k] falling and above rounding level, V [k, out].
 
-        Signs are settled: the largest entry of each row of V is positive.
+        Of factors it is that of their small core: with [a_1 ... a_n] = Q R and
+        [b_1; ...; b_n] = S^T P^T, the sum is Q (R S^T) P^T. Signs are settled: the
+        largest entry of each row of V is positive.
         """
-        q, r = np.linalg.qr(np.hstack(self._left))
-        p, s = np.linalg.qr(np.vstack(self._right).T)
-        u, values, v = np.linalg.svd(r @ s.T, full_matrices=False)
-        rounding = np.finfo(np.float64).eps * max(len(q), len(p))
+        if self._product is None:
+            q, r = np.linalg.qr(np.hstack(self._left))
+            p, s = np.linalg.qr(np.vstack(self._right).T)
+            u, values, v = np.linalg.svd(r @ s.T, full_matrices=False)
+            u, v = q @ u, v @ p.T
+        else:
+            u, values, v = np.linalg.svd(self._multiply(), full_matrices=False)
+        size = max(len(u), v.shape[1], self._added)
+        rounding = np.finfo(np.float64).eps * size
         kept = int((values > rounding * values.max(initial=0.0)).sum())
-        left, right = q @ u[:, :kept], v[:kept] @ p.T
-        largest = np.abs(right).argmax(axis=1)[:, None]
-        signs = np.sign(np.take_along_axis(right, largest, axis=1))
-        return left * signs.T, values[:kept], right * signs
+        u, v = u[:, :kept], v[:kept]
+        largest = np.abs(v).argmax(axis=1)[:, None]
+        signs = np.sign(np.take_along_axis(v, largest, axis=1))
+        return u * signs.T, values[:kept], v * signs
+
+    def _multiply(self) -> Wide:
+        """The sum as a product, which from now on is what is kept."""
+        if self._left:
+            part = np.hstack(self._left) @ np.vstack(self._right)
+            if self._product is None:
+                self._product = part
+            else:
+                self._product += part
+            self._left, self._right, self._gathered = [], [], 0
+        assert self._product is not None
+        return self._product
 
 
 def norm(left: Sequence[Wide], right: Sequence[Wide]) -> float:

@@ -8,23 +8,39 @@ is left `after/` it, for the next.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from comigs_mlx.errors import FederationError
 from comigs_mlx.federation import schema
+from comigs_mlx.federation.contribution import Privacy
 from comigs_mlx.federation.manifest import Experts, Manifest, name_check
-from comigs_mlx.federation.schema import between, item
+from comigs_mlx.federation.schema import between, item, matching
 from comigs_mlx.federation.sources import Array
 from comigs_mlx.federation.tensorfile import serialise
 from comigs_mlx.files import write_bytes
 
 RECORD, RESIDUAL = "federation.json", "residual.safetensors"
 RECORD_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How many contributions were sent with one size of noise.
+
+    Attributes:
+        noise: Its standard deviation, in units of the longest update.
+        rounds: How many.
+    """
+
+    noise: float = item(between(0, 10**9))
+    rounds: int = item(between(0, 10**9))
 
 
 @dataclass(frozen=True)
@@ -37,6 +53,10 @@ class Membership:
         round: The closed round that the run's generalists started from.
         step: The run's training step then.
         contributed: The last round contributed to; 0: none.
+        private: Contributions with noise, in all federations of the run, sent or about
+            to be.
+        released: SHA-256 of contribution.json of the last of them, unsigned.
+        privacy: What that one stated.
     """
 
     uri: str = item()
@@ -44,6 +64,9 @@ class Membership:
     round: int = item(between(0, 10**9), 0)
     step: int = item(between(0, 10**12), 0)
     contributed: int = item(between(0, 10**9), 0)
+    private: tuple[Noise, ...] = ()
+    released: str | None = item(matching(r"[0-9a-f]{64}", "a SHA-256"), None)
+    privacy: Privacy | None = None
 
 
 def place(uri: str) -> str:
@@ -111,9 +134,16 @@ def check_fits(manifest: Manifest, experts: Experts, fingerprint: str) -> None:
         )
     for field in dataclasses.fields(experts):
         mine, theirs = (getattr(e, field.name) for e in (experts, manifest.experts))
-        if mine != theirs:
+        if not _equal(mine, theirs):
             problems.append(f"{field.name} is {mine}, the federation's {theirs}")
     if problems:
         raise FederationError(
             f"this run does not fit the federation: {'; '.join(problems)}"
         )
+
+
+def _equal(mine: Any, theirs: Any) -> bool:
+    """Whether two values are the same; numbers up to rounding."""
+    if isinstance(mine, float) and isinstance(theirs, float):
+        return math.isclose(mine, theirs, rel_tol=1e-9)
+    return bool(mine == theirs)

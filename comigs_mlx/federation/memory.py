@@ -8,9 +8,7 @@ store.faults.append(Fault("commit", nth=2, error=Unreachable("gone"), after=True
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 
 from comigs_mlx.federation.exchange import (
     Changes,
@@ -21,75 +19,8 @@ from comigs_mlx.federation.exchange import (
     Proposal,
     Snapshot,
 )
+from comigs_mlx.federation.memory_store import Commit, Fault, MemoryStore, Offer
 from comigs_mlx.federation.paths import check_changes, check_path, check_size
-
-
-@dataclass(frozen=True)
-class Fault:
-    """The `nth` call of `method` from now on (1 is the next) raises `error`.
-
-    Attributes:
-        after: Do the work first, as when an answer is lost.
-    """
-
-    method: str
-    nth: int
-    error: Exception
-    after: bool = False
-
-
-@dataclass(frozen=True)
-class Commit:
-    """One entry of the history; `files` is the whole state, path -> content."""
-
-    revision: str
-    author: str | None
-    message: str
-    changed: frozenset[str]
-    files: dict[str, bytes]
-
-
-@dataclass
-class _Offer:
-    author: str | None
-    title: str
-    changes: Changes
-
-
-@dataclass
-class MemoryStore:
-    """What several accounts share.
-
-    Attributes:
-        writers: The accounts that may commit; None lets everybody.
-        history: Oldest first; None until somebody creates the repository.
-        private: As `create` was asked.
-        faults: Schedule; each is used once.
-    """
-
-    writers: Collection[str | None] | None = None
-    history: list[Commit] | None = None
-    private: bool = False
-    faults: list[Fault] = field(default_factory=list)
-    offers: dict[int, _Offer] = field(default_factory=dict)
-    lock: threading.RLock = field(default_factory=threading.RLock)
-
-    def fault(self, method: str) -> Fault | None:
-        """Count one call of `method`; the fault that is due, if any."""
-        due = None
-        with self.lock:
-            for i, fault in reversed(list(enumerate(self.faults))):
-                if fault.method != method:
-                    continue
-                if fault.nth == 1:
-                    due = self.faults.pop(i)
-                else:
-                    self.faults[i] = Fault(
-                        method, fault.nth - 1, fault.error, fault.after
-                    )
-        if due is not None and not due.after:
-            raise due.error
-        return due
 
 
 class MemoryExchange:
@@ -122,13 +53,7 @@ class MemoryExchange:
         due = self.store.fault("snapshot")
         head = self._history()[-1]
         _raise(due)
-        return Snapshot(
-            head.revision,
-            {
-                path: File(len(content), hashlib.sha256(content).hexdigest())
-                for path, content in head.files.items()
-            },
-        )
+        return _snapshot(head)
 
     def read(self, path: str, revision: str, max_bytes: int) -> bytes:
         """From any state of the history."""
@@ -178,33 +103,39 @@ class MemoryExchange:
         """Keep `changes` for somebody who may write."""
         check_changes(changes, message)
         due = self.store.fault("propose")
-        self._history()
         with self.store.lock:
-            number = len(self.store.offers) + 1
-            self.store.offers[number] = _Offer(self.name, message, dict(changes))
+            before, number = list(self._history()), len(self.store.offers) + 1
+            offer = Offer(self._next(before[-1], changes, message), before)
+            self.store.offers[number] = offer
         _raise(due)
         return self.url(f"proposals/{number}")
 
     def proposals(self) -> list[Proposal]:
-        """What has been proposed and not merged."""
+        """What has been proposed and not dismissed."""
         due = self.store.fault("proposals")
         _raise(due)
         return [
-            Proposal(n, o.title, o.author, self.url(f"proposals/{n}"), "")
+            Proposal(n, o.commit.message, o.commit.author, self.url(f"proposals/{n}"))
             for n, o in sorted(self.store.offers.items())
-            if o.changes
+            if o.open
         ]
 
-    def merge(self, number: int) -> None:
-        """Commit what was proposed."""
-        due = self.store.fault("merge")
+    def proposed(self, number: int) -> tuple[Snapshot, frozenset[str]]:
+        """The state that the proposal would have made, had nothing else happened."""
+        due = self.store.fault("proposed")
+        if (offer := self.store.offers.get(number)) is None:
+            raise NotThere(f"there is no proposal {number}")
+        _raise(due)
+        return _snapshot(offer.commit), offer.commit.changed
+
+    def dismiss(self, number: int, comment: str) -> None:
+        """Close it."""
+        due = self.store.fault("dismiss")
         self.check_writable()
-        with self.store.lock:
-            offer = self.store.offers.get(number)
-            if offer is None or not offer.changes:
-                raise NotThere(f"there is no open proposal {number}")
-            self._add(self._history(), offer.changes, offer.title)
-            offer.changes = {}
+        offer = self.store.offers.get(number)
+        if offer is None or not offer.open:
+            raise NotThere(f"there is no open proposal {number}")
+        offer.open = False
         _raise(due)
 
     def url(self, path: str = "") -> str:
@@ -212,17 +143,19 @@ class MemoryExchange:
         return f"{self.uri}:{path}"
 
     def _add(self, history: list[Commit], changes: Changes, message: str) -> str:
-        head = history[-1]
+        commit = self._next(history[-1], changes, message)
+        if commit.changed:
+            history.append(commit)
+        return history[-1].revision
+
+    def _next(self, head: Commit, changes: Changes, message: str) -> Commit:
         files = {p: c for p, c in head.files.items() if p not in changes}
         files |= {p: bytes(c) for p, c in changes.items() if c is not None}
         changed = {
             p for p in {*files, *head.files} if files.get(p) != head.files.get(p)
         }
-        if changed:
-            revision = _digest(f"{head.revision} {self.name} {message}", files)
-            commit = Commit(revision, self.name, message, frozenset(changed), files)
-            history.append(commit)
-        return history[-1].revision
+        revision = _digest(f"{head.revision} {self.name} {message}", files)
+        return Commit(revision, self.name, message, frozenset(changed), files)
 
     def _history(self) -> list[Commit]:
         if self.store.history is None:
@@ -231,11 +164,22 @@ class MemoryExchange:
 
     def _at(self, revision: str) -> list[Commit]:
         """The history up to `revision`."""
-        history = self._history()
-        for i, commit in enumerate(history):
-            if commit.revision == revision:
-                return history[: i + 1]
+        offers = [[*o.before, o.commit] for o in self.store.offers.values()]
+        for history in (self._history(), *offers):
+            for i, commit in enumerate(history):
+                if commit.revision == revision:
+                    return history[: i + 1]
         raise NotThere(f"there is no revision {revision}: read a new snapshot")
+
+
+def _snapshot(commit: Commit) -> Snapshot:
+    return Snapshot(
+        commit.revision,
+        {
+            path: File(len(content), hashlib.sha256(content).hexdigest())
+            for path, content in commit.files.items()
+        },
+    )
 
 
 def _digest(before: str, files: dict[str, bytes]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from comigs_mlx.config import group, option
-from comigs_mlx.options import ExpertOptions
+from comigs_mlx.options import ExpertOptions, PrivacyOptions
 
 FEDERATION = "hf://owner/repo, hf://owner/repo@branch, or a folder"
 
@@ -56,6 +56,15 @@ class InitConfig(_Where):
         "of the Hub",
         "NAME,...",
     )
+    keys: str | None = option(
+        None,
+        "public keys of names in --allow, as sync key prints them; their contributions "
+        "must be signed",
+        "NAME=HEX,...",
+    )
+    require_signatures: bool = option(
+        False, "everybody in --allow must have a key, and sign"
+    )
     private: bool = option(False, "make a private repository")
     seed: int = option(0, "of fresh generalists", "N")
     dry_run: bool = option(False, "show federation.json, and make nothing")
@@ -66,11 +75,13 @@ class InitConfig(_Where):
         yield from super().problems()
         if (self.run is None) == (self.model is None):
             yield "init needs either --run DIR or --model ID|PATH"
+        if self.require_signatures and self.keys is None:
+            yield "--require-signatures needs --allow NAME,... and --keys NAME=HEX,..."
 
 
 @dataclass(frozen=True)
 class StatusConfig(_Where):
-    """Show round, manifest and contributions: accepted, or refused and why."""
+    """Show round, manifest, contributions and proposals: accepted, or why not."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +94,18 @@ class PushConfig(_WithRun):
     """Contribute a run's generalists to the open round; close it if it is due."""
 
     create_pr: bool = option(False, "propose it, where you have no right to write")
+    privacy: PrivacyOptions = group(PrivacyOptions)
 
 
 @dataclass(frozen=True)
 class MergeConfig(_Where):
-    """Close the open round if it is due."""
+    """Accept the proposals that are fit, and close the open round if it is due."""
 
-    dry_run: bool = option(False, "say whether it is due, and do nothing")
+    dry_run: bool = option(False, "say what would happen, and do nothing")
+
+
+@dataclass(frozen=True)
+class KeyConfig:
+    """Print your public key, for --keys of init; it is made if there is none."""
+
+    json: bool = option(False, "print one JSON object")

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -82,20 +82,51 @@ def spent(rounds: int, noise: float, delta: float) -> float:
     Raises:
         FederationError: If a number cannot work, or the package is missing.
     """
-    _check(noise=noise, delta=delta)
-    if delta >= 1 or rounds < 0:
+    return epsilon([(noise, rounds)], delta)
+
+
+def epsilon(noises: Iterable[tuple[float, int]], delta: float) -> float:
+    """The epsilon of private contributions whose noise was not always the same.
+
+    Args:
+        noises: sigma, and how many contributions were sent with it.
+        delta: As of `spent`.
+
+    Raises:
+        FederationError: As `spent`.
+    """
+    parts = list(noises)
+    for noise, _ in parts:
+        _check(noise=noise, delta=delta)
+    if delta >= 1 or any(rounds < 0 for _, rounds in parts):
         raise FederationError("delta must be below 1, and rounds at least 0")
-    if rounds == 0:
+    if not any(rounds for _, rounds in parts):
         return 0.0
     accounting, accountant = _accountant()
-    accountant.compose(accounting.GaussianDpEvent(noise), rounds)
+    for noise, rounds in parts:
+        accountant.compose(accounting.GaussianDpEvent(noise), rounds)
     return float(accountant.get_epsilon(delta))
 
 
-def statement(rounds: int, clip: float, noise: float, delta: float) -> Privacy:
-    """What contribution.json says after `rounds` private contributions."""
+def statement(
+    rounds: int,
+    clip: float,
+    noise: float,
+    delta: float,
+    earlier: Iterable[tuple[float, int]] = (),
+) -> Privacy:
+    """What contribution.json says after private contributions.
+
+    Args:
+        rounds: Those with this noise, the one at hand included.
+        clip: As of `privatise`.
+        noise: As of `privatise`.
+        delta: As of `spent`.
+        earlier: Others, as of `epsilon`.
+    """
     _check(clip=clip)
-    return Privacy(spent(rounds, noise, delta), delta, clip, noise)
+    total = epsilon([(noise, rounds), *earlier], delta)
+    return Privacy(total, delta, clip, noise)
 
 
 def _accountant() -> tuple[Any, Any]:

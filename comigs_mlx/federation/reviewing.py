@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from comigs_mlx.federation import norms
+from comigs_mlx.federation import norms, vouching
 from comigs_mlx.federation.checks import (
     Expected,
     Refused,
@@ -23,7 +23,12 @@ from comigs_mlx.federation.checks import (
     check_contribution,
     check_sizes,
 )
-from comigs_mlx.federation.contribution import CONTRIBUTION, METADATA_BYTES, Stored
+from comigs_mlx.federation.contribution import (
+    CONTRIBUTION,
+    METADATA_BYTES,
+    Privacy,
+    Stored,
+)
 from comigs_mlx.federation.exchange import (
     Exchange,
     NotThere,
@@ -35,9 +40,7 @@ from comigs_mlx.federation.manifest import MOST_PARTICIPANTS, PARTICIPANT, Manif
 from comigs_mlx.federation.sources import Array, Arrays, Source
 from comigs_mlx.federation.state import Round
 from comigs_mlx.federation.strict import shown
-
-FOLDER = "contributions"
-PATH = re.compile(rf"{FOLDER}/([1-9]\d{{0,8}})/([^/]+)/(.+)")
+from comigs_mlx.federation.vouching import FOLDER, PATH
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,16 @@ class Review:
         refused: Participant -> reason.
         clipped: Participant -> factor that its update was shortened by.
         size: Participant -> bytes in the repository.
+        accounts: Participant -> account, of those accepted where it is known.
+        privacy: Participant -> what it states, of those accepted where it does.
     """
 
     accepted: list[Source] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     clipped: dict[str, float] = field(default_factory=dict)
     size: dict[str, int] = field(default_factory=dict)
+    accounts: dict[str, str] = field(default_factory=dict)
+    privacy: dict[str, Privacy] = field(default_factory=dict)
 
 
 def candidates(snapshot: Snapshot, round: int) -> dict[str, dict[str, int]]:
@@ -68,19 +75,6 @@ def candidates(snapshot: Snapshot, round: int) -> dict[str, dict[str, int]]:
         if match and match[1] == str(round) and re.fullmatch(PARTICIPANT, match[2]):
             found.setdefault(match[2], {})[match[3]] = file.size
     return {name: found[name] for name in sorted(found)[:MOST_PARTICIPANTS]}
-
-
-def owners(exchange: Exchange, snapshot: Snapshot, round: Round) -> dict[str, str]:
-    """Participant -> the account whose contribution counted first under that name."""
-    first: dict[str, str] = {}
-    for closed in round.history:
-        for name in closed.contributors:
-            path = f"{FOLDER}/{closed.round}/{name}/{CONTRIBUTION}"
-            if name not in first and path in snapshot.files:
-                first[name] = path
-    found = exchange.authors(first.values(), snapshot.revision) if first else {}
-    accounts = {name: found.get(path) for name, path in first.items()}
-    return {name: account for name, account in accounts.items() if account is not None}
 
 
 @contextlib.contextmanager
@@ -117,6 +111,8 @@ def review(
                 result.refused[name] = judged.reason
             else:
                 passed.append(judged.keep(Path(folder) / name))
+                if (stated := judged.metadata.privacy) is not None:
+                    result.privacy[name] = stated
         limited = norms.limit(passed, source, manifest)
         result.accepted.extend(limited.kept)
         result.refused.update(limited.refused)
@@ -140,15 +136,17 @@ def _by_listing(
         else:
             fitting[name] = files
     places = [_place(expected.round, n, file) for n in fitting for file in fitting[n]]
-    authors = exchange.authors(places, snapshot.revision) if places else {}
-    known = owners(exchange, snapshot, round) if places else {}
+    accounts = vouching.accounts(exchange, snapshot, places)
     for name in list(fitting):
         for file in fitting[name]:
-            account = authors.get(_place(expected.round, name, file))
-            if refused := check_author(name, account, expected.manifest, known):
+            account = accounts.get(_place(expected.round, name, file))
+            if refused := check_author(name, account, expected.manifest, round.owners):
                 result.refused[name] = refused.reason
                 del fitting[name]
                 break
+        account = accounts.get(_place(expected.round, name, CONTRIBUTION))
+        if name in fitting and account is not None:
+            result.accounts[name] = account
     return fitting
 
 
@@ -164,19 +162,23 @@ def _judge(
         most = METADATA_BYTES if file == CONTRIBUTION else expected.manifest.max_bytes
         try:
             path = _place(expected.round, name, file)
-            files[file] = _content(exchange, snapshot, path, most)
+            files[file] = content(exchange, snapshot, path, most)
         except (NotThere, TooLarge) as error:
             return Refused(shown(str(error)))
     return check_contribution(files, name, expected)
 
 
-def _content(exchange: Exchange, snapshot: Snapshot, path: str, most: int) -> bytes:
-    """A file as the listing has it: a bad line must not look like a bad participant."""
-    content = exchange.read(path, snapshot.revision, most)
+def content(exchange: Exchange, snapshot: Snapshot, path: str, most: int) -> bytes:
+    """A file as the listing has it: a bad line must not look like a bad participant.
+
+    Raises:
+        Unreachable: If it is not the listing's.
+    """
+    found = exchange.read(path, snapshot.revision, most)
     digest = snapshot.files[path].sha256
-    if digest is not None and hashlib.sha256(content).hexdigest() != digest:
+    if digest is not None and hashlib.sha256(found).hexdigest() != digest:
         raise Unreachable(f"{path} was damaged on its way here: try again")
-    return content
+    return found
 
 
 def _place(round: int, name: str, file: str) -> str:

@@ -39,6 +39,8 @@ class Round:
         refused: Participant -> reason, in a few words.
         inexactness: See `aggregation.inexactness`.
         closed_at: Seconds since the epoch.
+        owners: Participant -> the account whose contribution counted first under that
+            name, of all rounds; the first 10,000 names.
         history: Earlier rounds and this one, oldest first; the last 200 at most.
     """
 
@@ -49,6 +51,7 @@ class Round:
     refused: Mapping[str, str] = item(each(name_check, MOST_PARTICIPANTS), {})
     inexactness: float | None = item(between(0, 10**9), None)
     closed_at: float = item(between(0, 10**11), 0.0)
+    owners: Mapping[str, str] = item(each(name_check, MOST_PARTICIPANTS), {})
     history: tuple[Closed, ...] = dataclasses.field(default=())
 
     @classmethod
@@ -76,8 +79,13 @@ class Round:
         contributors: Sequence[str],
         refused: Mapping[str, str] | None = None,
         inexactness: float | None = None,
+        accounts: Mapping[str, str] | None = None,
     ) -> Round:
-        """The round after this one, with the history carried on; see the attributes."""
+        """The round after this one, with history and owners carried on.
+
+        `accounts` are the contributors'; for the others see the attributes.
+        """
+        owners = {**self.owners, **(accounts or {}), **self.owners}  # oldest first
         names = tuple(sorted(contributors))
         history = (*self.history, Closed(self.round + 1, names))
         return Round(
@@ -88,6 +96,7 @@ class Round:
             refused={name: why[:200] for name, why in (refused or {}).items()},
             inexactness=inexactness,
             closed_at=closed_at,
+            owners=dict(list(owners.items())[:MOST_PARTICIPANTS]),
             history=_bounded(history),
         )
 

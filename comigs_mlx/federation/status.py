@@ -5,8 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from comigs_mlx.federation import adapter, closing
-from comigs_mlx.federation.contribution import CONTRIBUTION, METADATA_BYTES, Prepared
+from comigs_mlx.federation import adapter, closing, proposing
+from comigs_mlx.federation.contribution import (
+    CONTRIBUTION,
+    METADATA_BYTES,
+    Prepared,
+    Privacy,
+)
 from comigs_mlx.federation.exchange import Exchange
 from comigs_mlx.federation.rounds import Federation
 from comigs_mlx.federation.strict import parse
@@ -14,10 +19,10 @@ from comigs_mlx.federation.tensorfile import read_layout, specs
 
 
 def status(exchange: Exchange, federation: Federation, now: float) -> dict[str, Any]:
-    """Manifest, round, and every contribution to the open round with its fate.
+    """Manifest, round, all contributions to the open round and proposals, with fates.
 
     Args:
-        exchange: Where; contributions are downloaded and checked.
+        exchange: Where; contributions and proposals are downloaded and checked.
         federation: From `rounds.current`.
         now: Seconds since the epoch.
     """
@@ -30,6 +35,7 @@ def status(exchange: Exchange, federation: Federation, now: float) -> dict[str, 
                 "reason": found.refused.get(name),
                 "clipped": found.clipped.get(name),
                 "bytes": size,
+                "privacy": _plain(found.privacy.get(name)),
             }
             for name, size in found.size.items()
         }
@@ -41,6 +47,7 @@ def status(exchange: Exchange, federation: Federation, now: float) -> dict[str, 
         "open_round": federation.open_round,
         "due": closing.is_due(federation, len(accepted), now),
         "contributions": contributions,
+        "proposals": [v.as_dict() for v in proposing.verdicts(exchange, federation)],
         "bytes": {
             "generalist": generalist,
             "contributions": sum(found.size.values()),
@@ -65,13 +72,32 @@ def table(values: dict[str, Any]) -> str:
         fate = "accepted" if one["accepted"] else f"refused: {one['reason']}"
         if one["clipped"] is not None:
             fate += f", shortened to {one['clipped']:.0%}"
+        if one["privacy"] is not None:
+            fate += f", {epsilon(one['privacy'])}"
         rows.append(f"  {name}  {one['bytes']:,} bytes  {fate}")
+    rows += [proposal(one) for one in values["proposals"]]
     sizes = values["bytes"]
     rows.append(
         f"generalist {sizes['generalist']:,} bytes, contributions "
         f"{sizes['contributions']:,}, repository {sizes['repository']:,}"
     )
     return "\n".join(rows)
+
+
+def proposal(values: dict[str, Any]) -> str:
+    """One entry of `proposals`, for people."""
+    who = values["participant"] or "nobody"
+    fate = "fit" if values["accepted"] else f"refused: {values['reason']}"
+    return f"  proposal {values['number']} by {values['author']} for {who}  {fate}"
+
+
+def epsilon(privacy: dict[str, Any]) -> str:
+    """What a contribution states of its privacy, for people."""
+    return f"epsilon {privacy['epsilon']:.3g} at delta {privacy['delta']:g}"
+
+
+def _plain(privacy: Privacy | None) -> dict[str, Any] | None:
+    return None if privacy is None else dataclasses.asdict(privacy)
 
 
 def leaving(prepared: Prepared) -> dict[str, Any]:

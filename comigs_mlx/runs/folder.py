@@ -6,6 +6,7 @@
     RUN/best/step-N/       the same, of the save with the lowest validation loss
     RUN/state/step-N/      what an exact resume needs (`training.checkpoint`)
     RUN/metrics.jsonl      one object per report
+    RUN/rounds.jsonl       one object per exchange with a federation
 
 Order of a save: best, state, experts. Killed in between, `load` sees that the experts
 are of different steps and writes them again from the newest state.
@@ -23,7 +24,14 @@ from typing import Any
 
 from comigs_mlx.config import dump_yaml
 from comigs_mlx.errors import RunError
-from comigs_mlx.files import replacing_dir, sweep, write_json, write_text
+from comigs_mlx.files import (
+    replacing_dir,
+    restore,
+    set_aside,
+    sweep,
+    write_json,
+    write_text,
+)
 from comigs_mlx.model import params
 from comigs_mlx.model.base import Base, load_base
 from comigs_mlx.model.demo import quiet
@@ -43,6 +51,7 @@ class RunFolder:
         self.path = Path(path).expanduser()
         self.states = self.path / "state"
         self.metrics = self.path / "metrics.jsonl"
+        self.rounds = self.path / "rounds.jsonl"
         self.config = self.path / "config.yaml"
         self.info = self.path / "comigs.json"
 
@@ -75,6 +84,8 @@ class RunFolder:
     def in_use(self) -> Iterator[None]:
         """Keep other processes from training in this folder.
 
+        Saves that a killed process had set aside are back before anything is read.
+
         Raises:
             RunError: If one does.
         """
@@ -90,6 +101,7 @@ class RunFolder:
                 "another folder with --run"
             ) from error
         try:
+            restore(self.path)
             yield
         finally:
             lock.release()
@@ -168,19 +180,18 @@ class RunFolder:
 
     def add_metrics(self, report: Report) -> None:
         """Append one line to metrics.jsonl."""
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(dataclasses.asdict(report)) + "\n")
+        _add_line(self.metrics, dataclasses.asdict(report))
+
+    def add_round(self, values: dict[str, Any]) -> None:
+        """Append one line to rounds.jsonl; `values` have a `step`."""
+        _add_line(self.rounds, values)
 
     def cut_metrics(self, step: int) -> None:
-        """Drop the reports after `step`, and a line that a killed process left torn."""
-        kept = [line for at, line in self._metrics_lines() if at <= step]
-        write_text(self.metrics, "".join(f"{line}\n" for line in kept))
-
-    def _metrics_lines(self) -> Iterator[tuple[int, str]]:
-        if self.metrics.exists():
-            for line in self.metrics.read_text(encoding="utf-8").splitlines():
-                with contextlib.suppress(ValueError, KeyError, TypeError):
-                    yield json.loads(line)["step"], line
+        """Drop the lines after `step`, and one that a killed process left torn."""
+        for file in (self.metrics, self.rounds):
+            kept = [line for at, line in _lines(file) if at <= step]
+            if kept or file.exists():
+                write_text(file, "".join(f"{line}\n" for line in kept))
 
     def read_info(self) -> dict[str, Any]:
         """comigs.json.
@@ -219,6 +230,9 @@ class RunFolder:
         return base, mixture
 
     def _load_values(self, mixture: Mixture, best: bool) -> None:
+        if set_aside(self.path):  # by a killed process, or by one that is at it
+            with contextlib.suppress(RunError, OSError), self.in_use():
+                pass
         if best:
             if (chosen := self.best()) is None:
                 raise RunError(f"{self.path} has no best save yet")
@@ -239,3 +253,16 @@ class RunFolder:
         step = checkpoint.read_state(newest)["position"]["step"]
         mixture.model.update(params.unflatten(checkpoint.load_values(newest)))
         self.write_experts(mixture, step)
+
+
+def _add_line(file: Path, values: dict[str, Any]) -> None:
+    with file.open("a", encoding="utf-8") as opened:
+        opened.write(json.dumps(values) + "\n")
+
+
+def _lines(file: Path) -> Iterator[tuple[int, str]]:
+    """Step and text of every whole line."""
+    if file.exists():
+        for line in file.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                yield json.loads(line)["step"], line

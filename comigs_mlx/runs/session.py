@@ -18,10 +18,12 @@ from comigs_mlx.data.cache import TokenCache
 from comigs_mlx.data.content import Content, tokenised
 from comigs_mlx.data.identity import content_digest
 from comigs_mlx.data.splits import SPLITS, Splits, load_splits
+from comigs_mlx.model import params
 from comigs_mlx.model.base import Base, load_base
 from comigs_mlx.model.mixture import Mixture
-from comigs_mlx.options import TrainConfig
+from comigs_mlx.runs import description
 from comigs_mlx.runs.folder import RunFolder
+from comigs_mlx.train_options import TrainConfig
 from comigs_mlx.training import checkpoint, memory
 from comigs_mlx.training.records import Boundary, Report, Step
 from comigs_mlx.training.trainer import Trainer
@@ -58,19 +60,36 @@ class Session:
             if isinstance(event, Boundary) and (
                 stopping or event.valid_loss is not None
             ):
-                self.folder.save(self.trainer, event, self.identity)
+                self.save(event)
             yield event
             if stopping:
                 return
 
+    def save(self, boundary: Boundary) -> None:
+        """Save as the run is at `boundary`."""
+        self.folder.save(self.trainer, boundary, self.identity)
+
+    def take_generalists(self) -> None:
+        """Go on with the generalists of the newest save; all else stays as it is."""
+        values = checkpoint.load_values(checkpoint.latest(self.folder.states))
+        mine = {p: a for p, a in values.items() if params.role_of(p) == "generalist"}
+        self.trainer.mixture.model.update(params.unflatten(mine))
+
+
+Check = Callable[[dict[str, Any]], None]
+"""Takes what comigs.json will say; raises where the run must not begin."""
+
 
 @contextlib.contextmanager
-def session(config: TrainConfig, say: Say) -> Iterator[Session]:
+def session(
+    config: TrainConfig, say: Say, check: Check = lambda info: None
+) -> Iterator[Session]:
     """Load and check everything, and only then touch the disk.
 
     Args:
         config: What to train, on what, and where; `config.resume` continues a run.
         say: Told in plain sentences what takes time and what was noticed.
+        check: Asked before anything is written.
 
     Raises:
         ComigsError: If something does not fit; nothing has been written then.
@@ -80,12 +99,15 @@ def session(config: TrainConfig, say: Say) -> Iterator[Session]:
         folder.check_resumable()
     else:
         folder.check_new()
-    with memory.limits(config.memory_limit), _opened(config, folder, say) as opened:
+    opening = _opened(config, folder, say, check)
+    with memory.limits(config.memory_limit), opening as opened:
         yield opened
 
 
 @contextlib.contextmanager
-def _opened(config: TrainConfig, folder: RunFolder, say: Say) -> Iterator[Session]:
+def _opened(
+    config: TrainConfig, folder: RunFolder, say: Say, check: Check
+) -> Iterator[Session]:
     splits = load_splits(config.data.data)
     for note in splits.notes:
         say(f"note: {note}")
@@ -96,6 +118,7 @@ def _opened(config: TrainConfig, folder: RunFolder, say: Say) -> Iterator[Sessio
         say(f"note: {warning}")
     found = base.fingerprint()
     mixture = Mixture(base.model, config.experts, config.training.seed)
+    check(description.describe(mixture, base.id, found))
     trainer = make_trainer(config, base, mixture, splits, say)
     for note in memory.plan(mixture, _work(config, trainer)).notes(config.memory_limit):
         say(note)

@@ -6,8 +6,9 @@
         trainer_state.json            position, identity, SHA-256 of all three
 
 The folder gets its name only when it is complete, so a process killed while saving
-leaves none. Batches and initial values are functions of the seed and of counters, so
-that no random state has to be kept.
+leaves none. Killed while replacing one, it leaves the new one or, under a hidden name
+until `files.restore`, the old one. Batches and initial values are functions of the
+seed and of counters, so that no random state has to be kept.
 """
 
 from __future__ import annotations
@@ -151,6 +152,8 @@ def load_values(save: Path) -> dict[str, mx.array]:
 
 def replace_values(save: Path, values: dict[str, mx.array]) -> None:
     """Put other values into a save; optimisers and position stay as they are.
+
+    Killed at any moment, the save is the old one or the new one (see `files.restore`).
 
     Raises:
         RunError: If the save is incomplete or damaged; it is left as it is.

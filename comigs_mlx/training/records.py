@@ -65,6 +65,36 @@ class Boundary:
     valid_loss: float | None
 
 
+@dataclass(frozen=True)
+class Exchanged:
+    """An exchange with a federation; one line of rounds.jsonl.
+
+    Attributes:
+        step: Expert steps so far.
+        event: `pulled`; `contributed`; `late`: the round closed before this run's
+            contribution; `offline`: out of reach, the contribution waits.
+        round: The round that it is about.
+        valid_loss: Of what was contributed, where measured; nats per token.
+        contributors: Of a pulled round.
+        bytes_sent: Of files, since the event before.
+        bytes_received: The same.
+        note: What a user should know.
+    """
+
+    step: int
+    event: str
+    round: int
+    valid_loss: float | None = None
+    contributors: list[str] = field(default_factory=list)
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
 @dataclass
 class Sums:
     """Of the steps of one level since the last report."""
@@ -89,12 +119,21 @@ class Sums:
 
 @dataclass
 class Position:
-    """Where training stands, apart from the arrays."""
+    """Where training stands, apart from the arrays.
+
+    Attributes:
+        step: Expert steps so far.
+        router_step: Router steps so far.
+        expert_sums: Since the last report.
+        router_sums: The same.
+        refreshed: Router steps among `router_step` that the schedule does not have.
+    """
 
     step: int = 0
     router_step: int = 0
     expert_sums: Sums = field(default_factory=Sums)
     router_sums: Sums = field(default_factory=Sums)
+    refreshed: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

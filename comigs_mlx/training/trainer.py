@@ -76,11 +76,12 @@ class Trainer:
 
     @property
     def steps_left(self) -> int:
-        """Steps of both levels still to be made."""
+        """Steps of both levels still to be made, as scheduled (see `refresh`)."""
         options, position = self.options, self.position
         phases = options.steps // options.router_every
         planned = options.steps + (phases * options.router_steps if self.routers else 0)
-        return max(planned - position.step - position.router_step, 0)
+        scheduled = position.router_step - position.refreshed
+        return max(planned - position.step - scheduled, 0)
 
     def warnings(self) -> Iterator[str]:
         """What a user should know before this training starts."""
@@ -93,7 +94,10 @@ class Trainer:
         if self.mixture.options.experts == 1:
             yield "one expert only: there is nothing to route"
         if self.position.step >= options.steps:
-            yield f"the run has its {options.steps} steps already: raise --steps"
+            yield (
+                f"the run has its {options.steps} steps already: raise --steps, or "
+                "--rounds in a federation"
+            )
 
     def run(self) -> Iterator[Step | Report | Boundary]:
         """Train from the current position to the last step.
@@ -108,6 +112,16 @@ class Trainer:
                 for _ in range(self.options.router_steps):
                     yield self._router_step()
             yield from self._boundary()
+
+    def refresh(self, steps: int) -> Iterator[Step]:
+        """Train the routers alone, between two boundaries: they met other experts.
+
+        Args:
+            steps: Router steps; none are made where routers do not learn by themselves.
+        """
+        for _ in range(steps if self.routers else 0):
+            self.position.refreshed += 1
+            yield self._router_step()
 
     def _boundary(self) -> Iterator[Report | Boundary]:
         step, last = self.position.step, self.position.step == self.options.steps

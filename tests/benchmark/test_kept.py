@@ -58,8 +58,8 @@ class TestFile:
 
     def test_may_hold_cases_of_another_version(self, file):
         content = json.loads(file.read_text())
-        file.write_text(json.dumps({**content, "aggregation": 5}))
-        assert "aggregation" not in kept.read(file).cases
+        file.write_text(json.dumps({**content, "of_tomorrow": 5}))
+        assert "of_tomorrow" not in kept.read(file).cases
 
     @pytest.mark.parametrize("text", ["", "[]", "{}", "3", '{"environment": {}}'])
     def test_anything_else_is_refused(self, tmp_path, text):

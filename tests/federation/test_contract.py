@@ -233,17 +233,37 @@ def test_proposals_or_a_clear_error(ready, exchange):
     if isinstance(shown, NotAllowed):
         assert "has no pull requests" in str(shown)
         assert ready.proposals() == []
-        with pytest.raises(NotThere):
-            ready.merge(1)
+        for call in (ready.proposed, lambda number: ready.dismiss(number, "no")):
+            with pytest.raises(NotThere, match="there is no proposal 1"):
+                call(1)
         return
     (proposal,) = ready.proposals()
     assert (proposal.title, proposal.author, proposal.url) == ("add b", "eve", shown)
-    assert state(ready) == {"a": b"1"}
-    ready.merge(proposal.number)
-    assert state(ready) == {"a": b"1", "b": b"2"}
+    ready.commit({"c": b"3"}, "meanwhile")
+    offered, changed = ready.proposed(proposal.number)
+    assert changed == {"b"}
+    assert {path: file.size for path, file in offered.files.items()} == {"a": 1, "b": 1}
+    assert ready.read("b", offered.revision, 9) == b"2"
+    assert ready.authors(["a", "b"], offered.revision) == {"a": "ann", "b": "eve"}
+    ready.dismiss(proposal.number, "thank you")
+    assert state(ready) == {"a": b"1", "c": b"3"}
     assert ready.proposals() == []
     with pytest.raises(NotThere, match="no open p"):
-        ready.merge(proposal.number)
+        ready.dismiss(proposal.number, "again")
+    with pytest.raises(NotThere):
+        ready.proposed(99)
+
+
+def test_what_a_proposal_changes(ready, exchange):
+    """Changed, deleted and back again, against where it began."""
+    eve = exchange("eve")
+    ready.commit({"a": b"1", "b": b"1", "c": b"1"}, "one")
+    made = outcome(lambda: eve.propose({"a": b"2", "b": None, "c": b"1"}, "change"))
+    if isinstance(made, NotAllowed):
+        return
+    ready.commit({"a": b"2"}, "the same by somebody else")
+    _, changed = ready.proposed(1)
+    assert changed == {"a", "b"}
 
 
 def test_addresses_for_people(ready):

@@ -253,17 +253,17 @@ def test_pull_requests(ann, on_hub, hub, repo):
     (proposal,) = ann.proposals()
     assert url == proposal.url == f"{hub.url}/{repo}/discussions/1"
     assert (proposal.title, proposal.author) == ("eve's", "eve")
-    shown = on_hub("ann", branch=proposal.uri.split("@")[1])
-    assert state(shown)["e"] == b"1"
+    offered, changed = ann.proposed(1)
+    assert changed == {"e", "adapters.safetensors"}
+    assert ann.read("e", offered.revision, 9) == b"1"
     with pytest.raises(NotAllowed):
-        eve.merge(1)
-    hub.faults.append(Fault("/merge$", "reset-after"))
-    ann.merge(1)
-    assert state(ann)["e"] == b"1"
+        eve.dismiss(1, "no right")
+    hub.faults.append(Fault("/status$", "reset-after"))
+    ann.dismiss(1, "seen")
+    assert hub.store.repos[repo].pulls[1].comment == "seen"
     assert ann.proposals() == []
-    assert ann.authors(["e"], ann.snapshot().revision) == {"e": "ann"}
     with pytest.raises(NotThere, match="no open pull request 1"):
-        ann.merge(1)
+        ann.dismiss(1, "seen")
 
 
 def test_create(on_hub, hub, repo):

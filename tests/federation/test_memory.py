@@ -39,7 +39,7 @@ def test_who_may_write(ann):
     for call in (
         eve.check_writable,
         lambda: eve.commit({"a": b""}, "no"),
-        lambda: eve.merge(1),
+        lambda: eve.dismiss(1, "no"),
     ):
         with pytest.raises(NotAllowed, match="eve may not write here"):
             call()

@@ -128,3 +128,14 @@ def test_without_the_package_the_command_to_install_it_is_told(monkeypatch):
     install = r"needs the package dp-accounting: pip install 'comigs-mlx\[federation\]'"
     with pytest.raises(FederationError, match=install):
         privacy.spent(1, 1.0, 1e-5)
+
+
+def test_several_sizes_of_noise_compose():
+    """Gaussian mechanisms add up by 1 / sigma^2."""
+    assert privacy.epsilon([], 1e-5) == privacy.epsilon([(2.0, 0)], 1e-5) == 0
+    mixed = privacy.epsilon([(3.0, 9), (1.5, 1)], 1e-5)
+    assert mixed == pytest.approx(privacy.spent(13, 3.0, 1e-5), rel=1e-9)
+    stated = privacy.statement(1, 0.5, 1.5, 1e-5, [(3.0, 9)])
+    assert stated.epsilon == mixed
+    with pytest.raises(FederationError, match="rounds at least 0"):
+        privacy.epsilon([(1.0, 1), (2.0, -1)], 1e-5)

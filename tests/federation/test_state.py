@@ -15,7 +15,7 @@ def test_the_beginning_is_round_0_and_comes_back():
     assert Round.from_json(first.to_json()) == first
     assert set(json.loads(first.to_json())) == {
         *("format_version", "round", "contributors", "weights", "aggregator"),
-        *("refused", "inexactness", "closed_at", "history"),
+        *("refused", "inexactness", "closed_at", "owners", "history"),
     }
 
 
@@ -63,3 +63,21 @@ def test_a_value_that_cannot_work_is_named(changes, problem):
     with pytest.raises(FederationError) as error:
         dataclasses.replace(Round(), **changes).to_json()
     assert problem in str(error.value)
+
+
+def following(state, contributors, accounts):
+    return state.following({}, "mean", 1.0, contributors, accounts=accounts)
+
+
+def test_a_name_stays_with_its_first_account():
+    first = following(Round(), ["ann", "mac"], {"ann": "ann", "mac": "ben"})
+    later = following(first, ["mac", "cid"], {"mac": "eve", "cid": "cid"})
+    assert later.owners == {"ann": "ann", "mac": "ben", "cid": "cid"}
+    assert Round.from_json(later.to_json()) == later
+
+
+def test_owners_stay_within_what_can_be_read_back():
+    many = {f"p{i}": "ann" for i in range(10_000)}
+    full = following(Round(owners=many), ["late"], {"late": "eve"})
+    assert full.owners == many
+    full.to_json()

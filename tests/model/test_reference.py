@@ -6,9 +6,10 @@ import pytest
 
 from comigs_mlx.model.base import fingerprint, load_base
 from comigs_mlx.model.mixture import Mixture
-from comigs_mlx.options import ExpertOptions, TrainConfig, TrainingOptions
+from comigs_mlx.options import ExpertOptions, TrainingOptions
 from comigs_mlx.runs import experts
 from comigs_mlx.runs.folder import RunFolder
+from comigs_mlx.train_options import TrainConfig
 from comigs_mlx.training.levels import Level, expert_group, router_group
 from comigs_mlx.training.losses import token_losses
 from tests.model.naive import randomise

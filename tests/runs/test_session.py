@@ -11,9 +11,9 @@ import tests.tiny as tiny
 from comigs_mlx.config import from_dict, read_yaml
 from comigs_mlx.data import content
 from comigs_mlx.errors import ConfigError, DataError, RunError, UnsupportedModel
-from comigs_mlx.options import TrainConfig, train_config
 from comigs_mlx.runs.folder import RunFolder
 from comigs_mlx.runs.session import session
+from comigs_mlx.train_options import TrainConfig, train_config
 from comigs_mlx.training.records import Boundary, Step
 from tests.runs.compare import tree
 

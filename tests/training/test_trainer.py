@@ -108,7 +108,8 @@ class TestSchedule:
         assert same(before, values(trainer.mixture, "router"))
         assert list(trainer.warnings()) == [
             "one expert only: there is nothing to route",
-            "the run has its 4 steps already: raise --steps",
+            "the run has its 4 steps already: raise --steps, "
+            "or --rounds in a federation",
         ]
 
     def test_warns_where_the_router_would_never_be_trained(self):

@@ -5,10 +5,10 @@
 Bai et al., "Federated Fine-tuning of Large Language Models under Heterogeneous Tasks
 and Client Resources", NeurIPS 2024 (FlexLoRA). Exact where M has rank r or less, the
 best approximation otherwise, and participants may have ranks of their own. The SVD is
-that of the stacked factors' small core (`lowrank.LowRankSum`), never of the product.
+that of the stacked factors' small core while they are few (`lowrank.LowRankSum`).
 Directions that M does not use keep the current lora_a with zeros in lora_b, so that
-they can still learn. Memory: one linear, at most min(in, out) + 256 columns of factors.
-Time: a QR for every 256 columns, so prefer `mean` for hundreds of participants.
+they can still learn. Memory: one linear: its product and 256 columns of factors.
+Time: an SVD a linear, and of hundreds of participants that of the whole product.
 """
 
 from __future__ import annotations

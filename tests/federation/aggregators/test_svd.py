@@ -83,12 +83,31 @@ def test_folding_hundreds_of_contributions_loses_nothing():
     assert np.allclose(found, (u[:, :8] * s[:8]) @ v[:8], atol=1e-5)
 
 
-def test_the_sum_of_products_stays_small():
+@pytest.mark.parametrize(("rows", "columns"), [(20, 30), (300, 400)])
+@pytest.mark.parametrize("count", [1, 2, 70, 130])
+def test_the_sum_of_products_is_the_sum(rows, columns, count):
     total, random = LowRankSum(), np.random.default_rng(5)
-    for _ in range(300):
-        total.add(random.normal(size=(20, 4)), random.normal(size=(4, 30)))
-        assert sum(part.shape[1] for part in total._left) <= 20 + 256 + 4
-    assert len(total.svd()[1]) == 20
+    whole = np.zeros((rows, columns))
+    for _ in range(count):
+        a, b = random.normal(size=(rows, 4)), random.normal(size=(4, columns))
+        total.add(a, b)
+        whole += a @ b
+    assert total.norm() == pytest.approx(np.linalg.norm(whole), rel=1e-12)
+    u, values, v = total.svd()
+    assert len(values) == min(4 * count, rows)
+    assert np.allclose((u * values) @ v, whole, atol=1e-9)
+    assert np.allclose(u.T @ u, np.eye(len(values)), atol=1e-9)
+    assert (np.take_along_axis(v, np.abs(v).argmax(1)[:, None], 1) > 0).all()
+
+
+def test_many_of_a_low_rank_keep_that_rank():
+    """Else a direction nobody uses would become too short to learn."""
+    random = np.random.default_rng(8)
+    a, b = random.normal(size=(300, 3)), random.normal(size=(3, 400))
+    total = LowRankSum()
+    for size in random.normal(size=200):
+        total.add(size * a, b)
+    assert len(total.svd()[1]) == 3
 
 
 @pytest.mark.parametrize("rank", [1, 5, 40])

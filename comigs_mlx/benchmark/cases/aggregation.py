@@ -1,0 +1,109 @@
+"""Averaging contributions in files: a tensor at a time, against all of them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from comigs_mlx.benchmark.measure import Makers, Measured, Variant
+from comigs_mlx.benchmark.setting import Setting
+from comigs_mlx.benchmark.spread import Spread, rate, ratio, spread
+from comigs_mlx.federation.aggregation import aggregate
+from comigs_mlx.federation.sources import Array, Arrays
+from comigs_mlx.federation.tensorfile import (
+    Layout,
+    read_layout,
+    read_tensor,
+    serialise,
+    specs,
+)
+from comigs_mlx.runs import experts, generalists
+
+ORDER = 9
+COUNT = 16
+SUMMARY = f"the mean of {COUNT} contributions of this model's shape, fp16, from files"
+TOKENS = 0
+MAIN = ("ratio",)
+
+PLAIN, MEAN = "numpy's mean", "comigs, mean"
+
+
+@dataclass(frozen=True)
+class _File:
+    """A contribution as it lies on disk while a round is closed."""
+
+    name: str
+    path: Path
+    layout: Layout
+    tokens: int = 0
+
+    def names(self) -> Sequence[str]:
+        return sorted(self.layout.entries)
+
+    def read(self, tensor: str) -> Array:
+        stored = read_tensor(self.path, self.layout.entries[tensor])
+        return stored.astype(np.float32)
+
+
+def variants(setting: Setting) -> Makers:
+    """Numpy's mean of everything loaded, and the aggregator `mean`."""
+    written = cache(lambda: _written(setting))
+    return {PLAIN: lambda: _plain(written()), MEAN: lambda: _ours(written())}
+
+
+def _written(setting: Setting) -> list[_File]:
+    """Contributions with random values."""
+    folder, random = setting.scratch / "aggregation", np.random.default_rng(0)
+    experts.write(folder, setting.mixture(1), setting.shape.model, 0)
+    start, _ = generalists.read(folder, 1)
+    made = []
+    for index in range(COUNT):
+        values = {
+            name: random.standard_normal(array.shape, np.float32).astype(np.float16)
+            for name, array in start.items()
+        }
+        file, content = folder / f"{index:02}.safetensors", serialise(values, {})
+        file.write_bytes(content)
+        made.append(_File(file.stem, file, read_layout(content, specs(values))))
+    return made
+
+
+def _plain(files: list[_File]) -> Variant:
+    def run(index: int) -> None:
+        del index
+        loaded = [load_file(file.path) for file in files]
+        for name in loaded[0]:
+            np.mean([one[name] for one in loaded], axis=0, dtype=np.float64)
+
+    return Variant(run)
+
+
+def _ours(files: list[_File]) -> Variant:
+    first = files[0]
+    current = Arrays("", {name: first.read(name) for name in first.names()})
+
+    def run(index: int) -> None:
+        del index
+        for _ in aggregate("mean", files, current).tensors:
+            pass
+
+    return Variant(run)
+
+
+def results(measured: dict[str, Measured], setting: Setting) -> dict[str, Spread]:
+    """Seconds, of one contribution too, megabytes per second, ratio to numpy's."""
+    plain, mine = measured[PLAIN].seconds, measured[MEAN].seconds
+    paths = (setting.scratch / "aggregation").glob("*.safetensors")
+    megabytes = sum(path.stat().st_size for path in paths) / 1e6
+    return {
+        "numpy_s": spread(plain),
+        "comigs_s": spread(mine),
+        "contribution_s": spread([seconds / COUNT for seconds in mine]),
+        "mb_per_s": rate(megabytes, mine),
+        "ratio": ratio(mine, plain),
+    }

@@ -1,0 +1,139 @@
+"""Whose a file is, where somebody else committed it for them.
+
+A contribution counts for the account that committed it. One that came as a proposal is
+committed by whoever accepts it, together with contributions/<round>/accepted.json that
+says for whom. That is believed only of the account that last wrote federation.json: it
+decides who may contribute anyway. A voucher holds for one contribution.json, by its
+SHA-256, and so for its tensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from comigs_mlx.errors import FederationError
+from comigs_mlx.federation import schema
+from comigs_mlx.federation.contribution import CONTRIBUTION, METADATA_BYTES
+from comigs_mlx.federation.exchange import Exchange, NotThere, Snapshot, TooLarge
+from comigs_mlx.federation.manifest import MANIFEST, MOST_PARTICIPANTS, name_check
+from comigs_mlx.federation.schema import between, each, item, matching
+
+FOLDER, ACCEPTED = "contributions", "accepted.json"
+PATH = re.compile(rf"{FOLDER}/([1-9]\d{{0,8}})/([^/]+)/(.+)")
+"""Round, participant and file of a contribution."""
+
+ACCEPTED_BYTES = 4 * 2**20
+
+
+@dataclass(frozen=True)
+class Voucher:
+    """One accepted proposal.
+
+    Attributes:
+        account: Who proposed it.
+        proposal: Its number.
+        sha256: Of contribution.json.
+    """
+
+    account: str = item(matching(r"[\w][\w.-]{0,95}", "an account of the Hub"))
+    proposal: int = item(between(1, 10**9))
+    sha256: str = item(matching(r"[0-9a-f]{64}", "a SHA-256"))
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The content of accepted.json; `vouchers` is by participant."""
+
+    vouchers: Mapping[str, Voucher] = item(each(name_check, MOST_PARTICIPANTS), {})
+
+    def to_json(self) -> bytes:
+        """The content of the file."""
+        return schema.write(self, ACCEPTED, ACCEPTED_BYTES)
+
+
+def place(round: int | str) -> str:
+    """Where the vouchers of a round are."""
+    return f"{FOLDER}/{round}/{ACCEPTED}"
+
+
+def keeper(exchange: Exchange, snapshot: Snapshot) -> str | None:
+    """The account whose vouchers are believed: it last wrote federation.json."""
+    return exchange.authors([MANIFEST], snapshot.revision).get(MANIFEST)
+
+
+def read(exchange: Exchange, snapshot: Snapshot, round: int | str) -> Accepted:
+    """The vouchers of a round, whoever wrote them; none where they cannot be read."""
+    if place(round) not in snapshot.files:
+        return Accepted()
+    try:
+        content = exchange.read(place(round), snapshot.revision, ACCEPTED_BYTES)
+    except (NotThere, TooLarge):
+        return Accepted()
+    try:
+        return schema.read(Accepted, content, ACCEPTED, ACCEPTED_BYTES)
+    except FederationError:
+        return Accepted()
+
+
+def trusted(exchange: Exchange, snapshot: Snapshot, round: int) -> Accepted:
+    """The vouchers of a round that are believed."""
+    path = place(round)
+    if path not in snapshot.files:
+        return Accepted()
+    authors = exchange.authors([path, MANIFEST], snapshot.revision)
+    known = authors.get(path) is not None and authors[path] == authors.get(MANIFEST)
+    return read(exchange, snapshot, round) if known else Accepted()
+
+
+def accounts(
+    exchange: Exchange, snapshot: Snapshot, paths: Iterable[str]
+) -> dict[str, str | None]:
+    """Path -> the account it counts for.
+
+    Args:
+        exchange: Where.
+        snapshot: Of it.
+        paths: Files of contributions.
+    """
+    wanted = list(paths)
+    rounds = {match[1] for path in wanted if (match := PATH.fullmatch(path))}
+    records = [place(r) for r in sorted(rounds) if place(r) in snapshot.files]
+    asked = [*wanted, *records, *([MANIFEST] if records else [])]
+    found = exchange.authors(asked, snapshot.revision) if asked else {}
+    owner = found.get(MANIFEST)
+    believed: dict[str, str] = {}
+    for round in rounds:
+        if owner is not None and found.get(place(round)) == owner:
+            believed |= _believed(exchange, snapshot, round, wanted)
+    return {
+        path: believed.get(path, found[path]) if found[path] == owner else found[path]
+        for path in wanted
+        if path in found
+    }
+
+
+def _believed(
+    exchange: Exchange, snapshot: Snapshot, round: str, paths: Iterable[str]
+) -> dict[str, str]:
+    """Path -> account, for those of `paths` that a voucher of the round is for."""
+    told: dict[str, str] = {}
+    vouchers = read(exchange, snapshot, round).vouchers
+    for name, voucher in vouchers.items():
+        folder = f"{FOLDER}/{round}/{name}/"
+        mine = [path for path in paths if path.startswith(folder)]
+        if mine and _holds(exchange, snapshot, folder, voucher):
+            told |= dict.fromkeys(mine, voucher.account)
+    return told
+
+
+def _holds(
+    exchange: Exchange, snapshot: Snapshot, folder: str, voucher: Voucher
+) -> bool:
+    path = folder + CONTRIBUTION
+    if path not in snapshot.files or snapshot.files[path].size > METADATA_BYTES:
+        return False
+    content = exchange.read(path, snapshot.revision, METADATA_BYTES)
+    return hashlib.sha256(content).hexdigest() == voucher.sha256
