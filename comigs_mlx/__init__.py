@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from comigs_mlx.errors import ComigsError as ComigsError
     from comigs_mlx.inference.generate import Generation as Generation
     from comigs_mlx.inference.generate import Sampling as Sampling
+    from comigs_mlx.inference.speaker import Speaker as Speaker
     from comigs_mlx.inference.trace import Trace as Trace
     from comigs_mlx.model.base import Base as Base
     from comigs_mlx.model.base import fingerprint as fingerprint
@@ -50,6 +51,7 @@ _HOME = {
     "RunFolder": "runs.folder",
     "Sampling": "inference.generate",
     "SavingOptions": "options",
+    "Speaker": "inference.speaker",
     "Trace": "inference.trace",
     "TrainConfig": "train_options",
     "Trainer": "training.trainer",

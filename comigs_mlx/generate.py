@@ -87,7 +87,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Load the run, stream the answer, write the traces asked for."""
     config = parse(GenerateConfig, "comigs_mlx.generate", argv)
     selection = parse_experts(config.experts)
-    from comigs_mlx.inference.generate import Generation, Sampling, prompt_tokens
+    from comigs_mlx.inference.generate import Generation, Sampling
+    from comigs_mlx.inference.prompts import prompt_tokens
     from comigs_mlx.model.fusing import fused
     from comigs_mlx.model.mixture import Mixture
     from comigs_mlx.runs.folder import RunFolder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import time
@@ -24,7 +25,6 @@ from comigs_mlx.federation.options import (
 if TYPE_CHECKING:
     from comigs_mlx.federation.exchange import Exchange
     from comigs_mlx.federation.metered import Metered
-    from comigs_mlx.federation.rounds import Federation
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -82,54 +82,44 @@ def _init(config: InitConfig) -> tuple[Any, str]:
 
 
 def _status(config: StatusConfig) -> tuple[Any, str]:
-    from comigs_mlx.federation import rounds, status
+    from comigs_mlx.federation import desk, status
 
-    exchange, _ = _open(config)
-    values = status.status(exchange, rounds.current(exchange), time.time())
+    values = desk.overview(_open(config)[0])
     return values, status.table(values)
 
 
 def _pull(config: PullConfig) -> tuple[Any, str]:
-    from comigs_mlx.federation import local, rounds
+    from comigs_mlx.federation import desk, rounds
 
     exchange, metered = _open(config)
-    federation, run = rounds.current(exchange), Path(config.run).expanduser()
-    number = federation.round.round
+    run = Path(config.run).expanduser()
     if config.dry_run:
+        number = rounds.current(exchange).round.round
         return {"round": number}, f"would pull the generalist of round {number}"
-    changed = local.pull(run, exchange, federation, config.participant)
-    what, counts = "now has" if changed else "has already", _counts(metered)
-    text = f"{run} {what} the generalist of round {number}{_traffic(counts)}"
-    return {"round": number, "changed": changed, **counts}, text
+    pulled = desk.pull(run, exchange, config.participant)
+    what, counts = "now has" if pulled.changed else "has already", _counts(metered)
+    text = f"{run} {what} the generalist of round {pulled.round}{_traffic(counts)}"
+    return {"round": pulled.round, "changed": pulled.changed, **counts}, text
 
 
 def _push(config: PushConfig) -> tuple[Any, str]:
-    from comigs_mlx.federation import contributing, local, rounds, status
+    from comigs_mlx.federation import desk, status
 
     exchange, metered = _open(config)
-    federation, run = rounds.current(exchange), Path(config.run).expanduser()
-    name, number = _name(config, run), federation.open_round
-    contributing.check_participant(exchange, federation, name)
-    options, send = config.privacy, not config.dry_run
-    prepared, before = local.prepare(
-        run, exchange, federation, name, options, send, command.say
-    )
-    leaving = status.leaving(prepared)
+    run, name = Path(config.run).expanduser(), config.participant
     if config.dry_run:
+        leaving = desk.leaving(run, exchange, name, config.privacy)
         return leaving, json.dumps(leaving, indent=2)
-    result: dict[str, Any] = {"round": number, "closed": False, **leaving}
+    result = desk.push(
+        run, exchange, name, config.privacy, config.create_pr, command.say
+    )
     if config.create_pr:
-        result["url"], new = contributing.propose(exchange, federation, prepared)
-        text = f"{'proposed' if new else 'proposed before'}: {result['url']}"
+        text = f"{'proposed' if result['new'] else 'proposed before'}: {result['url']}"
     else:
-        contributing.contribute(exchange, federation, prepared)
-        text = f"contributed to round {number} as {name}"
-    local.contributed(run, exchange.uri, name, prepared, before)
-    if not config.create_pr:
-        result["closed"] = _closed(exchange, rounds.current(exchange), federation)
+        text = f"contributed to round {result['round']} as {result['participant']}"
     result |= (counts := _counts(metered))
     text += _traffic(counts)
-    if stated := leaving["contribution.json"]["privacy"]:
+    if stated := result["contribution.json"]["privacy"]:
         text += f"; {status.epsilon(stated)} spent so far"
     return result, text + ("; the round is closed: pull" if result["closed"] else "")
 
@@ -144,40 +134,19 @@ def _traffic(counts: dict[str, int]) -> str:
     return f" ({sent:,} bytes sent, {received:,} received)"
 
 
-def _closed(exchange: Exchange, now: Federation, before: Federation) -> bool:
-    from comigs_mlx.federation import closing
-
-    if now.open_round > before.open_round:
-        return True
-    return closing.close_if_due(exchange, now, time.time()) is not None
-
-
-def _name(config: PushConfig, run: Path) -> str:
-    from comigs_mlx.federation import membership
-
-    record = membership.read(run)
-    name = config.participant or (record.participant if record else None)
-    if name is None:
-        raise ConfigError("--participant NAME is missing: your name in the federation")
-    return name
-
-
 def _merge(config: MergeConfig) -> tuple[Any, str]:
-    from comigs_mlx.federation import accepting, rounds, status
+    from comigs_mlx.federation import desk, status
 
     exchange, _ = _open(config)
-    federation = rounds.current(exchange)
     if config.dry_run:
-        values = status.status(exchange, federation, time.time())
+        values = desk.overview(exchange)
         due, found = values["due"], values["proposals"]
         lines = [*map(status.proposal, found), "due" if due else "not due"]
         return {"due": due, "proposals": found}, "\n".join(lines)
-    found = [one.as_dict() for one in accepting.accept(exchange, command.say)]
-    closed = _closed(exchange, rounds.current(exchange), federation)
-    number = federation.open_round
-    end = f"round {number} is {'closed' if closed else 'not due yet'}"
-    text = "\n".join([*map(status.proposal, found), end])
-    return {"round": number, "closed": closed, "proposals": found}, text
+    done = desk.close(exchange, command.say)
+    end = f"round {done.round} is {'closed' if done.closed else 'not due yet'}"
+    text = "\n".join([*map(status.proposal, done.proposals), end])
+    return dataclasses.asdict(done), text
 
 
 def _key(config: KeyConfig) -> tuple[Any, str]:

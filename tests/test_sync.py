@@ -128,6 +128,7 @@ def test_pull_changes_the_generalist_and_nothing_else(run, do, tmp_path):
         "generalist/adapters.safetensors",
         f"{newest}/values.safetensors",
         f"{newest}/trainer_state.json",
+        "state/rounds/round-0000000.safetensors",  # to go back to
     }
     assert not before.keys() - after.keys()
     values = load_file(ben / newest / "values.safetensors")

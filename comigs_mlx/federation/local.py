@@ -16,6 +16,7 @@ from comigs_mlx.config import read_yaml
 from comigs_mlx.errors import FederationError
 from comigs_mlx.federation import (
     contribution,
+    kept,
     membership,
     private,
     rounds,
@@ -115,6 +116,8 @@ def bring(
     tensors = rounds.pull(exchange, federation, own)
     generalists.replace(RunFolder(run), tensors)
     remember(run, exchange.uri, federation, name, mine.step)
+    place = membership.place(exchange.uri)
+    kept.write(run, federation.round.round, place, tensors)
     return True
 
 

@@ -17,7 +17,7 @@ import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
 
-from comigs_mlx.errors import ConfigError
+from comigs_mlx.inference.prompts import segments
 from comigs_mlx.inference.trace import Trace, TraceToken
 from comigs_mlx.model.base import Base
 from comigs_mlx.model.mixture import Mixture
@@ -61,6 +61,7 @@ class Recorder:
     def __init__(self, mixture: Mixture):
         self._mixture = mixture
         self._chunks: list[mx.array] = []
+        self._read = 0
 
     def __call__(self, tokens: mx.array, cache: Any = None, **kwargs: Any) -> mx.array:
         """Logits `[1, tokens, vocabulary]`, as the model itself."""
@@ -70,6 +71,7 @@ class Recorder:
         if tokens.shape[1] > 1:
             mx.eval(weights)  # do not keep a whole prompt's activations alive
         self._chunks.append(weights)
+        self._read += weights.shape[1]
         return logits
 
     def __getattr__(self, name: str) -> Any:
@@ -86,6 +88,54 @@ class Recorder:
             return np.zeros((count, layers, options.experts), np.float32)
         joined = mx.concatenate(kept, axis=1)[:, :count]
         return np.array(joined.transpose(1, 0, 2))
+
+    def at(self, position: int) -> mx.array:
+        """Weights of one position that has been read, `[layers, E]`, maybe computed.
+
+        Quick for the last positions, however many there are.
+        """
+        start = self._read
+        for chunk in reversed(self._chunks):
+            start -= chunk.shape[1]
+            if position >= start:
+                break
+        if not chunk.shape[0]:
+            return mx.zeros((len(self._mixture.sites), self._mixture.options.experts))
+        return chunk[:, position - start]
+
+
+def responses(
+    recorder: Recorder,
+    tokenizer: Any,
+    prompt: Sequence[int],
+    max_tokens: int,
+    sampling: Sampling,
+    cache: list[Any] | None = None,
+) -> Iterator[Any]:
+    """mlx-lm's `GenerationResponse` of each token, as it is drawn.
+
+    With each, the recorder has begun to read that token too.
+
+    Args:
+        recorder: New; its mixture's current selection speaks.
+        tokenizer: mlx-lm's tokenizer wrapper.
+        prompt: Token ids, at least one.
+        max_tokens: Tokens to generate at most.
+        sampling: How they are drawn.
+        cache: mlx-lm's prompt cache of what stands before `prompt`; it is read on.
+    """
+    from mlx_lm.generate import stream_generate
+    from mlx_lm.sample_utils import make_sampler
+
+    mx.random.seed(sampling.seed)
+    return stream_generate(
+        cast("nn.Module", recorder),
+        tokenizer,
+        list(prompt),
+        max_tokens=max_tokens,
+        sampler=make_sampler(sampling.temperature, sampling.top_p),
+        prompt_cache=cache,
+    )
 
 
 class Generation:
@@ -114,20 +164,11 @@ class Generation:
 
     def __iter__(self) -> Iterator[Piece]:
         """Generate, from the start each time; may be left early."""
-        from mlx_lm.generate import stream_generate
-        from mlx_lm.sample_utils import make_sampler
-
         self.pieces, self._recorder = [], Recorder(self.mixture)
-        mx.random.seed(self.sampling.seed)
-        sampler = make_sampler(self.sampling.temperature, self.sampling.top_p)
-        responses = stream_generate(
-            cast("nn.Module", self._recorder),
-            self.base.tokenizer,
-            self.prompt,
-            max_tokens=self.max_tokens,
-            sampler=sampler,
-        )
-        for response in responses:
+        tokenizer, most = self.base.tokenizer, self.max_tokens
+        for response in responses(
+            self._recorder, tokenizer, self.prompt, most, self.sampling
+        ):
             piece = Piece(response.token, response.text, response.finish_reason)
             self.pieces.append(piece)
             yield piece
@@ -139,7 +180,11 @@ class Generation:
 
     def trace(self) -> Trace:
         """How the prompt and what has been generated so far were routed."""
-        tokens = [*self._prompt_tokens(), *((p.id, p.text, False) for p in self.pieces)]
+        texts = segments(self.base.tokenizer, self.prompt)
+        tokens = [
+            *((id, text, True) for id, text in zip(self.prompt, texts, strict=True)),
+            *((piece.id, piece.text, False) for piece in self.pieces),
+        ]
         weights = self._recorder.weights(len(tokens)).tolist()
         return Trace(
             model=self.base.id,
@@ -150,39 +195,3 @@ class Generation:
                 for token, each in zip(tokens, weights, strict=True)
             ],
         )
-
-    def _prompt_tokens(self) -> Iterator[tuple[int, str, bool]]:
-        detokenizer = self.base.tokenizer.detokenizer
-        for token in self.prompt:
-            detokenizer.add_token(token)
-            yield token, detokenizer.last_segment, True
-
-
-def prompt_tokens(
-    tokenizer: Any, prompt: str, system: str | None = None, template: bool = True
-) -> list[int]:
-    """Token ids of a prompt, in the model's chat template where it has one.
-
-    Args:
-        tokenizer: mlx-lm's tokenizer wrapper.
-        prompt: What the user says.
-        system: System prompt.
-        template: False gives the prompt to the model as it is, to be continued.
-
-    Raises:
-        ConfigError: If there is no token, or a system prompt but no template.
-    """
-    if template and tokenizer.has_chat_template:
-        messages = [{"role": "user", "content": prompt}]
-        if system is not None:
-            messages.insert(0, {"role": "system", "content": system})
-        tokens = tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_dict=False
-        )
-    elif system is not None:
-        raise ConfigError("a system prompt needs the model's chat template")
-    else:
-        tokens = tokenizer.encode(prompt, add_special_tokens=False)
-    if not tokens:
-        raise ConfigError("the prompt is empty: give some text with --prompt")
-    return list(tokens)

@@ -36,6 +36,10 @@ FILES = [
 """What is fetched of a Hub model: mlx-lm's selection without its code."""
 
 
+CONTEXT = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
+"""What families call the most tokens they can read at once."""
+
+
 @dataclass(frozen=True, eq=False)
 class Base:
     """A frozen base model in evaluation mode, with what belongs to it.
@@ -55,6 +59,23 @@ class Base:
     config: dict[str, Any]
     path: Path
     files: str | None = None
+
+    @property
+    def context(self) -> int | None:
+        """The most tokens the model can read at once; None where it does not say."""
+        text = self.config.get("text_config")
+        for config in (self.config, text if isinstance(text, dict) else {}):
+            found = [config[name] for name in CONTEXT if config.get(name)]
+            if found and isinstance(found[0], int):
+                return found[0]
+        return None
+
+    def is_still(self, model_id: str) -> bool:
+        """Whether `load_base(model_id)` would find this very model again."""
+        path = os.path.realpath(os.path.expanduser(model_id))
+        same = model_id == self.id or path == os.path.realpath(self.path)
+        now = state(self.path)
+        return same and (self.files is None or now is None or now == self.files)
 
     def fingerprint(self) -> str:
         """`fingerprint` of this base as it was loaded; not once experts are attached.

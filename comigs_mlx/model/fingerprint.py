@@ -53,8 +53,13 @@ def fingerprint(model: nn.Module, config: Mapping[str, Any]) -> str:
         config: Its configuration.
     """
     essence = json.dumps(_essential(config), sort_keys=True)
+    return array_digest(flatten(model.parameters()), essence)
+
+
+def array_digest(arrays: Mapping[str, mx.array], essence: str = "") -> str:
+    """SHA-256 of `essence` and of the name, dtype, shape and bits of every array."""
     digest = hashlib.sha256(essence.encode())
-    for name, array in sorted(flatten(model.parameters()).items()):
+    for name, array in sorted(arrays.items()):
         content: Any = mx.view(array.reshape(-1), mx.uint8)
         digest.update(f"\n{name} {array.dtype} {array.shape}\n".encode())
         digest.update(content)

@@ -23,6 +23,11 @@ def allowed(selection: str, options: ExpertOptions) -> tuple[int, ...]:
     return tuple(range(options.experts if selection == "auto" else 0))
 
 
+def usable(options: ExpertOptions) -> list[str]:
+    """The named selections that these experts can follow, the usual one first."""
+    return [s for s in SELECTIONS if s == "base" or allowed(s, options)]
+
+
 def check(selection: Selection, options: ExpertOptions) -> None:
     """Refuse a selection that these experts cannot follow.
 

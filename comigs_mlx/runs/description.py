@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comigs_mlx.config import from_dict
 from comigs_mlx.errors import ComigsError, RunError
-from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.options import ExpertOptions
-from comigs_mlx.runs import experts
+
+if TYPE_CHECKING:
+    from comigs_mlx.model.mixture import Mixture
 
 FORMAT_VERSION = 1
 
@@ -33,6 +34,8 @@ def read(file: Path) -> dict[str, Any]:
 
 def describe(mixture: Mixture, base_id: str, base: str) -> dict[str, Any]:
     """The content of comigs.json; `scale` is the final multiplier."""
+    from comigs_mlx.runs import experts
+
     options = mixture.options
     return {
         "format_version": FORMAT_VERSION,

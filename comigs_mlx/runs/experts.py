@@ -23,15 +23,16 @@ from comigs_mlx.errors import RunError, raise_all
 from comigs_mlx.files import replacing, write_json
 from comigs_mlx.model import params
 from comigs_mlx.model.mixture import Mixture
+from comigs_mlx.runs.place import (
+    ADAPTER,
+    ROUTERS,
+    SPECIALISTS,
+    generalist_folders,
+    value_files,
+)
 
-ADAPTER = "adapters.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 Arrays = dict[str, mx.array]
-
-
-def generalist_folders(count: int) -> list[str]:
-    """Folder names of the generalists; the first one exists even for a count of 0."""
-    return ["generalist", *(f"generalist-{i}" for i in range(1, count))]
 
 
 def write(folder: Path, mixture: Mixture, base_id: str, step: int) -> None:
@@ -43,8 +44,8 @@ def write(folder: Path, mixture: Mixture, base_id: str, step: int) -> None:
         config = adapter_config(mixture, base_id, attention=index == 0)
         write_json(folder / name / ADAPTER_CONFIG, config)
     stacked = {without(p, "specialist"): a for p, a in groups["specialist"].items()}
-    _save(folder / "specialist" / "experts.safetensors", stacked, step)
-    _save(folder / "router" / "router.safetensors", groups["router"], step)
+    _save(folder / SPECIALISTS, stacked, step)
+    _save(folder / ROUTERS, groups["router"], step)
 
 
 def read(folder: Path, mixture: Mixture) -> int | None:
@@ -58,14 +59,7 @@ def read(folder: Path, mixture: Mixture) -> int | None:
         RunError: If a file is unreadable, or a tensor does not fit; nothing has been
             loaded then.
     """
-    files = [
-        *(
-            folder / n / ADAPTER
-            for n in generalist_folders(mixture.options.generalists)
-        ),
-        folder / "specialist" / "experts.safetensors",
-        folder / "router" / "router.safetensors",
-    ]
+    files = value_files(folder, mixture.options.generalists)
     if not all(file.is_file() for file in files):
         return None
     loaded = [_load(file) for file in files]

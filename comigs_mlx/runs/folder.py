@@ -18,7 +18,7 @@ import contextlib
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ from comigs_mlx.config import dump_yaml
 from comigs_mlx.errors import RunError
 from comigs_mlx.files import (
     replacing_dir,
-    restore,
     set_aside,
     sweep,
     write_json,
@@ -37,6 +36,7 @@ from comigs_mlx.model.base import Base, load_base
 from comigs_mlx.model.demo import quiet
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.runs import description, experts
+from comigs_mlx.runs.place import Place
 from comigs_mlx.training import checkpoint
 from comigs_mlx.training.records import Boundary, Report
 from comigs_mlx.training.trainer import Trainer
@@ -44,67 +44,8 @@ from comigs_mlx.training.trainer import Trainer
 BEST = "best.json"
 
 
-class RunFolder:
+class RunFolder(Place):
     """A run's folder; opening it reads nothing."""
-
-    def __init__(self, path: Path | str):
-        self.path = Path(path).expanduser()
-        self.states = self.path / "state"
-        self.metrics = self.path / "metrics.jsonl"
-        self.rounds = self.path / "rounds.jsonl"
-        self.config = self.path / "config.yaml"
-        self.info = self.path / "comigs.json"
-
-    def check_new(self) -> None:
-        """Raise `RunError` if something is there already."""
-        if self.path.exists() and not self.path.is_dir():
-            raise RunError(f"{self.path} is a file: choose a folder with --run")
-        # A process killed right at its start leaves hidden files only.
-        found = self.path.iterdir() if self.path.exists() else []
-        if not all(file.name.startswith(".") for file in found):
-            raise RunError(
-                f"{self.path} exists: add --resume to continue it, or choose another "
-                "folder with --run"
-            )
-
-    def check_resumable(self) -> None:
-        """Raise `RunError` if no run was begun here."""
-        if not self.config.is_file():
-            raise RunError(f"nothing to resume: there is no run at {self.path}")
-
-    def check_exists(self) -> None:
-        """Raise `RunError` if there is no run here."""
-        if not self.info.is_file():
-            raise RunError(
-                f"no run at {self.path} (expected {self.info.name} in it): train one "
-                f"with python -m comigs_mlx.train --run {self.path}"
-            )
-
-    @contextlib.contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Keep other processes from training in this folder.
-
-        Saves that a killed process had set aside are back before anything is read.
-
-        Raises:
-            RunError: If one does.
-        """
-        from filelock import FileLock, Timeout
-
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / ".lock", timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise RunError(
-                f"{self.path} is in use by another process: wait for it, or choose "
-                "another folder with --run"
-            ) from error
-        try:
-            restore(self.path)
-            yield
-        finally:
-            lock.release()
 
     def create(self, config: Any, mixture: Mixture, base_id: str, base: str) -> None:
         """Write the run's configuration and description, also of one that goes on.
@@ -186,22 +127,6 @@ class RunFolder:
         """Append one line to rounds.jsonl; `values` have a `step`."""
         _add_line(self.rounds, values)
 
-    def cut_metrics(self, step: int) -> None:
-        """Drop the lines after `step`, and one that a killed process left torn."""
-        for file in (self.metrics, self.rounds):
-            kept = [line for at, line in _lines(file) if at <= step]
-            if kept or file.exists():
-                write_text(file, "".join(f"{line}\n" for line in kept))
-
-    def read_info(self) -> dict[str, Any]:
-        """comigs.json.
-
-        Raises:
-            RunError: If it is missing, damaged or of another format version.
-        """
-        self.check_exists()
-        return description.read(self.info)
-
     def load(
         self, best: bool = False, report: Callable[[str], None] = quiet
     ) -> tuple[Base, Mixture]:
@@ -216,53 +141,67 @@ class RunFolder:
                 trained on, or the run's files do not fit.
         """
         info = self.read_info()
-        base_id, expected = description.base_model(info)
+        base_id, _ = description.base_model(info)
         options = description.expert_options(info)
         base = load_base(base_id, report)
-        found = base.fingerprint()
-        if found != expected:
-            raise RunError(
-                f"{base.id} is not the base model {self.path} was trained on: its "
-                f"fingerprint is {found[:12]}, the run's {expected[:12]}"
-            )
+        self.check_base(base.id, base.fingerprint())
         mixture = Mixture(base.model, options)
-        self._load_values(mixture, best)
+        self.load_values(mixture, best)
         return base, mixture
 
-    def _load_values(self, mixture: Mixture, best: bool) -> None:
+    def check_base(self, base_id: str, found: str) -> None:
+        """Raise `RunError` unless the run was trained on the base of a fingerprint."""
+        _, expected = description.base_model(self.read_info())
+        if found != expected:
+            raise RunError(
+                f"{base_id} is not the base model {self.path} was trained on: its "
+                f"fingerprint is {found[:12]}, the run's {expected[:12]}"
+            )
+
+    def load_values(self, mixture: Mixture, best: bool = False) -> int:
+        """Put the run's experts and routers into a mixture of the same shape.
+
+        Args:
+            mixture: Attached to the run's base model.
+            best: The best save instead of the last one.
+
+        Returns:
+            The training step they are of.
+
+        Raises:
+            RunError: If the run's files are missing, damaged or do not fit.
+        """
         if set_aside(self.path):  # by a killed process, or by one that is at it
             with contextlib.suppress(RunError, OSError), self.in_use():
                 pass
-        if best:
-            if (chosen := self.best()) is None:
-                raise RunError(f"{self.path} has no best save yet")
-            folder = self.path / "best" / f"step-{chosen[0]:07d}"
-            if experts.read(folder, mixture) is None:
-                raise RunError(f"{folder} is incomplete: leave out --best")
-        elif experts.read(self.path, mixture) is None:
-            self._repair(mixture)
+        if not best:
+            step = experts.read(self.path, mixture)
+            return self._repair(mixture) if step is None else step
+        if (chosen := self.best()) is None:
+            raise RunError(f"{self.path} has no best save yet")
+        folder = self.path / "best" / f"step-{chosen[0]:07d}"
+        if (step := experts.read(folder, mixture)) is None:
+            raise RunError(f"{folder} is incomplete: leave out --best")
+        return step
 
-    def _repair(self, mixture: Mixture) -> None:
-        """Write the experts again from the newest state: a save was interrupted."""
+    def _repair(self, mixture: Mixture) -> int:
+        """Take the experts of the newest state: a save was interrupted, or goes on.
+
+        They are written again, unless a process that trains here is about to.
+        """
         if not checkpoint.saves(self.states):
             raise RunError(
                 f"{self.path} has no complete experts, and no save in "
                 f"{self.states.name}/ to make them from: train it with --resume"
             )
         newest = checkpoint.latest(self.states)
-        step = checkpoint.read_state(newest)["position"]["step"]
+        step: int = checkpoint.read_state(newest)["position"]["step"]
         mixture.model.update(params.unflatten(checkpoint.load_values(newest)))
-        self.write_experts(mixture, step)
+        if not self.is_in_use():
+            self.write_experts(mixture, step)
+        return step
 
 
 def _add_line(file: Path, values: dict[str, Any]) -> None:
     with file.open("a", encoding="utf-8") as opened:
         opened.write(json.dumps(values) + "\n")
-
-
-def _lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Step and text of every whole line."""
-    if file.exists():
-        for line in file.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                yield json.loads(line)["step"], line

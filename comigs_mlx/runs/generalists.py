@@ -17,8 +17,9 @@ import numpy.typing as npt
 from comigs_mlx.errors import RunError
 from comigs_mlx.files import replacing
 from comigs_mlx.model import params
-from comigs_mlx.runs.experts import ADAPTER, generalist_folders, without
+from comigs_mlx.runs.experts import without
 from comigs_mlx.runs.folder import RunFolder
+from comigs_mlx.runs.place import ADAPTER, generalist_folders
 from comigs_mlx.training import checkpoint
 
 Tensors = dict[str, npt.NDArray[np.float32]]

@@ -62,7 +62,7 @@ class Score:
     @property
     def perplexity(self) -> float:
         """Exponential of the loss."""
-        return _exp(self.loss)
+        return perplexity_of(self.loss)
 
     @property
     def share(self) -> list[float]:
@@ -79,10 +79,11 @@ class Score:
         drawn = rng.integers(0, len(losses), (RESAMPLES, len(losses)))
         means = losses[drawn].sum(1) / tokens[drawn].sum(1)
         low, high = np.percentile(means, [2.5, 97.5])
-        return _exp(float(low)), _exp(float(high))
+        return perplexity_of(float(low)), perplexity_of(float(high))
 
 
-def _exp(loss: float) -> float:
+def perplexity_of(loss: float) -> float:
+    """Exponential of a loss in nats per token; infinite where that is too large."""
     return math.exp(loss) if loss < 700 else math.inf
 
 

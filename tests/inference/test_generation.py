@@ -10,12 +10,8 @@ from mlx_lm.generate import generate_step
 from mlx_lm.models.cache import make_prompt_cache
 
 from comigs_mlx.errors import ConfigError
-from comigs_mlx.inference.generate import (
-    Generation,
-    Recorder,
-    Sampling,
-    prompt_tokens,
-)
+from comigs_mlx.inference.generate import Generation, Recorder, Sampling
+from comigs_mlx.inference.prompts import prompt_tokens
 from comigs_mlx.model.base import load_base
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.options import ExpertOptions

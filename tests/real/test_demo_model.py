@@ -9,7 +9,8 @@ import pytest
 
 from comigs_mlx import train
 from comigs_mlx.data.batches import Batch
-from comigs_mlx.inference.generate import Generation, Sampling, prompt_tokens
+from comigs_mlx.inference.generate import Generation, Sampling
+from comigs_mlx.inference.prompts import prompt_tokens
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.options import ExpertOptions, TrainingOptions
 from comigs_mlx.runs.folder import RunFolder

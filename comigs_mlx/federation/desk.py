@@ -1,0 +1,217 @@
+"""A federation as one desk for commands and the app: look, pull, push, close, go back.
+
+Everything goes by a run's folder and an exchange, and comes back as plain data.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from comigs_mlx.errors import ComigsError, FederationError
+from comigs_mlx.federation import (
+    accepting,
+    closing,
+    contributing,
+    local,
+    membership,
+    rounds,
+    status,
+)
+from comigs_mlx.federation import kept as keeping
+from comigs_mlx.federation.contribution import Prepared
+from comigs_mlx.federation.exchange import Exchange, Say
+from comigs_mlx.federation.rounds import Federation
+from comigs_mlx.federation.sources import Array
+from comigs_mlx.options import PrivacyOptions
+from comigs_mlx.runs.place import Place, reports
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What a pull did.
+
+    Attributes:
+        round: The last closed round.
+        changed: False where the run had it already.
+    """
+
+    round: int
+    changed: bool
+
+
+@dataclass(frozen=True)
+class Closing:
+    """What came of closing a round.
+
+    Attributes:
+        round: The one that was open.
+        closed: Whether it is closed now.
+        proposals: What became of each; see `proposing.Verdict.as_dict`.
+    """
+
+    round: int
+    closed: bool
+    proposals: list[dict[str, object]]
+
+
+def overview(exchange: Exchange, now: float | None = None) -> dict[str, Any]:
+    """How the federation stands: see `status.status`.
+
+    Args:
+        exchange: Where the federation is.
+        now: Seconds since the epoch; None: now.
+
+    Raises:
+        FederationError: If it cannot be read.
+    """
+    at = time.time() if now is None else now
+    return status.status(exchange, rounds.current(exchange), at)
+
+
+def leaving(
+    run: Path,
+    exchange: Exchange,
+    participant: str | None,
+    options: PrivacyOptions | None = None,
+) -> dict[str, Any]:
+    """Everything that a push would send, and nothing is sent: see `status.leaving`."""
+    _, prepared, _ = _prepared(run, exchange, participant, options, send=False)
+    return status.leaving(prepared)
+
+
+def pull(run: Path, exchange: Exchange, participant: str | None = None) -> Pulled:
+    """Replace a run's generalists by the federation's; they are kept to go back to.
+
+    Raises:
+        ComigsError: If it cannot be read or the run does not fit; the run is
+            unchanged then.
+    """
+    federation = rounds.current(exchange)
+    changed = local.pull(run, exchange, federation, participant)
+    return Pulled(federation.round.round, changed)
+
+
+def push(
+    run: Path,
+    exchange: Exchange,
+    participant: str | None = None,
+    options: PrivacyOptions | None = None,
+    propose: bool = False,
+    say: Say = lambda line: None,
+) -> dict[str, Any]:
+    """Contribute a run's generalists to the open round, and close it if it is due.
+
+    Args:
+        run: Its folder.
+        exchange: Where the federation is.
+        participant: The run's name in it; None: the one it had last.
+        options: Differential privacy.
+        propose: Offer it to whoever may write, and close nothing.
+        say: Told where a private contribution is sent again as it was.
+
+    Returns:
+        What `leaving` lists, with "participant", "round" and whether it is "closed"
+        now; of a proposal also its "url" and whether it is "new".
+
+    Raises:
+        ComigsError: If the round does not take them, and what to do.
+    """
+    federation, prepared, before = _prepared(
+        run, exchange, participant, options, True, say
+    )
+    name, number = prepared.metadata.participant, federation.open_round
+    result = {"participant": name, "round": number, "closed": False}
+    if propose:
+        url, new = contributing.propose(exchange, federation, prepared)
+        result |= {"url": url, "new": new}
+    else:
+        contributing.contribute(exchange, federation, prepared)
+    local.contributed(run, exchange.uri, name, prepared, before)
+    if not propose:
+        result["closed"] = is_closed(exchange, number)
+    return {**result, **status.leaving(prepared)}
+
+
+def close(exchange: Exchange, say: Say = lambda line: None) -> Closing:
+    """Accept the proposals that are fit, and close the open round if it is due."""
+    number = rounds.current(exchange).open_round
+    found = [one.as_dict() for one in accepting.accept(exchange, say)]
+    return Closing(number, is_closed(exchange, number), found)
+
+
+def is_closed(exchange: Exchange, wanted: int) -> bool:
+    """Whether a round is closed now, by this call or by somebody else."""
+    now = rounds.current(exchange)
+    if now.open_round > wanted:
+        return True
+    return closing.close_if_due(exchange, now, time.time()) is not None
+
+
+def _prepared(
+    run: Path,
+    exchange: Exchange,
+    participant: str | None,
+    options: PrivacyOptions | None,
+    send: bool,
+    say: Say = lambda line: None,
+) -> tuple[Federation, Prepared, dict[str, Array]]:
+    """The federation, a contribution to it, and the residual that went into it."""
+    record = membership.read(run)
+    name = participant or (record.participant if record else None)
+    if name is None:
+        raise FederationError(
+            "--participant NAME is missing: your name in the federation"
+        )
+    federation = rounds.current(exchange)
+    contributing.check_participant(exchange, federation, name)
+    made = local.prepare(run, exchange, federation, name, options, send, say)
+    return federation, *made
+
+
+def history(run: Path) -> list[dict[str, Any]]:
+    """What a run wrote of each round it trained in, oldest first."""
+    return [each for each, _ in reports(Place(run).rounds, "round")]
+
+
+def kept(run: Path) -> list[int]:
+    """The rounds whose generalists are kept on this device, ascending."""
+    return keeping.rounds(Place(run).path)
+
+
+def roll_back(run: Path, round: int) -> None:
+    """Give a run the generalists of an earlier round again; needs no network.
+
+    The run then stands where a pull of that round left it: a push is refused until the
+    newest round is pulled, and a pull brings that again.
+
+    Args:
+        run: Not being trained.
+        round: One of `kept`.
+
+    Raises:
+        ComigsError: If that round is not kept, or the run is in use, damaged or of
+            another shape; nothing has been changed then.
+    """
+    from comigs_mlx.runs import generalists
+    from comigs_mlx.runs.folder import RunFolder
+
+    folder = RunFolder(run)
+    folder.check_exists()
+    with folder.in_use():
+        before = membership.read(folder.path)
+        if before is None:
+            raise FederationError(f"{run} takes part in no federation: pull first")
+        tensors = keeping.read(folder.path, round, before.uri)
+        step = local.of_run(folder.path).step
+        # The record first: killed in between, the run only has to pull again.
+        after = dataclasses.replace(before, round=round, step=step)
+        membership.write(folder.path, after)
+        try:
+            generalists.replace(folder, tensors)
+        except ComigsError:
+            membership.write(folder.path, before)
+            raise

@@ -1,0 +1,169 @@
+"""Somebody to talk to: a base model and a run's experts, for a user interface.
+
+    speaker = Speaker(say=print)
+    voice = speaker.choose(Path("runs/notes"))
+    for token in speaker.reply([{"role": "user", "content": "Hi"}], Settings()):
+        print(token.text, end="")
+
+May be used from any thread: everything is done on one thread of its own, in the order
+asked for. Importing this module loads no MLX.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from comigs_mlx.inference.spoken import Alternative as Alternative
+from comigs_mlx.inference.spoken import Message as Message
+from comigs_mlx.inference.spoken import Scored as Scored
+from comigs_mlx.inference.spoken import ScoredToken as ScoredToken
+from comigs_mlx.inference.spoken import Settings as Settings
+from comigs_mlx.inference.spoken import SpokenToken as SpokenToken
+from comigs_mlx.inference.spoken import Voice as Voice
+from comigs_mlx.inference.spoken import to_trace as to_trace
+from comigs_mlx.inference.worker import Worker
+
+if TYPE_CHECKING:
+    from comigs_mlx.inference.speech import Speech
+    from comigs_mlx.train_options import TrainConfig
+
+Say = Callable[[str], None]
+
+
+def _never() -> bool:
+    return False
+
+
+class Speaker:
+    """One base model in memory that speaks with any run's experts, one at a time."""
+
+    def __init__(self, say: Say = lambda sentence: None):
+        """Load nothing yet.
+
+        Args:
+            say: Told in plain sentences what takes time, on the speaker's thread.
+        """
+        self._say = say
+        self._speech: Speech | None = None
+        self._worker = Worker()
+        self._finalizer = weakref.finalize(self, self._worker.close)
+
+    @property
+    def busy(self) -> bool:
+        """Whether it loads, speaks or reads right now; a new call waits its turn."""
+        return self._worker.busy
+
+    @property
+    def voice(self) -> Voice | None:
+        """What was chosen last; None before, and after a choice that failed."""
+        return None if self._speech is None else self._speech.voice
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the base in memory; None before the first choice."""
+        base = None if self._speech is None else self._speech.base
+        return None if base is None else base.tokenizer
+
+    def choose(
+        self, run: Path | str | None, model: str = "demo", best: bool = False
+    ) -> Voice:
+        """Speak with this run from now on, as its files are now.
+
+        Free where nothing has changed; the base is loaded again only where another
+        one is asked for.
+
+        Args:
+            run: The run's folder; None: the base model alone.
+            model: The base model, where there is no run.
+            best: The run's save with the lowest validation loss.
+
+        Raises:
+            ComigsError: If there is no such run or it is broken, the base cannot be
+                loaded, or there is not enough memory.
+        """
+        path = None if run is None else Path(run).expanduser()
+        return self._worker.call(lambda: self._open().choose(path, model, best))
+
+    def reply(
+        self,
+        messages: Sequence[Message],
+        settings: Settings,
+        stop: Callable[[], bool] = _never,
+        voice: Voice | None = None,
+    ) -> Iterator[SpokenToken]:
+        """Speak the next turn of a conversation, token by token.
+
+        What was read for an earlier turn is not read again, as far as base, experts'
+        values, selection and tokens are the same.
+
+        Args:
+            messages: The turns so far, without the system prompt.
+            settings: Who speaks, and how.
+            stop: Asked before each token, on the speaker's thread.
+            voice: Choose this first, as its files are now, in one go: so that
+                conversations with several runs do not mix. None: the last choice.
+
+        Raises:
+            ComigsError: If nothing was chosen, a setting cannot work, or the
+                conversation is too long for the model or its memory.
+        """
+        heard = [dict(message) for message in messages]
+
+        def speak(left: Callable[[], bool]) -> Iterator[SpokenToken]:
+            speech = self._as(voice)
+            return speech.reply(heard, settings, lambda: left() or stop())
+
+        return self._worker.stream(speak)
+
+    def score(
+        self, text: str, selections: Sequence[str], voice: Voice | None = None
+    ) -> Scored:
+        """Read a text: each token's loss under some selections, and its routing.
+
+        Args:
+            text: Not longer than the model can read at once.
+            selections: Of the voice's.
+            voice: As for `reply`.
+
+        Raises:
+            ComigsError: As for `reply`.
+        """
+        return self._worker.call(lambda: self._as(voice).score(text, selections))
+
+    def memory(self, config: TrainConfig) -> tuple[int, list[str]] | None:
+        """What training with these options would need, before it is started.
+
+        Args:
+            config: As it would be given to train.
+
+        Returns:
+            The peak in bytes, and what train would say of it, with a warning and what
+            helps where it is too much; None where another base is in memory.
+
+        Raises:
+            ComigsError: If the base cannot take such experts.
+        """
+        return self._worker.call(lambda: self._open().plan(config))
+
+    def close(self) -> None:
+        """End what is being said, and give back the memory."""
+        self._finalizer()
+        self._speech = None
+
+    def _as(self, voice: Voice | None) -> Speech:
+        speech = self._open()
+        if voice is not None:
+            run = None if voice.run is None else Path(voice.run)
+            speech.choose(run, voice.base_id, voice.best)
+        return speech
+
+    def _open(self) -> Speech:
+        """On the worker's thread only: MLX is imported there."""
+        if self._speech is None:
+            from comigs_mlx.inference.speech import Speech
+
+            self._speech = Speech(self._say)
+        return self._speech

@@ -1,0 +1,93 @@
+"""The runs in a folder, told apart by their files alone; no MLX."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from comigs_mlx.errors import ComigsError, RunError
+from comigs_mlx.runs import description
+from comigs_mlx.runs.place import Place, reports, value_files
+
+
+@dataclass(frozen=True)
+class RunEntry:
+    """One run as a list shows it.
+
+    Attributes:
+        name: Of its folder.
+        path: The folder.
+        base_id: The base model's id, where it is known.
+        step: The training step of its experts; None where nothing is saved yet.
+        experts: Names such as "generalist", "specialist".
+        problem: Why it cannot be used, in a sentence; None: it can.
+        training: Whether a process trains it right now.
+    """
+
+    name: str
+    path: Path
+    base_id: str | None = None
+    step: int | None = None
+    experts: list[str] = dataclasses.field(default_factory=list)
+    problem: str | None = None
+    training: bool = False
+
+
+def list_runs(folder: Path) -> list[RunEntry]:
+    """The runs right in a folder, by name; none where there is no such folder."""
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [entry(path) for path in paths if _is_run(path)]
+
+
+def _is_run(path: Path) -> bool:
+    if path.name.startswith(".") or not path.is_dir():
+        return False
+    place = Place(path)
+    return place.info.is_file() or place.config.is_file() or place.is_in_use()
+
+
+def entry(path: Path) -> RunEntry:
+    """One run; what is wrong with it stands in `problem`."""
+    place = Place(path)
+    found = RunEntry(path.name, path, training=place.is_in_use())
+    try:
+        info = place.read_info()
+        base_id, _ = description.base_model(info)
+        names = description.expert_options(info).names
+        found = dataclasses.replace(found, base_id=base_id, experts=names)
+        return dataclasses.replace(found, step=_step(place, info["generalists"]))
+    except ComigsError as error:
+        return dataclasses.replace(found, problem=" ".join(str(error).split()))
+
+
+def _step(place: Place, generalists: int) -> int:
+    """The step that all files with experts are of, or that of the newest state."""
+    steps = {_step_of(file) for file in value_files(place.path, generalists)}
+    if len(steps) == 1 and (step := steps.pop()) is not None:
+        return step
+    states = sorted(place.states.glob("step-*")) if place.states.is_dir() else []
+    if not states:
+        raise RunError(f"{place.path} has no save yet: train it with --resume")
+    return int(states[-1].name.removeprefix("step-"))
+
+
+def _step_of(file: Path) -> int | None:
+    """The training step in a file's metadata; None where there is no such file."""
+    if not file.is_file():
+        return None
+    try:
+        with safe_open(file, "numpy") as opened:
+            return int((opened.metadata() or {}).get("step", 0))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise RunError(
+            f"cannot read {file}: train the run with --resume to write it again"
+        ) from error
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """The reports of a run, oldest first; see `training.records.Report`."""
+    return [report for report, _ in reports(Place(run).metrics, "step")]

@@ -1,0 +1,156 @@
+"""Where a run stands on disk, and whether something trains there; no MLX."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from comigs_mlx.errors import RunError
+from comigs_mlx.files import restore, write_text
+from comigs_mlx.runs import description
+
+LOCK_SECONDS = 0.2
+"""Whoever only looks whether a run is in use holds its lock for some microseconds."""
+
+ADAPTER = "adapters.safetensors"
+SPECIALISTS = "specialist/experts.safetensors"
+ROUTERS = "router/router.safetensors"
+
+VALUES = ("comigs.json", "*/*.safetensors", "best/*/*/*.safetensors")
+"""The files that say what a run's experts are, in use and in the best save."""
+
+
+def generalist_folders(count: int) -> list[str]:
+    """Folder names of the generalists; the first one exists even for a count of 0."""
+    return ["generalist", *(f"generalist-{i}" for i in range(1, count))]
+
+
+def value_files(folder: Path, generalists: int) -> list[Path]:
+    """The files of all experts and routers in a folder, generalists first."""
+    adapters = [folder / name / ADAPTER for name in generalist_folders(generalists)]
+    return [*adapters, folder / SPECIALISTS, folder / ROUTERS]
+
+
+class Place:
+    """A run's folder; opening it reads nothing."""
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path).expanduser()
+        self.states = self.path / "state"
+        self.metrics = self.path / "metrics.jsonl"
+        self.rounds = self.path / "rounds.jsonl"
+        self.config = self.path / "config.yaml"
+        self.info = self.path / "comigs.json"
+        self.lock = self.path / ".lock"
+
+    def check_new(self) -> None:
+        """Raise `RunError` if something is there already."""
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path} is a file: choose a folder with --run")
+        # A process killed right at its start leaves hidden files only.
+        found = self.path.iterdir() if self.path.exists() else []
+        if not all(file.name.startswith(".") for file in found):
+            raise RunError(
+                f"{self.path} exists: add --resume to continue it, or choose another "
+                "folder with --run"
+            )
+
+    def check_resumable(self) -> None:
+        """Raise `RunError` if no run was begun here."""
+        if not self.config.is_file():
+            raise RunError(f"nothing to resume: there is no run at {self.path}")
+
+    def check_exists(self) -> None:
+        """Raise `RunError` if there is no run here."""
+        if not self.info.is_file():
+            raise RunError(
+                f"no run at {self.path} (expected {self.info.name} in it): train one "
+                f"with python -m comigs_mlx.train --run {self.path}"
+            )
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep other processes from training in this folder.
+
+        Saves that a killed process had set aside are back before anything is read.
+
+        Raises:
+            RunError: If one does.
+        """
+        from filelock import FileLock, Timeout
+
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.lock, timeout=LOCK_SECONDS)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise RunError(
+                f"{self.path} is in use by another process: wait for it, or choose "
+                "another folder with --run"
+            ) from error
+        try:
+            restore(self.path)
+            yield
+        finally:
+            lock.release()
+
+    def is_in_use(self) -> bool:
+        """Whether a process trains in this folder, or changes it, right now."""
+        return is_locked(self.lock)
+
+    def read_info(self) -> dict[str, Any]:
+        """comigs.json.
+
+        Raises:
+            RunError: If it is missing, damaged or of another format version.
+        """
+        self.check_exists()
+        return description.read(self.info)
+
+    def signature(self) -> tuple[Any, ...]:
+        """Differs whenever a file with values of this run has been replaced."""
+        facts = []
+        for pattern in VALUES:
+            for file in sorted(self.path.glob(pattern)):
+                with contextlib.suppress(FileNotFoundError):
+                    s = file.stat()
+                    facts.append((str(file), s.st_ino, s.st_size, s.st_mtime_ns))
+        return tuple(facts)
+
+    def cut_metrics(self, step: int) -> None:
+        """Drop the lines after `step`, and one that a killed process left torn."""
+        for file in (self.metrics, self.rounds):
+            found = reports(file, "step")
+            kept = [line for report, line in found if report["step"] <= step]
+            if file.exists():
+                write_text(file, "".join(f"{line}\n" for line in kept))
+
+
+def reports(file: Path, key: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """The objects of a JSONL file that have a number `key`, each with its line.
+
+    A last line that is still being written, or was left torn, is not among them.
+    """
+    if not file.is_file():
+        return
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError):
+            found = json.loads(line)
+            if isinstance(found, dict) and isinstance(found.get(key), int | float):
+                yield found, line
+
+
+def is_locked(file: Path) -> bool:
+    """Whether a process holds the lock of a lock file."""
+    try:
+        with file.open("rb") as opened:
+            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False

@@ -1,0 +1,201 @@
+"""Training in a process of its own, which outlives who started it; no MLX.
+
+RUN/.train.json    process id, start and options
+RUN/.train.log     what it prints
+RUN/.train.lock    locked as long as it lives: the process inherits the open file, so
+                   whoever looks later is never misled by a process id used again
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from comigs_mlx.config import read_yaml
+from comigs_mlx.errors import ComigsError, RunError
+from comigs_mlx.files import write_json
+from comigs_mlx.runs.place import Place, is_locked, reports
+from comigs_mlx.train_options import train_config
+
+RECORD, LOG, LOCK = ".train.json", ".train.log", ".train.lock"
+LINES = 50
+ETA = re.compile(r"^step \d+/\d+ .*\beta (?:(\d+):)?(\d+):(\d\d)$")
+
+_children: dict[Path, subprocess.Popen[bytes]] = {}
+"""Those of this very process: only their exit codes can be known."""
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """How the training of a run stands.
+
+    Attributes:
+        running: Whether a process trains it, whoever started that.
+        exit_code: Of the one that has ended; None where it is not known.
+        lines: The last lines it printed.
+        progress: Expert steps done and in all, where they are known.
+        eta_seconds: As it said last; None where it did not, or does not run.
+        problem: Why it ended without being done, in a sentence; None: it did not.
+        stopping: Whether it was asked to stop.
+    """
+
+    running: bool
+    exit_code: int | None = None
+    lines: list[str] = field(default_factory=list)
+    progress: tuple[int, int] | None = None
+    eta_seconds: float | None = None
+    problem: str | None = None
+    stopping: bool = False
+
+
+def start(run: Path, options: dict[str, Any]) -> None:
+    """Train in the background.
+
+    Args:
+        run: The run's folder.
+        options: Of `comigs_mlx.train`, by their names in config.yaml; None is left
+            out. `resume` continues the run.
+
+    Raises:
+        ComigsError: If an option cannot work, the folder is taken, or it is being
+            trained; nothing has been written then.
+    """
+    place = Place(run)
+    flags = _flags({**options, "run": str(place.path)})
+    resume = train_config(flags).resume
+    if state(run).running:
+        raise RunError(f"{run} is being trained already: stop that first")
+    if resume:
+        place.check_resumable()
+    else:
+        place.check_new()
+    place.path.mkdir(parents=True, exist_ok=True)
+    _spawn(place.path, flags, options)
+
+
+def _flags(options: dict[str, Any]) -> list[str]:
+    flags = []
+    for name, value in options.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(f"--{flag}" if value else f"--no-{flag}")
+        elif value is not None:
+            flags.append(f"--{flag}={value}")
+    return flags
+
+
+def _spawn(run: Path, flags: list[str], options: dict[str, Any]) -> None:
+    with (run / LOCK).open("wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(f"{run} is being trained already") from error
+        with (run / LOG).open("wb") as log:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "comigs_mlx.train", *flags],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=[lock.fileno()],
+            )
+    _children[run.resolve()] = child
+    record = {"pid": child.pid, "started": time.time(), "options": options}
+    write_json(run / RECORD, record)
+
+
+def state(run: Path) -> TrainingState:
+    """How the training of a run stands, also after this program was started again."""
+    place = Place(run)
+    ours = is_locked(place.path / LOCK)
+    running = ours or place.is_in_use()
+    lines, record = _lines(place.path / LOG), _record(place.path)
+    return TrainingState(
+        running=running,
+        exit_code=None if running else _exit_code(place.path),
+        lines=lines,
+        progress=_progress(place),
+        eta_seconds=_eta(lines) if ours else None,
+        problem=None if running else _problem(place.path, lines, record),
+        stopping=ours and "stopped" in record,
+    )
+
+
+def stop(run: Path) -> None:
+    """Ask the training to save and end; asking again changes nothing.
+
+    Raises:
+        RunError: If nothing was started here that still runs.
+    """
+    path = Place(run).path
+    record = _record(path)
+    if not is_locked(path / LOCK) or "pid" not in record:
+        elsewhere = Place(run).is_in_use()
+        raise RunError(
+            f"{run} is being trained by a program in another window: stop it there"
+            if elsewhere
+            else f"{run} is not being trained"
+        )
+    if "stopped" not in record:  # a second signal would end it unsaved
+        write_json(path / RECORD, {**record, "stopped": time.time()})
+        os.kill(record["pid"], signal.SIGTERM)
+
+
+def _record(run: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((run / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _exit_code(run: Path) -> int | None:
+    child = _children.get(run.resolve())
+    return None if child is None else child.poll()
+
+
+def _lines(log: Path) -> list[str]:
+    """The last lines; of a bar that was drawn over itself, its last state."""
+    try:
+        with log.open(encoding="utf-8", errors="replace", newline="\n") as file:
+            return list(deque((line.rstrip("\n") for line in file), LINES))
+    except OSError:
+        return []
+
+
+def _progress(place: Place) -> tuple[int, int] | None:
+    try:
+        total = int(read_yaml(place.config)["steps"])
+    except (ComigsError, OSError, KeyError, TypeError, ValueError):
+        return None
+    steps = [int(report["step"]) for report, _ in reports(place.metrics, "step")]
+    return min(max(steps, default=0), total), total
+
+
+def _eta(lines: list[str]) -> float | None:
+    found = [match for line in lines if (match := ETA.match(line))]
+    if not found:
+        return None
+    hours, minutes, seconds = (int(part or 0) for part in found[-1].groups())
+    return 3600.0 * hours + 60.0 * minutes + seconds
+
+
+def _problem(run: Path, lines: list[str], record: dict[str, Any]) -> str | None:
+    """What a process that has ended said was wrong, or that it said nothing."""
+    if not record or "stopped" in record or lines[-1:] == [str(run)]:
+        return None  # a training that is done ends with the name of its run
+    starts = [i for i, line in enumerate(lines) if line.startswith("error: ")]
+    if starts:
+        return " ".join(lines[starts[-1] :]).removeprefix("error: ")
+    last = f" (it said last: {lines[-1]})" if lines else ""
+    return f"training ended before it was done{last}: resume it"

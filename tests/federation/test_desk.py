@@ -1,0 +1,226 @@
+"""The desk: as sync does it, and back to an earlier generalist without a network."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import tests.tiny as tiny
+from comigs_mlx import sync, train
+from comigs_mlx.errors import ComigsError, FederationError, RunError
+from comigs_mlx.federation import desk, kept, membership
+from comigs_mlx.federation.exchange import open_exchange
+from comigs_mlx.runs.folder import RunFolder
+from tests.federation import sharing
+
+
+@pytest.fixture
+def uri(tmp_path):
+    return str(tmp_path / "pool")
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """(name) -> a copy of a small trained run."""
+
+    def copy(name="mine", **options):
+        return shutil.copytree(trained(**options), tmp_path / name)
+
+    return copy
+
+
+@pytest.fixture
+def ann(run, uri):
+    """Ann's run; it founded the federation."""
+    folder = run("ann")
+    sync.main(["init", *tiny.flags(federation=uri, run=folder, encoding="fp32")])
+    return folder
+
+
+def generalist(run):
+    return load_file(run / "generalist" / "adapters.safetensors")
+
+
+def same(found, wanted):
+    return found.keys() == wanted.keys() and all(
+        np.array_equal(found[name], wanted[name]) for name in wanted
+    )
+
+
+def tree(folder):
+    """Path -> content of every file but the lock."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+def go_on(run, steps):
+    train.main(tiny.flags(run=run, resume=True, steps=steps))
+
+
+def a_round(run, uri, steps):
+    """Train, push, which closes the round, and pull."""
+    go_on(run, steps)
+    assert desk.push(run, open_exchange(uri), "ann")["closed"]
+    assert desk.pull(run, open_exchange(uri)).changed
+    return generalist(run)
+
+
+def test_overview_is_the_status_command_s(ann, uri, capsys):
+    capsys.readouterr()
+    sync.main(["status", *tiny.flags(federation=uri, json=True)])
+    assert json.loads(json.dumps(desk.overview(open_exchange(uri)))) == json.loads(
+        capsys.readouterr().out
+    )
+
+
+def test_what_would_leave_is_what_leaves_and_looking_changes_nothing(ann, uri):
+    go_on(ann, 8)
+    before, pool = tree(ann), desk.overview(open_exchange(uri), now=0.0)
+    listed = desk.leaving(ann, open_exchange(uri), "ann")
+    assert tree(ann) == before
+    assert desk.overview(open_exchange(uri), now=0.0) == pool
+    sent = desk.push(ann, open_exchange(uri), "ann")
+    assert sent == {"participant": "ann", "round": 1, "closed": True, **listed}
+    assert set(listed["files"]) == {"adapters.safetensors", "contribution.json"}
+
+
+def test_push_closes_only_what_is_due(run, uri):
+    folder = run("ann")
+    sync.main(["init", *tiny.flags(federation=uri, run=folder, quorum=2)])
+    go_on(folder, 8)
+    assert not desk.close(open_exchange(uri)).closed
+    assert not desk.push(folder, open_exchange(uri), "ann")["closed"]
+    assert desk.overview(open_exchange(uri))["contributions"]["ann"]["accepted"]
+    assert not desk.close(open_exchange(uri)).closed
+    assert not desk.pull(folder, open_exchange(uri)).changed
+
+
+def test_a_name_is_needed_once(ann, uri):
+    go_on(ann, 8)
+    with pytest.raises(FederationError, match="--participant NAME is missing"):
+        desk.push(ann, open_exchange(uri))
+    desk.push(ann, open_exchange(uri), "ann")
+    desk.pull(ann, open_exchange(uri))
+    go_on(ann, 10)
+    assert desk.push(ann, open_exchange(uri))["round"] == 2
+
+
+def test_rolling_back_brings_the_very_generalist_and_nothing_else(ann, uri):
+    rounds = {n: a_round(ann, uri, 6 + 2 * n) for n in (1, 2)}
+    assert desk.kept(ann) == [1, 2]
+    assert not same(rounds[1], rounds[2])
+    shutil.rmtree(uri)  # no network
+    before = tree(ann)
+    desk.roll_back(ann, 1)
+    assert same(generalist(ann), rounds[1])
+    after = tree(ann)
+    changed = {path for path in before | after if before.get(path) != after.get(path)}
+    newest = sorted((ann / "state").glob("step-*"))[-1].relative_to(ann)
+    assert changed == {
+        "federation.json",
+        "generalist/adapters.safetensors",
+        f"{newest}/values.safetensors",
+        f"{newest}/trainer_state.json",
+    }
+    RunFolder(ann).load()
+    desk.roll_back(ann, 2)
+    assert same(generalist(ann), rounds[2])
+    assert {p: tree(ann)[p] for p in before} == before
+
+
+def test_after_rolling_back_a_pull_comes_before_a_push(ann, uri):
+    rounds = {n: a_round(ann, uri, 6 + 2 * n) for n in (1, 2)}
+    desk.roll_back(ann, 1)
+    with pytest.raises(
+        FederationError, match="does not have the generalist of round 2"
+    ):
+        desk.push(ann, open_exchange(uri), "ann")
+    assert desk.pull(ann, open_exchange(uri)).changed
+    assert same(generalist(ann), rounds[2])
+    go_on(ann, 12)
+    assert (
+        desk.push(ann, open_exchange(uri))["contribution.json"]["counters"]["steps"]
+        == 2
+    )
+
+
+def test_training_goes_on_after_rolling_back(ann, uri):
+    for n in (1, 2):
+        a_round(ann, uri, 6 + 2 * n)
+    desk.roll_back(ann, 1)
+    go_on(ann, 12)
+    assert RunFolder(ann).load()
+
+
+class TestRefused:
+    def test_rounds_that_are_not_kept(self, ann, uri):
+        a_round(ann, uri, 8)
+        before = tree(ann)
+        with pytest.raises(FederationError, match=r"round 7 \(kept: 1\): choose one"):
+            desk.roll_back(ann, 7)
+        assert tree(ann) == before
+
+    def test_a_run_of_no_federation(self, run):
+        folder = run()
+        assert desk.kept(folder) == []
+        with pytest.raises(FederationError, match="in no federation: pull first"):
+            desk.roll_back(folder, 1)
+
+    def test_a_run_in_training(self, ann, uri):
+        a_round(ann, uri, 8)
+        before = tree(ann)
+        with RunFolder(ann).in_use(), pytest.raises(RunError, match="is in use"):
+            desk.roll_back(ann, 1)
+        assert tree(ann) == before
+
+    def test_a_damaged_file(self, ann, uri):
+        a_round(ann, uri, 8)
+        kept._file(ann, 1).write_bytes(b"no")
+        before = tree(ann)
+        with pytest.raises(FederationError, match="is damaged: choose another round"):
+            desk.roll_back(ann, 1)
+        assert tree(ann) == before
+
+    def test_another_shape(self, ann, uri):
+        a_round(ann, uri, 8)
+        place = membership.read(ann).uri
+        kept.write(ann, 1, place, sharing.tensors())
+        before = tree(ann)
+        with pytest.raises(RunError, match="generalists of another shape"):
+            desk.roll_back(ann, 1)
+        assert tree(ann) == before
+
+    def test_no_run_and_no_federation(self, tmp_path, ann):
+        with pytest.raises(RunError, match="no run at"):
+            desk.roll_back(tmp_path / "nothing", 1)
+        with pytest.raises(ComigsError):
+            desk.overview(open_exchange(tmp_path / "nowhere"))
+
+
+class TestKept:
+    def test_the_last_five_as_they_were(self, tmp_path):
+        made = {n: sharing.tensors(seed=n) for n in (3, 1, 2, 10, 4, 5, 6)}
+        for n in sorted(made):
+            kept.write(tmp_path, n, "pool", made[n])
+        assert kept.rounds(tmp_path) == [3, 4, 5, 6, 10]
+        assert all(same(kept.read(tmp_path, n, "pool"), made[n]) for n in (3, 10))
+
+    def test_of_one_federation_only(self, tmp_path):
+        kept.write(tmp_path, 1, "old", sharing.tensors(seed=1))
+        with pytest.raises(FederationError, match="is of another federation"):
+            kept.read(tmp_path, 1, "new")
+        kept.write(tmp_path, 2, "new", sharing.tensors(seed=2))
+        assert kept.rounds(tmp_path) == [2]
+
+
+def test_history_without_a_torn_last_line(tmp_path):
+    assert desk.history(tmp_path) == []
+    rounds = [{"round": n, "step": 10 * n, "valid_loss": 3.0 / n} for n in (1, 2)]
+    lines = "".join(json.dumps(each) + "\n" for each in rounds)
+    (tmp_path / "rounds.jsonl").write_text(lines + '{"round": 3, "st')
+    assert desk.history(tmp_path) == rounds

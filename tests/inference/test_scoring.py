@@ -1,0 +1,117 @@
+"""A scored text: against evaluation, and against a plain forward pass."""
+
+import math
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from comigs_mlx.data.batches import evaluation_batches
+from comigs_mlx.data.tokens import TokenStream
+from comigs_mlx.errors import ConfigError
+from comigs_mlx.inference.speaker import Speaker, to_trace
+from comigs_mlx.runs.folder import RunFolder
+from comigs_mlx.training.evaluation import Evaluator
+
+TEXT = "Dear diary, today we saw a crane."
+SELECTIONS = ["auto", "base", "generalist", "specialist"]
+
+
+@pytest.fixture(scope="module")
+def run(trained):
+    return trained(specialists=2, learning_rate=0.05)
+
+
+@pytest.fixture
+def speaker(run):
+    made = Speaker()
+    made.choose(run)
+    yield made
+    made.close()
+
+
+def test_perplexities_are_those_of_evaluation(speaker, run):
+    scored = speaker.score(TEXT, SELECTIONS)
+    base, mixture = RunFolder(run).load()
+    ids = np.array(base.tokenizer.encode(TEXT, add_special_tokens=False), np.int32)
+    stream = TokenStream(ids, np.zeros_like(ids))
+    evaluator = Evaluator(mixture)
+    for name in SELECTIONS:
+        expected = evaluator.score(evaluation_batches(stream, 64, 1), name)
+        assert scored.perplexity[name] == pytest.approx(expected.perplexity, rel=1e-4)
+        losses = [token.losses[name] for token in scored.tokens[1:]]
+        assert math.exp(sum(losses) / len(losses)) == pytest.approx(
+            scored.perplexity[name]
+        )
+    assert len({round(value, 3) for value in scored.perplexity.values()}) == 4
+
+
+def test_losses_and_weights_are_those_of_a_full_pass(speaker, run):
+    scored = speaker.score(TEXT, ["auto"])
+    base, mixture = RunFolder(run).load()
+    ids = mx.array([[token.id for token in scored.tokens]])
+    logits, routing = mixture(ids)
+    logs = np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True))[0]
+    expected = [-logs[i, t.id] for i, t in enumerate(scored.tokens[1:])]
+    found = [token.losses["auto"] for token in scored.tokens[1:]]
+    assert np.allclose(found, expected, atol=1e-4)
+    weights = np.array([token.weights for token in scored.tokens])
+    full = np.array(routing.weights[:, 0].transpose(1, 0, 2))
+    assert np.abs(weights - full).max() < 1e-5
+    assert scored.tokens[0].losses == {"auto": None}
+
+
+def test_texts_of_the_tokens_are_the_text(speaker):
+    text = "Zoë: naïve 🐦 café"
+    scored = speaker.score(text, ["auto"])
+    assert "".join(token.text for token in scored.tokens) == text
+
+
+def test_weights_are_the_router_s_whatever_is_scored(speaker):
+    auto = speaker.score(TEXT, ["auto"])
+    base = speaker.score(TEXT, ["base"])
+    assert list(base.perplexity) == ["base"]
+    assert [t.weights for t in base.tokens] == [t.weights for t in auto.tokens]
+
+
+def test_a_base_alone(speaker, run, tiny_folder):
+    with_run = speaker.score(TEXT, ["base"])
+    speaker.choose(None, str(tiny_folder()))
+    alone = speaker.score(TEXT, ["base"])
+    assert alone.perplexity["base"] == pytest.approx(with_run.perplexity["base"])
+    assert (alone.experts, alone.layers) == ([], [])
+    assert all(token.weights == [] for token in alone.tokens)
+    with pytest.raises(ConfigError, match="no generalist without a run"):
+        speaker.score(TEXT, ["generalist"])
+
+
+def test_two_runs_side_by_side(speaker, run, trained):
+    other = trained(specialists=2, learning_rate=0.05, seed=1)
+    voices = [speaker.choose(each) for each in (run, other)]
+    first, second, again = (
+        speaker.score(TEXT, ["auto"], voice=voices[i]).perplexity["auto"]
+        for i in (0, 1, 0)
+    )
+    assert first == again
+    assert first != second
+
+
+def test_a_trace(speaker):
+    scored = speaker.score(TEXT, ["auto"])
+    trace = to_trace(scored, scored.tokens)
+    assert trace.model == scored.model
+    assert all(token.prompt for token in trace.tokens)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [("", "too short"), ("x", "too short"), ("x" * 500, "reads at most 128: give")],
+)
+def test_texts_that_cannot_be_scored(speaker, text, problem):
+    with pytest.raises(ConfigError, match=problem):
+        speaker.score(text, ["auto"])
+
+
+def test_an_unknown_selection(speaker):
+    with pytest.raises(ConfigError, match="unknown experts 'everyone'"):
+        speaker.score(TEXT, ["everyone"])

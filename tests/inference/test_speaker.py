@@ -1,0 +1,554 @@
+"""One base, many runs, many threads: nothing stale answers and nothing is mixed."""
+
+import gc
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import weakref
+from dataclasses import replace
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import tests.tiny as tiny
+from comigs_mlx.config import from_dict
+from comigs_mlx.errors import ComigsError, ConfigError
+from comigs_mlx.inference import speech
+from comigs_mlx.inference.generate import Generation, Sampling
+from comigs_mlx.inference.prompts import chat_tokens
+from comigs_mlx.inference.speaker import Settings, Speaker, to_trace
+from comigs_mlx.inference.trace import from_json, to_html, to_json
+from comigs_mlx.model.base import load_base
+from comigs_mlx.model.mixture import Mixture
+from comigs_mlx.runs.folder import RunFolder
+from comigs_mlx.train_options import TrainConfig
+from comigs_mlx.training import memory
+
+OPTIONS = {"specialists": 2, "learning_rate": 0.05}
+SAY = [{"role": "user", "content": "Dear diary"}]
+GREEDY = Settings(temperature=0.0, max_tokens=6)
+
+
+@pytest.fixture(scope="module")
+def runs(trained):
+    """Two runs of one shape, and one of another, on the same base."""
+    other = trained(specialists=1, rank=3, learning_rate=0.05)
+    return trained(**OPTIONS), trained(**OPTIONS, seed=1), other
+
+
+@pytest.fixture
+def speaker():
+    made = Speaker()
+    yield made
+    made.close()
+
+
+def spoken(speaker, messages=SAY, settings=GREEDY, **given):
+    return list(speaker.reply(messages, settings, **given))
+
+
+def ids(tokens):
+    return [token.id for token in tokens]
+
+
+def generation(run, messages=SAY, settings=GREEDY, best=False):
+    """The reply as `comigs_mlx.generate` makes it, with everything loaded anew."""
+    base, mixture = RunFolder(run).load(best)
+    prompt = chat_tokens(base.tokenizer, messages, settings.system)
+    sampling = Sampling(settings.temperature, settings.top_p, settings.seed or 0)
+    made = Generation(base, mixture, prompt, settings.max_tokens, sampling)
+    with mixture.selected(settings.selection):
+        list(made)
+    return made
+
+
+def same_as(tokens, made):
+    """Whether a reply is what `Generation` says, weights included."""
+    told = made.trace().tokens[len(made.prompt) :]
+    assert [(t.id, t.text) for t in tokens] == [(t.id, t.text) for t in told]
+    found, expected = (np.array([t.weights for t in ts]) for ts in (tokens, told))
+    assert np.abs(found - expected).max() < 1e-5
+    reasons = [piece.finish_reason for piece in made.pieces]
+    assert [token.finish_reason for token in tokens] == reasons
+    return True
+
+
+def turn(tokens, words="and then"):
+    """The conversation goes on after a reply."""
+    answer = {"role": "assistant", "content": "".join(t.text for t in tokens)}
+    return [*SAY, answer, {"role": "user", "content": words}]
+
+
+class TestChoose:
+    def test_describes_the_run(self, speaker, runs, tiny_folder):
+        voice = speaker.choose(runs[0])
+        assert voice.run == str(runs[0])
+        assert voice.base_id == str(tiny_folder())
+        assert voice.experts == ["generalist", "specialist", "specialist-1"]
+        assert voice.layers == ["model.layers.0.mlp", "model.layers.1.mlp"]
+        assert voice.step == tiny.TRAINING["steps"]
+        assert voice.selections == ["auto", "base", "generalist", "specialist"]
+        assert speaker.voice == voice
+
+    def test_without_a_run_only_the_base_speaks(self, speaker, runs, tiny_folder):
+        voice = speaker.choose(None, str(tiny_folder()))
+        assert (voice.run, voice.experts, voice.layers) == (None, [], [])
+        assert voice.selections == ["base"]
+        tokens = spoken(speaker)
+        assert all(token.weights == [] for token in tokens)
+        alone = generation(runs[0], settings=replace(GREEDY, selection="base"))
+        assert ids(tokens) == [piece.id for piece in alone.pieces]
+        with pytest.raises(ConfigError, match="no specialist without a run"):
+            spoken(speaker, settings=replace(GREEDY, selection="specialist"))
+
+    def test_every_run_speaks_as_if_loaded_alone(self, speaker, runs):
+        for run in (*runs, *reversed(runs)):
+            speaker.choose(run)
+            assert same_as(spoken(speaker), generation(run))
+
+    def test_the_base_is_loaded_once(self, runs, tiny_folder):
+        said = []
+        speaker = Speaker(said.append)
+        for run in (*runs, None, runs[0]):
+            speaker.choose(run, str(tiny_folder()))
+        speaker.close()
+        assert said == [f"loading {tiny_folder()}"]
+
+    def test_same_shape_keeps_the_modules_another_one_does_not(self, speaker, runs):
+        mixtures = []
+        for run in runs:
+            speaker.choose(run)
+            mixtures.append(speaker._speech._mixture)
+        assert mixtures[0] is mixtures[1]
+        assert mixtures[1] is not mixtures[2]
+
+    def test_another_base_replaces_the_first(self, speaker, runs, trained):
+        speaker.choose(runs[0])
+        old = weakref.ref(speaker._speech.base.model)
+        other = trained("gpt2", **OPTIONS)
+        speaker.choose(other)
+        gc.collect()
+        assert old() is None
+        assert same_as(spoken(speaker), generation(other))
+
+    def test_the_best_save(self, speaker, runs):
+        voice = speaker.choose(runs[0], best=True)
+        assert voice.best
+        assert voice.step == RunFolder(runs[0]).best()[0]
+        assert same_as(spoken(speaker), generation(runs[0], best=True))
+
+    def test_what_is_not_there(self, speaker, runs, tmp_path):
+        with pytest.raises(ComigsError, match="choose a run or a base model first"):
+            spoken(speaker)
+        with pytest.raises(ComigsError, match="choose a run or a base model first"):
+            speaker.score("some text", ["base"])
+        with pytest.raises(ComigsError, match=r"no run at .*nowhere"):
+            speaker.choose(tmp_path / "nowhere")
+        with pytest.raises(ComigsError, match="no model folder"):
+            speaker.choose(None, str(tmp_path / "nothing"))
+
+    @pytest.mark.parametrize(
+        ("file", "content", "text"),
+        [
+            ("comigs.json", b"{", "is damaged"),
+            ("router/router.safetensors", b"no", "cannot read"),
+        ],
+    )
+    def test_a_broken_run_is_refused_and_does_not_answer(
+        self, speaker, runs, tmp_path, file, content, text
+    ):
+        broken = shutil.copytree(runs[0], tmp_path / "broken")
+        (broken / file).write_bytes(content)
+        speaker.choose(runs[1])
+        with pytest.raises(ComigsError, match=text):
+            speaker.choose(broken)
+        speaker.choose(runs[1])
+        assert same_as(spoken(speaker), generation(runs[1]))
+
+    def test_a_run_of_another_base_under_that_name_is_refused(
+        self, speaker, runs, tmp_path
+    ):
+        foreign = shutil.copytree(runs[0], tmp_path / "foreign")
+        info = json.loads((foreign / "comigs.json").read_text())
+        info["base_model"]["fingerprint"] = "0" * 64
+        (foreign / "comigs.json").write_text(json.dumps(info))
+        speaker.choose(runs[0])
+        with pytest.raises(ComigsError, match="is not the base model"):
+            speaker.choose(foreign)
+        assert speaker.voice is None
+
+
+class TestReply:
+    @pytest.mark.parametrize("selection", ["base", "generalist", (0.2, 0.3, 0.5)])
+    def test_is_the_generation_s(self, speaker, runs, selection):
+        settings = replace(GREEDY, selection=selection, system="Be kind.")
+        speaker.choose(runs[0])
+        found = spoken(speaker, settings=settings)
+        assert same_as(found, generation(runs[0], settings=settings))
+
+    def test_a_seed_draws_the_generation_s_tokens(self, speaker, runs):
+        speaker.choose(runs[0])
+        settings = Settings(temperature=1.3, top_p=0.9, max_tokens=8, seed=5)
+        found = spoken(speaker, settings=settings)
+        assert same_as(found, generation(runs[0], settings=settings))
+        assert ids(spoken(speaker, settings=replace(settings, seed=6))) != ids(found)
+
+    def test_without_a_seed_every_reply_is_another(self, speaker, runs):
+        speaker.choose(runs[0])
+        settings = Settings(temperature=1.5, top_p=1.0, max_tokens=12)
+        found = {tuple(ids(spoken(speaker, settings=settings))) for _ in range(3)}
+        assert len(found) == 3
+
+    def test_alternatives_are_the_likeliest_of_a_full_pass(self, speaker, runs):
+        speaker.choose(runs[0])
+        settings = Settings(temperature=1.3, max_tokens=4, seed=3)
+        tokens = spoken(speaker, settings=settings)
+        base, mixture = RunFolder(runs[0]).load()
+        read = chat_tokens(base.tokenizer, SAY)
+        for token in tokens:
+            logits, _ = mixture(mx.array([read]))
+            probabilities = np.array(mx.softmax(logits[0, -1]))
+            likeliest = np.argsort(-probabilities)[:5]
+            assert ids(token.alternatives) == likeliest.tolist()
+            found = [other.probability for other in token.alternatives]
+            assert np.allclose(found, probabilities[likeliest], atol=1e-5)
+            texts = [base.tokenizer.decode([i]) for i in likeliest.tolist()]
+            assert [other.text for other in token.alternatives] == texts
+            read.append(token.id)
+
+    def test_stop_is_asked_before_each_token(self, speaker, runs):
+        speaker.choose(runs[0])
+        answers = iter([False, False, False, True])
+        tokens = spoken(speaker, stop=lambda: next(answers))
+        assert ids(tokens) == ids(spoken(speaker))[:3]
+        assert tokens[-1].finish_reason is None
+        assert spoken(speaker, stop=lambda: True) == []
+
+    def test_a_conversation_longer_than_the_context(self, speaker, runs):
+        speaker.choose(runs[0])
+        most = speaker._speech.base.context
+        with pytest.raises(ConfigError) as error:
+            spoken(speaker, [{"role": "user", "content": "x" * most}])
+        assert "tokens long" in str(error.value)
+        assert f"reads at most {most:,}: clear it" in str(error.value)
+
+    def test_a_reply_ends_where_the_context_does(self, speaker, runs):
+        speaker.choose(runs[0])
+        base = speaker._speech.base
+        prompt = len(chat_tokens(base.tokenizer, SAY))
+        room = base.context - prompt - 3
+        long = [{"role": "user", "content": SAY[0]["content"] + "x" * room}]
+        tokens = spoken(speaker, long, replace(GREEDY, max_tokens=50))
+        assert len(tokens) == 3
+        assert tokens[-1].finish_reason == "length"
+
+    @pytest.mark.parametrize(
+        ("wrong", "text"),
+        [
+            ({"temperature": -1.0}, "temperature -1.0 must be from 0 to 100"),
+            ({"temperature": float("nan")}, "temperature nan must be"),
+            ({"top_p": 0.0}, "top-p 0.0 must be above 0 and at most 1"),
+            ({"max_tokens": 0}, "max tokens 0 must be at least 1"),
+            ({"seed": -1}, "seed -1 must be from 0"),
+            ({"selection": "everyone"}, "unknown experts 'everyone'"),
+            ({"selection": (1.0,)}, "expected 3 weights"),
+        ],
+    )
+    def test_settings_that_cannot_work(self, speaker, runs, wrong, text):
+        speaker.choose(runs[0])
+        with pytest.raises(ConfigError, match=text):
+            spoken(speaker, settings=replace(GREEDY, **wrong))
+        assert len(spoken(speaker)) == GREEDY.max_tokens
+
+    def test_an_empty_conversation(self, speaker, runs):
+        speaker.choose(runs[0])
+        with pytest.raises(ConfigError, match="the conversation is empty"):
+            spoken(speaker, [])
+
+    def test_a_trace_as_json_and_html(self, speaker, runs):
+        voice = speaker.choose(runs[0])
+        tokens = spoken(speaker)
+        trace = to_trace(voice, tokens)
+        assert from_json(to_json(trace)).experts == voice.experts
+        assert [t.id for t in from_json(to_json(trace)).tokens] == ids(tokens)
+        assert not any(token.prompt for token in trace.tokens)
+        assert "<!doctype html>" in to_html(trace).lower()
+
+
+class TestPromptCache:
+    """Read before or not: the answer is that of a speaker who has read nothing."""
+
+    @pytest.fixture
+    def read(self, speaker, monkeypatch):
+        """(messages, settings) -> a reply, and how many prompt tokens it read."""
+        counts = []
+        real = speech.responses
+
+        def counting(recorder, tokenizer, prompt, *rest):
+            counts.append(len(prompt))
+            return real(recorder, tokenizer, prompt, *rest)
+
+        monkeypatch.setattr(speech, "responses", counting)
+
+        def reply(messages=SAY, settings=GREEDY):
+            return spoken(speaker, messages, settings), counts[-1]
+
+        return reply
+
+    def test_the_next_turn_reads_only_what_is_new(self, speaker, runs, read):
+        speaker.choose(runs[0])
+        first, all_of_it = read()
+        prompt = chat_tokens(speaker.tokenizer, SAY)
+        assert all_of_it == len(prompt)
+        tokens, count = read(turn(first))
+        longer = chat_tokens(speaker.tokenizer, turn(first))
+        assert 0 < count < len(longer) - len(prompt) + 1
+        assert same_as(tokens, generation(runs[0], turn(first)))
+
+    def test_the_same_again_reads_one_token(self, speaker, runs, read):
+        speaker.choose(runs[0])
+        first, _ = read()
+        second, count = read()
+        assert count == 1
+        assert ids(second) == ids(first)
+        assert same_as(second, generation(runs[0]))
+
+    def test_an_edited_turn_keeps_what_stands_before_it(self, speaker, runs, read):
+        speaker.choose(runs[0])
+        first, _ = read()
+        read(turn(first))
+        edited = turn(first, "but no")
+        tokens, count = read(edited)
+        assert 0 < count < len(chat_tokens(speaker.tokenizer, edited))
+        assert same_as(tokens, generation(runs[0], edited))
+
+    def test_a_stopped_reply_leaves_what_it_has_read(self, speaker, runs, read):
+        speaker.choose(runs[0])
+        answers = iter([False, False, True])
+        part = spoken(speaker, stop=lambda: next(answers))
+        tokens, count = read(turn(part))
+        assert count < len(chat_tokens(speaker.tokenizer, turn(part)))
+        assert same_as(tokens, generation(runs[0], turn(part)))
+
+    def test_another_selection_reads_all(self, speaker, runs, read):
+        speaker.choose(runs[0])
+        _, all_of_it = read()
+        for selection in ("specialist", "base", "auto", (0.5, 0.5, 0.0)):
+            settings = replace(GREEDY, selection=selection)
+            tokens, count = read(settings=settings)
+            assert count == all_of_it
+            assert same_as(tokens, generation(runs[0], settings=settings))
+
+    def test_another_run_reads_all(self, speaker, runs, read):
+        speaker.choose(runs[0])
+        _, all_of_it = read()
+        for run in (runs[1], runs[2], runs[0]):
+            speaker.choose(run)
+            tokens, count = read()
+            assert count == all_of_it
+            assert same_as(tokens, generation(run))
+
+    def test_new_values_of_the_run_read_all(self, speaker, runs, read, tmp_path):
+        """What a pull, or more training, leaves in the run's files."""
+        run = shutil.copytree(runs[0], tmp_path / "run")
+        voice = speaker.choose(run)
+        before, all_of_it = read()
+        file = run / "generalist" / "adapters.safetensors"
+        louder = {name: 3 * array for name, array in load_file(file).items()}
+        step = {"step": str(tiny.TRAINING["steps"])}
+        save_file(louder, file, step)
+        assert speaker.choose(run) == voice
+        after, count = read()
+        assert count == all_of_it
+        assert ids(after) != ids(before)
+        assert same_as(after, generation(run))
+
+    def test_the_same_values_again_read_nothing_anew(self, speaker, runs, read):
+        speaker.choose(runs[0])
+        read()
+        speaker.choose(runs[0])
+        assert read()[1] == 1
+
+    def test_a_sliding_window(self, speaker, trained, read):
+        """A cache that cannot be cut back is not used again."""
+        run = trained("gemma3_text", **OPTIONS)
+        speaker.choose(run)
+        long = [{"role": "user", "content": "x" * 30}]
+        first = read(long)[0]
+        for messages in (long, [*long, *turn(first)[1:]], SAY):
+            assert same_as(read(messages)[0], generation(run, messages))
+
+
+class TestThreads:
+    def test_conversations_with_several_runs_do_not_mix(self, speaker, runs):
+        voices = [speaker.choose(run) for run in runs[:2]]
+        expected = [generation(run) for run in runs[:2]]
+        found = [[], []]
+
+        def talk(index):
+            for _ in range(3):
+                found[index].append(spoken(speaker, voice=voices[index]))
+
+        threads = [threading.Thread(target=talk, args=(i,)) for i in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        for replies, made in zip(found, expected, strict=True):
+            assert len(replies) == 3
+            assert all(same_as(reply, made) for reply in replies)
+        first, second = ([p.id for p in made.pieces] for made in expected)
+        assert first != second
+
+    def test_a_reply_may_be_read_from_several_threads(self, speaker, runs):
+        speaker.choose(runs[0])
+        reply, tokens = speaker.reply(SAY, GREEDY), []
+        for _ in range(GREEDY.max_tokens):
+            thread = threading.Thread(target=lambda: tokens.append(next(reply)))
+            thread.start()
+            thread.join(60)
+        assert same_as(tokens, generation(runs[0]))
+
+    def test_a_reply_nobody_listens_to_ends(self, speaker, runs):
+        speaker.choose(runs[0])
+        endless = replace(GREEDY, max_tokens=100_000)
+        reply = speaker.reply(SAY, endless)
+        next(reply)
+        assert speaker.busy
+        reply.close()
+        assert len(spoken(speaker)) == GREEDY.max_tokens
+
+    def test_a_second_caller_waits_its_turn(self, speaker, runs):
+        speaker.choose(runs[0])
+        held, go = threading.Event(), threading.Event()
+
+        def stop():
+            held.set()
+            return not go.wait(60)
+
+        first = []
+        thread = threading.Thread(
+            target=lambda: first.append(spoken(speaker, stop=stop))
+        )
+        thread.start()
+        assert held.wait(60)
+        assert speaker.busy
+        later = []
+        second = threading.Thread(target=lambda: later.append(speaker.choose(runs[1])))
+        second.start()
+        second.join(0.1)
+        assert not later
+        go.set()
+        thread.join(60)
+        second.join(60)
+        assert same_as(first[0], generation(runs[0]))
+        assert later[0].run == str(runs[1])
+
+    def test_closing_ends_what_is_said(self, runs):
+        speaker = Speaker()
+        speaker.choose(runs[0])
+        reply = speaker.reply(SAY, replace(GREEDY, max_tokens=100_000))
+        next(reply)
+        speaker.close()
+        assert len(list(reply)) < 100_000
+        with pytest.raises(ComigsError, match="the speaker is closed"):
+            speaker.choose(runs[0])
+
+    def test_who_is_gone_frees_the_model(self, runs):
+        speaker = Speaker()
+        speaker.choose(runs[0])
+        spoken(speaker)
+        model = weakref.ref(speaker._speech.base.model)
+        del speaker
+        gc.collect()
+        assert model() is None
+
+
+class TestMemory:
+    @pytest.mark.parametrize(
+        "error",
+        [
+            RuntimeError("[malloc_or_wait] Unable to allocate 9000000000 bytes."),
+            RuntimeError("[metal::malloc] Attempting to allocate 9 bytes which is"),
+            RuntimeError("[METAL] Command buffer failed: Insufficient Memory (0008)"),
+            MemoryError(),
+        ],
+    )
+    def test_no_room_becomes_a_sentence(self, error):
+        """Texts as Metal is known to say them; none could be provoked on this CPU."""
+        mended = []
+        with (
+            pytest.raises(ComigsError, match="out of memory: close other programs"),
+            speech._memory(lambda: mended.append(True)),
+        ):
+            raise error
+        assert mended == [True]
+
+    def test_other_errors_stay_what_they_are(self):
+        with (
+            pytest.raises(RuntimeError, match="something else"),
+            speech._memory(lambda: None),
+        ):
+            raise RuntimeError("something else")
+
+    def test_many_replies_and_runs_keep_nothing(self, speaker, runs):
+        def active():
+            for run in runs:
+                speaker.choose(run)
+                spoken(speaker, settings=replace(GREEDY, max_tokens=40))
+            gc.collect()
+            return mx.get_active_memory()
+
+        active()
+        first = active()
+        assert all(active() <= first for _ in range(3))
+
+
+def test_importing_the_speaker_loads_no_mlx():
+    code = (
+        "import sys, comigs_mlx.inference.speaker, comigs_mlx.runs.listing; "
+        "print([m for m in ('mlx.core', 'mlx_lm', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_paths_may_be_texts(speaker, runs):
+    assert speaker.choose(str(runs[0])).run == str(Path(runs[0]))
+
+
+class TestMemoryOfTraining:
+    def config(self, model, **options):
+        given = {**tiny.TRAINING, "model": str(model), **options}
+        return from_dict(TrainConfig, given)
+
+    def test_is_the_plan_of_these_very_experts(self, speaker, runs, tiny_folder):
+        speaker.choose(runs[0])
+        before = spoken(speaker)
+        config = self.config(tiny_folder(), specialists=4, rank=6, seq_len=32)
+        peak, notes = speaker.memory(config)
+        base = load_base(str(tiny_folder()))
+        work = memory.Work(2, 32, False, 1)
+        plan = memory.plan(Mixture(base.model, config.experts), work)
+        assert peak == plan.estimate.peak
+        assert notes == list(plan.notes(None))
+        assert "2 x 32 tokens" in notes[0]
+        assert same_as(spoken(speaker), generation(runs[0]))
+        assert ids(before) == ids(spoken(speaker))
+
+    def test_of_another_base_is_not_known(self, speaker, runs, tiny_folder):
+        assert speaker.memory(self.config(tiny_folder())) is None
+        speaker.choose(runs[0])
+        assert speaker.memory(self.config(tiny_folder("gpt2"))) is None
+
+    def test_experts_that_cannot_be(self, speaker, runs, tiny_folder):
+        speaker.choose(runs[0])
+        with pytest.raises(ComigsError, match="num-layers|blocks"):
+            speaker.memory(self.config(tiny_folder(), num_layers=9))
+        speaker.choose(runs[0])
+        assert same_as(spoken(speaker), generation(runs[0]))

@@ -1,0 +1,112 @@
+"""One thread, one thing after another."""
+
+import threading
+
+import mlx.core as mx
+import pytest
+
+from comigs_mlx.errors import ComigsError
+from comigs_mlx.inference.worker import Worker
+
+
+@pytest.fixture
+def worker():
+    made = Worker()
+    yield made
+    made.close()
+
+
+def test_everything_is_done_on_one_other_thread(worker):
+    first = worker.call(threading.get_ident)
+    streamed = worker.stream(lambda left: iter_of(threading.get_ident))
+    assert {first, *streamed} == {first}
+    assert first != threading.get_ident()
+
+
+def iter_of(*calls):
+    for call in calls:
+        yield call()
+
+
+def test_an_array_may_wait_from_call_to_call(worker):
+    """What MLX forbids across threads, and why there is a worker."""
+    array = worker.call(lambda: mx.arange(3) + 1)
+    with pytest.raises(RuntimeError, match="no Stream"):
+        mx.eval(array)
+    assert worker.call(array.tolist) == [1, 2, 3]
+
+
+def test_errors_come_to_who_asked_and_leave_the_worker_working(worker):
+    def fail():
+        raise ComigsError("no")
+
+    with pytest.raises(ComigsError, match="no"):
+        worker.call(fail)
+    items = worker.stream(lambda left: iter_of(lambda: 1, fail))
+    assert next(items) == 1
+    with pytest.raises(ComigsError, match="no"):
+        next(items)
+    assert worker.call(lambda: 2) == 2
+
+
+def test_who_waits_is_served_in_order(worker):
+    go, done = threading.Event(), []
+    threads = [threading.Thread(target=worker.call, args=(go.wait,))]
+    threads[0].start()
+    while not worker.busy:
+        pass
+    for number in range(4):
+        thread = threading.Thread(
+            target=worker.call, args=(lambda n=number: done.append(n),)
+        )
+        thread.start()
+        threads.append(thread)
+        while worker._unfinished < number + 2:
+            pass
+    go.set()
+    for thread in threads:
+        thread.join(10)
+    assert done == [0, 1, 2, 3]
+
+
+def test_a_stream_is_told_when_nobody_listens(worker):
+    ended = threading.Event()
+
+    def count(left):
+        number = 0
+        while not left():
+            yield (number := number + 1)
+        ended.set()
+
+    items = worker.stream(count)
+    assert [next(items), next(items)] == [1, 2]
+    items.close()
+    assert ended.wait(10)
+
+
+def test_a_stream_left_before_its_turn_never_begins(worker):
+    go, begun = threading.Event(), []
+    holder = threading.Thread(target=worker.call, args=(go.wait,))
+    holder.start()
+    items = worker.stream(lambda left: iter_of(lambda: begun.append(1)))
+    reader = threading.Thread(target=lambda: list(items))
+    reader.start()
+    while worker._unfinished < 2:
+        pass
+    worker._closed.set()  # as `close` does, which would wait for the holder
+    go.set()
+    reader.join(10)
+    holder.join(10)
+    assert not reader.is_alive()
+    assert not begun
+
+
+def test_closed_it_takes_nothing_and_is_busy_no_more(worker):
+    worker.call(lambda: None)
+    worker.close()
+    worker.close()
+    assert not worker.busy
+    with pytest.raises(ComigsError, match="is closed: start the program again"):
+        worker.call(lambda: None)
+    with pytest.raises(ComigsError, match="is closed"):
+        next(worker.stream(lambda left: iter(())))

@@ -1,0 +1,169 @@
+"""Training in the background: real processes, found again, stopped and told about."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import tests.tiny as tiny
+from comigs_mlx.errors import ComigsError, ConfigError, RunError
+from comigs_mlx.runs import process
+from comigs_mlx.runs.folder import RunFolder
+from comigs_mlx.runs.listing import entry, metrics
+
+SECONDS = 60.0
+
+
+@pytest.fixture
+def options(tiny_folder, text_folder):
+    paths = {"model": str(tiny_folder()), "data": str(text_folder)}
+    return {**tiny.TRAINING, **paths, "token_cache": False, "report_to": None}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Where a run may be; what still trains there is ended."""
+    folder = tmp_path / "run"
+    yield folder
+    child = process._children.pop(folder.resolve(), None)
+    if child is not None:
+        child.kill()
+        child.wait()
+
+
+def until(done, run):
+    """The first state that is `done`."""
+    end = time.monotonic() + SECONDS
+    while not done(found := process.state(run)):
+        assert time.monotonic() < end, found
+        time.sleep(0.05)
+    return found
+
+
+def ended(state):
+    return not state.running
+
+
+def test_trains_to_the_end(run, options):
+    process.start(run, options)
+    assert process.state(run).running
+    with pytest.raises(RunError, match="is being trained already: stop that first"):
+        process.start(run, options)
+    found = until(ended, run)
+    assert (found.exit_code, found.problem) == (0, None), found.lines
+    assert found.progress == (6, 6)
+    assert found.eta_seconds is None
+    assert len(found.lines) <= 50
+    assert found.lines[-1] == str(run)
+    assert RunFolder(run).best() is not None
+    assert [report["step"] for report in metrics(run)] == [4, 6]
+
+
+def test_stops_saves_and_goes_on(run, options):
+    process.start(run, {**options, "steps": 100_000})
+    running = until(lambda state: state.progress and state.progress[0], run)
+    assert running.running
+    assert running.progress[1] == 100_000
+    assert entry(run).training
+    process.stop(run)
+    process.stop(run)  # a second signal would end it unsaved
+    found = until(ended, run)
+    assert found.problem is None
+    assert not found.stopping
+    step = entry(run).step
+    assert any(f"stopped and saved at step {step}" in line for line in found.lines)
+    process.start(run, {"resume": True, "steps": step + 2})
+    found = until(ended, run)
+    assert (found.exit_code, found.problem) == (0, None), found.lines
+    assert found.progress == (step + 2, step + 2)
+
+
+def test_is_found_again_by_another_process(run, options):
+    """A page that was closed, and a program that was started anew."""
+    start = (
+        "import pathlib; from comigs_mlx.runs import process; "
+        f"process.start(pathlib.Path({str(run)!r}), { ({**options, 'steps': 10**5})!r})"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", start], check=True)
+    until(lambda state: state.progress and state.progress[0], run)
+    process.stop(run)
+    found = until(ended, run)
+    assert found.exit_code is None
+    assert found.problem is None
+    assert entry(run).step
+
+
+def test_a_killed_one_is_told(run, options):
+    process.start(run, {**options, "steps": 100_000})
+    until(lambda state: state.progress and state.progress[0], run)
+    os.kill(process._record(run)["pid"], signal.SIGKILL)
+    found = until(ended, run)
+    assert found.exit_code == -signal.SIGKILL
+    assert found.problem.startswith("training ended before it was done (it said last:")
+    assert found.problem.endswith("resume it")
+    process._children.pop(run.resolve())
+    assert process.state(run).problem == found.problem  # known from the files alone
+
+
+def test_what_it_says_is_wrong_is_told(run, options, tmp_path):
+    process.start(run, {**options, "data": str(tmp_path / "nothing.txt")})
+    found = until(ended, run)
+    assert found.exit_code == 2
+    assert found.problem.startswith("no such file or folder")
+    assert "error:" not in found.problem
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"steps": 0}, "--steps 0 must be at least 1"),
+        ({"steps": "many"}, "many"),
+        ({"colour": "blue"}, "colour"),
+        ({"resume": True}, "nothing to resume"),
+    ],
+)
+def test_bad_options_start_nothing(run, options, wrong, text):
+    with pytest.raises(ConfigError, match=text):
+        process.start(run, {**options, **wrong})
+    assert not run.exists()
+
+
+def test_a_folder_that_is_taken_is_left_alone(run, options):
+    run.mkdir()
+    (run / "mine.txt").write_text("mine")
+    with pytest.raises(RunError, match="exists: add --resume"):
+        process.start(run, options)
+    assert [file.name for file in run.iterdir()] == ["mine.txt"]
+
+
+def test_a_training_of_another_window_runs_but_is_not_stopped(run, options):
+    with RunFolder(run).in_use():
+        assert process.state(run).running
+        with pytest.raises(RunError, match="in another window: stop it there"):
+            process.stop(run)
+        with pytest.raises(RunError, match="is being trained already"):
+            process.start(run, options)
+    assert not process.state(run).running
+
+
+def test_nothing_was_ever_started(run):
+    found = process.state(run)
+    assert found == process.TrainingState(running=False)
+    with pytest.raises(ComigsError, match="is not being trained"):
+        process.stop(run)
+
+
+@pytest.mark.parametrize(
+    ("line", "seconds"),
+    [
+        ("step 7/12  expert loss 5.960  eta 0:05", 5.0),
+        ("step 7/12  expert loss 5.960  eta 2:03:05", 7385.0),
+        ("step 1/12  expert loss 5.960", None),
+        ("a note with eta 0:05", None),
+    ],
+)
+def test_time_left_is_what_it_said_last(line, seconds):
+    assert process._eta(["loading", line]) == seconds
