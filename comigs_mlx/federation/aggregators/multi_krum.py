@@ -6,7 +6,9 @@
 Blanchard et al., "Machine Learning with Adversaries: Byzantine Tolerant Gradient
 Descent", NeurIPS 2017 (Multi-Krum). f is how many hostile participants it
 should withstand, f = ceil(fraction * N); the paper needs N >= 2 f + 3, so f is lowered
-where there are fewer, down to a plain mean. Memory: one tensor of all participants.
+where there are fewer. Of four, one is left out all the same: without the paper's
+guarantee, but a lone outlier does not count. Up to three are averaged. Memory: one
+tensor of all participants.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ def aggregate(
 ) -> Aggregate:
     """Multi-Krum."""
     count = len(contributions)
-    hostile = max(min(math.ceil(fraction * count), (count - 3) // 2), 0)
+    most = 1 if count == 4 else max((count - 3) // 2, 0)
+    hostile = min(math.ceil(fraction * count), most)
     chosen = _chosen(contributions, current, hostile)
     weights = {
         source.name: 1 / len(chosen) if index in chosen else 0.0

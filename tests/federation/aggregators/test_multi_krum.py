@@ -27,7 +27,17 @@ def test_scores_are_of_the_closest_only():
     assert sum(found.values()) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_of_four_a_lone_outlier_does_not_count():
+    assert weights((1.0, 2.0, -50.0, 3.0)) == {
+        "p0": pytest.approx(1 / 3),
+        "p1": pytest.approx(1 / 3),
+        "p2": 0,
+        "p3": pytest.approx(1 / 3),
+    }
+    assert weights((1.0, 2.0, -50.0, 3.0), fraction=0.0)["p2"] == 0.25
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
 def test_too_few_to_judge_are_averaged(count):
     values = range(count)
     assert value("multi_krum", people(*values)) == np.mean(values)
