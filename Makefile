@@ -45,8 +45,8 @@ docs-check: $(READY)
 bench: $(READY)  ## time and memory against mlx-lm's LoRA (about 10 minutes on two slow cores)
 	$(BIN)/python -m comigs_mlx.bench --compare docs/bench/smollm2.json
 
-app: $(READY)  ## the Gradio app
-	@echo "The app is not in this version yet: see CHANGELOG.md." >&2; exit 1
+app: $(READY)  ## chat with your runs and see who speaks, on http://127.0.0.1:7860
+	$(BIN)/python -m app
 
 model: $(READY)  ## fetch and convert the demo model once (93 MB)
 	$(BIN)/python -m comigs_mlx.model.demo

@@ -1,12 +1,31 @@
 """A page of headless Chromium; COMIGS_REQUIRE_BROWSER=1 makes its absence a failure."""
 
+import contextlib
 import os
 import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
 
 import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+
+
+SHOTS = Path(os.environ.get("COMIGS_SHOTS", "build/screenshots"))
+"""Where the last look of a failed test is kept."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if report.when == "call":
+        item.failed = report.failed
+    return report
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +56,71 @@ def page(browser, tmp_path):
     yield opened
     opened.close()
     assert problems == []
+
+
+@pytest.fixture
+def screen(browser, request):
+    """(address, options of a page) -> a page that asks loopback alone for anything.
+
+    Fails on any script error; keeps a screenshot of a test that failed.
+    """
+    opened, problems = [], []
+
+    def show(address, **options):
+        page = browser.new_page(
+            **{"viewport": {"width": 1440, "height": 900}, **options}
+        )
+        page.set_default_timeout(20_000)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("request", lambda r: None if _ours(r.url) else problems.append(r.url))
+        page.route(lambda url: not _ours(url), lambda route: route.abort())
+        opened.append(page)
+        page.goto(address)
+        page.locator("#message textarea").wait_for()
+        page.locator(".cm-standing[data-state=ready]").wait_for(timeout=60_000)
+        return page
+
+    yield show
+    for i, page in enumerate(opened):
+        if getattr(request.node, "failed", False):
+            SHOTS.mkdir(parents=True, exist_ok=True)
+            page.screenshot(path=SHOTS / f"{request.node.name}-{i}.png", full_page=True)
+        page.close()
+    assert problems == []
+
+
+def _ours(url):
+    return url.startswith(("http://127.0.0.1:", "data:", "blob:"))
+
+
+@pytest.fixture(scope="session")
+def serving():
+    """(module, arguments after the port) -> the address of a page served by it."""
+    with contextlib.ExitStack() as stack:
+        yield lambda module, *given: stack.enter_context(_served(module, given))
+
+
+@contextlib.contextmanager
+def _served(module, given):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    first = ["--port", str(port)] if module == "app" else [str(port)]
+    command = [sys.executable, "-m", module, *first, *map(str, given)]
+    process = subprocess.Popen(command)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        _wait(address, process)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _wait(address, process):
+    for _ in range(600):
+        assert process.poll() is None, "the app ended before it was up"
+        with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=5):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"nothing at {address}")

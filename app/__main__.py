@@ -1,0 +1,57 @@
+"""`python -m app`: open the page on this machine."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from app import private
+from app.options import AppConfig
+from comigs_mlx import command
+from comigs_mlx.config import parse
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read the options, put the page up, and only then load the model."""
+    private.keep()
+    config = parse(AppConfig, "app", sys.argv[1:] if argv is None else list(argv))
+    config.password()
+    command.say("starting the page")
+    serve(config, block=True)
+
+
+def serve(config: AppConfig, block: bool) -> tuple[Any, Any]:
+    """Put the page up.
+
+    Args:
+        config: Where, and for whom.
+        block: Wait until it is ended.
+
+    Returns:
+        The page and its office, to be closed by who did not wait.
+    """
+    from app import layout, server
+    from app.actions import runs
+    from app.office import Office
+
+    office = Office(lambda: _speaker(office))
+    page = layout.build(config, office)
+    address = server.launch(page, config, block=False)
+    first = runs.find(config.runs_folder, runs.first(config.runs_folder))
+    office.submit("Loading the model", lambda s: s.choose(first, config.model))
+    command.say(f"open {address} (Ctrl-C ends it)")
+    if block:
+        page.block_thread()
+        office.close()
+    return page, office
+
+
+def _speaker(office: Any) -> Any:
+    from comigs_mlx.inference.speaker import Speaker
+
+    return Speaker(office.say)
+
+
+if __name__ == "__main__":
+    command.run(main)

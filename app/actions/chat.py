@@ -1,0 +1,206 @@
+"""The Chat and Compare tabs."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from app import asked
+from app.actions import runs
+from app.asked import Asked
+from app.chat import Chat, Reply, check, finish, speak
+from app.feed import Feed
+from app.office import Office
+from app.sessions import Sessions
+from comigs_mlx.errors import ConfigError
+from comigs_mlx.inference.trace import to_html, to_json
+
+COMPARED = ("base", "generalist", "specialist", "auto")
+"""Expert selections side by side, in this order."""
+
+
+class ChatActions:
+    """What the Chat tab does.
+
+    Args:
+        office: Has the speaker.
+        folder: Holds the runs.
+        model: Base model where no run is chosen.
+    """
+
+    def __init__(self, office: Office, folder: Path, model: str):
+        self.office, self.folder, self.model = office, folder, model
+        self.sessions = Sessions(lambda: Chat(office))
+
+    def changes(self, question: Any) -> dict[str, Any]:
+        """What a page lacks: `id`, `epoch` and `since` in, events out."""
+        return answer(self.sessions, question)
+
+    def asked(
+        self,
+        run: Any,
+        experts: Any,
+        blend: Any,
+        temperature: Any,
+        top_p: Any,
+        max_tokens: Any,
+        system: Any,
+    ) -> Asked:
+        """The widgets' values.
+
+        Raises:
+            ComigsError: If one cannot be.
+        """
+        return Asked(
+            run=runs.find(self.folder, run),
+            model=self.model,
+            experts=str(experts),
+            blend=asked.number(blend, "blend") / 100,
+            temperature=asked.number(temperature, "temperature"),
+            top_p=asked.number(top_p, "top-p"),
+            max_tokens=int(asked.number(max_tokens, "max tokens")),
+            system=str(system or ""),
+        )
+
+    def send(self, session: dict[str, str], text: str, *chosen: Any) -> dict[str, str]:
+        """Say something; returns the element's value, changed so that it asks."""
+        self.sessions.find(session["id"]).send(text, self.asked(*chosen))
+        return woken(session)
+
+    def command(
+        self, session: dict[str, str], order: dict[str, Any], *chosen: Any
+    ) -> dict[str, str]:
+        """Retry or edit, as the conversation's own buttons say."""
+        chat, settings = self.sessions.find(session["id"]), self.asked(*chosen)
+        if order.get("retry"):
+            chat.retry(settings)
+        elif isinstance(index := order.get("edit"), int):
+            chat.edit(index, order.get("text"), settings)
+        return woken(session)
+
+    def stop(self, session: dict[str, str]) -> None:
+        """End the answer under way."""
+        self.sessions.find(session["id"]).stop()
+
+    def clear(self, session: dict[str, str]) -> dict[str, str]:
+        """Forget the conversation."""
+        self.sessions.find(session["id"]).clear()
+        return woken(session)
+
+    def save(self, question: Any) -> dict[str, str]:
+        """The conversation as a file, which the page keeps and no folder here does.
+
+        Args:
+            question: `id`, and as `kind` `html` for a page that needs nothing else or
+                `json` for a trace.
+
+        Returns:
+            `name`, `type` and `text`.
+        """
+        trace = self.sessions.find(question["id"]).trace()
+        if question["kind"] == "html":
+            return {
+                "name": "conversation.html",
+                "type": "text/html",
+                "text": to_html(trace),
+            }
+        text = json.dumps(to_json(trace), ensure_ascii=False)
+        return {"name": "trace.json", "type": "application/json", "text": text}
+
+
+class Comparison:
+    """One prompt, answered by every selection in turn, with one seed."""
+
+    def __init__(self, office: Office):
+        self.feed = Feed.fresh()
+        self._office = office
+        self._stop = threading.Event()
+
+    def ask(self, text: Any, settings: Asked) -> None:
+        """Have a prompt answered by all.
+
+        Raises:
+            ConfigError: If answers are under way, or the prompt is empty or too long.
+        """
+        settings.check()
+        text = check(text)
+        if self.feed.active:
+            raise ConfigError("Answers are under way: wait for them, or stop them.")
+        self.feed = feed = self.feed.successor()
+        stop = self._stop = threading.Event()
+        queue = self._office.queue
+        feed.tell("Waiting: the model is busy" if queue else "", True)
+        messages = [{"role": "user", "content": text}]
+        seeded = replace(settings, seed=random.randrange(2**31))
+
+        def job(speaker: Any) -> None:
+            voice = speaker.choose(settings.run, settings.model)
+            for name in COMPARED:
+                if stop.is_set():
+                    break
+                if name in voice.selections:
+                    speaking = replace(seeded, experts=name)
+                    speak(speaker, speaking, messages, feed, Reply(), stop)
+
+        done = self._office.submit("Comparing", job)
+        done.add_done_callback(lambda ended: finish(feed, ended))
+
+    def stop(self) -> None:
+        """End what is under way."""
+        self._stop.set()
+
+
+class CompareActions:
+    """What the Compare tab does; see `ChatActions`."""
+
+    def __init__(self, chat: ChatActions):
+        self._chat = chat
+        self.sessions = Sessions(lambda: Comparison(chat.office))
+
+    def changes(self, question: Any) -> dict[str, Any]:
+        """What a page lacks."""
+        return answer(self.sessions, question)
+
+    def ask(self, session: dict[str, str], text: str, *chosen: Any) -> dict[str, str]:
+        """Have a prompt answered by all.
+
+        Args:
+            session: The element's value.
+            text: The prompt.
+            chosen: Run, temperature, top-p, max tokens, system prompt.
+        """
+        run, *drawing = chosen
+        settings = self._chat.asked(run, "auto", 50, *drawing)
+        if settings.run is None:
+            raise ConfigError("Choose a run: the base model alone has no experts.")
+        self.sessions.find(session["id"]).ask(text, settings)
+        return woken(session)
+
+    def stop(self, session: dict[str, str]) -> None:
+        """End the answers under way."""
+        self.sessions.find(session["id"]).stop()
+
+
+def answer(sessions: Sessions, question: Any) -> dict[str, Any]:
+    """A page's question for what is new.
+
+    Raises:
+        ConfigError: If it is no such question.
+    """
+    numbers = ("epoch", "since")
+    if not isinstance(question, dict) or not all(
+        type(question.get(name)) is int for name in numbers
+    ):
+        raise ConfigError("expected id, epoch and since")
+    session = sessions.find(question.get("id"))
+    changes: dict[str, Any] = session.feed.changes(*(question[n] for n in numbers))
+    return changes
+
+
+def woken(session: dict[str, str]) -> dict[str, str]:
+    """The element's value, changed so that it asks for what is new."""
+    return {"id": session["id"], "turn": f"{random.getrandbits(32):x}"}

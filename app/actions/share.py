@@ -1,0 +1,202 @@
+"""The Share tab: how a federation stands, what would leave, and the buttons."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from app import curves, render
+from app.actions import runs
+from comigs_mlx.errors import ConfigError, FederationError
+from comigs_mlx.federation import desk, status
+from comigs_mlx.federation.exchange import Exchange, open_exchange
+
+PATIENCE = 30.0
+"""Seconds to go on trying for, while somebody waits before the page."""
+
+
+class ShareActions:
+    """What the Share tab does.
+
+    Args:
+        folder: Holds the runs.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def status(self, uri: Any) -> str:
+        """How a federation stands: HTML."""
+        return overview(desk.overview(opened(uri)))
+
+    def leaving(self, run: Any, uri: Any, name: Any) -> tuple[str, str]:
+        """What a push would send: HTML, and a digest that push asks for."""
+        values = desk.leaving(self._run(run), opened(uri), participant(name))
+        return would_leave(values), digest(values)
+
+    def push(self, run: Any, uri: Any, name: Any, shown: Any) -> str:
+        """Send exactly what was shown; returns a sentence.
+
+        Raises:
+            ComigsError: If it was not shown, or has changed since.
+        """
+        folder, where, who = self._run(run), opened(uri), participant(name)
+        if digest(desk.leaving(folder, where, who)) != shown:
+            raise FederationError("What would leave has changed: look at it again.")
+        result = desk.push(folder, where, who)
+        text = f"Contributed to round {result['round']} as {who}."
+        return text + (" The round is closed: pull." if result.get("closed") else "")
+
+    def pull(self, run: Any, uri: Any, name: Any) -> str:
+        """Fetch the newest generalist into a run; returns a sentence."""
+        folder = self._run(run)
+        pulled = desk.pull(folder, opened(uri), participant(name))
+        what = "has the newest generalist now" if pulled.changed else "is up to date"
+        return f"{folder.name} {what}."
+
+    def close(self, uri: Any) -> str:
+        """Close the open round where it is due; returns a sentence."""
+        done = desk.close(opened(uri))
+        end = "is closed: pull." if done.closed else "is not due yet."
+        told = [status.proposal(one) for one in done.proposals]
+        return " ".join([*(f"{line}." for line in told), f"Round {done.round} {end}"])
+
+    def roll_back(self, run: Any, number: Any) -> str:
+        """Go back to the generalist of an earlier round; returns a sentence."""
+        folder = self._run(run)
+        if number not in desk.kept(folder):
+            raise ConfigError("Choose a round that is kept on this device.")
+        desk.roll_back(folder, int(number))
+        return f"{folder.name} has the generalist of round {number} again."
+
+    def kept(self, run: Any) -> list[int]:
+        """Rounds whose generalist is kept on this device."""
+        path = runs.find(self.folder, run)
+        return [] if path is None else desk.kept(path)
+
+    def history(self, run: Any) -> str:
+        """Perplexity by round: HTML."""
+        path = runs.find(self.folder, run)
+        return by_round([] if path is None else desk.history(path))
+
+    def _run(self, name: Any) -> Path:
+        path = runs.find(self.folder, name)
+        if path is None:
+            raise ConfigError(
+                "Choose a run: the base model alone has nothing to share."
+            )
+        return path
+
+
+def opened(uri: Any) -> Exchange:
+    """The exchange of a federation; nothing is asked yet.
+
+    Raises:
+        ComigsError: If nothing is given, or it is no address.
+    """
+    text = str(uri or "").strip()
+    if not text:
+        raise ConfigError("Say where the federation is: hf://owner/name, or a folder.")
+    return open_exchange(text, patience=PATIENCE)
+
+
+def participant(name: Any) -> str:
+    """A participant's name.
+
+    Raises:
+        ConfigError: If nothing is given.
+    """
+    text = str(name or "").strip()
+    if not text:
+        raise ConfigError("Say who you are: your name in the federation.")
+    return text
+
+
+def digest(values: Mapping[str, Any]) -> str:
+    """A short name of exactly these values, whenever they are made."""
+    timeless = {k: v for k, v in values.items() if k != "created"}
+    text = json.dumps(timeless, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def overview(values: Mapping[str, Any]) -> str:
+    """A federation's status as HTML."""
+    manifest, last, sizes = values["manifest"], values["round"], values["bytes"]
+    facts = {
+        "round closed": last["round"],
+        "round open": f"{values['open_round']}{', due' if values['due'] else ''}",
+        "base model": manifest["base_model"]["id"],
+        "quorum": manifest["quorum"],
+        "aggregator": manifest["aggregator"]["name"],
+        "last contributors": ", ".join(last["contributors"]) or "nobody yet",
+        "repository": render.size(sizes["repository"]),
+    }
+    rows = [(name, *fate(one)) for name, one in values["contributions"].items()]
+    head = ("participant", "fate", "reason", "privacy spent", "size")
+    caption = f"Contributions to round {values['open_round']}"
+    offered = [
+        (str(one["number"]), status.proposal(one)) for one in values["proposals"]
+    ]
+    return (
+        render.facts(facts, "Federation")
+        + render.table(head, rows, caption)
+        + (render.table(("number", "fate"), offered, "Proposals") if offered else "")
+    )
+
+
+def fate(one: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    """What becomes of a contribution: fate, reason, privacy spent, size."""
+    reason = one["reason"] or ""
+    if one["clipped"] is not None:
+        reason = f"shortened to {one['clipped']:.0%} {reason}".strip()
+    return (
+        "accepted" if one["accepted"] else "refused",
+        reason,
+        status.epsilon(one["privacy"]) if one["privacy"] else "no noise",
+        render.size(one["bytes"]),
+    )
+
+
+def would_leave(values: Mapping[str, Any]) -> str:
+    """Everything a push would send, as HTML: files, fields, tensors."""
+    files = [(name, f"{size:,}") for name, size in values["files"].items()]
+    fields = flat(values.get("contribution.json", {}))
+    tensors = [
+        (file, name, f"{size:,}")
+        for file, inner in values["tensors"].items()
+        for name, size in inner.items()
+    ]
+    total = sum(values["files"].values())
+    return (
+        render.note(f"{render.size(total)} would leave this machine, and nothing else.")
+        + render.table(("file", "bytes"), files, "Files")
+        + render.table(("field", "value"), fields, "Every field of contribution.json")
+        + render.table(("file", "tensor", "numbers"), tensors, "Every tensor")
+    )
+
+
+def flat(value: Any, path: str = "") -> list[tuple[str, str]]:
+    """Nested JSON values as paths and texts."""
+    if isinstance(value, Mapping) and value:
+        inner = [(f"{path}.{k}" if path else str(k), v) for k, v in value.items()]
+        return [row for key, one in inner for row in flat(one, key)]
+    return [(path, json.dumps(value, default=str))]
+
+
+def by_round(rounds: Sequence[Mapping[str, Any]]) -> str:
+    """A history of rounds as a plot of perplexities."""
+    lines = {
+        name: [
+            (r["round"], math.exp(min(r[key], 50.0))) for r in rounds if _has(r, key)
+        ]
+        for name, key in (("validation", "valid_loss"), ("test", "test_loss"))
+    }
+    return curves.chart("Perplexity by round", lines, "round", "perplexity")
+
+
+def _has(one: Mapping[str, Any], key: str) -> bool:
+    return isinstance(one.get(key), (int, float)) and isinstance(one.get("round"), int)

@@ -1,0 +1,200 @@
+"""The Train tab: text in, a training process, and how it goes."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from app import render, training
+from app.actions import runs
+from app.office import Office
+from comigs_mlx.config import from_dict, leaves
+from comigs_mlx.data.preview import preview
+from comigs_mlx.errors import ConfigError, DataError
+from comigs_mlx.files import replacing_dir
+from comigs_mlx.runs import estimate, listing, process
+from comigs_mlx.train_options import TrainConfig
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+"""Names a new run may have: nothing that leads out of the folder of runs."""
+
+SIMPLE = ("steps", "batch_size", "seq_len", "rank", "specialists")
+ADVANCED = (
+    "generalists",
+    "top_k",
+    "learning_rate",
+    "router_every",
+    "router_steps",
+    "save_every",
+    "report_every",
+    "seed",
+    "mask_prompt",
+    "grad_checkpoint",
+)
+"""Options of train on the page; the others keep their defaults."""
+
+UPLOADS = ".uploads"
+"""Where uploaded files are kept, in the folder of runs: a resume reads them again."""
+
+
+class TrainActions:
+    """What the Train tab does.
+
+    Args:
+        folder: Holds the runs.
+        local: Whether only this machine can reach the page; else no path on it is read.
+        office: Its model's tokenizer counts tokens.
+    """
+
+    def __init__(self, folder: Path, local: bool, office: Office):
+        self.folder, self.local, self.office = folder, local, office
+
+    def data(self, path: Any, files: Sequence[str] | None) -> str:
+        """What to learn from, as train's --data.
+
+        Raises:
+            ComigsError: If it cannot be.
+        """
+        if files:
+            return str(self._keep([Path(file) for file in files]))
+        text = str(path or "").strip()
+        if not text:
+            raise DataError("Name a folder or file, or add files.")
+        known = text == "demo" or text.startswith("demo:")
+        if not self.local and not known:
+            raise DataError(
+                "This page can be reached from other machines: add files instead of a "
+                "path, or use demo."
+            )
+        return text if known else str(Path(text).expanduser())
+
+    def preview(self, path: Any, files: Sequence[str] | None) -> str:
+        """What the text is: HTML."""
+        data = self.data(path, files)
+        counting = self.office.submit(
+            "Reading the text", lambda speaker: preview(data, speaker.tokenizer)
+        )
+        found = counting.result()
+        rows = [
+            (split, f"{count:,}", self._tokens(found.tokens, split))
+            for split, count in found.documents.items()
+        ]
+        parts = [
+            render.note(f"Read as {found.kind}."),
+            render.table(("split", "documents", "tokens"), rows, "Splits"),
+        ]
+        parts += [render.problem(text) for text in found.notes]
+        parts.append(render.listing(found.examples, "Beginnings of some documents"))
+        return "".join(parts)
+
+    @staticmethod
+    def _tokens(tokens: dict[str, int] | None, split: str) -> str:
+        return "not counted" if tokens is None else f"{tokens.get(split, 0):,}"
+
+    def start(
+        self, name: Any, path: Any, files: Sequence[str] | None, options: dict[str, Any]
+    ) -> str:
+        """Begin a new run; returns its name.
+
+        Raises:
+            ComigsError: If the name, the data or an option cannot be.
+        """
+        run = self._new(name)
+        values = {**options, "data": self.data(path, files)}
+        from_dict(TrainConfig, {**values, "run": str(run)})
+        process.start(run, values)
+        return run.name
+
+    def resume(self, name: Any, steps: Any) -> None:
+        """Go on with a run, to `steps` in all where that is given."""
+        options: dict[str, Any] = {"resume": True}
+        if steps:
+            options["steps"] = int(steps)
+        process.start(self.run(name), options)
+
+    def stop(self, name: Any) -> None:
+        """Have a run saved and ended."""
+        process.stop(self.run(name))
+
+    def run(self, name: Any) -> Path:
+        """The folder of a run that exists.
+
+        Raises:
+            ConfigError: If there is none.
+        """
+        if name in self.names():
+            return self.folder / str(name)
+        raise ConfigError("Choose a run first.")
+
+    def names(self) -> list[str]:
+        """Every run, also one that has only just begun; the newest first."""
+        if not self.folder.is_dir():
+            return []
+        found = [
+            p for p in self.folder.iterdir() if p.is_dir() and NAME.fullmatch(p.name)
+        ]
+        return [p.name for p in sorted(found, key=lambda p: -p.stat().st_mtime)]
+
+    def current(self) -> str | None:
+        """The run to show when the page is loaded: one that trains, else the newest."""
+        names = self.names()
+        for name in names:
+            if process.state(self.folder / name).running:
+                return name
+        return names[0] if names else None
+
+    def standing(self, name: Any) -> tuple[str, str, bool]:
+        """How a run stands: HTML of its progress, of its curves, whether it runs."""
+        if name not in self.names():
+            return render.note("No training yet."), "", False
+        run = self.folder / str(name)
+        state, metrics = process.state(run), listing.metrics(run)
+        return training.progress(state, metrics), training.drawn(metrics), state.running
+
+    def estimate(self, options: dict[str, Any]) -> str:
+        """Time and memory, by what earlier runs of the base measured here: HTML."""
+        config = from_dict(TrainConfig, options)
+        paths = [entry.path for entry in runs.entries(self.folder)]
+        seconds, known = estimate.seconds(config, paths)
+        if seconds is None:
+            return render.note(f"Time: {known}. Memory is told as training begins.")
+        alike = [e for e in runs.entries(self.folder) if e.base_id == config.model]
+        peaks = [r["peak_memory_gb"] for e in alike for r in listing.metrics(e.path)]
+        memory = f" They took up to {max(peaks):.2f} GB." if peaks else ""
+        return render.note(f"About {render.duration(seconds)}, by {known}.{memory}")
+
+    def _new(self, name: Any) -> Path:
+        if not isinstance(name, str) or not NAME.fullmatch(name.strip()):
+            raise ConfigError(
+                "A run's name has letters, digits, - and _, and begins with one of the "
+                "first two."
+            )
+        run = self.folder / name.strip()
+        if run.exists():
+            raise ConfigError(f"There is a run named {run.name}: choose another name.")
+        return run
+
+    def _keep(self, files: Sequence[Path]) -> Path:
+        """Uploaded files as a folder of their own, the same for the same content."""
+        digest = hashlib.sha256()
+        for file in sorted(files, key=lambda f: f.name):
+            digest.update(file.name.encode() + b"\0" + file.read_bytes())
+        target = self.folder / UPLOADS / digest.hexdigest()[:16]
+        if not target.is_dir():
+            with replacing_dir(target) as temporary:
+                for file in files:
+                    shutil.copyfile(file, temporary / file.name)
+        return target
+
+
+def defaults() -> list[tuple[str, Any, str]]:
+    """Name, default and help of each option of train on the page."""
+    known = {field.name: field for field in leaves(TrainConfig)}
+    return [
+        (name, known[name].default, known[name].metadata["help"])
+        for name in (*SIMPLE, *ADVANCED)
+    ]

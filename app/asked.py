@@ -1,0 +1,123 @@
+"""What a person has chosen on the page: whose voice, and how tokens are drawn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from comigs_mlx.errors import ConfigError
+from comigs_mlx.inference.trace import SPECIALIST
+
+NAMES = {
+    "auto": "Mixture",
+    "base": "Base",
+    "generalist": "Generalist",
+    "specialist": "Specialist",
+    "blend": "Blend",
+}
+"""Expert selections and their names on the page."""
+
+MOST_TOKENS = 4096
+"""Longest answer that can be asked for."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Whose voice answers, and how.
+
+    Attributes:
+        run: The run's folder; None is the base model alone.
+        model: Base model where there is no run.
+        experts: A key of `NAMES`.
+        blend: For `blend`: the specialists' share, 0 to 1.
+        temperature: 0 takes the likeliest token.
+        top_p: Draw from the likeliest tokens of this much probability.
+        max_tokens: Tokens to generate at most.
+        system: System prompt; empty is none.
+        seed: Of the draws; None is another one each time.
+    """
+
+    run: Path | None = None
+    model: str = "demo"
+    experts: str = "auto"
+    blend: float = 0.5
+    temperature: float = 0.7
+    top_p: float = 0.95
+    max_tokens: int = 512
+    system: str = ""
+    seed: int | None = None
+
+    def check(self) -> None:
+        """Raise `ConfigError` for values that no widget gives."""
+        numbers = (self.blend, self.temperature, self.top_p)
+        if self.experts not in NAMES:
+            raise ConfigError(f"experts must be one of {', '.join(NAMES)}")
+        if not all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers):
+            raise ConfigError("temperature, top-p and blend must be numbers")
+        if not (0 <= self.blend <= 1 and 0 <= self.temperature <= 2):
+            raise ConfigError("blend is from 0 to 1, temperature from 0 to 2")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError("top-p is above 0 and at most 1")
+        if not 1 <= self.max_tokens <= MOST_TOKENS:
+            raise ConfigError(f"max tokens is from 1 to {MOST_TOKENS}")
+
+    @property
+    def title(self) -> str:
+        """Name of the answer: the selection, and the run's name."""
+        if self.run is None:
+            return NAMES["base"]
+        name = NAMES[self.experts]
+        if self.experts == "blend":
+            name = f"{name}, {self.blend:.0%} specialist"
+        return f"{name} · {self.run.name}"
+
+    def selection(self, experts: Sequence[str]) -> str | tuple[float, ...]:
+        """What the speaker is told to select, of a run's experts."""
+        if self.run is None or not experts:
+            return "base"
+        if self.experts != "blend":
+            return self.experts
+        return blend(experts, self.blend)
+
+    def settings(self, experts: Sequence[str]) -> Any:
+        """The speaker's settings."""
+        from comigs_mlx.inference.speaker import Settings
+
+        return Settings(
+            selection=self.selection(experts),
+            temperature=self.temperature,
+            top_p=self.top_p,
+            max_tokens=self.max_tokens,
+            seed=self.seed,
+            system=self.system.strip() or None,
+        )
+
+
+def blend(experts: Sequence[str], share: float) -> tuple[float, ...]:
+    """Fixed weights that give the specialists `share`, each side evenly.
+
+    Where there is one side only, it has all.
+    """
+    own = [name.startswith(SPECIALIST) for name in experts]
+    specialists, generalists = sum(own), len(own) - sum(own)
+    if not specialists or not generalists:
+        return tuple(1 / len(own) for _ in own)
+    return tuple(
+        share / specialists if mine else (1 - share) / generalists for mine in own
+    )
+
+
+def number(value: Any, name: str) -> float:
+    """A widget's number.
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ConfigError(f"{name} must be a number")
+    if not math.isfinite(value):
+        raise ConfigError(f"{name} must be finite")
+    return value

@@ -1,0 +1,90 @@
+"""The app's own options, and who may reach it."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from comigs_mlx.config import option
+from comigs_mlx.errors import ConfigError
+
+LEAST_PASSWORD = 8
+"""Characters a password must have."""
+
+USER = "me"
+"""The name to sign in with where there is a password."""
+
+
+@dataclass(frozen=True)
+class AppConfig:
+    """Open a page on this machine: chat, see who speaks, train and share.
+
+    It listens on this machine alone. To reach it from another one, give it a password
+    and an encrypted way, such as an SSH tunnel: the page itself speaks plain HTTP.
+
+      python -m app
+      python -m app --runs ~/runs --port 8000
+      python -m app --host 0.0.0.0 --password-file ~/.comigs-password
+    """
+
+    host: str = option(
+        "127.0.0.1",
+        "address to listen on; other than this machine's own needs --password-file",
+        "ADDRESS",
+    )
+    port: int = option(7860, "port to listen on", "PORT")
+    runs: str = option("runs", "folder that holds the runs", "DIR")
+    password_file: str | None = option(
+        None, f"file with the password to sign in as {USER!r}", "FILE"
+    )
+    model: str = option(
+        "demo", "base model to talk to where no run is chosen", "ID|PATH"
+    )
+
+    def problems(self) -> Iterator[str]:
+        """One sentence for each value that cannot work."""
+        if not 1 <= self.port <= 65535:
+            yield f"--port {self.port} must be from 1 to 65535"
+        if not self.local and self.password_file is None:
+            yield (
+                f"--host {self.host} would let others in: add --password-file FILE, or "
+                "leave --host out"
+            )
+
+    @property
+    def local(self) -> bool:
+        """Whether only this machine can reach the page."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    @property
+    def runs_folder(self) -> Path:
+        """The folder of runs; it may not exist yet."""
+        return Path(self.runs).expanduser().absolute()
+
+    def password(self) -> str | None:
+        """The password, if one is wanted.
+
+        Raises:
+            ConfigError: If the file cannot be read or the password is too short.
+        """
+        if self.password_file is None:
+            return None
+        try:
+            path = Path(self.password_file).expanduser()
+            text = path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"--password-file {self.password_file} cannot be read: write the "
+                "password into a text file"
+            ) from error
+        if len(text) < LEAST_PASSWORD:
+            raise ConfigError(
+                f"--password-file {self.password_file}: the password needs at least "
+                f"{LEAST_PASSWORD} characters"
+            )
+        return text

@@ -1,0 +1,100 @@
+"""Values -> what the page shows: HTML is made here alone, its text escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+PER_MILLE = 1000
+"""Weights travel as whole thousandths: short, and finer than any tint."""
+
+
+def token(spoken: Any) -> dict[str, Any]:
+    """One spoken token as JSON values.
+
+    Args:
+        spoken: A `SpokenToken`, or anything with its `text`, `weights` and
+            `alternatives`.
+
+    Returns:
+        `text`, `w` (weights by layer, then expert, in thousandths), `alt` (text and
+        probability of the likeliest).
+    """
+    weights = [round(PER_MILLE * w) for layer in spoken.weights for w in layer]
+    likeliest = [[one.text, round(one.probability, 4)] for one in spoken.alternatives]
+    return {"text": spoken.text, "w": weights, "alt": likeliest}
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "") -> str:
+    """An HTML table; every cell is escaped. Without rows: a line that says so."""
+    body = "".join(_row("td", row) for row in rows)
+    if not body:
+        return note(f"{caption}: nothing yet" if caption else "Nothing yet")
+    title = f"<caption>{escape(caption)}</caption>" if caption else ""
+    columns = "".join(f'<th scope="col">{escape(str(cell))}</th>' for cell in head)
+    return (
+        f'<div class="cm-scroll" tabindex="0" role="region" '
+        f'aria-label="{escape(caption or "Table")}"><table class="cm-table">{title}'
+        f"<thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _row(tag: str, cells: Sequence[Any]) -> str:
+    inner = "".join(f"<{tag}>{escape(str(cell))}</{tag}>" for cell in cells)
+    return f"<tr>{inner}</tr>"
+
+
+def facts(values: Mapping[str, Any], label: str) -> str:
+    """Names and values side by side."""
+    pairs = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(str(value))}</dd></div>"
+        for name, value in values.items()
+    )
+    return f'<dl class="cm-facts" aria-label="{escape(label)}">{pairs}</dl>'
+
+
+def note(text: str) -> str:
+    """A quiet sentence."""
+    return f'<p class="cm-note">{escape(text)}</p>'
+
+
+def problem(text: str) -> str:
+    """A sentence that something is wrong, and what to do."""
+    return f'<p class="cm-problem" role="alert">{escape(text)}</p>'
+
+
+def listing(texts: Iterable[str], label: str) -> str:
+    """A list of short texts."""
+    items = "".join(f"<li>{escape(text)}</li>" for text in texts)
+    return (
+        f'<ul class="cm-list" aria-label="{escape(label)}">{items}</ul>'
+        if items
+        else ""
+    )
+
+
+def bar(done: int, total: int, text: str) -> str:
+    """A progress bar with a line of text."""
+    value = min(max(done, 0), total)
+    return (
+        f'<div class="cm-progress"><progress max="{total}" value="{value}" '
+        f'aria-label="Training progress"></progress><span>{escape(text)}</span></div>'
+    )
+
+
+def duration(seconds: float) -> str:
+    """`65` -> `1 min 5 s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def size(count: int) -> str:
+    """`123456` bytes -> `123 kB`."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= factor:
+            return f"{count / factor:.3g} {unit}"
+    return f"{count} bytes"

@@ -1,0 +1,1 @@
+"""The page's tabs: widgets and what they are bound to, one file a tab."""

@@ -1,0 +1,75 @@
+"""Widgets of the Chat tab."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from app import asked
+from app.actions.chat import ChatActions
+from app.tabs.parts import QUIET, drawing, element, told
+
+EMPTY = (
+    "Say something. Every word of the answer is tinted by who spoke it: what everyone "
+    "shares, or what only you have."
+)
+
+
+def build(actions: ChatActions, run: gr.Dropdown) -> None:
+    """Put the Chat tab on the page.
+
+    Args:
+        actions: What its buttons do.
+        run: The choice of run, above all tabs.
+    """
+    with gr.Row(elem_classes="cm-choices"):
+        experts = gr.Radio(
+            [(name, key) for key, name in asked.NAMES.items()],
+            value="auto",
+            label="Who speaks",
+            elem_id="experts",
+        )
+        blend = gr.Slider(
+            0, 100, 50, step=5, label="Specialist share (%)", visible=False
+        )
+    view = element(
+        "feed",
+        f"name: 'chat', editable: true, empty: {EMPTY!r}",
+        {"changes": actions.changes, "save": actions.save},
+        "cm-feed",
+    )
+    text = gr.Textbox(
+        label="Message",
+        placeholder="Enter sends, Shift+Enter makes a new line",
+        lines=1,
+        max_lines=8,
+        elem_id="message",
+    )
+    with gr.Row(elem_classes="cm-buttons"):
+        send = gr.Button("Send", variant="primary", elem_id="send", min_width=90)
+        stop = gr.Button("Stop", elem_id="stop", min_width=90)
+        clear = gr.Button("Clear", elem_id="clear", min_width=90)
+        page_file = gr.Button("Save as HTML", elem_id="save-html", min_width=90)
+        trace_file = gr.Button("Save as JSON", elem_id="save-json", min_width=90)
+    with gr.Accordion("Settings", open=False):
+        chosen = [run, experts, blend, *drawing()]
+
+    @told
+    def command(session: Any, data: gr.EventData, *values: Any) -> Any:
+        return actions.command(session, data._data, *values)
+
+    @told
+    def say(session: Any, words: Any, *values: Any) -> Any:
+        return actions.send(session, words, *values), ""
+
+    for sent in (send.click, text.submit):
+        sent(say, [view, text, *chosen], [view, text], **QUIET)
+    view.select(command, [view, *chosen], [view], **QUIET)
+    stop.click(told(actions.stop), [view], **QUIET)
+    clear.click(told(actions.clear), [view], [view], **QUIET)
+    page_file.click(None, js="() => window.comigs.save('chat', 'html')")
+    trace_file.click(None, js="() => window.comigs.save('chat', 'json')")
+    experts.change(
+        lambda name: gr.update(visible=name == "blend"), experts, blend, **QUIET
+    )

@@ -1,0 +1,105 @@
+"""What the tabs share: elements of our own, and errors told as messages."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from app import asked
+from app.office import explain
+from comigs_mlx.errors import ComigsError
+
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+"""For events that are answered at once, or tell how they stand themselves."""
+
+SLOW: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private"}
+"""For events whose outcome takes a moment."""
+
+
+def told(act: Callable[..., Any]) -> Callable[..., Any]:
+    """`act` with its errors as a message; what it would have changed stays."""
+
+    @functools.wraps(act)
+    def safe(*values: Any) -> Any:
+        try:
+            return act(*values)
+        except ComigsError as error:
+            gr.Warning(escape(str(error)), title="Not done")
+        except Exception as error:
+            gr.Warning(escape(explain(error)), title="Not done")
+        return gr.skip()
+
+    return safe
+
+
+def shown(act: Callable[..., str]) -> Callable[..., str]:
+    """`act`, which makes HTML, with its errors as HTML."""
+    from app.render import problem
+
+    @functools.wraps(act)
+    def safe(*values: Any) -> str:
+        try:
+            return act(*values)
+        except Exception as error:
+            return problem(explain(error))
+
+    return safe
+
+
+def answered(act: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """`act`, called by the page's scripts, with its errors as `problem`."""
+
+    @functools.wraps(act)
+    def safe(question: Any) -> Any:
+        try:
+            return act(question)
+        except Exception as error:
+            return {"problem": explain(error)}
+
+    return safe
+
+
+def element(
+    kind: str, options: str, functions: Mapping[str, Callable[[Any], Any]], inner: str
+) -> gr.HTML:
+    """An element that a script of `static` fills.
+
+    Args:
+        kind: The function of `window.comigs` that fills it.
+        options: Further options for that function, as JavaScript.
+        functions: What it may ask the server, by name.
+        inner: Class of the element inside.
+    """
+    served = []
+    for name, act in functions.items():
+        safe = answered(act)
+        safe.__name__ = name
+        served.append(safe)
+    return gr.HTML(
+        value=None,
+        html_template=f'<div class="{inner}"></div>',
+        js_on_load=(
+            f"window.comigs.{kind}({{element, props, trigger, watch, server, "
+            f"{options}}})"
+        ),
+        server_functions=served,
+        apply_default_css=False,
+    )
+
+
+def html(name: str = "") -> gr.HTML:
+    """A place for HTML made by `app.render`."""
+    return gr.HTML("", apply_default_css=False, elem_id=name or None)
+
+
+def drawing(tokens: int = 512) -> tuple[gr.Slider, gr.Slider, gr.Slider, gr.Textbox]:
+    """Temperature, top-p, max tokens and system prompt."""
+    temperature = gr.Slider(0, 2, 0.7, step=0.05, label="Temperature")
+    top_p = gr.Slider(0.05, 1, 0.95, step=0.05, label="Top-p")
+    most = gr.Slider(16, asked.MOST_TOKENS, tokens, step=16, label="Max tokens")
+    system = gr.Textbox(label="System prompt", lines=2, placeholder="none")
+    return temperature, top_p, most, system

@@ -1,0 +1,28 @@
+"""Widgets of the Routing tab."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from app.actions.routing import RoutingActions
+from app.tabs.parts import SLOW, element, told
+
+
+def build(actions: RoutingActions, run: gr.Dropdown) -> gr.Dropdown:
+    """Put the Routing tab on the page.
+
+    Args:
+        actions: What its buttons do.
+        run: The choice of run, above all tabs.
+
+    Returns:
+        Its second choice of run, to be filled like the first.
+    """
+    text = gr.Textbox(label="Text", lines=4, max_lines=12, elem_id="routing-text")
+    with gr.Accordion("Side by side with another text or run", open=False):
+        other = gr.Textbox(label="Second text", lines=3, placeholder="the same text")
+        other_run = gr.Dropdown([], label="Second run", elem_id="other-run")
+    score = gr.Button("Score", variant="primary", elem_id="score")
+    view = element("routing", "", {}, "cm-routing")
+    score.click(told(actions.score), [text, run, other, other_run], [view], **SLOW)
+    return other_run

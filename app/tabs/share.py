@@ -1,0 +1,72 @@
+"""Widgets of the Share tab."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from app.actions.share import ShareActions
+from app.tabs.parts import QUIET, SLOW, html, shown, told
+
+
+def build(actions: ShareActions, run: gr.Dropdown, page: gr.Blocks) -> None:
+    """Put the Share tab on the page.
+
+    Args:
+        actions: What its buttons do.
+        run: The choice of run, above all tabs.
+        page: Shows the history when it is opened.
+    """
+    gr.Markdown(
+        "Generalists are averaged over everybody in a federation. Specialists, routers "
+        "and text never leave this machine."
+    )
+    with gr.Row():
+        uri = gr.Textbox(
+            label="Federation", placeholder="hf://owner/name or a folder", elem_id="uri"
+        )
+        name = gr.Textbox(label="Your name in it", elem_id="participant")
+    with gr.Row(elem_classes="cm-buttons"):
+        look = gr.Button("Status", variant="primary", elem_id="status", min_width=90)
+        pull = gr.Button("Pull", elem_id="pull", min_width=90)
+        dry = gr.Button("What would leave", elem_id="dry-run", min_width=90)
+        push = gr.Button("Push", interactive=False, elem_id="push", min_width=90)
+        close = gr.Button("Close the round", elem_id="close", min_width=90)
+    done, state, leaving = html("done"), html("federation"), html("leaving")
+    digest = gr.State("")
+    plot = html("history")
+    with gr.Row():
+        kept = gr.Dropdown([], label="Kept generalist (round)", elem_id="kept")
+        back = gr.Button("Roll back", elem_id="roll-back", min_width=90)
+
+    @told
+    def show(*chosen: Any) -> Any:
+        text, shown_digest = actions.leaving(*chosen)
+        return text, shown_digest, gr.update(interactive=True)
+
+    def forget() -> Any:
+        return "", "", gr.update(interactive=False)
+
+    def past(name: Any) -> Any:
+        try:
+            rounds = actions.kept(name)
+            return actions.history(name), gr.update(choices=rounds, value=None)
+        except Exception:  # a broken run is told of where it is chosen
+            return "", gr.update(choices=[], value=None)
+
+    chosen = [run, uri, name]
+    look.click(shown(actions.status), [uri], state, **SLOW)
+    pull.click(told(actions.pull), chosen, done, **SLOW).then(
+        past, run, [plot, kept], **QUIET
+    )
+    dry.click(show, chosen, [leaving, digest, push], **SLOW)
+    push.click(told(actions.push), [*chosen, digest], done, **SLOW).then(
+        forget, None, [leaving, digest, push], **QUIET
+    )
+    close.click(told(actions.close), [uri], done, **SLOW)
+    back.click(told(actions.roll_back), [run, kept], done, **SLOW)
+    for box in (uri, name, run):
+        box.change(forget, None, [leaving, digest, push], **QUIET)
+    run.change(past, run, [plot, kept], **QUIET)
+    page.load(past, run, [plot, kept], **QUIET)

@@ -1,0 +1,142 @@
+"""Widgets of the Train tab."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+
+from app.actions.train import ADVANCED, SIMPLE, TrainActions, defaults
+from app.tabs.parts import QUIET, SLOW, html, shown, told
+
+EACH = 2.0
+"""Seconds between two looks at a training."""
+
+KINDS = [".txt", ".md", ".jsonl"]
+
+
+def build(actions: TrainActions, model: str, page: gr.Blocks) -> None:
+    """Put the Train tab on the page.
+
+    Args:
+        actions: What its buttons do.
+        model: Base model to begin with.
+        page: Finds a training again when it is opened.
+    """
+    with gr.Row(elem_classes="cm-halves"):
+        with gr.Column():
+            name, path, files = _text()
+            look = gr.Button("Preview the text", elem_id="preview", min_width=90)
+            found = html("found")
+            base, options = _options(model)
+            start = gr.Button("Start training", variant="primary", elem_id="start")
+            cost = html("cost")
+        with gr.Column():
+            run = _under_way(actions, page)
+    names = list(options)
+
+    @told
+    def begin(name: Any, path: Any, files: Any, *values: Any) -> Any:
+        made = actions.start(name, path, files, chosen(model, names, values))
+        return gr.update(choices=actions.names(), value=made)
+
+    @shown
+    def estimated(*values: Any) -> str:
+        return actions.estimate(chosen(model, names, values))
+
+    widgets = [base, *options.values()]
+    look.click(shown(actions.preview), [path, files], found, **SLOW).then(
+        estimated, widgets, cost, **QUIET
+    )
+    start.click(begin, [name, path, files, *widgets], run, **SLOW)
+
+
+def chosen(model: str, names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
+    """The widgets' values as options of train.
+
+    Args:
+        model: Where the first value, the base model, is empty.
+        names: Of the options after it.
+        values: As widgets give them: whole numbers may be floats.
+    """
+    base, *rest = values
+    given: dict[str, Any] = {"model": str(base or "").strip() or model}
+    for name, value in zip(names, rest, strict=True):
+        whole = isinstance(value, float) and value.is_integer()
+        given[name] = int(value) if whole and name != "learning_rate" else value
+    return given
+
+
+def _under_way(actions: TrainActions, page: gr.Blocks) -> gr.Dropdown:
+    """The trainings there are: choice, buttons, progress and curves."""
+    run = gr.Dropdown([], label="Training", elem_id="training")
+    with gr.Row(elem_classes="cm-buttons"):
+        stop = gr.Button("Stop and save", elem_id="stop-training", min_width=90)
+        resume = gr.Button("Resume", elem_id="resume-training", min_width=90)
+    more = gr.Number(
+        0, label="Steps in all when resumed (0: as planned)", precision=0, minimum=0
+    )
+    state, plots = html("state"), html("plots")
+    before = gr.State(("", ""))
+
+    def follow(name: Any, last: Any) -> Any:
+        *parts, _ = actions.standing(name)
+        if tuple(parts) == tuple(last):
+            return gr.skip()
+        return (*parts, tuple(parts))
+
+    def opened() -> Any:
+        return gr.update(choices=actions.names(), value=actions.current())
+
+    stop.click(told(actions.stop), [run], **QUIET)
+    resume.click(told(actions.resume), [run, more], **QUIET)
+    for tick in (gr.Timer(EACH).tick, run.change):
+        tick(told(follow), [run, before], [state, plots, before], **QUIET)
+    page.load(opened, None, run, **QUIET)
+    return run
+
+
+def _text() -> tuple[gr.Textbox, gr.Textbox, gr.File]:
+    """Name of the run, path and files of the text."""
+    name = gr.Textbox(label="Name of the new run", value="mine", elem_id="run-name")
+    path = gr.Textbox(
+        label="Folder or file of your text",
+        info="On this machine: .txt, .md or .jsonl; or demo, for demo text",
+        placeholder="~/Notes",
+        elem_id="data-path",
+    )
+    files = gr.File(
+        label="or files", file_count="multiple", file_types=KINDS, height=150
+    )
+    return name, path, files
+
+
+def _options(model: str) -> tuple[gr.Textbox, dict[str, Any]]:
+    """Base model, and option name -> widget."""
+    base = gr.Textbox(
+        label="Base model", value=model, info="demo, a folder, or a Hugging Face id"
+    )
+    known = {key: (default, help) for key, default, help in defaults()}
+    with gr.Row():
+        options = {key: _widget(key, *known[key]) for key in SIMPLE}
+    with gr.Accordion("More options", open=False), gr.Row():
+        options |= {key: _widget(key, *known[key]) for key in ADVANCED}
+    return base, options
+
+
+def _widget(key: str, default: Any, help: str) -> Any:
+    label = key.replace("_", " ").capitalize()
+    if isinstance(default, bool):
+        return gr.Checkbox(
+            default, label=label, info=help, elem_id=f"option-{key}", min_width=200
+        )
+    precision = None if isinstance(default, float) else 0
+    return gr.Number(
+        default,
+        label=label,
+        info=help,
+        precision=precision,
+        elem_id=f"option-{key}",
+        min_width=150,
+    )

@@ -1,0 +1,36 @@
+"""Fixtures of the app's tests: an office with a speaker of plain data."""
+
+import time
+
+import pytest
+
+from app.office import Office
+from tests.app.speaking import Parrot
+
+
+@pytest.fixture
+def office():
+    """(options of Parrot) -> an office, and its parrot."""
+    opened = []
+
+    def make(**options):
+        parrot = Parrot(**options)
+        opened.append(Office(lambda: parrot))
+        return opened[-1], parrot
+
+    yield make
+    for one in opened:
+        one.close()
+
+
+@pytest.fixture
+def until():
+    """Wait for a condition of another thread, at most some seconds."""
+
+    def wait(condition, seconds=10.0):
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, "it never came true"
+            time.sleep(0.005)
+
+    return wait

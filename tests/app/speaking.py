@@ -1,0 +1,97 @@
+"""A speaker of plain data, with the interface of `comigs_mlx.inference.speaker`."""
+
+import threading
+import time
+from pathlib import Path
+
+from comigs_mlx.errors import RunError
+from comigs_mlx.inference.spoken import (
+    Alternative,
+    Scored,
+    ScoredToken,
+    SpokenToken,
+    Voice,
+)
+
+EXPERTS = ["generalist", "specialist"]
+LAYERS = [f"model.layers.{i}.mlp" for i in range(4)]
+SELECTIONS = ["auto", "base", "generalist", "specialist"]
+SHARES = {"generalist": 0.0, "specialist": 1.0, "base": None}
+
+
+class Parrot:
+    """Says the last message back, a word a token; `asked` keeps what it was told."""
+
+    def __init__(self, delay=0.0, problem=None):
+        self.delay, self.problem = delay, problem
+        self.asked, self.chosen = [], []
+        self.speaking = threading.Lock()
+        self.voice = self.tokenizer = None
+
+    def choose(self, run, model="demo", best=False):
+        self.chosen.append(run)
+        if run is not None and not Path(run).is_dir():
+            raise RunError(f"no run at {run}")
+        with_run = run is not None
+        self.voice = Voice(
+            run=str(run) if with_run else None,
+            base_id=model,
+            experts=EXPERTS if with_run else [],
+            layers=LAYERS if with_run else [],
+            step=4 if with_run else 0,
+            selections=SELECTIONS if with_run else ["base"],
+        )
+        return self.voice
+
+    def reply(self, messages, settings, stop=lambda: False, voice=None):
+        assert self.speaking.acquire(blocking=False), "two answers at once"
+        try:
+            self.asked.append((messages, settings))
+            yield from self._words(messages[-1]["content"], settings, stop)
+        finally:
+            self.speaking.release()
+
+    def _words(self, text, settings, stop):
+        words = (text.split(" ") * settings.max_tokens)[: settings.max_tokens]
+        for i, word in enumerate(words):
+            if stop():
+                return
+            if self.problem is not None and i == 2:
+                raise self.problem
+            time.sleep(self.delay)
+            last = i + 1 == len(words)
+            yield spoken(word, i, settings.selection, "length" if last else None)
+
+    def close(self):
+        self.delay = 0.0
+
+    def score(self, text, selections):
+        words = text.split(" ")
+        tokens = [
+            ScoredToken(
+                i,
+                word,
+                weights(i, "auto"),
+                {
+                    name: None if i == 0 else 1.0 + k
+                    for k, name in enumerate(selections)
+                },
+            )
+            for i, word in enumerate(words)
+        ]
+        perplexity = {name: 2.718281828 + k for k, name in enumerate(selections)}
+        return Scored("demo", tokens, EXPERTS, LAYERS, perplexity)
+
+
+def weights(i, selection):
+    if selection == "base":
+        return [[0.0, 0.0] for _ in LAYERS]
+    if isinstance(selection, tuple):
+        return [list(selection) for _ in LAYERS]
+    own = {"generalist": 0.0, "specialist": 1.0}.get(selection, (i % 5) / 4)
+    return [[1 - own, own] for _ in LAYERS]
+
+
+def spoken(text, i=0, selection="auto", reason=None):
+    likeliest = [Alternative(i, text, 0.5), Alternative(i + 1, "<i>", 0.25)]
+    return SpokenToken(i, text, weights(i, selection), likeliest, reason)

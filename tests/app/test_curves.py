@@ -1,0 +1,49 @@
+"""Charts: where a value is drawn, and what is left out."""
+
+import math
+import re
+
+import pytest
+
+from app import curves
+
+
+def test_a_scale_is_linear():
+    scale = curves.Scale(10, 20, 100, 300)
+    assert [scale(10), scale(15), scale(20)] == [100, 200, 300]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0, 10, [0, 5, 10]), (0.9, 2.1, [1, 1.5, 2]), (3, 203, [50, 100, 150, 200])],
+)
+def test_ticks_are_round(low, high, expected):
+    assert curves.ticks(low, high) == pytest.approx(expected)
+
+
+def test_a_line_goes_from_corner_to_corner():
+    made = curves.chart("Loss", {"train": [(0, 1.0), (10, 3.0)]}, "step", "nats")
+    path = re.search(r'class="cm-line-a" d="M([^"]+)"', made)[1]
+    (x0, y0), (x1, y1) = (map(float, p.split()) for p in path.split("L"))
+    assert (x0, x1) == (curves.LEFT, curves.WIDTH - curves.RIGHT)
+    assert y0 > y1  # upwards
+    assert "train from 1 to 3" in made
+
+
+def test_what_is_not_finite_is_left_out():
+    points = [(0, 1.0), (1, math.nan), (2, math.inf), (3, 2.0)]
+    made = curves.chart("Loss", {"train": points}, "step", "nats")
+    assert "nan" not in made
+    assert "inf" not in made
+
+
+def test_long_lines_are_thinned_and_keep_their_ends():
+    points = [(i, float(i)) for i in range(5000)]
+    made = curves.chart("Loss", {"train": points}, "step", "nats")
+    path = re.search(r'class="cm-line-a" d="M([^"]+)"', made)[1]
+    assert len(path.split("L")) == curves.MOST_POINTS
+    assert "from 0 to 5e+03" in made
+
+
+def test_one_point_is_a_dot():
+    assert "<circle" in curves.chart("Loss", {"train": [(1, 1.0)]}, "step", "nats")

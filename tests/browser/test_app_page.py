@@ -1,0 +1,156 @@
+"""The page itself: escaping, offline, sizes, colours, accessibility, streaming."""
+
+import json
+import shutil
+
+import pytest
+
+pytestmark = pytest.mark.browser
+
+TABS = ["Chat", "Routing", "Compare", "Train", "Share"]
+ATTACK = "<img/src=x/onerror=document.title='hacked'>"
+
+
+@pytest.fixture(scope="module")
+def address(serving, trained, tmp_path_factory):
+    runs = tmp_path_factory.mktemp("page")
+    shutil.copytree(trained(), runs / "notes")
+    shutil.copytree(trained(), runs / "<img src=x onerror=alert(1)>")
+    (runs / "broken").mkdir()
+    (runs / "broken" / "comigs.json").write_text('{"format_version": "<b>x</b>"}')
+    return serving("tests.app.parrot_page", runs, 0.002)
+
+
+def say(page, text):
+    page.locator("#message textarea").fill(text)
+    page.locator("#message textarea").press("Enter")
+    page.locator(".cm-reply .cm-note").wait_for()
+
+
+def test_what_a_model_says_stays_text(screen, address):
+    page = screen(address)
+    say(page, f"{ATTACK} </script><script>document.title='hacked'</script>")
+    assert ATTACK in page.locator(".cm-tokens").inner_text()
+    assert page.locator(".cm-feed img, .cm-feed script").count() == 0
+    page.locator(".cm-token").first.click()
+    assert ATTACK in page.locator(".cm-detail").inner_text()
+    page.get_by_role("tab", name="Routing", exact=True).click()
+    page.locator("#routing-text textarea").fill(ATTACK)
+    page.locator("#score").click()
+    page.locator(".cm-panel").wait_for()
+    assert page.locator(".cm-routing img").count() == 0
+    assert page.title() == "comigs_mlx"
+
+
+def test_a_document_of_html_stays_text(screen, address, tmp_path):
+    for split in ("train", "valid", "test"):
+        (tmp_path / f"{split}.txt").write_text(f"{ATTACK} {split}\n\nplain {split}\n")
+    page = screen(address)
+    page.get_by_role("tab", name="Train", exact=True).click()
+    page.locator("#data-path textarea, #data-path input").first.fill(str(tmp_path))
+    page.locator("#preview").click()
+    page.locator("#found .cm-list").wait_for()
+    assert ATTACK in page.locator("#found").inner_text()
+    assert page.locator("#found img").count() == 0
+
+
+def test_a_broken_run_is_told(screen, address):
+    page = screen(address)
+    page.locator("#advice").get_by_text("Broken run").wait_for()
+    assert page.locator("#advice b").count() == 0
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_nothing_is_wider_than_the_window(screen, address, width):
+    page = screen(address, viewport={"width": width, "height": 844})
+    say(page, "hello wide world")
+    for name in TABS:
+        _open(page, name)
+        wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+        assert wide <= 0, f"{name} is {wide} pixels too wide"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(screen, address, scheme):
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = screen(address, color_scheme=scheme)
+    say(page, "one two three four five")
+    page.locator(".cm-token").nth(1).click()
+    assert page.evaluate("document.body.classList.contains('dark')") is (
+        scheme == "dark"
+    )
+    found = {}
+    for name in TABS:
+        _open(page, name)
+        page.wait_for_timeout(400)  # tabs and buttons fade
+        for one in Axe().run(page).response["violations"]:
+            if one["impact"] in ("serious", "critical"):
+                nodes = [n["html"][:160] for n in one["nodes"]]
+                found[f"{name}: {one['id']}"] = nodes
+    assert found == {}, json.dumps(found, indent=1)
+
+
+def test_the_whole_chat_can_be_used_by_keyboard(screen, address):
+    page = screen(address)
+    page.locator("#message textarea").focus()
+    page.keyboard.type("one two three")
+    page.keyboard.press("Enter")
+    page.locator(".cm-reply .cm-note").wait_for()
+    page.locator("#message textarea").focus()
+    for _ in range(12):
+        page.keyboard.press("Shift+Tab")
+        if page.evaluate("document.activeElement.className") == "cm-token":
+            break
+    page.keyboard.press("End")
+    chosen = page.locator(".cm-token[aria-selected=true]")
+    assert chosen.count() == 1
+    page.keyboard.press("Home")
+    assert page.locator(".cm-token").first.get_attribute("aria-selected") == "true"
+
+
+def test_a_long_answer_streams_what_is_new_and_no_more(screen, address):
+    page = screen(address)
+    sent = []
+    page.on("response", lambda r: sent.append(r) if "component_server" in r.url else 0)
+    page.get_by_text("Settings", exact=True).first.click()
+    box = page.get_by_label("number input for Max tokens").first
+    box.fill("1008")
+    box.press("Tab")
+    say(page, "some words to be said again and again")
+    assert page.locator(".cm-token").count() == 1008
+    answers = [r.json() for r in sent if "since" in (r.request.post_data or "")]
+    told = [e for a in answers for e in a["events"] if e["kind"] == "token"]
+    assert len(told) == 1008  # each one once
+    assert len(answers) > 5
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/gradio_api/file=/etc/passwd",
+        "/gradio_api/file=pyproject.toml",
+        "/gradio_api/file=../../../../etc/passwd",
+        "/gradio_api/file=http://127.0.0.1:1/",
+        "/gradio_api/file=~/.ssh/id_rsa",
+    ],
+)
+def test_no_file_can_be_read_through_the_server(screen, address, path):
+    page = screen(address)
+    assert page.request.get(address + path).status in (403, 404)
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Host": "evil.example"}, {"Origin": "http://evil.example"}]
+)
+def test_foreign_pages_are_refused(screen, address, headers):
+    page = screen(address)
+    assert page.request.get(address, headers=headers).status == 403
+
+
+def _open(page, name):
+    tab = page.get_by_role("tab", name=name, exact=True)
+    if not tab.is_visible():  # narrow: the others are in a menu
+        page.locator(".overflow-menu > button").click()
+        tab = page.locator(".overflow-dropdown button", has_text=name)
+    tab.click()
