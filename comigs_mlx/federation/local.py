@@ -52,7 +52,7 @@ def of_run(run: Path) -> Origin:
 
     info = RunFolder(run).read_info()
     tensors, step = generalists.read(run, info["generalists"])
-    return Origin(*_described(info), tensors, step)
+    return Origin(*described(info), tensors, step)
 
 
 def of_model(model: str, options: ExpertOptions, seed: int, say: Any) -> Origin:
@@ -67,7 +67,7 @@ def of_model(model: str, options: ExpertOptions, seed: int, say: Any) -> Origin:
     with tempfile.TemporaryDirectory(prefix="comigs-") as folder:
         experts.write(Path(folder), mixture, base.id, 0)
         tensors, _ = generalists.read(Path(folder), options.generalists)
-    return Origin(*_described(description.describe(mixture, base.id, digest)), tensors)
+    return Origin(*described(description.describe(mixture, base.id, digest)), tensors)
 
 
 def pull(
@@ -175,7 +175,7 @@ def _signed(prepared: Prepared, federation: Federation, name: str) -> Prepared:
     return dataclasses.replace(prepared, metadata=metadata)
 
 
-def _described(info: dict[str, Any]) -> tuple[BaseModel, Experts]:
+def described(info: dict[str, Any]) -> tuple[BaseModel, Experts]:
     """Base model and shape as comigs.json has them."""
     base_id, digest = base_model(info)
     if Path(base_id).expanduser().exists():

@@ -8,9 +8,7 @@ store.faults.append(Fault("commit", nth=2, error=Unreachable("gone"), after=True
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 
 from comigs_mlx.federation.exchange import (
     Changes,
@@ -21,75 +19,11 @@ from comigs_mlx.federation.exchange import (
     Proposal,
     Snapshot,
 )
+from comigs_mlx.federation.memory_store import Commit as Commit
+from comigs_mlx.federation.memory_store import Fault as Fault
+from comigs_mlx.federation.memory_store import MemoryStore as MemoryStore
+from comigs_mlx.federation.memory_store import Offer
 from comigs_mlx.federation.paths import check_changes, check_path, check_size
-
-
-@dataclass(frozen=True)
-class Fault:
-    """The `nth` call of `method` from now on (1 is the next) raises `error`.
-
-    Attributes:
-        after: Do the work first, as when an answer is lost.
-    """
-
-    method: str
-    nth: int
-    error: Exception
-    after: bool = False
-
-
-@dataclass(frozen=True)
-class Commit:
-    """One entry of the history; `files` is the whole state, path -> content."""
-
-    revision: str
-    author: str | None
-    message: str
-    changed: frozenset[str]
-    files: dict[str, bytes]
-
-
-@dataclass
-class _Offer:
-    author: str | None
-    title: str
-    changes: Changes
-
-
-@dataclass
-class MemoryStore:
-    """What several accounts share.
-
-    Attributes:
-        writers: The accounts that may commit; None lets everybody.
-        history: Oldest first; None until somebody creates the repository.
-        private: As `create` was asked.
-        faults: Schedule; each is used once.
-    """
-
-    writers: Collection[str | None] | None = None
-    history: list[Commit] | None = None
-    private: bool = False
-    faults: list[Fault] = field(default_factory=list)
-    offers: dict[int, _Offer] = field(default_factory=dict)
-    lock: threading.RLock = field(default_factory=threading.RLock)
-
-    def fault(self, method: str) -> Fault | None:
-        """Count one call of `method`; the fault that is due, if any."""
-        due = None
-        with self.lock:
-            for i, fault in reversed(list(enumerate(self.faults))):
-                if fault.method != method:
-                    continue
-                if fault.nth == 1:
-                    due = self.faults.pop(i)
-                else:
-                    self.faults[i] = Fault(
-                        method, fault.nth - 1, fault.error, fault.after
-                    )
-        if due is not None and not due.after:
-            raise due.error
-        return due
 
 
 class MemoryExchange:
@@ -110,9 +44,8 @@ class MemoryExchange:
         with self.store.lock:
             if self.store.history is None:
                 self.store.private = private
-                self.store.history = [
-                    Commit(_digest("", {}), None, "", frozenset(), {})
-                ]
+                first = Commit(_digest("", {}), None, "", frozenset(), {}, {})
+                self.store.history = [first]
             elif private and not self.store.private:
                 raise NotAllowed("the repository is public: drop --private")
         _raise(due)
@@ -125,7 +58,7 @@ class MemoryExchange:
         return Snapshot(
             head.revision,
             {
-                path: File(len(content), hashlib.sha256(content).hexdigest())
+                path: File(len(content), head.sha256[path])
                 for path, content in head.files.items()
             },
         )
@@ -147,7 +80,7 @@ class MemoryExchange:
         history = self._at(revision)
         _raise(due)
         return {
-            path: next(c.author for c in reversed(history) if path in c.changed)
+            path: next((c.author for c in reversed(history) if path in c.changed), None)
             for path in paths
             if path in history[-1].files
         }
@@ -181,7 +114,7 @@ class MemoryExchange:
         self._history()
         with self.store.lock:
             number = len(self.store.offers) + 1
-            self.store.offers[number] = _Offer(self.name, message, dict(changes))
+            self.store.offers[number] = Offer(self.name, message, dict(changes))
         _raise(due)
         return self.url(f"proposals/{number}")
 
@@ -219,9 +152,11 @@ class MemoryExchange:
             p for p in {*files, *head.files} if files.get(p) != head.files.get(p)
         }
         if changed:
-            revision = _digest(f"{head.revision} {self.name} {message}", files)
-            commit = Commit(revision, self.name, message, frozenset(changed), files)
-            history.append(commit)
+            new = {p: hashlib.sha256(files[p]).hexdigest() for p in changed & {*files}}
+            known = {p: new.get(p) or head.sha256[p] for p in files}
+            revision = _digest(f"{head.revision} {self.name} {message}", known)
+            entry = (self.name, message, frozenset(changed), files, known)
+            history.append(Commit(revision, *entry))
         return history[-1].revision
 
     def _history(self) -> list[Commit]:
@@ -238,11 +173,9 @@ class MemoryExchange:
         raise NotThere(f"there is no revision {revision}: read a new snapshot")
 
 
-def _digest(before: str, files: dict[str, bytes]) -> str:
-    digest = hashlib.sha1(before.encode())
-    for path, content in sorted(files.items()):
-        digest.update(path.encode() + hashlib.sha256(content).digest())
-    return digest.hexdigest()
+def _digest(before: str, known: dict[str, str]) -> str:
+    parts = [before, *(f"{path} {sha256}" for path, sha256 in sorted(known.items()))]
+    return hashlib.sha1("\n".join(parts).encode()).hexdigest()
 
 
 def _raise(fault: Fault | None) -> None:
