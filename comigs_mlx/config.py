@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from comigs_mlx.errors import ConfigError, raise_all
+from comigs_mlx.yaml_files import dump
+from comigs_mlx.yaml_files import read_yaml as read_yaml
 
 T = TypeVar("T")
 
@@ -26,6 +27,13 @@ def option(default: Any, help: str, metavar: str | None = None) -> Any:
     return dataclasses.field(
         default=default, metadata={"help": help, "metavar": metavar}
     )
+
+
+def like(kind: type[Any], name: str, default: Any = dataclasses.MISSING) -> Any:
+    """The option `name` of another class once more, maybe with another default."""
+    field = next(field for field in dataclasses.fields(kind) if field.name == name)
+    chosen = field.default if default is dataclasses.MISSING else default
+    return dataclasses.field(default=chosen, metadata=field.metadata)
 
 
 def group(kind: type[T]) -> T:
@@ -111,6 +119,8 @@ def _checked(name: str, hint: Any, value: Any) -> Any:
     kind, optional = _alternatives(hint)
     if value is None and optional:
         return None
+    if typing.get_origin(kind) is tuple:
+        return _several(name, typing.get_args(kind)[0], value)
     if choices := typing.get_args(kind):
         if value not in choices:
             raise ConfigError(f"{name}: {value!r} is none of {', '.join(choices)}")
@@ -120,6 +130,28 @@ def _checked(name: str, hint: Any, value: Any) -> Any:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ConfigError(f"{name}: expected {kind.__name__}, got {value!r}")
     return value
+
+
+def _several(name: str, kind: type[Any], value: Any) -> tuple[Any, ...]:
+    """A list, one value, or text with commas as a tuple of `kind`.
+
+    Raises:
+        ConfigError: If a part is not of that type.
+    """
+    given = value if isinstance(value, (list, tuple)) else [value]
+    parts: list[Any] = []
+    for item in given:
+        parts += item.split(",") if isinstance(item, str) else [item]
+    try:
+        return tuple(
+            kind(part.strip()) if isinstance(part, str) else _checked(name, kind, part)
+            for part in parts
+            if part != ""
+        )
+    except ValueError as error:
+        raise ConfigError(
+            f"{name}: expected {kind.__name__}s, got {value!r}"
+        ) from error
 
 
 class _Parser(argparse.ArgumentParser):
@@ -182,10 +214,13 @@ def _add_option(target: Any, field: dataclasses.Field[Any], hint: Any) -> None:
     kind, _ = _alternatives(hint)
     flag = "--" + field.name.replace("_", "-")
     text = field.metadata["help"].replace("%", "%%")
-    if field.default is not None and field.default is not dataclasses.MISSING:
+    if field.default not in (None, (), dataclasses.MISSING):
         text += f" (default: {_shown(field.default)})"
     if kind is bool:
         target.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
+    elif typing.get_origin(kind) is tuple:
+        metavar = field.metadata["metavar"] or field.name.upper()
+        target.add_argument(flag, nargs="+", metavar=metavar, help=text)
     elif choices := typing.get_args(kind):
         target.add_argument(flag, choices=choices, help=text)
     else:
@@ -198,7 +233,8 @@ def markdown(kind: type[Any]) -> str:
     rows = ["| option | default | meaning |", "|---|---|---|"]
     for field in leaves(kind):
         flag = f"`--{field.name.replace('_', '-')}`"
-        default = "" if field.default in (None, "") else f"`{_shown(field.default)}`"
+        empty = field.default in (None, "", ())
+        default = "" if empty else f"`{_shown(field.default)}`"
         rows.append(f"| {flag} | {default} | {field.metadata['help']} |")
     return "\n".join(rows)
 
@@ -206,45 +242,9 @@ def markdown(kind: type[Any]) -> str:
 def _shown(default: Any) -> str:
     if isinstance(default, bool):
         return "on" if default else "off"
-    return str(default)
-
-
-def _with_numbers(kind: type[T]) -> type[T]:
-    """A YAML loader or dumper for which 1e-5 is a number, as mlx-lm's loader has it."""
-    number = re.compile(r"^[-+]?(\d+\.\d*|\.\d+|\d+)[eE][-+]?\d+$")
-    changed: Any = type(kind.__name__, (kind,), {})
-    changed.add_implicit_resolver(
-        "tag:yaml.org,2002:float", number, list("-+.0123456789")
-    )
-    return typing.cast("type[T]", changed)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a flat YAML mapping; dashes in its keys count as underscores.
-
-    Raises:
-        ConfigError: If the file is missing or is not a flat mapping.
-    """
-    import yaml
-
-    try:
-        content = yaml.load(
-            path.read_text(encoding="utf-8"), _with_numbers(yaml.SafeLoader)
-        )
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"cannot read configuration {path}: {reason}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected 'option: value' lines")
-    return {str(key).replace("-", "_"): value for key, value in content.items()}
+    return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
 
 
 def dump_yaml(config: Any) -> str:
     """The flat YAML of a configuration, readable by `read_yaml`."""
-    import yaml
-
-    dumper = _with_numbers(yaml.SafeDumper)
-    text: str = yaml.dump(to_dict(config), Dumper=dumper, sort_keys=False)
-    return text
+    return dump(to_dict(config))

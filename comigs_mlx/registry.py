@@ -17,6 +17,8 @@ KINDS = {
     "aggregator": "comigs_mlx.federation.aggregators",
     "case": "comigs_mlx.benchmark.cases",
     "format": "comigs_mlx.data.formats",
+    "method": "comigs_mlx.simulation.methods",
+    "partition": "comigs_mlx.data.partition",
     "router": "comigs_mlx.model.routers",
 }
 

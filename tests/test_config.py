@@ -13,6 +13,8 @@ from comigs_mlx.config import (
     from_dict,
     group,
     leaves,
+    like,
+    markdown,
     option,
     parse,
     read_yaml,
@@ -324,3 +326,46 @@ class TestRoundTrip:
         assert names == [field.name for field in leaves(Ship)]
         assert "engine" not in names
         assert len(names) == len(dataclasses.fields(Ship)) - 1 + 3
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Several ships."""
+
+    names: tuple[str, ...] = option(("Ada", "Bea"), "painted on them", "NAME")
+    crews: tuple[int, ...] = option((), "people on each", "N,...")
+    speed: float = like(Engine, "speed", 5.0)
+
+
+class TestSeveral:
+    def test_words_and_commas_and_yaml_lists(self, tmp_path):
+        found = parse(Fleet, "fleet", ["--names", "Cy", "Di,Eve", "--crews", "1,2"])
+        assert found == Fleet(("Cy", "Di", "Eve"), (1, 2))
+        file = yaml_file(tmp_path, dump_yaml(found))
+        assert parse(Fleet, "fleet", ["--config", file]) == found
+        file = yaml_file(tmp_path, "crews: 4\nnames: [Flo]\n")
+        assert parse(Fleet, "fleet", ["--config", file]) == Fleet(("Flo",), (4,))
+
+    def test_defaults_are_shown_as_they_would_be_typed(self):
+        rows = markdown(Fleet).splitlines()
+        assert "| `--names` | `Ada Bea` | painted on them |" in rows
+        assert "| `--crews` |  | people on each |" in rows
+
+    @pytest.mark.parametrize(
+        ("values", "message"),
+        [
+            ({"crews": "1,x"}, "crews: expected ints, got '1,x'"),
+            ({"crews": [1, True]}, "crews: expected int, got True"),
+            ({"names": [3]}, "names: expected str, got 3"),
+        ],
+    )
+    def test_a_part_of_the_wrong_type(self, values, message):
+        with pytest.raises(ConfigError) as error:
+            from_dict(Fleet, values)
+        assert str(error.value) == message
+
+    def test_an_option_like_another_has_its_help(self):
+        (field,) = [f for f in dataclasses.fields(Fleet) if f.name == "speed"]
+        assert field.metadata["help"] == "in knots, 50 % at night"
+        assert Fleet().speed == 5.0
+        assert Engine().speed == 2.5

@@ -42,7 +42,7 @@ class MemoryExchange:
             if self.store.history is None:
                 self.store.private = private
                 self.store.history = [
-                    Commit(_digest("", {}), None, "", frozenset(), {})
+                    Commit(_digest("", {}), None, "", frozenset(), {}, {})
                 ]
             elif private and not self.store.private:
                 raise NotAllowed("the repository is public: drop --private")
@@ -154,8 +154,10 @@ class MemoryExchange:
         changed = {
             p for p in {*files, *head.files} if files.get(p) != head.files.get(p)
         }
-        revision = _digest(f"{head.revision} {self.name} {message}", files)
-        return Commit(revision, self.name, message, frozenset(changed), files)
+        new = {p: hashlib.sha256(files[p]).hexdigest() for p in changed & {*files}}
+        known = {p: new.get(p) or head.sha256[p] for p in files}
+        revision = _digest(f"{head.revision} {self.name} {message}", known)
+        return Commit(revision, self.name, message, frozenset(changed), files, known)
 
     def _history(self) -> list[Commit]:
         if self.store.history is None:
@@ -176,17 +178,15 @@ def _snapshot(commit: Commit) -> Snapshot:
     return Snapshot(
         commit.revision,
         {
-            path: File(len(content), hashlib.sha256(content).hexdigest())
+            path: File(len(content), commit.sha256[path])
             for path, content in commit.files.items()
         },
     )
 
 
-def _digest(before: str, files: dict[str, bytes]) -> str:
-    digest = hashlib.sha1(before.encode())
-    for path, content in sorted(files.items()):
-        digest.update(path.encode() + hashlib.sha256(content).digest())
-    return digest.hexdigest()
+def _digest(before: str, known: dict[str, str]) -> str:
+    parts = [before, *(f"{path} {sha256}" for path, sha256 in sorted(known.items()))]
+    return hashlib.sha1("\n".join(parts).encode()).hexdigest()
 
 
 def _raise(fault: Fault | None) -> None:

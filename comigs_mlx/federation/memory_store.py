@@ -23,13 +23,19 @@ class Fault:
 
 @dataclass(frozen=True)
 class Commit:
-    """One entry of the history; `files` is the whole state, path -> content."""
+    """One entry of the history.
+
+    Attributes:
+        files: The whole state, path -> content.
+        sha256: Path -> digest of the content; each content is hashed once.
+    """
 
     revision: str
     author: str | None
     message: str
     changed: frozenset[str]
     files: dict[str, bytes]
+    sha256: dict[str, str]
 
 
 @dataclass
@@ -58,6 +64,12 @@ class MemoryStore:
     faults: list[Fault] = field(default_factory=list)
     offers: dict[int, Offer] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def forget(self) -> None:
+        """Drop all of the history but the newest state."""
+        with self.lock:
+            if self.history:
+                self.history[:-1] = []
 
     def fault(self, method: str) -> Fault | None:
         """Count one call of `method`; the fault that is due, if any."""

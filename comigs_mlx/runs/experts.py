@@ -39,7 +39,7 @@ def write(folder: Path, mixture: Mixture, base_id: str, step: int) -> None:
     """Write all experts and routers of a mixture, each file atomically."""
     groups = params.by_role(mixture.model)
     for index, name in enumerate(generalist_folders(mixture.options.generalists)):
-        tensors = dict(_adapter(groups["generalist"], index))
+        tensors = dict(adapter(groups["generalist"], index))
         _save(folder / name / ADAPTER, tensors, step)
         config = adapter_config(mixture, base_id, attention=index == 0)
         write_json(folder / name / ADAPTER_CONFIG, config)
@@ -109,7 +109,7 @@ def targets(mixture: Mixture, mlp: bool = True, attention: bool = True) -> list[
     return sorted(keys)
 
 
-def _adapter(group: Arrays, index: int) -> Iterator[tuple[str, mx.array]]:
+def adapter(group: Arrays, index: int) -> Iterator[tuple[str, mx.array]]:
     """Generalist `index` under mlx-lm's names; the attention LoRA goes to the first."""
     for path, array in group.items():
         if array.ndim == 3:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from comigs_mlx.errors import RunError
 from comigs_mlx.files import replacing
 from comigs_mlx.model import params
-from comigs_mlx.runs.experts import without
+from comigs_mlx.runs.experts import adapter, without
 from comigs_mlx.runs.folder import RunFolder
 from comigs_mlx.runs.place import ADAPTER, generalist_folders
 from comigs_mlx.training import checkpoint
@@ -67,27 +67,43 @@ def replace(run: RunFolder, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
         raise RunError(f"{run.path} has generalists of another shape: nothing changed")
     if checkpoint.saves(run.states):
         newest = checkpoint.latest(run.states)
-        checkpoint.replace_values(newest, _replaced(newest, tensors))
+        values = checkpoint.load_values(newest)
+        checkpoint.replace_values(newest, into_values(values, tensors))
     for index, name in enumerate(generalist_folders(count)):
         _write(run.path / name / ADAPTER, tensors, _prefix(index))
 
 
-def _replaced(
-    save: Path, tensors: Mapping[str, npt.NDArray[Any]]
+def of_values(values: Mapping[str, mx.array], count: int) -> Tensors:
+    """The same from a mixture's values instead of a run's files.
+
+    Args:
+        values: Path in the model -> array; those of other roles are left out.
+        count: Number of generalists.
+    """
+    mine = {p: a for p, a in values.items() if params.role_of(p) == "generalist"}
+    return {
+        f"{_prefix(index)}{tensor}": np.array(array.astype(mx.float32))
+        for index in range(max(count, 1))
+        for tensor, array in adapter(mine, index)
+    }
+
+
+def into_values(
+    values: Mapping[str, mx.array], tensors: Mapping[str, npt.NDArray[Any]]
 ) -> dict[str, mx.array]:
-    """All values of a save with the generalists among them replaced."""
-    values = checkpoint.load_values(save)
+    """A mixture's values with the generalists among them replaced by `tensors`."""
+    new = dict(values)
     for path, array in values.items():
         if params.role_of(path) != "generalist":
             continue
         name = without(path, "generalist")
         if array.ndim == 2:
-            new = mx.array(tensors[name])
+            one = mx.array(tensors[name])
         else:
             of_all = [tensors[f"{_prefix(i)}{name}"] for i in range(array.shape[0])]
-            new = mx.stack([mx.array(one) for one in of_all])
-        values[path] = new.astype(array.dtype)
-    return values
+            one = mx.stack([mx.array(expert) for expert in of_all])
+        new[path] = one.astype(array.dtype)
+    return new
 
 
 def _write(file: Path, tensors: Mapping[str, npt.NDArray[Any]], prefix: str) -> None:

@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import mlx.core as mx
-import mlx.optimizers as optim
 from mlx.utils import tree_map
 
 from comigs_mlx.data.batches import Batch
@@ -28,9 +27,10 @@ from comigs_mlx.model.params import Tree
 from comigs_mlx.model.routing import Routing
 from comigs_mlx.options import TrainingOptions
 from comigs_mlx.training import lanes
+from comigs_mlx.training.groups import USUAL, Group, Task
+from comigs_mlx.training.groups import expert_group as expert_group
+from comigs_mlx.training.groups import router_group as router_group
 from comigs_mlx.training.losses import load_balancing, summed_loss
-
-BETAS = [0.9, 0.95]
 
 
 class Stats(NamedTuple):
@@ -69,32 +69,6 @@ class StepResult:
         return all(map(math.isfinite, [self.loss, *self.norms.values()]))
 
 
-@dataclass
-class Group:
-    """Roles that share one optimiser."""
-
-    roles: tuple[str, ...]
-    optimizer: optim.Optimizer
-
-
-def expert_group(options: TrainingOptions) -> Group:
-    """The experts and their optimiser: AdamW, cosine from lr to lr / 10."""
-    rate = options.learning_rate
-    schedule = optim.cosine_decay(rate, options.steps, rate / 10)
-    return Group(params.EXPERTS, _adamw(schedule, options))
-
-
-def router_group(options: TrainingOptions) -> Group:
-    """The routers and their optimiser: AdamW, constant learning rate."""
-    return Group(params.ROUTERS, _adamw(options.learning_rate, options))
-
-
-def _adamw(rate: Any, options: TrainingOptions) -> optim.Optimizer:
-    return optim.AdamW(
-        rate, betas=BETAS, weight_decay=options.weight_decay, bias_correction=True
-    )
-
-
 class Level:
     """Makes steps that change the parameters of its groups, and nothing else.
 
@@ -102,18 +76,28 @@ class Level:
         mixture: Holds the parameters; updated in place after each step.
         groups: The roles this level trains, by optimiser.
         options: Weights of the losses.
+        task: Which experts speak, and what is added to the loss.
+
+    Attributes:
+        anchor: Path -> value that the penalty compares with; for the user to set.
     """
 
     def __init__(
-        self, mixture: Mixture, groups: Sequence[Group], options: TrainingOptions
+        self,
+        mixture: Mixture,
+        groups: Sequence[Group],
+        options: TrainingOptions,
+        task: Task = USUAL,
     ):
         self.mixture = mixture
         self.groups = list(groups)
         self.options = options
+        self.task = task
+        self.anchor: dict[str, mx.array] = {}
         self.roles = tuple(role for group in groups for role in group.roles)
         self.others = tuple(role for role in params.ROLES if role not in self.roles)
         for group in self.groups:
-            group.optimizer.init(params.select(mixture.model, group.roles))
+            group.optimizer.init(self._values(group.trains))
         self._whole_step = mx.compile(self._step)
         self._one_batch = mx.compile(self._gradients)
         self._update = mx.compile(self._apply)
@@ -124,13 +108,15 @@ class Level:
         If the result is not finite, nothing has been changed.
         """
         model = self.mixture.model
-        trained = params.select(model, self.roles)
-        others = params.select(model, self.others)
+        trained = self._values(self.trains)
+        others = self._values(lambda path: not self.trains(path))
         states = [group.optimizer.state for group in self.groups]
-        if len(batches) == 1:
-            outcome = self._whole_step(trained, others, states, *_arrays(batches[0]))
-        else:
-            outcome = self._accumulated(trained, others, states, batches)
+        with self.mixture.selected(self.task.selection):
+            if len(batches) == 1:
+                inputs: tuple[Any, ...] = _arrays(batches[0]) + self._anchor
+                outcome = self._whole_step(trained, others, states, *inputs)
+            else:
+                outcome = self._accumulated(trained, others, states, batches)
         (updated, new_states, stats, norms) = outcome
         model.update(trained)
         model.update(others)
@@ -143,6 +129,19 @@ class Level:
             group.optimizer.state = new if result.finite else old
         return result
 
+    def trains(self, path: str) -> bool:
+        """Whether this level changes the parameter at `path`."""
+        return any(group.trains(path) for group in self.groups)
+
+    @property
+    def _anchor(self) -> tuple[dict[str, mx.array], ...]:
+        """The anchor as a further input of a step, where a penalty needs it."""
+        return (self.anchor,) if self.anchor and self.task.penalty else ()
+
+    def _values(self, wanted: Callable[[str], bool]) -> Tree:
+        flat = params.flatten(params.select(self.mixture.model, params.ROLES))
+        return params.unflatten({path: a for path, a in flat.items() if wanted(path)})
+
     def _accumulated(
         self, trained: Tree, others: Tree, states: list[Tree], batches: Sequence[Batch]
     ) -> tuple[Tree, list[Tree], Stats, dict[str, mx.array]]:
@@ -153,14 +152,23 @@ class Level:
             with lanes.evaluating(len(batch.tokens)):
                 mx.eval(total)
         gradients, stats = total
-        updated, new_states, norms = self._update(trained, states, gradients, stats)
+        updated, new_states, norms = self._update(
+            trained, states, gradients, stats, *self._anchor
+        )
         return updated, new_states, Stats(*stats), norms
 
     def _step(
-        self, trained: Tree, others: Tree, states: list[Tree], *batch: mx.array
+        self,
+        trained: Tree,
+        others: Tree,
+        states: list[Tree],
+        tokens: mx.array,
+        mask: mx.array,
+        *anchor: dict[str, mx.array],
     ) -> tuple[Tree, list[Tree], Stats, dict[str, mx.array]]:
-        gradients, stats = self._gradients(trained, others, *batch)
-        updated, new_states, norms = self._apply(trained, states, gradients, stats)
+        gradients, stats = self._gradients(trained, others, tokens, mask)
+        applied = self._apply(trained, states, gradients, stats, *anchor)
+        updated, new_states, norms = applied
         return updated, new_states, stats, norms
 
     def _gradients(
@@ -194,16 +202,24 @@ class Level:
         return summed_loss(self.mixture.head, hidden, tokens[:, 1:], mask), routing
 
     def _apply(
-        self, trained: Tree, states: list[Tree], gradients: Tree, stats: Stats
+        self,
+        trained: Tree,
+        states: list[Tree],
+        gradients: Tree,
+        stats: Stats,
+        *anchor: dict[str, mx.array],
     ) -> tuple[Tree, list[Tree], dict[str, mx.array]]:
         """Update from summed gradients: divide by the tokens, then each optimiser."""
         tokens = mx.maximum(stats[1], 1)
         mean = tree_map(lambda g: g / tokens, gradients)
         flat, values = params.flatten(mean), params.flatten(trained)
+        if self.task.penalty is not None and anchor:
+            slopes = mx.grad(self.task.penalty)(values, *anchor)
+            flat = {path: slope + slopes[path] for path, slope in flat.items()}
         updated: dict[str, mx.array] = {}
         new_states = []
         for group, state in zip(self.groups, states, strict=True):
-            mine = [path for path in flat if params.role_of(path) in group.roles]
+            mine = [path for path in flat if group.trains(path)]
             group.optimizer.state = state
             updated |= params.flatten(
                 group.optimizer.apply_gradients(

@@ -20,7 +20,8 @@ from comigs_mlx.model.checkpointing import recompute_blocks
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.options import SavingOptions, TrainingOptions
 from comigs_mlx.training.evaluation import Evaluator
-from comigs_mlx.training.levels import Level, StepResult, expert_group, router_group
+from comigs_mlx.training.groups import USUAL, Task, expert_group, router_group
+from comigs_mlx.training.levels import Level, StepResult
 from comigs_mlx.training.records import Boundary, Position, Report, Step, Sums
 
 ADVICE = (
@@ -39,6 +40,7 @@ class Trainer:
         valid: Fixed validation batches whose loss chooses the best save.
         options: The bilevel schedule and its optimisers.
         saving: When to report and to save.
+        task: What the experts' level trains, and how.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Trainer:
         valid: Sequence[Batch],
         options: TrainingOptions,
         saving: SavingOptions,
+        task: Task = USUAL,
     ):
         self.mixture, self.options, self.saving = mixture, options, saving
         self.train, self.router_train, self.valid = train, router_train, valid
@@ -57,8 +60,9 @@ class Trainer:
         routed = mixture.options.experts > 1
         self.joint = options.router == "joint" and routed
         self.alternating = options.router == "alternating" and routed
-        groups = [expert_group(options), *([router_group(options)] * self.joint)]
-        self.experts = Level(mixture, groups, options)
+        routers = [router_group(options)] * self.joint
+        groups = [expert_group(options, task), *routers]
+        self.experts = Level(mixture, groups, options, task)
         self.routers = (
             Level(mixture, [router_group(options)], options)
             if self.alternating

@@ -50,3 +50,16 @@ def test_who_may_write(ann):
 def test_a_public_repository_does_not_become_private(ann):
     with pytest.raises(NotAllowed, match="public"):
         ann.create(private=True)
+
+
+def test_a_history_that_was_forgotten_keeps_its_newest_state(ann):
+    ann.commit({"a": b"1", "b": b"2"}, "one")
+    head = ann.commit({"a": None}, "two")
+    before = ann.snapshot()
+    ann.store.forget()
+    assert ann.snapshot() == before
+    assert ann.read("b", head, 9) == b"2"
+    assert len(ann.store.history) == 1
+    assert ann.authors(["b"], head) == {"b": None}  # nobody knows any more
+    ann.commit({"c": b"3"}, "three", parent=head)
+    assert ann.authors(["c"], ann.snapshot().revision) == {"c": "ann"}

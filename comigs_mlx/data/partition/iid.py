@@ -1,0 +1,38 @@
+"""Participants as alike as chance makes them: the control of every comparison.
+
+    participant(d) <- position of d in a random order, modulo the number of participants
+
+so numbers of documents differ by one at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+SUMMARY = "every participant a random share"
+OPTIONS: dict[str, float] = {}
+
+PARTICIPANTS = 4
+"""As many as there are without `--participants`."""
+
+
+def assign(labels: Sequence[str], participants: int | None, seed: int) -> list[str]:
+    """The participant of each document.
+
+    Args:
+        labels: Of each document; only their number matters.
+        participants: How many, default 4.
+        seed: Of the random order.
+    """
+    count = participants or PARTICIPANTS
+    order = np.random.default_rng(seed).permutation(len(labels))
+    places = np.empty(len(labels), np.int64)
+    places[order] = np.arange(len(labels))
+    return [numbered(int(place) % count, count) for place in places]
+
+
+def numbered(number: int, count: int) -> str:
+    """`p03`: with as many digits as the last of `count` participants needs."""
+    return f"p{number:0{len(str(count - 1))}d}"

@@ -1,0 +1,1 @@
+"""Many participants on one machine: methods compared as the paper compares them."""

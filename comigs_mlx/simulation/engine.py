@@ -1,0 +1,245 @@
+"""Rounds of one method with one seed: train in turn, share, receive, measure.
+
+Every participant trains by the same `Trainer` as alone, contributes through the same
+exchange, checks and aggregators as between people, and is measured by the same
+`Evaluator`. Nothing here knows what a method is called or means.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator, Sequence
+
+from comigs_mlx.model import params
+from comigs_mlx.options import ExpertOptions, TrainingOptions
+from comigs_mlx.simulation import attendance, shaping
+from comigs_mlx.simulation.layouts import Layouts
+from comigs_mlx.simulation.measuring import Measuring
+from comigs_mlx.simulation.method import Method
+from comigs_mlx.simulation.options import SimulateConfig
+from comigs_mlx.simulation.participant import (
+    Participant,
+    participant_seed,
+)
+from comigs_mlx.simulation.people import Person, pooled
+from comigs_mlx.simulation.pool import Pool
+from comigs_mlx.simulation.records import Outcome, RoundDone, Stepped
+from comigs_mlx.simulation.sharing import Sharing
+from comigs_mlx.training import swapping
+from comigs_mlx.training.records import Boundary, Report, Step
+
+
+class Simulation:
+    """One method, one seed.
+
+    Attributes:
+        name: Of the method, for the records.
+        method: What it is.
+        participants: In the order of their names.
+        sharing: How they share; None where nothing is shared.
+        round: Rounds done.
+        bytes: Sent and received so far.
+        seconds: Spent so far, measuring left out.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        method: Method,
+        people: Sequence[Person],
+        layouts: Layouts,
+        config: SimulateConfig,
+        seed: int,
+    ):
+        """Make all participants and, where anything is shared, their federation.
+
+        Raises:
+            ConfigError: If the participants' devices do not fit the method.
+        """
+        self.name, self.config, self.seed = name, config, seed
+        self.method = shaping.with_overrides(method, config)
+        self.layouts = layouts
+        own = [pooled(people)] if method.pooled else list(people)
+        shapes = shaping.shapes(name, self.method, own, config)
+        common = shaping.common(list(shapes.values()), config.shape)
+        begin = layouts.fresh_values(common, seed)
+        self.participants = [
+            self._participant(person, i, shapes[person.name])
+            for i, person in enumerate(own)
+        ]
+        first = shaping.generalists(begin, common)
+        for participant in self.participants:
+            participant.receive(first)
+        self.measuring = Measuring(people, self.participants, layouts, config)
+        self.sharing: Sharing | None = None
+        if self.method.shared:
+            mixture = layouts.mixture(common)
+            parts = (layouts.fingerprint, layouts.base.id, mixture, first)
+            manifest = shaping.manifest(*parts, self.method, config, own)
+            pool = Pool(manifest)
+            pool.begin(first)
+            steps = config.sharing.local_steps
+            self.sharing = Sharing(
+                pool, self.method, self.participants, self.measuring, steps
+            )
+        self.accumulation = len(people) if method.pooled else 1
+        self.round, self.bytes, self.seconds = 0, 0, 0.0
+
+    @property
+    def pool(self) -> Pool | None:
+        """What they share, if anything."""
+        return None if self.sharing is None else self.sharing.pool
+
+    @property
+    def rounds(self) -> int:
+        """Rounds in all."""
+        return self.config.sharing.rounds if self.method.trained else 0
+
+    @property
+    def steps_left(self) -> int:
+        """Expert steps of all participants still to be made."""
+        left = range(self.round, self.rounds)
+        active = sum(len(self.active(round)) for round in left)
+        return active * self.config.sharing.local_steps
+
+    def active(self, round: int) -> list[str]:
+        """Who takes part in a round (from 0): drawn from the seed and its number."""
+        share = self.config.sharing.participation
+        names = [participant.name for participant in self.participants]
+        return attendance.active(names, share, self.seed, round)
+
+    def lost(self, round: int) -> list[str]:
+        """Whose contribution does not arrive: each with the chance of --dropout."""
+        chance = self.config.sharing.dropout
+        return attendance.lost(self.active(round), chance, self.seed, round)
+
+    def run(self) -> Iterator[Stepped | RoundDone]:
+        """All rounds that are left; after a `RoundDone` the simulation can be saved."""
+        while self.round < self.rounds:
+            yield from self._one_round()
+
+    def outcome(self) -> Outcome:
+        """What it came to; after the last round."""
+        scores = self.measuring.scores(self.method)
+        return Outcome(
+            method=self.name,
+            seed=self.seed,
+            loss={name: score.loss for name, score in scores.items()},
+            tokens={name: score.token_count for name, score in scores.items()},
+            speaks={
+                p.name: str(self.measuring.speaks(p, self.method))
+                for p in self.participants
+            },
+            trainable={p.name: self._trainable(p) for p in self.participants},
+            bytes_per_round=self.bytes / max(self.rounds, 1),
+            seconds=self.seconds,
+            similarity=self.measuring.similarity(),
+        )
+
+    def _trainable(self, participant: Participant) -> int:
+        """Scalars that learn in any stage."""
+        tasks = [stage.task for stage in self.method.stages] * self.method.trained
+        routed = self.method.router != "none"
+        return sum(
+            array.size
+            for path, array in params.flatten(participant.values).items()
+            if (routed and params.role_of(path) == "router")
+            or any(task.trains(path) for task in tasks)
+        )
+
+    def _participant(
+        self, person: Person, index: int, shape: ExpertOptions
+    ) -> Participant:
+        seed = participant_seed(self.seed, index)
+        values = self.layouts.fresh_values(shape, seed)
+        return Participant(person, shape, seed, values)
+
+    def _one_round(self) -> Iterator[Stepped | RoundDone]:
+        start, before = time.perf_counter(), self.bytes
+        stage, active = self._stage(), self.active(self.round)
+        lost = self.lost(self.round)
+        trained: dict[str, int] = {}
+        for participant in self.participants:
+            if participant.name in active:
+                tokens = yield from self._train(participant, stage)
+                trained[participant.name] = tokens
+        inexactness = None
+        if self.sharing is not None and self.method.stages[stage].shared:
+            arrived = {n: tokens for n, tokens in trained.items() if n not in lost}
+            size, inexactness = self.sharing.share(arrived, len(active))
+            self.bytes += size
+        self.round += 1
+        took = time.perf_counter() - start
+        self.seconds += took
+        yield self._record(active, lost, self.bytes - before, inexactness, took)
+
+    def _stage(self) -> int:
+        starts = self.method.first_rounds(self.rounds)
+        return max(i for i, first in enumerate(starts[:-1]) if first <= self.round)
+
+    def _train(
+        self, participant: Participant, index: int
+    ) -> Generator[Stepped, None, int]:
+        """Its steps of this round; returns the tokens that its experts saw."""
+        stage, learning = self.method.stages[index], self.config.learning
+        sizes = (learning.seq_len, learning.batch_size)
+        supply = participant.supply(*sizes, index, self.method.router_split)
+        steps = self.config.sharing.local_steps
+        kind = (participant.options, self._training(index), stage.task)
+        trainer, begin = self.layouts.trainer(*kind, steps, supply)
+        progress = participant.progress.get(index, begin)
+        swapping.put(trainer, participant.values, progress, supply)
+        anchor = params.flatten(participant.values)
+        trainer.experts.anchor = anchor if stage.task.penalty else {}
+        left, tokens = steps, 0
+        for event in trainer.run():
+            if isinstance(event, Step):
+                tokens += event.tokens * (event.level == "expert")
+                name, loss = participant.name, event.loss
+                yield Stepped(name, self.round + 1, event.level, loss)
+            elif isinstance(event, Report):
+                participant.report = event
+            left -= isinstance(event, Boundary)
+            if not left:
+                break
+        participant.values, participant.progress[index] = swapping.take(trainer)
+        shaping.prune(participant, anchor, self.method.prune)
+        return tokens
+
+    def _training(self, index: int) -> TrainingOptions:
+        starts = self.method.first_rounds(self.rounds)
+        rounds = starts[index + 1] - starts[index]
+        steps = rounds * self.config.sharing.local_steps
+        return shaping.training(self.method, self.config, steps, self.accumulation)
+
+    def _record(
+        self,
+        active: list[str],
+        lost: list[str],
+        size: int,
+        inexactness: float | None,
+        seconds: float,
+    ) -> RoundDone:
+        due = self.round % self.config.measuring.eval_every == 0
+        measured = due or self.round == self.rounds
+        reports = {
+            p.name: p.report
+            for p in self.participants
+            if p.name in active and p.report is not None
+        }
+        return RoundDone(
+            method=self.name,
+            seed=self.seed,
+            round=self.round,
+            active=active,
+            lost=lost,
+            train_loss={name: r.train_loss for name, r in reports.items()},
+            router_loss={name: r.router_loss for name, r in reports.items()},
+            expert_share={name: r.expert_share for name, r in reports.items()},
+            bytes=size,
+            inexactness=inexactness,
+            ranks={p.name: p.options.rank for p in self.participants},
+            test_loss=self.measuring.losses(self.method) if measured else {},
+            layer_share=self.measuring.layer_share(self.method) if measured else {},
+            seconds=seconds,
+        )

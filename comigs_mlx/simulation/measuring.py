@@ -1,0 +1,133 @@
+"""Measures participants on text they have not seen, by the same `Evaluator`."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import mlx.core as mx
+import numpy as np
+
+from comigs_mlx.data.batches import Batch, evaluation_batches
+from comigs_mlx.data.content import Content
+from comigs_mlx.data.tokens import TokenStream
+from comigs_mlx.model import params
+from comigs_mlx.model.params import Tree
+from comigs_mlx.model.selection import Selection
+from comigs_mlx.simulation import similarity
+from comigs_mlx.simulation.layouts import Layouts
+from comigs_mlx.simulation.method import Method
+from comigs_mlx.simulation.options import SimulateConfig
+from comigs_mlx.simulation.participant import Participant
+from comigs_mlx.simulation.people import Person
+from comigs_mlx.training.evaluation import Score
+
+
+class Measuring:
+    """Everybody's test text, and who answers for it."""
+
+    def __init__(
+        self,
+        people: Sequence[Person],
+        participants: Sequence[Participant],
+        layouts: Layouts,
+        config: SimulateConfig,
+    ):
+        """See `Simulation`; where text is pooled, one participant answers for all."""
+        self.people, self.participants = people, participants
+        self.layouts, self.config = layouts, config
+        limit = config.measuring.test_tokens
+        self.test = {p.name: self._batches(_first(p.test, limit)) for p in people}
+        first = config.measuring.valid_batches
+        self.valid = {
+            p.name: list(itertools.islice(self._batches(p.person.valid), first))
+            for p in participants
+        }
+
+    def scores(self, method: Method) -> dict[str, Score]:
+        """Participant -> score on its test text."""
+        found = {}
+        for i, person in enumerate(self.people):
+            mine = self.participants[i if len(self.participants) > 1 else 0]
+            batches, values = self.test[person.name], mine.values
+            found[person.name] = self._score(
+                mine, batches, self.speaks(mine, method), values
+            )
+        return found
+
+    def losses(self, method: Method) -> dict[str, float]:
+        """Participant -> nats per token on its test text."""
+        return {name: score.loss for name, score in self.scores(method).items()}
+
+    def speaks(self, participant: Participant, method: Method) -> Selection:
+        """Which experts answer for a participant: the best on its validation text."""
+        if len(method.speaks) == 1:
+            return method.speaks[0]
+        losses = [self.valid_loss(participant, s) for s in method.speaks]
+        return method.speaks[int(np.argmin(losses))]
+
+    def valid_loss(
+        self,
+        participant: Participant,
+        selection: Selection,
+        values: Tree | None = None,
+    ) -> float:
+        """Nats per token on the first validation batches, maybe with other values."""
+        chosen = participant.values if values is None else values
+        return self._score(
+            participant, self.valid[participant.name], selection, chosen
+        ).loss
+
+    def layer_share(self, method: Method) -> dict[str, list[list[float]]]:
+        """Participant -> block -> mean expert weights on its first test batch."""
+        if method.router == "none":
+            return {}
+        found = {}
+        for mine in self.participants:
+            batch = self.test[mine.name][0]
+            mixture = self.layouts.mixture(mine.options)
+            mixture.model.update(mine.values)
+            _, routing = mixture.body(mx.array(batch.tokens[:, :-1]))
+            mask = mx.array(batch.mask)[..., None]
+            mean = (routing.weights * mask).sum((1, 2)) / mask.sum()  # [layers, E]
+            found[mine.name] = np.array(mean).tolist()
+        return found
+
+    def similarity(self) -> dict[str, list[list[float]] | list[str]]:
+        """Names of all experts, and the cosine of every two."""
+        names: list[str] = []
+        experts = []
+        for mine in self.participants:
+            flat, at = params.flatten(mine.values), {"generalist": 0, "specialist": 0}
+            for expert in mine.options.names:
+                role = expert.split("-")[0]
+                names.append(f"{mine.name} {expert}")
+                experts.append(similarity.pairs_of(flat, role, at[role]))
+                at[role] += 1
+        return {"experts": names, "cosines": similarity.cosines(experts)}
+
+    def _score(
+        self,
+        participant: Participant,
+        batches: Sequence[Batch],
+        selection: Selection,
+        values: Tree,
+    ) -> Score:
+        self.layouts.mixture(participant.options).model.update(values)
+        evaluator = self.layouts.evaluator(participant.options)
+        return evaluator.score(batches, selection)
+
+    def _batches(self, content: Content) -> list[Batch]:
+        learning = self.config.learning
+        return list(evaluation_batches(content, learning.seq_len, learning.batch_size))
+
+
+def _first(content: Content, tokens: int) -> Content:
+    """The beginning of a text, of so many predicted tokens at most; 0: all."""
+    if not tokens:
+        return content
+    if isinstance(content, TokenStream):
+        kept = tokens + 1
+        return TokenStream(content.tokens[:kept], content.documents[:kept])
+    ends = np.cumsum([len(sample.tokens) for sample in content])
+    return content[: max(1, int(np.searchsorted(ends, tokens, "right")))]

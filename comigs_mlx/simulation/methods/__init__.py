@@ -1,0 +1,1 @@
+"""The methods: one file each; its name is the method's."""

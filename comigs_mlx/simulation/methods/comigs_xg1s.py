@@ -1,0 +1,38 @@
+"""CoMiGS with one specialist and as many generalists as a device can hold.
+
+    generalist_j <- mean over the participants that have a generalist j
+
+Fan et al., ICML 2025, the other way to use larger devices. The numbers come from
+`--participants FILE.yaml` (`ann: {generalists: 2}`). Differs: a participant's files
+name all generalists of the federation, those that it does not have unchanged, and they
+do not count; the paper does not say how such generalists are averaged.
+
+Command:
+
+    python -m comigs_mlx.simulate --users DIR --out OUT --method comigs-xg1s
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from comigs_mlx.federation.sources import Array, wide
+from comigs_mlx.simulation.method import Meeting, Method, Tensors
+
+
+def mean_of_holders(meeting: Meeting) -> dict[str, Tensors]:
+    """Everybody receives, for each generalist, the mean over those who have it."""
+    mean: dict[str, Array] = {}
+    for name, now in meeting.current.items():
+        folder = name.rpartition("/")[0]
+        index = int(folder.split("-")[1]) if folder else 0
+        holders = [s for s in meeting.sources if meeting.generalists[s.name] > index]
+        if not holders:
+            mean[name] = now
+            continue
+        total = sum((wide(s, name) for s in holders), np.zeros(now.shape))
+        mean[name] = (total / len(holders)).astype(np.float32)
+    return dict.fromkeys(meeting.ranks, mean)
+
+
+METHOD = Method(generalists=None, router="alternating", mix=mean_of_holders)

@@ -1,0 +1,25 @@
+"""FFA-LoRA: A stays as it was drawn, so that averaging B is exact.
+
+    W + B_i A,  B <- 1/N sum_i B_i,  A frozen and the same for all
+
+Sun et al., "Improving LoRA in Privacy-preserving Federated Learning", ICLR 2024,
+section 3. Two experts averaged. The recorded inexactness is 0. Differs: no noise is
+added; our files carry A too, so the bytes are FedAvg's where the paper needs half; half
+as many parameters learn as in the other methods, as in the paper.
+
+Command:
+
+    python -m comigs_mlx.simulate --users DIR --out OUT --method ffa-lora
+"""
+
+from __future__ import annotations
+
+from comigs_mlx.simulation.method import EVEN, Method, Stage
+from comigs_mlx.training.groups import Task
+
+METHOD = Method(
+    generalists=2,
+    specialists=0,
+    stages=(Stage(task=Task(selection=EVEN, frozen=("lora_a",))),),
+    speaks=(EVEN,),
+)

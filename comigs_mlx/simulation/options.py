@@ -1,0 +1,229 @@
+"""The options of `python -m comigs_mlx.simulate`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from comigs_mlx import registry
+from comigs_mlx.config import group, like, option
+from comigs_mlx.options import DataOptions, ExpertOptions, TrainingOptions
+
+
+@dataclass(frozen=True)
+class SharingOptions:
+    """Rounds, and who takes part in them."""
+
+    rounds: int = option(20, "rounds", "N")
+    local_steps: int = option(10, "expert steps of each participant in a round", "N")
+    participation: float = option(
+        1.0, "share of the participants in each round, drawn anew", "SHARE"
+    )
+    dropout: float = option(
+        0.0, "chance that a participant's contribution is lost, each round", "CHANCE"
+    )
+    encoding: Literal["fp32", "fp16", "int8"] = option("fp32", "of contributions")
+    aggregator: str | None = option(
+        None, "a file of federation/aggregators (default: the method's own)", "NAME"
+    )
+
+    def problems(self) -> Iterator[str]:
+        """One sentence for each value that cannot work."""
+        for name in ("rounds", "local_steps"):
+            if (value := getattr(self, name)) < 1:
+                yield f"--{name.replace('_', '-')} {value} must be at least 1"
+        if not 0 < self.participation <= 1:
+            yield f"--participation {self.participation} must be above 0, at most 1"
+        if not 0 <= self.dropout < 1:
+            yield f"--dropout {self.dropout} must be at least 0, below 1"
+        known = registry.names("aggregator")
+        if self.aggregator is not None and self.aggregator not in known:
+            yield f"--aggregator {self.aggregator}: choose {', '.join(known)}"
+
+
+@dataclass(frozen=True)
+class ShapeOptions:
+    """The experts; a method says how many, and which of them are shared."""
+
+    rank: int = like(ExpertOptions, "rank")
+    alpha: float = like(ExpertOptions, "alpha")
+    scaling: Literal["rslora", "lora"] = like(ExpertOptions, "scaling")
+    top_k: int = like(ExpertOptions, "top_k")
+    router_type: str = like(ExpertOptions, "router_type")
+    num_layers: int = like(ExpertOptions, "num_layers")
+    attention_lora: bool = like(ExpertOptions, "attention_lora")
+
+    def problems(self) -> Iterator[str]:
+        """One sentence for each value that cannot work."""
+        yield from self.experts(1, 1).problems()
+
+    def experts(self, generalists: int, specialists: int) -> ExpertOptions:
+        """These options for so many experts; top-k is lowered where they are fewer."""
+        total = generalists + specialists
+        return ExpertOptions(
+            generalists,
+            specialists,
+            min(self.top_k, total) if total > 1 else 1,
+            self.rank,
+            self.alpha,
+            self.scaling,
+            self.router_type,
+            self.num_layers,
+            self.attention_lora,
+        )
+
+
+@dataclass(frozen=True)
+class LearningOptions:
+    """How participants learn."""
+
+    learning_rate: float = like(TrainingOptions, "learning_rate")
+    weight_decay: float = like(TrainingOptions, "weight_decay")
+    router: Literal["alternating", "joint", "none"] | None = option(
+        None, "in place of how a method trains its routers, where it has any"
+    )
+    router_split: Literal["valid", "train"] | None = option(
+        None, "in place of the text that a method's alternating routers learn from"
+    )
+    router_every: int = like(TrainingOptions, "router_every")
+    router_steps: int = like(TrainingOptions, "router_steps")
+    balance_weight: float = like(TrainingOptions, "balance_weight")
+    generalist_importance: float = like(TrainingOptions, "generalist_importance")
+    batch_size: int = like(DataOptions, "batch_size", 64)
+    seq_len: int = like(DataOptions, "seq_len")
+    token_cache: bool = like(DataOptions, "token_cache")
+
+    def problems(self) -> Iterator[str]:
+        """One sentence for each value that cannot work."""
+        yield from self.training(1, 0).problems()
+        yield from DataOptions("", self.batch_size, self.seq_len).problems()
+
+    def training(self, steps: int, seed: int, accumulation: int = 1) -> TrainingOptions:
+        """The options of a trainer with so many expert steps."""
+        return TrainingOptions(
+            steps,
+            self.learning_rate,
+            self.weight_decay,
+            router=self.router or "alternating",
+            router_every=self.router_every,
+            router_steps=self.router_steps,
+            balance_weight=self.balance_weight,
+            generalist_importance=self.generalist_importance,
+            grad_accumulation=accumulation,
+            seed=seed,
+        )
+
+
+@dataclass(frozen=True)
+class MeasuringOptions:
+    """What is measured, and written."""
+
+    eval_every: int = option(
+        5, "rounds between two measurements on test text; the last is one", "ROUNDS"
+    )
+    test_tokens: int = option(
+        0, "measure on this many test tokens a participant at most; 0: all", "N"
+    )
+    valid_batches: int = option(
+        2, "validation batches that a method may choose by (pcl, fdlora)", "N"
+    )
+    save_every: int = option(5, "rounds between two saves for --resume", "ROUNDS")
+    plots: bool = option(True, "draw PNG files, where matplotlib is installed")
+
+    def problems(self) -> Iterator[str]:
+        """One sentence for each value that cannot work."""
+        for name in ("eval_every", "valid_batches", "save_every"):
+            if (value := getattr(self, name)) < 1:
+                yield f"--{name.replace('_', '-')} {value} must be at least 1"
+        if self.test_tokens < 0:
+            yield f"--test-tokens {self.test_tokens} must be at least 0"
+
+
+@dataclass(frozen=True)
+class SimulateConfig:
+    """Compare ways of learning together: many participants on one machine.
+
+    Every folder of --users is a participant, with train, valid and test as for train
+    (train.txt, valid.txt, test.txt or .jsonl). All methods see the same participants,
+    text, steps and seeds. Results go to --out as they come: results.json, .md, .csv,
+    rounds.jsonl and plots.
+
+      python -m comigs_mlx.simulate --users texts --method local fedavg comigs-1g1s \\
+          --seeds 3 --out results
+      python -m comigs_mlx.simulate --users texts --method comigs-1gxs \\
+          --specialists 1,2,4,8 --out results-1gxs
+    """
+
+    users: str = option("", "one folder a participant, with train, valid, test", "DIR")
+    method: tuple[str, ...] = option(
+        ("local", "fedavg", "comigs-1g1s"),
+        "methods to compare (files of simulation/methods), or all",
+        "NAME",
+    )
+    out: str = option("", "folder for the results", "DIR")
+    model: str = option(
+        "demo", "base model: a Hugging Face id, a folder, or demo", "ID|PATH"
+    )
+    seeds: tuple[int, ...] = option(
+        (1,), "one number: so many seeds, from 0; several: those seeds", "N"
+    )
+    resume: bool = option(
+        False, "go on where a killed simulation stopped; methods and seeds may be added"
+    )
+    participants: str | None = option(
+        None,
+        "what differs between participants: name: {specialists, generalists, rank, "
+        "train_share}",
+        "FILE.yaml",
+    )
+    specialists: tuple[int, ...] = option(
+        (), "specialists of each participant, in the order of their names", "N,..."
+    )
+    sharing: SharingOptions = group(SharingOptions)
+    shape: ShapeOptions = group(ShapeOptions)
+    learning: LearningOptions = group(LearningOptions)
+    measuring: MeasuringOptions = group(MeasuringOptions)
+
+    def problems(self) -> Iterator[str]:
+        """One sentence for each value that cannot work."""
+        from comigs_mlx.simulation import method
+
+        if not self.users:
+            yield "--users DIR is missing: a folder with one folder a participant"
+        if not self.out:
+            yield "--out DIR is missing: a folder for the results"
+        if not self.method:
+            yield f"--method is empty: choose {', '.join(method.names())}, or all"
+        known = {*method.names(), "all"}
+        for name in self.method:
+            if name.lower() not in known:
+                choice = ", ".join(method.names())
+                yield f"unknown method {name!r}: choose {choice}, or all"
+        if not self.seeds or min(self.seeds) < 0:
+            yield "--seeds must be numbers of at least 0"
+        if any(count < 0 for count in self.specialists):
+            yield "--specialists must be numbers of at least 0"
+
+    @property
+    def folder(self) -> Path:
+        """Of the results."""
+        return Path(self.out).expanduser()
+
+    @property
+    def seed_list(self) -> list[int]:
+        """The seeds themselves, each once."""
+        if len(self.seeds) == 1 and self.seeds[0] > 0:
+            return list(range(self.seeds[0]))
+        return list(dict.fromkeys(self.seeds))
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods' names, each once, in the order given."""
+        from comigs_mlx.simulation import method
+
+        wanted = [name.lower() for name in self.method]
+        if "all" in wanted:
+            wanted = method.names()
+        return list(dict.fromkeys(wanted))

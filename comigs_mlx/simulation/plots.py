@@ -1,0 +1,125 @@
+"""Pictures of a simulation, drawn with matplotlib where it is installed.
+
+curves.png                   mean test loss of every method over the rounds
+share-<method>.png           weight of every expert, by block and participant,
+                             over the rounds
+similarity-<method>.png      how alike all participants' experts are in the end
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from comigs_mlx.files import replacing
+
+Round = Mapping[str, Any]
+
+
+def available() -> bool:
+    """Whether matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def draw(folder: Path, methods: Sequence[str], seeds: Sequence[int]) -> None:
+    """Draw what the files of a results folder say; shares and likeness: first seed.
+
+    Args:
+        folder: Of the results.
+        methods: In the order of the legend.
+        seeds: All of them.
+    """
+    rounds = [
+        json.loads(line)
+        for line in (folder / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    _curves(folder, rounds, methods)
+    for name in methods:
+        mine = [r for r in rounds if r["method"] == name and r["seed"] == seeds[0]]
+        if any(r["layer_share"] for r in mine):
+            _shares(folder, name, [r for r in mine if r["layer_share"]])
+        run = folder / "runs" / f"{name}-seed-{seeds[0]}.json"
+        alike = json.loads(run.read_text(encoding="utf-8"))["similarity"]
+        if any(r["test_loss"] for r in mine):
+            _similarity(folder, name, alike)
+
+
+def curve(rounds: Sequence[Round], method: str) -> tuple[list[int], list[float]]:
+    """Rounds that were measured, and the mean over participants and seeds."""
+    found: dict[int, list[float]] = {}
+    for line in rounds:
+        if line["method"] == method and line["test_loss"]:
+            losses = found.setdefault(line["round"], [])
+            losses.append(statistics.fmean(line["test_loss"].values()))
+    return sorted(found), [statistics.fmean(found[r]) for r in sorted(found)]
+
+
+def _curves(folder: Path, rounds: Sequence[Round], methods: Sequence[str]) -> None:
+    figure = _figure(7, 4.5)
+    axes = figure.add_subplot()
+    for number, name in enumerate(methods):
+        x, y = curve(rounds, name)
+        if x:
+            style = ("-", "--", ":")[number // 10 % 3]
+            axes.plot(x, y, style, marker="o", markersize=3, label=name)
+    axes.set_xlabel("round")
+    axes.set_ylabel("test loss, nats per token (mean of participants)")
+    if axes.lines:
+        axes.legend(fontsize=7)
+    _save(figure, folder / "curves.png")
+
+
+def _shares(folder: Path, name: str, rounds: Sequence[Round]) -> None:
+    """A row a participant, a column an expert; blocks upward, rounds to the right."""
+    people = list(rounds[-1]["layer_share"])
+    most = max(len(rounds[-1]["layer_share"][p][0]) for p in people)
+    figure = _figure(1 + 2.4 * most, 0.6 + 1.6 * len(people))
+    grid = figure.subplots(len(people), most, squeeze=False)
+    for row, person in zip(grid, people, strict=True):
+        labels = list(rounds[-1]["expert_share"].get(person, {}))
+        for expert, axes in enumerate(row):
+            shares = [r["layer_share"][person] for r in rounds]
+            if expert >= len(shares[0][0]):
+                axes.set_axis_off()
+                continue
+            values = [
+                [one[block][expert] for one in shares]
+                for block in range(len(shares[0]))
+            ]
+            image = axes.imshow(values, origin="lower", aspect="auto", vmin=0, vmax=1)
+            axes.set_xticks(
+                range(len(rounds)), [r["round"] for r in rounds], fontsize=6
+            )
+            axes.set_yticks(range(len(values)), range(len(values)), fontsize=6)
+            title = labels[expert] if expert < len(labels) else str(expert)
+            axes.set_title(f"{person}: {title}", fontsize=7)
+    figure.supxlabel("round", fontsize=8)
+    figure.supylabel("block", fontsize=8)
+    figure.colorbar(image, ax=grid.ravel().tolist(), label="weight")
+    _save(figure, folder / f"share-{name}.png")
+
+
+def _similarity(folder: Path, name: str, alike: Mapping[str, Any]) -> None:
+    labels = alike["experts"]
+    figure = _figure(2.5 + 0.4 * len(labels), 2 + 0.4 * len(labels))
+    axes = figure.add_subplot()
+    image = axes.imshow(alike["cosines"], vmin=-1, vmax=1, cmap="RdBu_r")
+    axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=7)
+    axes.set_yticks(range(len(labels)), labels, fontsize=7)
+    figure.colorbar(image, ax=axes, label="cosine of A B")
+    _save(figure, folder / f"similarity-{name}.png")
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=120, layout="constrained")
+
+
+def _save(figure: Any, file: Path) -> None:
+    with replacing(file) as temporary:
+        figure.savefig(temporary, format="png")

@@ -1,0 +1,79 @@
+"""The numbers of a simulation as Markdown and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from typing import Any
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """results.md: one table, and what it was measured with."""
+    methods, config = results["methods"], results["config"]
+    people = _people(methods)
+    head = ["method", *people, "mean", "std", "by tokens", "to local", "95 % interval"]
+    head += ["MB/round", "seconds"]
+    rows = [_row(name, found, people) for name, found in methods.items()]
+    lines = [
+        "# Test perplexity",
+        "",
+        f"{config['rounds']} rounds of {config['local_steps']} steps, batches of "
+        f"{config['batch_size']} x {config['seq_len']} tokens, rank {config['rank']}, "
+        f"base model {config['model']}.",
+        "Mean: over participants, then over seeds; std: over seeds; to local: mean "
+        "paired difference, with a bootstrap interval over participants and seeds.",
+        "",
+        _line(head),
+        _line(["---", *["---:"] * (len(head) - 1)]),
+        *map(_line, rows),
+        "",
+        "Seeds: "
+        + "; ".join(f"{n} {_list(found['seeds'])}" for n, found in methods.items()),
+        "",
+        "Environment: "
+        + ", ".join(f"{k} {v}" for k, v in results["environment"].items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def comma_separated(results: Mapping[str, Any]) -> str:
+    """results.csv: one row a method and participant, and one for its mean."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["method", "participant", "perplexity", "loss", "test_tokens"])
+    for name, found in results["methods"].items():
+        perplexity, loss = found["perplexity"], found["loss"]
+        for person, value in perplexity["per_participant"].items():
+            tokens = found["test_tokens"][person]
+            mine = loss["per_participant"][person]
+            writer.writerow([name, person, value, mine, tokens])
+        tokens = sum(found["test_tokens"].values())
+        writer.writerow([name, "mean", perplexity["mean"], loss["mean"], tokens])
+    return out.getvalue()
+
+
+def _people(methods: Mapping[str, Any]) -> list[str]:
+    first = next(iter(methods.values()))
+    return list(first["perplexity"]["per_participant"])
+
+
+def _row(name: str, found: Mapping[str, Any], people: list[str]) -> list[str]:
+    perplexity, to_local = found["perplexity"], found["difference_to_local"]
+    row = [name, *(f"{perplexity['per_participant'][p]:.2f}" for p in people)]
+    row += [f"{perplexity[key]:.2f}" for key in ("mean", "std", "token_weighted_mean")]
+    if to_local is None:
+        row += ["", ""]
+    else:
+        ends = to_local["ci95"]
+        row.append(f"{to_local['mean']:+.2f}")
+        row.append("" if ends is None else f"{ends[0]:+.2f} to {ends[1]:+.2f}")
+    return [*row, f"{found['bytes_per_round'] / 1e6:.2f}", f"{found['seconds']:.0f}"]
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _list(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers))

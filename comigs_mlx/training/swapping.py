@@ -1,0 +1,74 @@
+"""One trainer for many participants: what is theirs is put in and taken out again.
+
+A compiled step is a function of parameters and optimiser states, so participants whose
+experts have one shape share it. Arrays are never written into: taking out copies none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mlx.utils import tree_map
+
+from comigs_mlx.data.batches import Batch, BatchSource
+from comigs_mlx.model import params
+from comigs_mlx.model.params import Tree
+from comigs_mlx.training.records import Position
+from comigs_mlx.training.trainer import Trainer
+
+
+@dataclass
+class Progress:
+    """How far a participant is with one trainer.
+
+    Attributes:
+        optimizers: State of each optimiser, in the order of levels and groups.
+        position: Steps made.
+    """
+
+    optimizers: list[Tree]
+    position: Position
+
+
+@dataclass(frozen=True)
+class Supply:
+    """What a participant learns from; see `Trainer`."""
+
+    train: BatchSource
+    router_train: BatchSource
+    valid: Sequence[Batch]
+
+
+def fresh(trainer: Trainer) -> Progress:
+    """The progress of a trainer that has made no step yet."""
+    states = [
+        group.optimizer.state for level in trainer.levels for group in level.groups
+    ]
+    copies: list[Tree] = tree_map(lambda array: array, states)
+    return Progress(copies, Position())
+
+
+def put(trainer: Trainer, values: Tree, progress: Progress, supply: Supply) -> None:
+    """Let a trainer go on as this participant."""
+    trainer.mixture.model.update(values)
+    groups = [group for level in trainer.levels for group in level.groups]
+    for group, state in zip(groups, progress.optimizers, strict=True):
+        group.optimizer.state = state
+    trainer.position = progress.position
+    trainer.train, trainer.router_train = supply.train, supply.router_train
+    trainer.valid = supply.valid
+
+
+def take(trainer: Trainer) -> tuple[Tree, Progress]:
+    """Values and progress of the participant that a trainer has been."""
+    groups = [group for level in trainer.levels for group in level.groups]
+    values = params.select(trainer.mixture.model, params.ROLES)
+    states = [group.optimizer.state for group in groups]
+    return values, Progress(states, trainer.position)
+
+
+def copied(progress: Progress) -> Progress:
+    """The same progress, to go on from independently; no array is copied."""
+    states: list[Tree] = tree_map(lambda array: array, progress.optimizers)
+    return Progress(states, Position.from_dict(progress.position.to_dict()))

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from comigs_mlx import registry
+from comigs_mlx.config import from_dict
+from comigs_mlx.data.dividing import PartitionConfig, partition, table
+from comigs_mlx.data.splits import SPLITS, load_splits
+from comigs_mlx.errors import ConfigError, DataError
+
+Write = Callable[..., Path]
+ROWS = [
+    {"text": f"{label} text {i}", "label": label} for i in range(60) for label in "abc"
+]
+
+
+@pytest.fixture
+def corpus(write: Write) -> Path:
+    return write({"rows.jsonl": ROWS}, "corpus") / "rows.jsonl"
+
+
+def config(corpus: Path, out: Path, **options: object) -> PartitionConfig:
+    given = {"data": str(corpus), "out": str(out), **options}
+    return from_dict(PartitionConfig, given)
+
+
+@pytest.mark.parametrize("by", registry.names("partition"))
+def test_the_folders_hold_every_document_once(
+    corpus: Path, tmp_path: Path, by: str
+) -> None:
+    out = tmp_path / "users"
+    options = {"alpha": 5.0} if by == "dirichlet" else {}
+    counts = partition(config(corpus, out, by=by, participants=3, **options))
+    folders = sorted(path.name for path in out.iterdir() if path.is_dir())
+    assert folders == sorted(counts)
+    texts: list[str] = []
+    for name in folders:
+        found = load_splits(str(out / name))
+        assert found.notes == []
+        texts += [s["text"] for part in SPLITS for s in getattr(found, part)]
+    assert sorted(texts) == sorted(row["text"] for row in ROWS)
+    assert sum(sum(labels.values()) for labels in counts.values()) == len(ROWS)
+    notes = json.loads((out / "partition.json").read_text())
+    assert notes["documents"] == {name: dict(labels) for name, labels in counts.items()}
+    assert (notes["by"], notes["options"]) == (by, options)
+
+
+def test_by_label_a_participant_has_its_label_only(
+    corpus: Path, tmp_path: Path
+) -> None:
+    counts = partition(config(corpus, tmp_path / "users"))
+    assert counts == {label: {label: 60} for label in "abc"}
+    assert table(counts).splitlines()[0] == "a      60  a 60"
+
+
+def test_a_participant_without_a_split_is_refused_and_nothing_written(
+    corpus: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        DataError, match=r"p\d+ would have no (valid|test) among \d doc"
+    ):
+        partition(config(corpus, tmp_path / "users", by="iid", participants=60))
+    assert not list(tmp_path.glob("*users*"))
+
+
+def test_a_folder_that_is_there_is_left_alone(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "users").mkdir()
+    with pytest.raises(ConfigError, match="users exists: remove it, or choose another"):
+        partition(config(corpus, tmp_path / "users"))
+    assert list((tmp_path / "users").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"data": ""}, "--data is missing"),
+        ({"by": "moon"}, "--by moon: choose one of dirichlet, iid, label"),
+        ({"alpha": 1.0}, "--alpha is not an option of --by label: leave it out"),
+        ({"by": "dirichlet", "alpha": 0.0}, "--alpha 0.0 must be a number above 0"),
+        ({"participants": 0}, "--participants 0 must be at least 1"),
+        ({"seed": -1}, "--seed -1 must be at least 0"),
+    ],
+)
+def test_options_that_cannot_work(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config(Path("x"), Path("y"), **options)

@@ -1,0 +1,57 @@
+"""Saved between two rounds and gone on from there: nothing can tell."""
+
+import dataclasses
+
+import pytest
+
+from comigs_mlx.errors import RunError
+from comigs_mlx.simulation import saving
+from comigs_mlx.simulation.people import Device
+from comigs_mlx.simulation.records import RoundDone
+from tests.simulation.setting import everything, finished, people, same, simulation
+
+RANKS = {"ann": Device(rank=2), "bob": Device(rank=4)}
+CASES = {
+    "comigs-1g1s": {},
+    "fdlora": {},
+    "pcl": {"sharing": {"participation": 0.6, "dropout": 0.3}},
+    "fedavg": {"sharing": {"encoding": "int8"}},
+    "hetlora": {"persons": people(devices=RANKS)},
+    "flexlora": {"persons": people(devices=RANKS)},
+    "centralized": {},
+}
+
+
+def rounds(events):
+    """Rounds without what a clock says."""
+    found = [event for event in events if isinstance(event, RoundDone)]
+    return [dataclasses.replace(event, seconds=0.0) for event in found]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_goes_on_bit_for_bit(tmp_path, name):
+    whole, told = finished(name, rounds=4, **CASES[name])
+    first = simulation(name, rounds=4, **CASES[name])
+    events = first.run()
+    before = []
+    while len(before) < 2:
+        before += rounds([next(events)])
+    saving.save(first, tmp_path / "state")
+    second = simulation(name, rounds=4, **CASES[name])
+    saving.restore(second, tmp_path / "state")
+    assert second.round == 2
+    after = rounds(second.run())
+    assert before + after == rounds(told)
+    assert same(everything(second), everything(whole))
+    mine, theirs = (
+        dataclasses.replace(s.outcome(), seconds=0) for s in (second, whole)
+    )
+    assert mine == theirs
+
+
+def test_a_damaged_save_is_named(tmp_path):
+    made, _ = finished("local", rounds=1)
+    saving.save(made, tmp_path / "state")
+    (tmp_path / "state" / "participants" / "bob.safetensors").write_bytes(b"nothing")
+    with pytest.raises(RunError, match="state is damaged .* remove it to begin"):
+        saving.restore(simulation("local", rounds=1), tmp_path / "state")
