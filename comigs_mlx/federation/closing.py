@@ -11,6 +11,10 @@ from comigs_mlx.federation.reviewing import Review
 from comigs_mlx.federation.rounds import TRIES, Federation, answered, current, pull
 from comigs_mlx.federation.sources import Array, Arrays
 from comigs_mlx.federation.state import ROUND
+from comigs_mlx.federation.vouching import PATH
+
+KEEP_ROUNDS = 20
+"""Rounds whose contributions stay in the repository; the history has all of them."""
 
 
 @contextlib.contextmanager
@@ -76,8 +80,9 @@ def _close(exchange: Exchange, federation: Federation, now: float) -> bool:
         if not is_due(federation, len(found.accepted), now):
             return False
         changes = _closing(exchange, federation, generalists, found, now)
+        assert (closed := changes[ROUND]) is not None
     message = f"Close round {federation.open_round}"
-    with answered(exchange, {ROUND: changes[ROUND]}):
+    with answered(exchange, {ROUND: closed}):
         exchange.commit(changes, message, federation.snapshot.revision)
     return True
 
@@ -88,8 +93,8 @@ def _closing(
     generalists: Mapping[str, Array],
     found: Review,
     now: float,
-) -> dict[str, bytes]:
-    """The files of the commit that closes the open round."""
+) -> dict[str, bytes | None]:
+    """What the commit that closes the open round changes."""
     manifest, choice = federation.manifest, federation.manifest.aggregator
     source = Arrays("", generalists)
     result = aggregation.aggregate(choice.name, found.accepted, source, choice.options)
@@ -106,7 +111,15 @@ def _closing(
         },
     )
     return {
+        **_outdated(federation),
         **adapter.files(tensors, manifest),
         ROUND: closed.to_json(),
         card.README: card.render(manifest, closed, exchange.uri),
     }
+
+
+def _outdated(federation: Federation) -> dict[str, None]:
+    """Contributions that are not kept any longer, so that listings stay short."""
+    oldest = federation.open_round - KEEP_ROUNDS
+    found = (PATH.fullmatch(path) for path in federation.snapshot.files)
+    return {match[0]: None for match in found if match and int(match[1]) <= oldest}

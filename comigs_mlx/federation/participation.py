@@ -157,8 +157,11 @@ class Participation:
                 return now
             closed = closing.close_if_due(self.exchange, now, time.time())
             left = end - time.monotonic()
-            if closed is not None or left <= 0 or stop():
+            if closed is not None or stop():
                 return closed or now
+            if left <= 0:
+                self.say(f"round {opened.open_round} is still open: it counts later")
+                return now
             if not told:
                 text = f"waiting for the others, {left:.0f} s at most"
                 self.say(f"round {opened.open_round}: {text}")

@@ -398,3 +398,14 @@ def test_a_robust_aggregator_by_name(ann):
     middle = {n: np.median([v[n] for v in given], axis=0) for n in FIRST}
     assert same(rounds.pull(ann, closed), middle)
     assert closed.round.aggregator == "median"
+
+
+def test_contributions_of_long_closed_rounds_are_cleared(ann):
+    begin(ann)
+    current = FIRST
+    for _ in range(22):
+        give(ann, "ann", 1, current)
+        current = rounds.pull(ann, close(ann))
+    there = {p.split("/")[1] for p in ann.snapshot().files if "contributions/" in p}
+    assert there == {str(number) for number in range(3, 23)}
+    assert len(rounds.current(ann).round.history) == 22
