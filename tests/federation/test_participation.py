@@ -199,7 +199,7 @@ def told(event):
     return isinstance(event, (Step, Exchanged))
 
 
-def contribute_as(uri, name, run, tmp_path):
+def contribute_as(uri, name, run):
     """Somebody else trains nothing, contributes, and closes the round."""
     exchange = open_exchange(uri)
     local.pull(run, exchange, rounds.current(exchange), name)
@@ -209,8 +209,9 @@ def contribute_as(uri, name, run, tmp_path):
     return closing.close_if_due(exchange, rounds.current(exchange), 0.0)
 
 
-def test_a_round_that_closes_meanwhile_is_late_and_the_next_one_counts(
-    pool, flags, trained, tmp_path
+@pytest.mark.parametrize("missed", [1, 5])
+def test_rounds_that_close_meanwhile_are_missed_and_the_next_one_counts(
+    pool, flags, trained, tmp_path, missed
 ):
     uri = pool()
     other = shutil.copytree(trained(), tmp_path / "other")
@@ -218,20 +219,21 @@ def test_a_round_that_closes_meanwhile_is_late_and_the_next_one_counts(
 
     def meanwhile(event):
         if isinstance(event, Step) and event.index == 1 and next(first, None):
-            assert contribute_as(uri, "ben", other, tmp_path)
+            for _ in range(missed):
+                assert contribute_as(uri, "ben", other)
 
     events = take_part(flags(uri), meanwhile=meanwhile)
     assert exchanges(events) == [
         ("pulled", 0),
         ("late", 1),
-        ("pulled", 1),
-        ("contributed", 2),
-        ("pulled", 2),
-        ("contributed", 3),
-        ("pulled", 3),
+        ("pulled", missed),
+        ("contributed", missed + 1),
+        ("pulled", missed + 1),
+        ("contributed", missed + 2),
+        ("pulled", missed + 2),
     ]
     history = [one["contributors"] for one in last_round(uri)["history"]]
-    assert history == [["ben"], ["ann"], ["ann"]]
+    assert history == [*[["ben"]] * missed, ["ann"], ["ann"]]
 
 
 class Flaky:
