@@ -5,7 +5,7 @@ READY := .venv/.ready
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: demo test test-fast test-real test-browser fmt lint types layers docs docs-check \
-	app bench model clean
+	app bench reproduce model clean
 
 demo: $(READY)  ## train on demo text, measure, speak (about 4 minutes on two slow cores)
 	PATH="$(abspath $(BIN)):$$PATH" scripts/demo.sh
@@ -44,6 +44,9 @@ docs-check: $(READY)
 
 bench: $(READY)  ## time and memory against mlx-lm's LoRA (about 10 minutes on two slow cores)
 	$(BIN)/python -m comigs_mlx.bench --compare docs/bench/smollm2.json
+
+reproduce: $(READY)  ## USERS=FOLDER: compare all methods on a small base made here
+	PATH="$(abspath $(BIN)):$$PATH" scripts/reproduce.sh tiny "$(USERS)"
 
 app: $(READY)  ## chat with your runs and see who speaks, on http://127.0.0.1:7860
 	$(BIN)/python -m app
