@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from comigs_mlx.federation.metered import Metered
 
 
+PATIENCE = 60.0
+"""Seconds to go on trying for, while somebody waits."""
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Do one of init, status, pull, push, merge, key."""
     action, *flags = [*(sys.argv[1:] if argv is None else argv)] or [""]
@@ -53,7 +57,9 @@ def _open(config: Any) -> tuple[Exchange, Metered]:
     from comigs_mlx.federation.exchange import open_exchange
     from comigs_mlx.federation.metered import Metered
 
-    metered = Metered(open_exchange(config.federation, say=command.say))
+    metered = Metered(
+        open_exchange(config.federation, patience=PATIENCE, say=command.say)
+    )
     return cast("Exchange", metered), metered
 
 

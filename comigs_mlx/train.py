@@ -144,7 +144,7 @@ def news(event: Exchanged) -> str:
         "pulled": f"has the generalist of round {event.round} (of {who})",
         "contributed": f"contributed to round {event.round}",
         "late": f"round {event.round} was closed before this run could contribute",
-        "offline": f"training goes on, the contribution to round {event.round} waits",
+        "offline": f"out of reach: round {event.round} gets its contribution later",
     }
     parts = [f"step {event.step}", told[event.event]]
     if event.bytes_sent or event.bytes_received:

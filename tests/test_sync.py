@@ -36,8 +36,7 @@ def uri(request, tmp_path, monkeypatch, hub):
             uri,
             endpoint=hub.url,
             token=federation_conftest.TOKENS["ann"],
-            patience=10,
-            **given,
+            **{**given, "patience": 10},
         ),
     )
     return f"hf://ann/sync-{next(NAMES)}"

@@ -29,7 +29,9 @@ def user(monkeypatch, hub):
         token = federation_conftest.TOKENS[name]
         given = {"endpoint": hub.url, "token": token, "patience": 10}
         monkeypatch.setattr(
-            exchange, "open_exchange", lambda uri, **more: real(uri, **given, **more)
+            exchange,
+            "open_exchange",
+            lambda uri, **more: real(uri, **{**more, **given}),
         )
 
     become("ann")
