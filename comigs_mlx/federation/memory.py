@@ -72,7 +72,7 @@ class MemoryExchange:
         history = self._at(revision)
         _raise(due)
         return {
-            path: next(c.author for c in reversed(history) if path in c.changed)
+            path: next((c.author for c in reversed(history) if path in c.changed), None)
             for path in paths
             if path in history[-1].files
         }
