@@ -505,8 +505,8 @@ class TestMemory:
             return mx.get_active_memory()
 
         active()
-        first = active()
-        assert all(active() <= first for _ in range(3))
+        used = [active() for _ in range(5)]  # a leak grows every time
+        assert min(used[3:]) <= max(used[:2])
 
 
 def test_importing_the_speaker_loads_no_mlx():
