@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -100,8 +101,16 @@ def serving():
         yield lambda module, *given: stack.enter_context(_served(module, given))
 
 
+@pytest.fixture
+def starting():
+    """(module, arguments after the port) -> its address, once anything answers."""
+    with contextlib.ExitStack() as stack:
+        early = urllib.error.HTTPError
+        yield lambda module, *given: stack.enter_context(_served(module, given, early))
+
+
 @contextlib.contextmanager
-def _served(module, given):
+def _served(module, given, enough=()):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -110,17 +119,22 @@ def _served(module, given):
     process = subprocess.Popen(command)
     address = f"http://127.0.0.1:{port}"
     try:
-        _wait(address, process)
+        _wait(address, process, enough)
         yield address
     finally:
         process.terminate()
         process.wait(10)
 
 
-def _wait(address, process):
+def _wait(address, process, enough):
     for _ in range(600):
         assert process.poll() is None, "the app ended before it was up"
-        with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=5):
+        try:
+            with urllib.request.urlopen(address, timeout=5):
+                return
+        except enough as answer:
+            answer.close()
             return
-        time.sleep(0.1)
+        except OSError:
+            time.sleep(0.1)
     raise AssertionError(f"nothing at {address}")

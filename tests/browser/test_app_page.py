@@ -154,3 +154,13 @@ def _open(page, name):
         page.locator(".overflow-menu > button").click()
         tab = page.locator(".overflow-dropdown button", has_text=name)
     tab.click()
+
+
+def test_opened_too_early_it_comes_by_itself(browser, starting, tmp_path):
+    """A first page is there before Gradio is imported, and the real one follows."""
+    address = starting("app", "--runs", tmp_path, "--model", tmp_path / "none")
+    page = browser.new_page()
+    page.goto(address)
+    page.get_by_text("Starting the page").wait_for(timeout=2_000)
+    page.locator("#message textarea").wait_for(timeout=60_000)
+    page.close()
