@@ -1,4 +1,4 @@
-"""Builds the paper's participants from public datasets: needs the network, and
+"""Builds participants like the paper's from public datasets: needs the network, and
 `pip install 'comigs-mlx[data]'`.
 
     python scripts/build_datasets.py --task multilingual --out data/multilingual
@@ -21,7 +21,7 @@ from comigs_mlx.data.dividing import check_new, write_participants
 
 @dataclass(frozen=True)
 class BuildConfig:
-    """Build the participants of one of the paper's experiments, one folder each."""
+    """Build the participants of one experiment, one folder each."""
 
     task: Literal["multilingual", "slimpajama", "agnews"] = option(
         "multilingual", "the experiment"

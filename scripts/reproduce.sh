@@ -69,8 +69,8 @@ demo() {
 # --------------------------------------------------------------------- the paper's runs
 # Needs `pip install 'comigs-mlx[data]'`, and for Llama a Hub account that has accepted
 # its licence (`hf auth login`). 20 rounds x 10 steps, batch 64 x 128 tokens, rank 8: the
-# defaults of simulate. Learning rates as in the authors' published scripts: 2e-3 for
-# GPT-2, 2e-4 for Llama.
+# defaults of simulate, and with the seeds those of the authors' published scripts, as is
+# 2e-3 for GPT-2; 2e-4 for Llama is from memory.
 paper() {
     local task
     for task in multilingual slimpajama agnews; do

@@ -40,7 +40,7 @@ def flags(out, methods=("fedavg", "comigs-1g1s"), **options):
 
 
 def without_clock(folder):
-    """What a run left, but for seconds and pictures."""
+    """What a run left, but for seconds, pictures and whether there are any."""
     found = {}
     for file in sorted(folder.rglob("*.json*")):
         if file.suffix == ".jsonl":
@@ -51,7 +51,8 @@ def without_clock(folder):
             one.pop("seconds", None)
             for method in one.get("methods", {}).values():
                 method.pop("seconds")
-            one.get("config", {}).pop("out", None)
+            for free in ("out", "plots"):
+                one.get("config", {}).pop(free, None)
         found[str(file.relative_to(folder))] = content
     return found
 

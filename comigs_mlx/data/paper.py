@@ -1,14 +1,14 @@
-"""The paper's participants, built from public datasets with the `datasets` package.
+"""Participants like the paper's, from public datasets with the `datasets` package.
 
     multilingual   Wikipedia: de, fr, it, nl; in distribution
     slimpajama     SlimPajama: arXiv, books, code, questions; in distribution
     agnews         AG News: a participant trains on one category of four, its valid and
                    test are of all four; out of distribution
 
-Source: Fan et al., arXiv 2409.13931, section 4, and the data code its authors published
-(their amounts: 1,000,000 tokens to train on, 200,000 each for valid and test). Where
-this differs: amounts are in characters, 4 a token, so that every base sees the same
-text; Wikipedia is the dump that the Hub still serves as plain files.
+After Fan et al., arXiv 2409.13931, from memory: the languages, domains and amounts
+(1,000,000 tokens to train on, a fifth each for valid and test) were not compared with
+the authors' data. Amounts are in characters, 4 a token, so that every base sees the
+same text; Wikipedia is the dump that the Hub still serves as plain files.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Stream:
 
 @dataclass(frozen=True)
 class Task:
-    """Participants of one of the paper's experiments.
+    """Participants of an experiment like one of the paper's.
 
     Attributes:
         streams: Where their text comes from; each participant's from one.

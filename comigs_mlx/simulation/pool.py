@@ -45,9 +45,9 @@ class Pool:
         )
 
     def generalists(self) -> dict[str, Array]:
-        """The current ones."""
+        """The current ones, sorted: a safetensors file is read in no fixed order."""
         exchange = MemoryExchange(None, self.store)
-        return rounds.pull(exchange, rounds.current(exchange))
+        return dict(sorted(rounds.pull(exchange, rounds.current(exchange)).items()))
 
     def contribute(
         self,

@@ -48,9 +48,15 @@ def test_a_participant_trains_as_a_trainer_of_its_own():
         assert np.array_equal(np.array(found[path]), np.array(array)), path
 
 
-def test_after_a_round_everybody_has_the_mean_of_all():
+@pytest.fixture(scope="module")
+def fedavg():
+    """One round of it, and what it told."""
+    return finished("fedavg", rounds=1)
+
+
+def test_after_a_round_everybody_has_the_mean_of_all(fedavg):
     local, _ = finished("local", rounds=1)
-    shared, (*_, done) = finished("fedavg", rounds=1)
+    shared, (*_, done) = fedavg
     alone = [p.generalists() for p in local.participants]
     for tensor in alone[0]:
         mean = np.mean([a[tensor].astype(np.float64) for a in alone], axis=0)
@@ -73,7 +79,7 @@ def test_pooled_text_is_everybodys_and_a_step_sees_as_many_tokens():
     parts = [p.train.tokens for p in people()]
     assert np.array_equal(everybody.train.tokens, np.concatenate(parts))
     assert len(set(everybody.train.documents.tolist())) == 3 * 6
-    made, events = finished("centralized")
+    made, _ = finished("centralized")
     assert [p.name for p in made.participants] == ["everybody"]
     assert made.outcome().loss.keys() == set(NAMES)
     trainer, _ = next(
@@ -129,7 +135,8 @@ class TestParticipation:
 class TestDevices:
     def test_numbers_of_specialists_may_differ(self):
         devices = {"ann": Device(specialists=1), "bob": Device(specialists=3)}
-        made, events = finished("comigs-1gxs", persons=people(devices=devices))
+        persons = people(devices=devices)
+        made, events = finished("comigs-1gxs", persons=persons, rounds=1)
         counts = [p.options.specialists for p in made.participants]
         assert counts == [1, 3, 1]
         assert [p.options.top_k for p in made.participants] == [2, 2, 2]
@@ -141,7 +148,7 @@ class TestDevices:
         devices = {"ann": Device(rank=1), "bob": Device(rank=5)}
         persons = people(devices=devices)
         for name in ("flexlora", "hetlora", "local"):
-            made, _ = finished(name, persons=persons)
+            made, _ = finished(name, persons=persons, rounds=1)
             scales = {p.options.scale for p in made.participants}
             assert max(scales) == pytest.approx(min(scales))
             tensors = [p.generalists() for p in made.participants]
@@ -180,7 +187,8 @@ class TestDevices:
 
     def test_generalists_may_differ_for_xg1s(self):
         devices = {"bob": Device(generalists=2)}
-        made, _ = finished("comigs-xg1s", persons=people(devices=devices))
+        persons = people(devices=devices)
+        made, _ = finished("comigs-xg1s", persons=persons, rounds=1)
         ann, bob = (p.generalists() for p in made.participants[:2])
         assert {t for t in bob if t.startswith("generalist-1/")}
         assert not {t for t in ann if t.startswith("generalist-1/")}
@@ -196,19 +204,20 @@ class TestOverrides:
         assert made.method.router == "none"
 
     def test_the_split_of_the_routers_matters(self):
-        usual, _ = finished("comigs-1g1s")
-        on_train, _ = finished("comigs-1g1s", learning={"router_split": "train"})
+        usual, _ = finished("comigs-1g1s", rounds=1)
+        split = {"router_split": "train"}
+        on_train, _ = finished("comigs-1g1s", rounds=1, learning=split)
         assert not same(everything(usual), everything(on_train))
 
     def test_another_aggregator(self):
-        made, events = finished("fedavg", sharing={"aggregator": "median"})
+        made, events = finished("fedavg", rounds=1, sharing={"aggregator": "median"})
         assert made.pool.manifest.aggregator.name == "median"
         assert events[-1].bytes > 0
 
 
 @pytest.mark.parametrize("encoding", ["fp16", "int8"])
-def test_encodings_cost_fewer_bytes_and_come_close(encoding):
-    exact, (*_, first) = finished("fedavg", rounds=1)
+def test_encodings_cost_fewer_bytes_and_come_close(fedavg, encoding):
+    exact, (*_, first) = fedavg
     made, (*_, done) = finished("fedavg", rounds=1, sharing={"encoding": encoding})
     assert done.bytes < first.bytes
     assert made.pool.residuals.keys() == (set(NAMES) if encoding == "int8" else set())

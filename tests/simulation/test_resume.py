@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from comigs_mlx.errors import RunError
-from comigs_mlx.simulation import saving
+from comigs_mlx.simulation import method, saving
 from comigs_mlx.simulation.people import Device
 from comigs_mlx.simulation.records import RoundDone
 from tests.simulation.setting import everything, finished, people, same, simulation
@@ -30,16 +30,19 @@ def rounds(events):
 
 @pytest.mark.parametrize("name", CASES)
 def test_goes_on_bit_for_bit(tmp_path, name):
-    whole, told = finished(name, rounds=4, **CASES[name])
-    first = simulation(name, rounds=4, **CASES[name])
+    """Saved before the last round; by then, both stages of a method have begun."""
+    stages = len(method.load(name).stages)
+    case = {"rounds": 1 + stages, **CASES[name]}
+    whole, told = finished(name, **case)
+    first = simulation(name, **case)
     events = first.run()
     before = []
-    while len(before) < 2:
+    while len(before) < stages:
         before += rounds([next(events)])
     saving.save(first, tmp_path / "state")
-    second = simulation(name, rounds=4, **CASES[name])
+    second = simulation(name, **case)
     saving.restore(second, tmp_path / "state")
-    assert second.round == 2
+    assert second.round == stages
     after = rounds(second.run())
     assert before + after == rounds(told)
     assert same(everything(second), everything(whole))

@@ -4,7 +4,8 @@
 
 Fan et al., ICML 2025, section on heterogeneous devices. `--specialists 1,2,4,8` gives
 the numbers in the order of the participants' names. The load-balancing loss counts
-where a participant has more experts than `--top-k`. Differs: nothing known.
+where a participant has more experts than `--top-k`. Differs: not compared with the
+paper's own experiment line by line.
 
 Command:
 

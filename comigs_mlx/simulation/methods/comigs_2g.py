@@ -2,7 +2,7 @@
 
     router_i minimises L_i^valid;  experts minimise L_i^train and are both averaged
 
-Fan et al., ICML 2025, the ablation 2G. Differs: nothing from comigs-1g1s but the roles.
+Fan et al., ICML 2025, the ablation 2G. Differs: as comigs-1g1s.
 
 Command:
 

@@ -2,8 +2,8 @@
 
     router_i minimises L_i^valid;  experts minimise L_i^train, all alone
 
-Fan et al., ICML 2025, the ablation 2S. The attention LoRA is not shared either, so that
-it differs from `local` by the router alone.
+Fan et al., ICML 2025, the ablation 2S. The attention LoRA is not shared either, which
+is our reading, so that it differs from `local` by the router alone.
 
 Command:
 

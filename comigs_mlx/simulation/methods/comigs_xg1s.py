@@ -5,7 +5,7 @@
 Fan et al., ICML 2025, the other way to use larger devices. The numbers come from
 `--participants FILE.yaml` (`ann: {generalists: 2}`). Differs: a participant's files
 name all generalists of the federation, those that it does not have unchanged, and they
-do not count; the paper does not say how such generalists are averaged.
+do not count: averaging over those that have one is our choice.
 
 Command:
 

@@ -4,12 +4,13 @@
     answer with w_G theta_G + w_S theta_S, (w_G, w_S) chosen on validation text
 
 Qi et al., "FDLoRA: Personalized Federated Learning of Large Language Model via Dual
-LoRA Tuning", 2024, algorithm 1. The personal LoRA (the specialist) learns in the first
+LoRA Tuning", 2024, from memory. The personal LoRA (the specialist) learns in the first
 quarter of the rounds, the global one (the generalist, with the attention LoRA) in the
 others; the fusion is the best of five pairs of weights that sum to 1. Differs: experts
-are fused in their outputs, not in their weights; plain averaging instead of the outer
-Nesterov optimiser; the global LoRA begins fresh instead of as the mean of the personal
-ones; a grid instead of a gradient-free search.
+are fused in their outputs, not in their weights; plain averaging instead of an outer
+optimiser; the global LoRA begins fresh instead of as the mean of the personal ones; a
+grid instead of a gradient-free search. The code of Fan et al., ICML 2025, differs from
+both: one LoRA, averaged, and fused with its value before the last average.
 
 Command:
 

@@ -3,9 +3,9 @@
     min_theta  L_i(theta) + mu/2 ||theta - theta_received||^2
 
 Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 2020, equation 2,
-on LoRA pairs with mu = 0.01, among the values of the paper. Two experts averaged.
-Differs: everybody makes the same number of steps, so only the proximal term is left of
-the method; AdamW instead of SGD.
+on LoRA pairs; mu = 0.01 is our choice, not tuned. Two experts averaged. Differs:
+everybody makes the same number of steps, so only the proximal term is left of the
+method; AdamW instead of SGD.
 
 Command:
 

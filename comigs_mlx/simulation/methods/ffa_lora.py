@@ -2,10 +2,11 @@
 
     W + B_i A,  B <- 1/N sum_i B_i,  A frozen and the same for all
 
-Sun et al., "Improving LoRA in Privacy-preserving Federated Learning", ICLR 2024,
-section 3. Two experts averaged. The recorded inexactness is 0. Differs: no noise is
-added; our files carry A too, so the bytes are FedAvg's where the paper needs half; half
-as many parameters learn as in the other methods, as in the paper.
+Sun et al., "Improving LoRA in Privacy-preserving Federated Learning", ICLR 2024, from
+memory. Two experts averaged. The recorded inexactness is 0. Differs: no noise is added;
+our files carry A too, so the bytes are FedAvg's where the method needs half; fewer
+parameters learn than in the other methods. The code of Fan et al., ICML 2025, has one
+expert of rank 16 and freezes A in the MLPs only.
 
 Command:
 

@@ -4,11 +4,12 @@
     loss_i + lambda sum |A_tail| |B_tail|;  the tail is cut where it shrank in a round
 
 Cho et al., "Heterogeneous LoRA for Federated Fine-tuning of On-Device Foundation
-Models", EMNLP 2024, with gamma = 0.99 (the tail begins at 99 % of the rank, rounded
-down) and lambda = 0.001. Everybody receives the first r_i ranks. Ranks: `--participants
-FILE.yaml`. Two experts averaged. Differs: the norm is that of all linears together, so
-one weight a participant; ranks are never below 1; the moments of a cut rank are cut
-with it.
+Models", EMNLP 2024, from memory, with gamma = 0.99 (the tail begins at 99 % of the
+rank, rounded down) and lambda = 0.001, not tuned. Everybody receives the first r_i
+ranks. Ranks: `--participants FILE.yaml`. Two experts averaged. Differs: the norm is
+that of all linears together, so one weight a participant; ranks are never below 1; the
+moments of a cut rank are cut with it. The code of Fan et al., ICML 2025, has one expert
+of rank 16, lambda 0.01 unless told, and weighs every matrix by its own norm.
 
 Command:
 

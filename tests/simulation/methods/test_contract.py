@@ -34,14 +34,20 @@ def test_the_papers_methods_are_there():
 
 @pytest.fixture(scope="module")
 def run():
-    """Name -> its simulation before and after, and what it told; run once."""
-    made = {}
+    """Name -> its values before, its simulation after, what it told; run once.
+
+    The federation keeps its whole history.
+    """
+    done = {}
 
     def of(name):
-        if name not in made:
-            before = everything(simulation(name))
-            made[name] = (before, *finished(name))
-        return made[name]
+        if name not in done:
+            made = simulation(name)
+            if made.pool is not None:
+                made.pool.store.forget = lambda: None
+            before = everything(made)
+            done[name] = (before, made, list(made.run()))
+        return done[name]
 
     return of
 
@@ -82,21 +88,19 @@ class TestMethod:
             assert roles == {params.role_of(p) for _, p in expected} - {"router"}
             assert routed == (chosen.speaks == ("auto",))
 
-    def test_only_generalists_are_ever_published(self, name):
+    def test_only_generalists_are_ever_published(self, name, run):
         """Every file of every state of the federation holds them and counters only."""
-        made = simulation(name)
+        before, made, _ = run(name)
         if made.pool is None:
             assert not method.load(name).shared
             return
-        made.pool.store.forget = lambda: None  # keep the whole history
         names = made.participants[0].generalists().keys()
         private = [
             a
-            for p in made.participants
-            for path, a in everything(made).items()
-            if params.role_of(path[1]) != "generalist"
+            for values in (before, everything(made))
+            for (_, path), a in values.items()
+            if params.role_of(path) != "generalist"
         ]
-        list(made.run())
         files = {
             (path, content)
             for commit in made.pool.store.history
@@ -120,28 +124,9 @@ class TestMethod:
                 assert b"specialist" not in content
 
     def test_equal_seeds_equal_bits_and_others_other_ones(self, name, run):
-        _, made, _ = run(name)
+        before, made, _ = run(name)
         assert same(everything(finished(name)[0]), everything(made))
-        assert not same(everything(finished(name, seed=1)[0]), everything(made))
-
-    def test_one_participant_alone_is_local_training(self, name):
-        """An average of one changes no bit; a factorisation keeps the product."""
-        alone, chosen = people(("ann",)), method.load(name)
-        stages = tuple(dataclasses.replace(s, shared=False) for s in chosen.stages)
-        apart = dataclasses.replace(chosen, stages=stages, mix=None)
-        if not aggregation.load(chosen.aggregator).HANDLES_RANKS:
-            shared, _ = finished(name, persons=alone)
-            local, _ = finished(name, persons=alone, chosen=apart)
-            assert same(everything(shared), everything(local))
-            return
-        pairs = []
-        for variant in (chosen, apart):
-            made, _ = finished(name, persons=alone, chosen=variant, rounds=1)
-            flat = params.flatten(made.participants[0].values)
-            pairs.append(similarity.pairs_of(flat, "generalist", 0))
-        for path, (a, b) in pairs[0].items():
-            c, d = pairs[1][path]
-            assert np.allclose(a @ b, c @ d, atol=1e-6)
+        assert not same(everything(simulation(name, seed=1)), before)
 
     def test_what_it_tells(self, name, run):
         _, made, events = run(name)
@@ -152,6 +137,30 @@ class TestMethod:
         assert len(events) > 0 or not made.method.trained
         trained = set(outcome.trainable.values())
         assert (trained == {0}) == (not made.method.trained)
+
+
+SHARED = [name for name in NAMES if method.load(name).shared]
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_one_participant_alone_is_local_training(name):
+    """An average of one changes no bit; a factorisation keeps the product."""
+    alone, chosen = people(("ann",)), method.load(name)
+    stages = tuple(dataclasses.replace(s, shared=False) for s in chosen.stages)
+    apart = dataclasses.replace(chosen, stages=stages, mix=None)
+    if not aggregation.load(chosen.aggregator).HANDLES_RANKS:
+        shared, _ = finished(name, persons=alone)
+        local, _ = finished(name, persons=alone, chosen=apart)
+        assert same(everything(shared), everything(local))
+        return
+    pairs = []
+    for variant in (chosen, apart):
+        made, _ = finished(name, persons=alone, chosen=variant, rounds=1)
+        flat = params.flatten(made.participants[0].values)
+        pairs.append(similarity.pairs_of(flat, "generalist", 0))
+    for path, (a, b) in pairs[0].items():
+        c, d = pairs[1][path]
+        assert np.allclose(a @ b, c @ d, atol=1e-6)
 
 
 MIXES = [name for name in NAMES if method.load(name).mix is not None]
