@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from app import private
+from app import private, waiting
 from app.options import AppConfig
 from comigs_mlx import command
 from comigs_mlx.config import parse
@@ -17,7 +17,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     private.keep()
     config = parse(AppConfig, "app", sys.argv[1:] if argv is None else list(argv))
     config.password()
-    command.say("starting the page")
     serve(config, block=True)
 
 
@@ -31,12 +30,14 @@ def serve(config: AppConfig, block: bool) -> tuple[Any, Any]:
     Returns:
         The page and its office, to be closed by who did not wait.
     """
-    from app import layout, server
-    from app.actions import runs
-    from app.office import Office
+    with waiting.page(config) as address:
+        command.say(f"starting the page at {address}")
+        from app import layout, server
+        from app.actions import runs
+        from app.office import Office
 
-    office = Office(lambda: _speaker(office))
-    page = layout.build(config, office)
+        office = Office(lambda: _speaker(office))
+        page = layout.build(config, office)
     address = server.launch(page, config, block=False)
     first = runs.find(config.runs_folder, runs.first(config.runs_folder))
     office.submit("Loading the model", lambda s: s.choose(first, config.model))
