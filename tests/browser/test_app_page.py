@@ -10,6 +10,11 @@ pytestmark = pytest.mark.browser
 TABS = ["Chat", "Routing", "Compare", "Train", "Share"]
 ATTACK = "<img/src=x/onerror=document.title='hacked'>"
 
+FADED = """() => Promise.allSettled(document.getAnimations()
+  .filter((one) => one.effect.getComputedTiming().iterations !== Infinity)
+  .map((one) => one.finished))"""
+"""Tabs and buttons fade: a script that waits until they have."""
+
 
 @pytest.fixture(scope="module")
 def address(serving, trained, tmp_path_factory):
@@ -83,7 +88,7 @@ def test_axe_finds_nothing_serious(screen, address, scheme):
     found = {}
     for name in TABS:
         _open(page, name)
-        page.wait_for_timeout(400)  # tabs and buttons fade
+        page.evaluate(FADED)
         for one in Axe().run(page).response["violations"]:
             if one["impact"] in ("serious", "critical"):
                 nodes = [n["html"][:160] for n in one["nodes"]]
