@@ -30,8 +30,8 @@ def serve(config: AppConfig, block: bool) -> tuple[Any, Any]:
     Returns:
         The page and its office, to be closed by who did not wait.
     """
-    command.say(f"starting the page on http://{config.host}:{config.port}")
-    with waiting.page(config.host, config.port):
+    with waiting.page(config) as address:
+        command.say(f"starting the page at {address}")
         from app import layout, server
         from app.actions import runs
         from app.office import Office

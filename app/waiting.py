@@ -1,85 +1,99 @@
-"""A page that says "starting" until the real one is there.
+"""A page that answers at once, until Gradio, which takes seconds to import, does.
 
-Importing Gradio alone takes seconds. Whoever opens the address before sees at once that
-something is coming, and gets it as soon as it answers. Standard library only.
+It asks again by itself and gives way when something else answers on the same port.
 """
 
 from __future__ import annotations
 
 import contextlib
-import threading
+import socket
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.resources import files
+from threading import Thread
 from typing import Any
 
-SIGN = "X-Starting"
-"""The header that tells this page from the real one."""
+from app.options import AppConfig
+from comigs_mlx.errors import ConfigError
 
-PAGE = f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>comigs_mlx</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<style>
-body {{ font: 1rem system-ui, sans-serif; margin: 12vh auto; max-width: 32rem;
-       padding: 0 1rem; color: #15181d; background: #fff }}
-progress {{ width: 100% }}
-@media (prefers-color-scheme: dark) {{
-  body {{ color: #f2f4f7; background: #14171b }}
-}}
-</style></head><body>
-<h1>comigs_mlx</h1>
-<p role="status">Starting the page. It opens here by itself.</p>
-<progress aria-label="starting"></progress>
-<script>
-const look = () => fetch(location.pathname, {{ cache: "no-store" }})
-  .then((answer) => {{ if (!answer.headers.get("{SIGN}")) location.reload(); }})
-  .catch(() => {{}});  // between the two pages nobody answers
-setInterval(look, 300);
-</script>
-<noscript>Reload this page in some seconds.</noscript>
-</body></html>
-""".encode()
+UNAVAILABLE = 503
+"""Status of the page while it waits: other programs are told to come again."""
+
+PATIENCE = 0.5
+"""Seconds in which a visitor has to ask."""
+
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "img-src data:; connect-src 'self'"
+)
+"""What the page may do: ask this server."""
 
 
-@contextlib.contextmanager
-def page(host: str, port: int) -> Iterator[None]:
-    """Answer at an address for the time of a block; where it is taken, do nothing."""
-    try:
-        server = _Server((host, port), _Starting)
-    except OSError:  # whoever comes after says what is wrong with it
-        yield
-        return
-    answering = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    answering.start()
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
+class _Page(BaseHTTPRequestHandler):
+    timeout = PATIENCE
 
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-
-
-class _Starting(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        """The page, whatever is asked for."""
-        self.send_response(503)
-        for name, value in (
-            ("Content-Type", "text/html; charset=utf-8"),
-            ("Content-Length", str(len(PAGE))),
-            ("Cache-Control", "no-store"),
-            ("Retry-After", "1"),
-            (SIGN, "1"),
-        ):
-            self.send_header(name, value)
+        """The same page, whatever is asked for."""
+        body = (files("app") / "static" / "waiting.html").read_bytes()
+        self.send_response(UNAVAILABLE)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Security-Policy", POLICY)
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("Retry-After", "1")
+        self.send_header("Connection", "close")
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(PAGE)
+            self.wfile.write(body)
 
-    do_HEAD = do_POST = do_GET
+    do_HEAD = do_GET
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing."""
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of visitors who have left."""
+
+
+@contextlib.contextmanager
+def page(config: AppConfig) -> Iterator[str]:
+    """Answer on the page's port until the end of the block.
+
+    Args:
+        config: Where.
+
+    Yields:
+        The address.
+
+    Raises:
+        ConfigError: If nothing can listen there.
+    """
+    server = _listening(config)
+    host = "localhost" if config.host == "0.0.0.0" else config.host
+    thread = Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://{host}:{config.port}/"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _listening(config: AppConfig) -> _Server:
+    host = config.host.strip("[]")
+    kind = type("_Kind", (_Server,), {"address_family": _family(host)})
+    try:
+        server: _Server = kind((host, config.port), _Page)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {config.host}, port {config.port} ({error.strerror}): "
+            "end what listens there, or choose another --port"
+        ) from error
+    return server
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET

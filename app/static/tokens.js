@@ -69,14 +69,12 @@ window.comigs = {};
     });
   }
 
-  // A legend and a layer slider over any number of token lists.
+  // A legend and a layer slider over any number of token lists, each with its scale.
   class Tints {
     constructor(bar) {
       this.bar = bar;
       this.layer = -1;
-      this.gain = LEAST;
       this.lists = [];
-      this.scope = bar.parentNode;
       this.legend = add(bar, "div", "cm-legend");
       this.legend.setAttribute("role", "group");
       this.legend.setAttribute("aria-label", "Legend");
@@ -117,29 +115,25 @@ window.comigs = {};
       this.name.textContent = at;
       this.slider.setAttribute("aria-label", "Layer that tints the tokens");
       this.slider.setAttribute("aria-valuetext", at);
-      this.scale.textContent = `strongest tint: ${percent((1 + this.gain) / 2)} of one side`;
+      const gains = this.lists.filter((list) => list.tinted).map((list) => list.gain);
+      const texts = [...new Set(gains.map((gain) => percent((1 + gain) / 2)))];
+      this.scale.textContent = texts.length
+        ? `strongest tint${gains.length > 1 ? " of each answer" : ""}: ${texts.join(", ")} of one side`
+        : "";
     }
 
     choose(layer) {
       this.layer = layer;
-      this.gain = LEAST;
-      for (const list of this.lists) list.tint(0);
+      for (const list of this.lists) {
+        list.gain = LEAST;
+        list.tint(0);
+      }
       this.label();
       if (this.onchange) this.onchange();
     }
 
-    // Tints are relative to the strongest lean in view, which the legend states.
-    widen(lean) {
-      if (lean > this.gain) {
-        this.gain = lean;
-        this.label();
-      }
-      this.scope.style.setProperty("--gain", (0.5 / this.gain).toFixed(3));
-    }
-
     reset() {
       this.lists = [];
-      this.gain = LEAST;
       this.label();
     }
   }
@@ -147,7 +141,8 @@ window.comigs = {};
   // One reply's tokens: a list box, one tab stop, arrow keys inside.
   class TokenList {
     constructor(parent, tints, experts, layers, name, onpick) {
-      Object.assign(this, { tints, layers, onpick, tokens: [], spans: [], current: -1 });
+      Object.assign(this, { tints, layers, onpick, tokens: [], spans: [], current: -1,
+        gain: LEAST, tinted: false });
       this.colours = palette(experts);
       this.box = add(parent, "div", "cm-tokens");
       this.box.setAttribute("role", "listbox");
@@ -185,7 +180,17 @@ window.comigs = {};
         this.spans[i].setAttribute("aria-label", `${text}, ${percent(share)} specialist`);
         strongest = Math.max(strongest, Math.abs(lean));
       }
-      this.tints.widen(strongest);
+      this.widen(strongest);
+    }
+
+    // Tints are relative to the strongest lean of the answer, which the legend states:
+    // beside an answer of one side alone, a mixture's small leans would not be seen.
+    widen(lean) {
+      const told = this.tinted && lean <= this.gain;
+      this.tinted = this.tinted || lean > 0;
+      this.gain = Math.max(this.gain, lean);
+      this.box.style.setProperty("--gain", (0.5 / this.gain).toFixed(3));
+      if (!told) this.tints.label();
     }
 
     pick(event) {

@@ -41,7 +41,13 @@ class Worker:
     @property
     def busy(self) -> bool:
         """Whether something is being done or waits to be."""
-        return self._unfinished > 0
+        return self.unfinished > 0
+
+    @property
+    def unfinished(self) -> int:
+        """How many calls and streams are being done or wait to be."""
+        with self._lock:
+            return self._unfinished
 
     def call(self, do: Callable[[], T]) -> T:
         """Do it, and wait for what it returns or raises."""

@@ -1,56 +1,73 @@
-"""The page before the page: there at once, gone without a trace."""
+"""The page before the page: at once, and gone without a trace."""
 
+import http.client
+import re
 import socket
-import urllib.error
-import urllib.request
+import time
+from importlib.resources import files
 
 import pytest
 
 from app import waiting
+from app.options import AppConfig
+from comigs_mlx.errors import ConfigError
 
 
 @pytest.fixture
-def port():
+def config():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+        port = free.getsockname()[1]
+    return AppConfig(port=port)
 
 
-def ask(port, path="/", method="GET"):
-    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", method=method)
-    with pytest.raises(urllib.error.HTTPError) as told:
-        urllib.request.urlopen(request, timeout=5)
-    with told.value as answer:
-        return answer.code, answer.headers, answer.read().decode()
+def ask(port, method="GET", path="/"):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection.request(method, path)
+    answer = connection.getresponse()
+    body = answer.read()
+    connection.close()
+    return answer, body
 
 
-def test_says_that_something_is_coming_whatever_is_asked(port):
-    with waiting.page("127.0.0.1", port):
-        for path in ("/", "/gradio_api/x?y=<b>"):
-            code, headers, text = ask(port, path)
-            assert (code, headers[waiting.SIGN]) == (503, "1")
-            assert "Starting the page" in text
-            assert "<b>" not in text
-            assert "//" not in text.split("<script>")[0]  # nothing from elsewhere
-        assert ask(port, method="HEAD")[2] == ""
+@pytest.mark.parametrize("path", ["/", "/config", "/<b>x</b>"])
+def test_it_says_that_it_is_starting_and_to_come_again(config, path):
+    with waiting.page(config) as address:
+        assert address == f"http://127.0.0.1:{config.port}/"
+        answer, body = ask(config.port, path=path)
+        head, none = ask(config.port, "HEAD", path)
+    assert (answer.status, head.status, none) == (503, 503, b"")
+    assert answer.headers["Retry-After"] == "1"
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+    assert b"Starting" in body
+    assert b"<b>x" not in body
 
 
-def test_leaves_the_port_to_who_comes_after(port):
-    with waiting.page("127.0.0.1", port):
-        ask(port)
-    with socket.socket() as after:
-        after.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        after.bind(("127.0.0.1", port))
+def test_the_port_is_free_at_once_whoever_was_there(config):
+    """Visitors who have not asked yet, or not hung up, do not hold it."""
+    with waiting.page(config):
+        ask(config.port)
+        idle = socket.create_connection(("127.0.0.1", config.port))
+        lingering = socket.create_connection(("127.0.0.1", config.port))
+        lingering.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        assert lingering.recv(12) == b"HTTP/1.0 503"
+        start = time.monotonic()
+    assert time.monotonic() - start < 2
+    with idle, lingering, socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Gradio does
+        other.bind(("127.0.0.1", config.port))
 
 
-def test_a_taken_port_is_left_alone(port):
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", port))
-        other.listen()
-        with waiting.page("127.0.0.1", port):
-            assert other.fileno() > 0
-
-
-def test_on_no_address_at_all_nothing_happens():
-    with waiting.page("no.such.name.invalid", 1):
+def test_a_port_that_is_taken_is_one_line(config):
+    with (
+        waiting.page(config),
+        pytest.raises(ConfigError, match=f"port {config.port} .*another --port"),
+        waiting.page(config),
+    ):
         pass
+
+
+def test_it_asks_nobody_else():
+    text = (files("app") / "static" / "waiting.html").read_text(encoding="utf-8")
+    assert not re.findall(r"(?:https?:)?//\w", text)

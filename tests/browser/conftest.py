@@ -63,11 +63,12 @@ def page(browser, tmp_path):
 def screen(browser, request):
     """(address, options of a page) -> a page that asks loopback alone for anything.
 
+    `ready=False` does not wait for the model, nor for the page itself.
     Fails on any script error; keeps a screenshot of a test that failed.
     """
     opened, problems = [], []
 
-    def show(address, **options):
+    def show(address, ready=True, **options):
         page = browser.new_page(
             **{"viewport": {"width": 1440, "height": 900}, **options}
         )
@@ -77,8 +78,9 @@ def screen(browser, request):
         page.route(lambda url: not _ours(url), lambda route: route.abort())
         opened.append(page)
         page.goto(address)
-        page.locator("#message textarea").wait_for()
-        page.locator(".cm-standing[data-state=ready]").wait_for(timeout=60_000)
+        if ready:
+            page.locator("#message textarea").wait_for()
+            page.locator(".cm-standing[data-state=ready]").wait_for(timeout=60_000)
         return page
 
     yield show
@@ -96,45 +98,43 @@ def _ours(url):
 
 @pytest.fixture(scope="session")
 def serving():
-    """(module, arguments after the port) -> the address of a page served by it."""
-    with contextlib.ExitStack() as stack:
-        yield lambda module, *given: stack.enter_context(_served(module, given))
+    """(module, arguments after the port) -> the address of a page served by it.
 
-
-@pytest.fixture
-def starting():
-    """(module, arguments after the port) -> its address, once anything answers."""
+    `up=False` does not wait for Gradio; further named values go to its environment.
+    """
     with contextlib.ExitStack() as stack:
-        early = urllib.error.HTTPError
-        yield lambda module, *given: stack.enter_context(_served(module, given, early))
+        yield lambda module, *given, up=True, **environment: stack.enter_context(
+            _served(module, given, up, environment)
+        )
 
 
 @contextlib.contextmanager
-def _served(module, given, enough=()):
+def _served(module, given, up, environment):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     first = ["--port", str(port)] if module == "app" else [str(port)]
     command = [sys.executable, "-m", module, *first, *map(str, given)]
-    process = subprocess.Popen(command)
+    process = subprocess.Popen(command, env={**os.environ, **environment})
     address = f"http://127.0.0.1:{port}"
     try:
-        _wait(address, process, enough)
+        _wait(address, process, up)
         yield address
     finally:
         process.terminate()
         process.wait(10)
 
 
-def _wait(address, process, enough):
-    for _ in range(600):
+def _wait(address, process, up):
+    for _ in range(1200):
         assert process.poll() is None, "the app ended before it was up"
         try:
             with urllib.request.urlopen(address, timeout=5):
                 return
-        except enough as answer:
-            answer.close()
-            return
+        except urllib.error.HTTPError:  # the page that is there while Gradio is not
+            if not up:
+                return
         except OSError:
-            time.sleep(0.1)
+            pass
+        time.sleep(0.05)
     raise AssertionError(f"nothing at {address}")

@@ -54,6 +54,13 @@ def test_an_answer_is_tinted_and_each_token_explained(chat):
         assert tokens.nth(0).get_attribute("aria-selected") is None
 
 
+def test_a_conversation_fits_its_window(chat):
+    shorten(chat)
+    say(chat, "hello")
+    chat.get_by_text("Settings", exact=True).first.click()
+    chat.wait_for_function("document.documentElement.scrollHeight <= 900")
+
+
 def test_the_layer_slider_changes_the_tint(chat):
     shorten(chat)
     say(chat, "hello")

@@ -10,6 +10,11 @@ pytestmark = pytest.mark.browser
 TABS = ["Chat", "Routing", "Compare", "Train", "Share"]
 ATTACK = "<img/src=x/onerror=document.title='hacked'>"
 
+FADED = """() => Promise.allSettled(document.getAnimations()
+  .filter((one) => one.effect.getComputedTiming().iterations !== Infinity)
+  .map((one) => one.finished))"""
+"""Tabs and buttons fade: a script that waits until they have."""
+
 
 @pytest.fixture(scope="module")
 def address(serving, trained, tmp_path_factory):
@@ -83,7 +88,7 @@ def test_axe_finds_nothing_serious(screen, address, scheme):
     found = {}
     for name in TABS:
         _open(page, name)
-        page.wait_for_timeout(400)  # tabs and buttons fade
+        page.evaluate(FADED)
         for one in Axe().run(page).response["violations"]:
             if one["impact"] in ("serious", "critical"):
                 nodes = [n["html"][:160] for n in one["nodes"]]
@@ -154,13 +159,3 @@ def _open(page, name):
         page.locator(".overflow-menu > button").click()
         tab = page.locator(".overflow-dropdown button", has_text=name)
     tab.click()
-
-
-def test_opened_too_early_it_comes_by_itself(browser, starting, tmp_path):
-    """A first page is there before Gradio is imported, and the real one follows."""
-    address = starting("app", "--runs", tmp_path, "--model", tmp_path / "none")
-    page = browser.new_page()
-    page.goto(address)
-    page.get_by_text("Starting the page").wait_for(timeout=2_000)
-    page.locator("#message textarea").wait_for(timeout=60_000)
-    page.close()

@@ -72,6 +72,13 @@ def test_compare_answers_four_times(tab):
         "Specialist",
         "Mixture",
     ]
+    tint = "node => getComputedStyle(node).getPropertyValue('--gain')"
+    gains = view.locator(".cm-tokens").evaluate_all(
+        "lists => lists.map(" + tint + ").map(Number)"
+    )
+    assert gains[1] == gains[2] == 0.5  # one side alone: the faintest scale
+    assert gains[3] > 0.5  # the mixture's small leans are seen beside them
+    assert "of each answer: 100 %, " in view.locator(".cm-legend").inner_text()
 
 
 def test_a_training_is_started_found_again_and_stopped(

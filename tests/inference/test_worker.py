@@ -1,6 +1,7 @@
 """One thread, one thing after another."""
 
 import threading
+import time
 
 import mlx.core as mx
 import pytest
@@ -14,6 +15,14 @@ def worker():
     made = Worker()
     yield made
     made.close()
+
+
+def until(condition, seconds=10.0):
+    """Wait for a condition of another thread, at most some seconds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came true"
+        time.sleep(0.001)
 
 
 def test_everything_is_done_on_one_other_thread(worker):
@@ -53,16 +62,14 @@ def test_who_waits_is_served_in_order(worker):
     go, done = threading.Event(), []
     threads = [threading.Thread(target=worker.call, args=(go.wait,))]
     threads[0].start()
-    while not worker.busy:
-        pass
+    until(lambda: worker.busy)
     for number in range(4):
         thread = threading.Thread(
             target=worker.call, args=(lambda n=number: done.append(n),)
         )
         thread.start()
         threads.append(thread)
-        while worker._unfinished < number + 2:
-            pass
+        until(lambda n=number: worker.unfinished == n + 2)
     go.set()
     for thread in threads:
         thread.join(10)
@@ -84,6 +91,14 @@ def test_a_stream_is_told_when_nobody_listens(worker):
     assert ended.wait(10)
 
 
+def is_closed(worker):
+    try:
+        list(worker.stream(lambda left: iter(())))
+    except ComigsError:
+        return True
+    return False
+
+
 def test_a_stream_left_before_its_turn_never_begins(worker):
     go, begun = threading.Event(), []
     holder = threading.Thread(target=worker.call, args=(go.wait,))
@@ -91,10 +106,12 @@ def test_a_stream_left_before_its_turn_never_begins(worker):
     items = worker.stream(lambda left: iter_of(lambda: begun.append(1)))
     reader = threading.Thread(target=lambda: list(items))
     reader.start()
-    while worker._unfinished < 2:
-        pass
-    worker._closed.set()  # as `close` does, which would wait for the holder
+    until(lambda: worker.unfinished == 2)
+    closer = threading.Thread(target=worker.close)  # it waits for the holder
+    closer.start()
+    until(lambda: is_closed(worker))
     go.set()
+    closer.join(10)
     reader.join(10)
     holder.join(10)
     assert not reader.is_alive()
