@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -21,7 +22,9 @@ def ask(path="/", names=server.LOCAL_NAMES, **headers):
 
     given = [(k.encode(), v.encode()) for k, v in headers.items()]
     scope = {"type": "http", "path": path, "headers": given}
-    asyncio.run(Gate(app, names)(scope, None, send))
+    asked = Gate(app, names)(scope, None, send)
+    with ThreadPoolExecutor(1) as thread:  # Playwright has a loop in the main one
+        thread.submit(asyncio.run, asked).result()
     return told[0]["status"]
 
 
