@@ -13,7 +13,7 @@ from comigs_mlx.options import DataOptions, ExpertOptions, TrainingOptions
 
 
 @dataclass(frozen=True)
-class SharingOptions:
+class RoundOptions:
     """Rounds, and who takes part in them."""
 
     rounds: int = option(20, "rounds", "N")
@@ -181,7 +181,7 @@ class SimulateConfig:
     specialists: tuple[int, ...] = option(
         (), "specialists of each participant, in the order of their names", "N,..."
     )
-    sharing: SharingOptions = group(SharingOptions)
+    sharing: RoundOptions = group(RoundOptions)
     shape: ShapeOptions = group(ShapeOptions)
     learning: LearningOptions = group(LearningOptions)
     measuring: MeasuringOptions = group(MeasuringOptions)

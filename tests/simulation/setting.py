@@ -16,8 +16,8 @@ from comigs_mlx.simulation.layouts import Layouts
 from comigs_mlx.simulation.options import (
     LearningOptions,
     MeasuringOptions,
+    RoundOptions,
     ShapeOptions,
-    SharingOptions,
     SimulateConfig,
 )
 from comigs_mlx.simulation.people import Device, Person
@@ -58,7 +58,7 @@ def people(names=NAMES, devices=None):
 def config(rounds=2, **others):
     """Two steps a round, a router phase every two steps; groups may be overridden."""
     groups = {
-        "sharing": SharingOptions(rounds=rounds, local_steps=2),
+        "sharing": RoundOptions(rounds=rounds, local_steps=2),
         "shape": ShapeOptions(rank=3),
         "learning": LearningOptions(
             batch_size=2,
