@@ -70,18 +70,6 @@ class Person:
     valid: Content
     test: Content
 
-    @property
-    def train_tokens(self) -> int:
-        """Tokens of its training text."""
-        return tokens_of(self.train)
-
-
-def tokens_of(content: Content) -> int:
-    """Number of tokens."""
-    if isinstance(content, TokenStream):
-        return len(content.tokens)
-    return sum(len(sample.tokens) for sample in content)
-
 
 def read(config: SimulateConfig, tokenizer: Tokenizer, say: Say) -> list[Person]:
     """All participants, sorted by name.

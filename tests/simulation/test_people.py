@@ -38,7 +38,7 @@ def test_every_folder_is_a_participant(users, tokenizer):
     text = (users / "ann" / "train.txt").read_bytes()
     assert isinstance(ann.train, TokenStream)
     # One token a byte, one blank line between documents, EOS after each of the 40.
-    assert ann.train_tokens == len(text) - 1 - 2 * 39 + 40
+    assert len(ann.train.tokens) == len(text) - 1 - 2 * 39 + 40
     assert ann.device == bob.device == Device()
 
 
