@@ -2,6 +2,7 @@
 
 import comigs_mlx  # noqa: F401  isort: skip
 
+import shutil
 import warnings
 
 import pytest
@@ -81,3 +82,13 @@ def trained(tiny_folder, text_folder, tmp_path_factory):
         return made[key]
 
     return folder
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """(name) -> a copy of a small trained run."""
+
+    def copy(name="mine", **options):
+        return shutil.copytree(trained(**options), tmp_path / name)
+
+    return copy

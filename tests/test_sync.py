@@ -43,16 +43,6 @@ def uri(request, tmp_path, monkeypatch, hub):
 
 
 @pytest.fixture
-def run(trained, tmp_path):
-    """(name) -> a copy of a small trained run."""
-
-    def copy(name="mine", **options):
-        return shutil.copytree(trained(**options), tmp_path / name)
-
-    return copy
-
-
-@pytest.fixture
 def do(cli):
     """(action, flags) -> the command's JSON."""
 

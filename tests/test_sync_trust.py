@@ -44,16 +44,6 @@ def uri(user):
 
 
 @pytest.fixture
-def run(trained, tmp_path):
-    """(name) -> a copy of a small trained run."""
-
-    def copy(name, **options):
-        return shutil.copytree(trained(**options), tmp_path / name)
-
-    return copy
-
-
-@pytest.fixture
 def do(cli):
     """(action, flags) -> the command's JSON."""
 

@@ -63,15 +63,12 @@ def contribute(exchange: Exchange, federation: Federation, prepared: Prepared) -
         Late: If its round is not open (any more).
         FederationError: If the name is not this account's.
     """
-    name, round = prepared.metadata.participant, prepared.metadata.round
-    _check_open(federation, round)
-    check_participant(exchange, federation, name)
-    changes = contribution_changes(federation, prepared)
-    new = {path: content for path, content in changes.items() if content is not None}
+    changes, new = _admitted(exchange, federation, prepared)
     if len(new) == len(changes) and is_there(exchange, federation.snapshot, new):
         return False
+    name, round = prepared.metadata.participant, prepared.metadata.round
     with answered(exchange, new):
-        exchange.commit(changes, f"Contribute to round {round}: {name}")
+        exchange.commit(changes, _title(prepared))
     after = current(exchange)
     closed = {one.round: one.contributors for one in after.round.history}
     if name not in closed.get(round, ()):  # others may have closed more than this one
@@ -96,11 +93,7 @@ def propose(
         Late: If its round is not open (any more).
         FederationError: If the name is not this account's.
     """
-    name, round = prepared.metadata.participant, prepared.metadata.round
-    _check_open(federation, round)
-    check_participant(exchange, federation, name)
-    changes = contribution_changes(federation, prepared)
-    new = {path: content for path, content in changes.items() if content is not None}
+    changes, new = _admitted(exchange, federation, prepared)
     if is_there(exchange, federation.snapshot, new):
         return exchange.url(), False
     account = exchange.account()
@@ -109,7 +102,24 @@ def propose(
             offered, _ = exchange.proposed(proposal.number)
             if is_there(exchange, offered, new):
                 return proposal.url, False
-    return exchange.propose(changes, f"Contribute to round {round}: {name}"), True
+    return exchange.propose(changes, _title(prepared)), True
+
+
+def _admitted(
+    exchange: Exchange, federation: Federation, prepared: Prepared
+) -> tuple[dict[str, bytes | None], dict[str, bytes]]:
+    """All that a contribution changes and what of it is new, if it may come in."""
+    _check_open(federation, prepared.metadata.round)
+    check_participant(exchange, federation, prepared.metadata.participant)
+    changes = contribution_changes(federation, prepared)
+    new = {path: content for path, content in changes.items() if content is not None}
+    return changes, new
+
+
+def _title(prepared: Prepared) -> str:
+    """The line that a contribution has in the history."""
+    metadata = prepared.metadata
+    return f"Contribute to round {metadata.round}: {metadata.participant}"
 
 
 def contribution_changes(

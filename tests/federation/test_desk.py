@@ -22,16 +22,6 @@ def uri(tmp_path):
 
 
 @pytest.fixture
-def run(trained, tmp_path):
-    """(name) -> a copy of a small trained run."""
-
-    def copy(name="mine", **options):
-        return shutil.copytree(trained(**options), tmp_path / name)
-
-    return copy
-
-
-@pytest.fixture
 def ann(run, uri):
     """Ann's run; it founded the federation."""
     folder = run("ann")
