@@ -11,32 +11,31 @@ from comigs_mlx.config import parse
 from comigs_mlx.simulation.options import SimulateConfig
 
 if TYPE_CHECKING:
-    from comigs_mlx.simulation.experiment import Begun
-    from comigs_mlx.simulation.records import Outcome, RoundDone
+    from comigs_mlx.simulation.records import Begun, Outcome, RoundDone, Stepped
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run all methods with all seeds, draw, and print where the results are."""
     config = parse(SimulateConfig, "comigs_mlx.simulate", argv)
-    from comigs_mlx.simulation.experiment import Begun, simulate
-    from comigs_mlx.simulation.records import RoundDone, Stepped
+    from comigs_mlx.simulation.comparison import compare
+    from comigs_mlx.simulation.records import Begun, Planned, RoundDone, Stepped
 
     with contextlib.ExitStack() as stack:
         advance: Callable[[str], None] = lambda note: None
-        for event in simulate(config, command.say):
-            if isinstance(event, Begun):
-                stack.close()
+        for event in compare(config, command.say):
+            if isinstance(event, Planned):
+                if event.steps:
+                    bar = command.progress(event.steps, "step")
+                    advance = stack.enter_context(bar)
+            elif isinstance(event, Begun):
                 command.say(_begun(event))
-                bar = command.progress(event.steps, "step")
-                advance = stack.enter_context(bar) if event.steps else lambda note: None
             elif isinstance(event, Stepped):
                 if event.level == "expert":
-                    advance(_place(event.round, event.participant, event.loss))
+                    advance(_place(event))
             elif isinstance(event, RoundDone):
                 if event.test_loss:
                     command.say(_round(event))
             else:
-                stack.close()
                 command.say(_outcome(event))
     if config.measuring.plots:
         _draw(config)
@@ -45,12 +44,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _draw(config: SimulateConfig) -> None:
+    from comigs_mlx.simulation.folder import ResultsFolder
     from comigs_mlx.simulation.plots import available, draw
 
     if not available():
         command.say("note: no plots: pip install 'comigs-mlx[simulation]'")
         return
-    draw(config.folder, config.methods, config.seed_list)
+    draw(ResultsFolder(config), config.methods, config.seed_list)
 
 
 def _begun(event: Begun) -> str:
@@ -58,8 +58,9 @@ def _begun(event: Begun) -> str:
     return f"{event.method}, seed {event.seed}: {event.steps} steps{after}"
 
 
-def _place(round: int, participant: str, loss: float) -> str:
-    return f"round {round}  {participant}  loss {loss:.3f}"
+def _place(event: Stepped) -> str:
+    where = f"{event.method}  round {event.round}  {event.participant}"
+    return f"{where}  loss {event.loss:.3f}"
 
 
 def _round(event: RoundDone) -> str:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,16 @@ def whole(given, tmp_path_factory):
     return out
 
 
+METHODS = ("local", "fedavg", "comigs-1g1s")
+
+
+@pytest.fixture(scope="module")
+def both(given, tmp_path_factory):
+    out = tmp_path_factory.mktemp("both") / "out"
+    simulate.main(flags(out, METHODS, **given, jobs=2, no_plots=True))
+    return out
+
+
 def test_the_public_form_of_the_results(whole):
     found = json.loads((whole / "results.json").read_text())
     assert found["config"]["rounds"] == 3
@@ -78,12 +89,11 @@ def test_the_public_form_of_the_results(whole):
         assert method["seconds"] > 0
         assert method["bytes_per_round"] > 1000
     assert found["environment"]["mlx"]
-    rounds = [
-        json.loads(line)
-        for line in (whole / "rounds.jsonl").read_text().split("\n")[:-1]
-    ]
-    assert len(rounds) == 2 * 3
-    assert [bool(r["test_loss"]) for r in rounds[:3]] == [False, True, True]
+    for name in ("fedavg", "comigs-1g1s"):
+        lines = (whole / "rounds" / f"{name}-seed-0.jsonl").read_text().splitlines()
+        rounds = [json.loads(line) for line in lines]
+        assert [r["round"] for r in rounds] == [1, 2, 3]
+        assert [bool(r["test_loss"]) for r in rounds] == [False, True, True]
     assert "| comigs-1g1s |" in (whole / "results.md").read_text()
     assert (whole / "results.csv").read_text().startswith("method,participant,")
     for picture in ("curves", "share-comigs-1g1s", "similarity-fedavg"):
@@ -116,6 +126,53 @@ def test_killed_and_resumed_it_ends_the_same(given, whole, tmp_path):
     assert [f.name for f in (out / "state").iterdir()] == ["comigs-1g1s-seed-0"]
     simulate.main([*argv, "--resume"])
     assert without_clock(out) == without_clock(whole)
+
+
+class TestSideBySide:
+    """Two processes; the cores of one differ from `whole`'s, so bits may."""
+
+    def test_it_comes_to_what_one_process_comes_to(self, both, whole):
+        alone, found = (
+            json.loads((folder / "results.json").read_text())["methods"]
+            for folder in (whole, both)
+        )
+        assert found.keys() == set(METHODS)
+        for name, one in alone.items():
+            people = one["loss"]["per_participant"]
+            assert found[name]["loss"]["per_participant"] == pytest.approx(people, 1e-4)
+            assert found[name]["bytes_per_round"] == one["bytes_per_round"]
+
+    def test_killed_its_processes_end_and_resume_goes_on(self, given, both, tmp_path):
+        out = tmp_path / "out"
+        argv = flags(out, METHODS, **given, jobs=2, no_plots=True)
+        script = "from comigs_mlx import simulate, command; command.run(simulate.main)"
+        with subprocess.Popen(
+            [sys.executable, "-c", script, *argv], stderr=subprocess.PIPE
+        ) as process:
+            while not list(out.glob("state/*/state.json")):
+                assert process.poll() is None, process.stderr.read().decode()
+                time.sleep(0.01)
+            process.kill()
+            # The pipe is at its end when the last process that can write there is gone.
+            process.stderr.read()
+        assert not (out / "rounds" / "comigs-1g1s-seed-0.jsonl").exists()
+        simulate.main([*argv, "--resume"])
+        assert without_clock(out) == without_clock(both)
+
+    def test_a_process_that_dies_is_named(self, cli, given, tmp_path, monkeypatch):
+        file = tmp_path / "sitecustomize.py"
+        file.write_text(
+            "import os, sys\n"
+            "if '--multiprocessing-fork' in sys.argv:\n    os._exit(9)\n"
+        )
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        argv = flags(tmp_path / "out", **given, jobs=2)
+        code, stdout, stderr = cli(simulate.main, *argv)
+        assert (code, stdout) == (2, "")
+        assert stderr.splitlines()[-1] == (
+            "error: one of the --jobs ended with exit code 9, maybe for want of "
+            "memory: go on with --resume and fewer --jobs"
+        )
 
 
 def test_methods_and_seeds_may_be_added(given, whole, tmp_path, cli):
@@ -180,6 +237,7 @@ class TestRefusals:
             (["--users", "u", "--out", "o", "--rounds", "0"], "--rounds 0 must be"),
             (["--users", "u", "--out", "o", "--seeds", "x"], "seeds: expected ints"),
             (["--users", "u", "--out", "o", "--dropout", "1"], "--dropout 1.0 must be"),
+            (["--users", "u", "--out", "o", "--jobs", "0"], "--jobs 0 must be"),
         ],
     )
     def test_options(self, cli, tmp_path, argv, message):

@@ -18,9 +18,12 @@ from typing import Any
 from comigs_mlx import registry
 from comigs_mlx.config import option
 from comigs_mlx.data.labelled import Corpus, read_corpus
-from comigs_mlx.data.splits import SPLITS, Sample, divide
+from comigs_mlx.data.splits import SPLITS, Sample, divide, position
 from comigs_mlx.errors import ConfigError, DataError, raise_all
 from comigs_mlx.files import replacing_dir, write_json, write_text
+
+Shares = dict[str, dict[str, list[Sample]]]
+"""Participant -> split -> documents."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,8 @@ class PartitionConfig:
     label: one participant a label. dirichlet: every label in random proportions
     (--alpha: small separates, large mixes). iid: every participant a random share. A
     participant's documents are then divided 80/10/10 by content into train, valid and
-    test.
+    test. With --mixed, everybody's valid and test are of all documents: people who are
+    asked for more than what they have text of (out of distribution).
 
       python scripts/partition.py --data news.jsonl --label-field category --out users
       python -m comigs_mlx.simulate --users users ...
@@ -47,6 +51,9 @@ class PartitionConfig:
     )
     alpha: float | None = option(
         None, "dirichlet: concentration (default: 0.5)", "ALPHA"
+    )
+    mixed: bool = option(
+        False, "deal out valid and test anew, to everyone of each kind"
     )
     seed: int = option(0, "of all that is drawn", "N")
 
@@ -85,9 +92,12 @@ def partition(config: PartitionConfig) -> dict[str, Counter[str]]:
     owners = plugin.assign(corpus.labels, config.participants, config.seed, **options)
     counts = label_counts(corpus.labels, owners)
     shares = split_shares(corpus, owners)
+    if config.mixed:
+        shares = mixed(shares)
     made = {
         "by": config.by,
         "options": {**_options_of(config.by), **options},
+        "mixed": config.mixed,
         "seed": config.seed,
         "documents": counts,
     }
@@ -111,9 +121,7 @@ def label_counts(labels: list[str], owners: list[str]) -> dict[str, Counter[str]
     return counts
 
 
-def split_shares(
-    corpus: Corpus, owners: list[str]
-) -> dict[str, dict[str, list[Sample]]]:
+def split_shares(corpus: Corpus, owners: list[str]) -> Shares:
     """Participant -> split -> its documents.
 
     Raises:
@@ -132,6 +140,29 @@ def split_shares(
     ]
     raise_all(DataError, problems)
     return shares
+
+
+def mixed(shares: Shares) -> Shares:
+    """Valid and test dealt out anew: everyone gets as much of each kind.
+
+    Participant i of n gets the documents i, i + n, i + 2 n... of everyone's, so that no
+    document is held out by two; the kinds follow each other as their content's hashes
+    do.
+    """
+    count = len(shares)
+
+    def dealt(split: str, number: int) -> list[Sample]:
+        mine = [s for all in shares.values() for s in all[split][number::count]]
+        return sorted(mine, key=position)
+
+    return {
+        name: {
+            "train": mine["train"],
+            "valid": dealt("valid", number),
+            "test": dealt("test", number),
+        }
+        for number, (name, mine) in enumerate(shares.items())
+    }
 
 
 def write_participants(

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from comigs_mlx.data.dividing import Shares, mixed
 from comigs_mlx.data.splits import SPLITS, Sample, position
 from comigs_mlx.errors import DataError, raise_all
 
@@ -27,9 +28,6 @@ CHARACTERS_PER_TOKEN = 4
 
 LONGEST = 50_000
 """Characters of a document that are used; a book would outweigh a whole split."""
-
-Shares = dict[str, dict[str, list[Sample]]]
-"""Participant -> split -> documents."""
 
 
 @dataclass(frozen=True)
@@ -163,27 +161,6 @@ def split_of(sample: Sample, characters: dict[str, int]) -> str:
             return split
         at -= characters[split]
     return "train"
-
-
-def mixed(shares: Shares) -> Shares:
-    """Valid and test dealt out anew: everyone gets as much of each kind.
-
-    Participant i of n gets the documents i, i + n, i + 2 n... of everyone's, so that no
-    document is held out by two.
-    """
-    count = len(shares)
-
-    def dealt(split: str, number: int) -> list[Sample]:
-        return [s for mine in shares.values() for s in mine[split][number::count]]
-
-    return {
-        name: {
-            "train": mine["train"],
-            "valid": dealt("valid", number),
-            "test": dealt("test", number),
-        }
-        for number, (name, mine) in enumerate(shares.items())
-    }
 
 
 def load(stream: Stream) -> Iterator[dict[str, Any]]:

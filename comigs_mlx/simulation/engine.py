@@ -98,9 +98,8 @@ class Simulation:
     @property
     def steps_left(self) -> int:
         """Expert steps of all participants still to be made."""
-        left = range(self.round, self.rounds)
-        active = sum(len(self.active(round)) for round in left)
-        return active * self.config.sharing.local_steps
+        names = [participant.name for participant in self.participants]
+        return attendance.steps(self.method, names, self.config, self.seed, self.round)
 
     def active(self, round: int) -> list[str]:
         """Who takes part in a round (from 0): drawn from the seed and its number."""
@@ -196,7 +195,7 @@ class Simulation:
             if isinstance(event, Step):
                 tokens += event.tokens * (event.level == "expert")
                 name, loss = participant.name, event.loss
-                yield Stepped(name, self.round + 1, event.level, loss)
+                yield Stepped(self.name, name, self.round + 1, event.level, loss)
             elif isinstance(event, Report):
                 participant.report = event
             left -= isinstance(event, Boundary)

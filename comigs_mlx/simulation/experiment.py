@@ -1,106 +1,90 @@
-"""Methods times seeds on the same participants: the stream that the command prints."""
+"""A base and participants on it, on which any method runs with any seed."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from comigs_mlx.benchmark.environment import environment
 from comigs_mlx.data.batches import training_batches
 from comigs_mlx.data.content import Content
 from comigs_mlx.data.tokens import TokenStream
 from comigs_mlx.errors import DataError
 from comigs_mlx.model.base import load_base
-from comigs_mlx.simulation import method, people, saving, shaping
+from comigs_mlx.simulation import attendance, method, people, saving, shaping
 from comigs_mlx.simulation.engine import Simulation
 from comigs_mlx.simulation.folder import ResultsFolder
 from comigs_mlx.simulation.layouts import Layouts
 from comigs_mlx.simulation.method import Method
 from comigs_mlx.simulation.options import SimulateConfig
 from comigs_mlx.simulation.people import Person, Say
-from comigs_mlx.simulation.records import Outcome, RoundDone, Stepped
+from comigs_mlx.simulation.records import Begun, Event, RoundDone
 
 
-@dataclass(frozen=True)
-class Begun:
-    """A method and seed begin, or go on.
+class Experiment:
+    """A base and the participants on it, read once; any method runs, with any seed."""
 
-    Attributes:
-        steps: Expert steps of all participants still to be made.
-        round: Rounds done before.
-    """
+    def __init__(self, config: SimulateConfig, say: Say):
+        """Read the base and everybody's text.
 
-    method: str
-    seed: int
-    steps: int
-    round: int
+        Raises:
+            ComigsError: If one of them cannot be used.
+        """
+        self.config, self.folder = config, ResultsFolder(config)
+        base = load_base(config.model, say)
+        self.people = people.read(config, base.tokenizer, say)
+        self.layouts = Layouts(base)
+
+    def check(self) -> None:
+        """Refuse what cannot work before anything is written."""
+        for name in self.config.methods:
+            _check(name, method.load(name), self.people, self.config)
+
+    def identity(self) -> Mapping[str, str]:
+        """What a resumed comparison must have in common with its beginning."""
+        return {"base model": self.layouts.fingerprint, "text": _digest(self.people)}
+
+    def steps_left(self, name: str, seed: int) -> int:
+        """Expert steps that a method still has to make, of all participants."""
+        chosen = method.load(name)
+        names = [person.name for person in _own(chosen, self.people)]
+        first = saving.rounds_done(self.folder.state(name, seed))
+        return attendance.steps(chosen, names, self.config, seed, first)
+
+    def run_all(self, pairs: Sequence[tuple[str, int]]) -> Iterator[Event]:
+        """Methods and seeds, one after the other."""
+        for pair in pairs:
+            yield from self.run(*pair)
+
+    def run(self, name: str, seed: int) -> Iterator[Event]:
+        """One method with one seed, from where it was saved; at last its outcome."""
+        parts = (self.people, self.layouts, self.config)
+        simulation = Simulation(name, method.load(name), *parts, seed)
+        state = self.folder.state(name, seed)
+        if (state / saving.STATE).is_file():
+            saving.restore(simulation, state)
+        self.folder.cut_rounds(name, seed, simulation.round)
+        yield Begun(name, seed, simulation.steps_left, simulation.round)
+        for event in simulation.run():
+            if isinstance(event, RoundDone):
+                self.folder.add_round(event)
+                every = self.config.measuring.save_every
+                if event.round % every == 0 and event.round < simulation.rounds:
+                    saving.save(simulation, state)
+            yield event
+        yield simulation.outcome()
 
 
-def simulate(
-    config: SimulateConfig, say: Say
-) -> Iterator[Begun | Stepped | RoundDone | Outcome]:
-    """Run all methods with all seeds; write results as they come.
-
-    Args:
-        config: What to compare, on whom.
-        say: Told in plain sentences what takes time.
-
-    Raises:
-        ComigsError: If something does not fit; nothing has been written then.
-    """
-    folder = ResultsFolder(config)
-    folder.check()
-    base = load_base(config.model, say)
-    persons = people.read(config, base.tokenizer, say)
-    layouts, seeds = Layouts(base), config.seed_list
-    identity = {"base model": layouts.fingerprint, "text": _digest(persons)}
-    for name in config.methods:
-        _check(name, method.load(name), persons, config)
-    measured_on = environment()
-    with folder.in_use(identity):
-        for seed in seeds:
-            for name in config.methods:
-                if (done := folder.outcome(name, seed)) is None:
-                    chosen = method.load(name)
-                    simulation = Simulation(
-                        name, chosen, persons, layouts, config, seed
-                    )
-                    done = yield from _one(simulation, folder)
-                folder.write_results(measured_on)
-                yield done
-
-
-def _one(
-    simulation: Simulation, folder: ResultsFolder
-) -> Generator[Begun | Stepped | RoundDone, None, Outcome]:
-    """One method with one seed, from where it was saved."""
-    state = folder.state(simulation.name, simulation.seed)
-    if (state / saving.STATE).is_file():
-        saving.restore(simulation, state)
-    folder.cut_rounds(simulation.name, simulation.seed, simulation.round)
-    yield Begun(
-        simulation.name, simulation.seed, simulation.steps_left, simulation.round
-    )
-    for event in simulation.run():
-        if isinstance(event, RoundDone):
-            folder.add_round(event)
-            every = folder.config.measuring.save_every
-            if event.round % every == 0 and event.round < simulation.rounds:
-                saving.save(simulation, state)
-        yield event
-    outcome = simulation.outcome()
-    folder.add(outcome)
-    return outcome
+def _own(chosen: Method, persons: Sequence[Person]) -> Sequence[Person]:
+    """Who takes part in a method."""
+    return [people.pooled(persons)] if chosen.pooled else persons
 
 
 def _check(
     name: str, chosen: Method, persons: Sequence[Person], config: SimulateConfig
 ) -> None:
-    """Refuse what cannot work before anything is written."""
-    own = [people.pooled(persons)] if chosen.pooled else persons
+    own = _own(chosen, persons)
     shaping.shapes(name, chosen, own, config)
     learning = config.learning
     sizes = {"seq_len": learning.seq_len, "batch_size": learning.batch_size}

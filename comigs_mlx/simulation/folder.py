@@ -1,7 +1,7 @@
 """The folder of a simulation's results.
 
 OUT/config.yaml, identity.json           what was asked, on which base and text
-OUT/rounds.jsonl                         one line a round, as they come
+OUT/rounds/<method>-seed-<s>.jsonl       one line a round, as they come
 OUT/runs/<method>-seed-<s>.json          what one method and seed came to
 OUT/results.json, results.md, .csv       the table, anew after each of them
 OUT/state/<method>-seed-<s>/             for --resume (`saving`)
@@ -24,7 +24,16 @@ from comigs_mlx.simulation import report, results
 from comigs_mlx.simulation.options import SimulateConfig
 from comigs_mlx.simulation.records import Outcome, RoundDone
 
-FREE = {"method", "seeds", "resume", "out", "plots", "save_every", "token_cache"}
+FREE = {
+    "method",
+    "seeds",
+    "resume",
+    "out",
+    "jobs",
+    "plots",
+    "save_every",
+    "token_cache",
+}
 """Options that may differ when a simulation is resumed."""
 
 
@@ -33,7 +42,6 @@ class ResultsFolder:
 
     def __init__(self, config: SimulateConfig):
         self.config, self.path = config, config.folder
-        self.rounds = self.path / "rounds.jsonl"
 
     def check(self) -> None:
         """Raise `RunError` or `ConfigError` unless it can begin, or go on."""
@@ -129,27 +137,31 @@ class ResultsFolder:
         return self.path / "runs" / f"{method}-seed-{seed}.json"
 
     def add_round(self, record: RoundDone) -> None:
-        """Append one line to rounds.jsonl."""
-        with self.rounds.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(dataclasses.asdict(record)) + "\n")
+        """Append one line to the rounds of a method and seed."""
+        file = self._rounds(record.method, record.seed)
+        file.parent.mkdir(exist_ok=True)
+        with file.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(dataclasses.asdict(record)) + "\n")
 
     def cut_rounds(self, method: str, seed: int, kept: int) -> None:
         """Drop the rounds after `kept` of one method and seed, and a torn line."""
-        lines = [
-            json.dumps(line)
-            for line in self.read_rounds()
-            if (line["method"], line["seed"]) != (method, seed) or line["round"] <= kept
-        ]
-        write_text(self.rounds, "".join(f"{line}\n" for line in lines))
+        file = self._rounds(method, seed)
+        if file.is_file():
+            lines = [r for r in self.rounds(method, seed) if r["round"] <= kept]
+            write_text(file, "".join(f"{json.dumps(line)}\n" for line in lines))
 
-    def read_rounds(self) -> list[dict[str, Any]]:
-        """All whole lines of rounds.jsonl."""
+    def rounds(self, method: str, seed: int) -> list[dict[str, Any]]:
+        """All whole lines of a method and seed."""
         found: list[dict[str, Any]] = []
-        if self.rounds.is_file():
-            for line in self.rounds.read_text(encoding="utf-8").splitlines():
+        file = self._rounds(method, seed)
+        if file.is_file():
+            for line in file.read_text(encoding="utf-8").splitlines():
                 with contextlib.suppress(ValueError):
                     found.append(json.loads(line))
         return found
+
+    def _rounds(self, method: str, seed: int) -> Path:
+        return self.path / "rounds" / f"{method}-seed-{seed}.jsonl"
 
     def write_results(self, environment: Mapping[str, Any]) -> dict[str, Any]:
         """The table of all that is done, in three forms."""

@@ -148,10 +148,10 @@ class SimulateConfig:
     Every folder of --users is a participant, with train, valid and test as for train
     (train.txt, valid.txt, test.txt or .jsonl). All methods see the same participants,
     text, steps and seeds. Results go to --out as they come: results.json, .md, .csv,
-    rounds.jsonl and plots.
+    a line a round, and plots. On a CPU, --jobs uses the cores better than one process.
 
       python -m comigs_mlx.simulate --users texts --method local fedavg comigs-1g1s \\
-          --seeds 3 --out results
+          --seeds 3 --jobs 2 --out results
       python -m comigs_mlx.simulate --users texts --method comigs-1gxs \\
           --specialists 1,2,4,8 --out results-1gxs
     """
@@ -171,6 +171,12 @@ class SimulateConfig:
     )
     resume: bool = option(
         False, "go on where a killed simulation stopped; methods and seeds may be added"
+    )
+    jobs: int = option(
+        1,
+        "methods and seeds side by side, each in a process with a base and a share of "
+        "the cores of its own; on a CPU, one a core is fastest",
+        "N",
     )
     participants: str | None = option(
         None,
@@ -201,6 +207,8 @@ class SimulateConfig:
             if name.lower() not in known:
                 choice = ", ".join(method.names())
                 yield f"unknown method {name!r}: choose {choice}, or all"
+        if self.jobs < 1:
+            yield f"--jobs {self.jobs} must be at least 1"
         if not self.seeds or min(self.seeds) < 0:
             yield "--seeds must be numbers of at least 0"
         if any(count < 0 for count in self.specialists):

@@ -9,13 +9,13 @@ similarity-<method>.png      how alike all participants' experts are in the end
 from __future__ import annotations
 
 import importlib.util
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from comigs_mlx.files import replacing
+from comigs_mlx.simulation.folder import ResultsFolder
 
 Round = Mapping[str, Any]
 
@@ -25,7 +25,7 @@ def available() -> bool:
     return importlib.util.find_spec("matplotlib") is not None
 
 
-def draw(folder: Path, methods: Sequence[str], seeds: Sequence[int]) -> None:
+def draw(folder: ResultsFolder, methods: Sequence[str], seeds: Sequence[int]) -> None:
     """Draw what the files of a results folder say; shares and likeness: first seed.
 
     Args:
@@ -33,36 +33,35 @@ def draw(folder: Path, methods: Sequence[str], seeds: Sequence[int]) -> None:
         methods: In the order of the legend.
         seeds: All of them.
     """
-    rounds = [
-        json.loads(line)
-        for line in (folder / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
-    _curves(folder, rounds, methods)
+    rounds = {
+        name: [line for seed in seeds for line in folder.rounds(name, seed)]
+        for name in methods
+    }
+    _curves(folder.path, rounds)
     for name in methods:
-        mine = [r for r in rounds if r["method"] == name and r["seed"] == seeds[0]]
-        if any(r["layer_share"] for r in mine):
-            _shares(folder, name, [r for r in mine if r["layer_share"]])
-        run = folder / "runs" / f"{name}-seed-{seeds[0]}.json"
-        alike = json.loads(run.read_text(encoding="utf-8"))["similarity"]
-        if any(r["test_loss"] for r in mine):
-            _similarity(folder, name, alike)
+        mine = [line for line in rounds[name] if line["seed"] == seeds[0]]
+        if any(line["layer_share"] for line in mine):
+            _shares(folder.path, name, [line for line in mine if line["layer_share"]])
+        done = folder.outcome(name, seeds[0])
+        if done is not None and any(line["test_loss"] for line in mine):
+            _similarity(folder.path, name, done.similarity)
 
 
-def curve(rounds: Sequence[Round], method: str) -> tuple[list[int], list[float]]:
+def curve(rounds: Sequence[Round]) -> tuple[list[int], list[float]]:
     """Rounds that were measured, and the mean over participants and seeds."""
     found: dict[int, list[float]] = {}
     for line in rounds:
-        if line["method"] == method and line["test_loss"]:
+        if line["test_loss"]:
             losses = found.setdefault(line["round"], [])
             losses.append(statistics.fmean(line["test_loss"].values()))
     return sorted(found), [statistics.fmean(found[r]) for r in sorted(found)]
 
 
-def _curves(folder: Path, rounds: Sequence[Round], methods: Sequence[str]) -> None:
+def _curves(folder: Path, rounds: Mapping[str, Sequence[Round]]) -> None:
     figure = _figure(7, 4.5)
     axes = figure.add_subplot()
-    for number, name in enumerate(methods):
-        x, y = curve(rounds, name)
+    for number, (name, lines) in enumerate(rounds.items()):
+        x, y = curve(lines)
         if x:
             style = ("-", "--", ":")[number // 10 % 3]
             axes.plot(x, y, style, marker="o", markersize=3, label=name)

@@ -6,9 +6,36 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
+class Planned:
+    """What is to be done.
+
+    Attributes:
+        steps: Expert steps of all participants, in all methods and seeds that are left.
+    """
+
+    steps: int
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A method and seed begin, or go on.
+
+    Attributes:
+        steps: Expert steps of all participants still to be made.
+        round: Rounds done before.
+    """
+
+    method: str
+    seed: int
+    steps: int
+    round: int
+
+
+@dataclass(frozen=True)
 class Stepped:
     """One participant made one step; see `training.records.Step`."""
 
+    method: str
     participant: str
     round: int
     level: str
@@ -76,3 +103,7 @@ class Outcome:
     bytes_per_round: float
     seconds: float
     similarity: dict[str, list[list[float]] | list[str]]
+
+
+Event = Planned | Begun | Stepped | RoundDone | Outcome
+"""Anything of these."""

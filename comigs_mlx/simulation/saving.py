@@ -44,6 +44,15 @@ def save(simulation: Simulation, folder: Path) -> None:
         write_json(temporary / STATE, _state(simulation))
 
 
+def rounds_done(folder: Path) -> int:
+    """How many rounds a save has behind it; 0 where there is none."""
+    try:
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        return int(state["round"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0  # `restore` names what is damaged
+
+
 def restore(simulation: Simulation, folder: Path) -> None:
     """Put a new simulation of the same configuration where it was saved.
 

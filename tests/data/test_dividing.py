@@ -28,13 +28,15 @@ def config(corpus: Path, out: Path, **options: object) -> PartitionConfig:
     return from_dict(PartitionConfig, given)
 
 
+@pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("by", registry.names("partition"))
 def test_the_folders_hold_every_document_once(
-    corpus: Path, tmp_path: Path, by: str
+    corpus: Path, tmp_path: Path, by: str, mixed: bool
 ) -> None:
     out = tmp_path / "users"
     options = {"alpha": 5.0} if by == "dirichlet" else {}
-    counts = partition(config(corpus, out, by=by, participants=3, **options))
+    given = {"by": by, "participants": 3, "mixed": mixed, **options}
+    counts = partition(config(corpus, out, **given))
     folders = sorted(path.name for path in out.iterdir() if path.is_dir())
     assert folders == sorted(counts)
     texts: list[str] = []
@@ -55,6 +57,22 @@ def test_by_label_a_participant_has_its_label_only(
     counts = partition(config(corpus, tmp_path / "users"))
     assert counts == {label: {label: 60} for label in "abc"}
     assert table(counts).splitlines()[0] == "a      60  a 60"
+
+
+def test_mixed_everyone_is_held_out_of_each_kind_alike(
+    corpus: Path, tmp_path: Path
+) -> None:
+    """The kinds follow each other, so that the first test tokens are of all."""
+    people = partition(config(corpus, tmp_path / "users", mixed=True))
+    found = {name: load_splits(str(tmp_path / "users" / name)) for name in people}
+    for name, splits in found.items():
+        assert {s["text"][0] for s in splits.train} == {name}
+    for split in ("valid", "test"):
+        kinds = [[s["text"][0] for s in getattr(found[name], split)] for name in people]
+        for letter in "abc":
+            counts = [mine.count(letter) for mine in kinds]
+            assert max(counts) - min(counts) <= 1 <= min(counts)
+        assert any(mine != sorted(mine) for mine in kinds)
 
 
 def test_a_participant_without_a_split_is_refused_and_nothing_written(

@@ -1,0 +1,45 @@
+"""Methods times seeds on the same participants: the stream that the command prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from comigs_mlx.benchmark.environment import environment
+from comigs_mlx.simulation import jobs
+from comigs_mlx.simulation.experiment import Experiment
+from comigs_mlx.simulation.folder import ResultsFolder
+from comigs_mlx.simulation.options import SimulateConfig
+from comigs_mlx.simulation.people import Say
+from comigs_mlx.simulation.records import Event, Outcome, Planned
+
+
+def compare(config: SimulateConfig, say: Say) -> Iterator[Event]:
+    """Run all methods with all seeds; write results as they come.
+
+    Args:
+        config: What to compare, on whom.
+        say: Told in plain sentences what takes time.
+
+    Raises:
+        ComigsError: If something does not fit; nothing has been written then.
+    """
+    folder = ResultsFolder(config)
+    folder.check()
+    experiment = Experiment(config, say)
+    experiment.check()
+    measured_on = environment()
+    with folder.in_use(experiment.identity()):
+        pairs = [(name, seed) for seed in config.seed_list for name in config.methods]
+        before = {pair: folder.outcome(*pair) for pair in pairs}
+        left = [pair for pair in pairs if before[pair] is None]
+        yield Planned(sum(experiment.steps_left(*pair) for pair in left))
+        yield from (outcome for outcome in before.values() if outcome is not None)
+        if not left:
+            folder.write_results(measured_on)
+        count = min(config.jobs, len(left))
+        side_by_side = jobs.run(config, left, count) if count > 1 else None
+        for event in side_by_side or experiment.run_all(left):
+            if isinstance(event, Outcome):
+                folder.add(event)
+                folder.write_results(measured_on)
+            yield event
