@@ -10,11 +10,12 @@ export TOKENIZERS_PARALLELISM := false
 demo: $(READY)  ## train on demo text, measure, speak (about 4 minutes on two slow cores)
 	PATH="$(abspath $(BIN)):$$PATH" scripts/demo.sh
 
-test: lint types layers docs-check model  ## everything CI runs
-	COMIGS_REQUIRE_REAL=1 $(BIN)/python -m pytest
+test: lint types layers docs-check test-fast model  ## everything CI runs
+	COMIGS_REQUIRE_REAL=1 $(BIN)/python -m pytest -m "real or browser"
 
-test-fast: $(READY)  ## tiny models only, no network, under a minute
-	$(BIN)/python -m pytest -m "not real and not browser"
+test-fast: $(READY)  ## tiny models only, no network, side by side on up to four cores
+	$(BIN)/python -m pytest -m "not real and not browser" \
+		-n auto --maxprocesses 4 --dist loadfile
 
 test-real: model  ## with the demo model
 	COMIGS_REQUIRE_REAL=1 $(BIN)/python -m pytest -m real
