@@ -58,17 +58,19 @@ def curve(rounds: Sequence[Round]) -> tuple[list[int], list[float]]:
 
 
 def _curves(folder: Path, rounds: Mapping[str, Sequence[Round]]) -> None:
-    figure = _figure(7, 4.5)
+    figure = _figure(8, 4.5)
     axes = figure.add_subplot()
-    for number, (name, lines) in enumerate(rounds.items()):
-        x, y = curve(lines)
-        if x:
-            style = ("-", "--", ":")[number // 10 % 3]
-            axes.plot(x, y, style, marker="o", markersize=3, label=name)
+    curves = {name: curve(lines) for name, lines in rounds.items()}
+    measured = {name: (x, y) for name, (x, y) in curves.items() if x}
+    by_last = sorted(measured, key=lambda name: measured[name][1][-1], reverse=True)
+    for number, name in enumerate(by_last):
+        style = ("-", "--", ":")[number // 10 % 3]
+        axes.plot(*measured[name], style, marker="o", markersize=3, label=name)
     axes.set_xlabel("round")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_ylabel("test loss, nats per token (mean of participants)")
-    if axes.lines:
-        axes.legend(fontsize=7)
+    if measured:
+        figure.legend(fontsize=7, loc="outside center right")
     _save(figure, folder / "curves.png")
 
 
