@@ -37,8 +37,9 @@ def compare(config: SimulateConfig, say: Say) -> Iterator[Event]:
         if not left:
             folder.write_results(measured_on)
         count = min(config.jobs, len(left))
-        side_by_side = jobs.run(config, left, count) if count > 1 else None
-        for event in side_by_side or experiment.run_all(left):
+        alone = count < 2
+        events = experiment.run_all(left) if alone else jobs.run(config, left, count)
+        for event in events:
             if isinstance(event, Outcome):
                 folder.add(event)
                 folder.write_results(measured_on)

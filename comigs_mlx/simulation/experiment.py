@@ -48,7 +48,8 @@ class Experiment:
     def steps_left(self, name: str, seed: int) -> int:
         """Expert steps that a method still has to make, of all participants."""
         chosen = method.load(name)
-        names = [person.name for person in _own(chosen, self.people)]
+        everybody = [person.name for person in self.people]
+        names = [people.EVERYBODY] if chosen.pooled else everybody
         first = saving.rounds_done(self.folder.state(name, seed))
         return attendance.steps(chosen, names, self.config, seed, first)
 
@@ -76,15 +77,10 @@ class Experiment:
         yield simulation.outcome()
 
 
-def _own(chosen: Method, persons: Sequence[Person]) -> Sequence[Person]:
-    """Who takes part in a method."""
-    return [people.pooled(persons)] if chosen.pooled else persons
-
-
 def _check(
     name: str, chosen: Method, persons: Sequence[Person], config: SimulateConfig
 ) -> None:
-    own = _own(chosen, persons)
+    own = [people.pooled(persons)] if chosen.pooled else persons
     shaping.shapes(name, chosen, own, config)
     learning = config.learning
     sizes = {"seq_len": learning.seq_len, "batch_size": learning.batch_size}

@@ -95,7 +95,8 @@ def _shares(folder: Path, name: str, rounds: Sequence[Round]) -> None:
             axes.set_xticks(
                 range(len(rounds)), [r["round"] for r in rounds], fontsize=6
             )
-            axes.set_yticks(range(len(values)), range(len(values)), fontsize=6)
+            blocks = range(0, len(values), max(1, len(values) // 6))
+            axes.set_yticks(blocks, blocks, fontsize=6)
             title = labels[expert] if expert < len(labels) else str(expert)
             axes.set_title(f"{person}: {title}", fontsize=7)
     figure.supxlabel("round", fontsize=8)
