@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-import tests.federation.conftest as federation_conftest
 import tests.hub_server as hub_server
 import tests.tiny as tiny
 from comigs_mlx import evaluate, sync, train
+from tests.federation.conftest import TOKENS, reach
 
 NAMES = iter(range(10**6))
 
@@ -26,19 +26,7 @@ def uri(request, tmp_path, monkeypatch, hub):
     """A federation's URI, with the command line's way to the loopback Hub open."""
     if request.param == "folder":
         return str(tmp_path / "pool")
-    from comigs_mlx.federation import exchange
-
-    real = exchange.open_exchange
-    monkeypatch.setattr(
-        exchange,
-        "open_exchange",
-        lambda uri, **given: real(
-            uri,
-            endpoint=hub.url,
-            token=federation_conftest.TOKENS["ann"],
-            **{**given, "patience": 10},
-        ),
-    )
+    reach(monkeypatch, hub.url, TOKENS["ann"], patience=10)
     return f"hf://ann/sync-{next(NAMES)}"
 
 
@@ -214,14 +202,7 @@ def test_help(cli):
 
 def test_only_generalists_reach_the_hub(hub, monkeypatch, run, do, text_folder):
     """Everything the server received, searched for pieces of everything private."""
-    from comigs_mlx.federation import exchange
-
-    token, real = federation_conftest.TOKENS["ann"], exchange.open_exchange
-    monkeypatch.setattr(
-        exchange,
-        "open_exchange",
-        lambda uri, **given: real(uri, endpoint=hub.url, token=token, **given),
-    )
+    reach(monkeypatch, hub.url, TOKENS["ann"])
     uri, ann = f"hf://ann/sync-{next(NAMES)}", run("ann")
     hub.requests.clear()
     do("init", federation=uri, run=ann)

@@ -5,11 +5,11 @@ import shutil
 
 import pytest
 
-import tests.federation.conftest as federation_conftest
 import tests.hub_server as hub_server
 import tests.tiny as tiny
 from comigs_mlx import sync, train
 from comigs_mlx.federation import exchange, membership, privacy, signatures
+from tests.federation.conftest import TOKENS, reach
 
 NAMES = iter(range(10**6))
 
@@ -23,16 +23,9 @@ def hub():
 @pytest.fixture
 def user(monkeypatch, hub):
     """(name) -> the commands go to the loopback Hub as this account."""
-    real = exchange.open_exchange
 
     def become(name):
-        token = federation_conftest.TOKENS[name]
-        given = {"endpoint": hub.url, "token": token, "patience": 10}
-        monkeypatch.setattr(
-            exchange,
-            "open_exchange",
-            lambda uri, **more: real(uri, **{**more, **given}),
-        )
+        reach(monkeypatch, hub.url, TOKENS[name], patience=10)
 
     become("ann")
     return become

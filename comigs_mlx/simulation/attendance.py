@@ -24,6 +24,11 @@ def lost(names: Sequence[str], chance: float, seed: int, round: int) -> list[str
     return [name for name, draw in zip(names, draws, strict=True) if draw < chance]
 
 
+def rounds(method: Method, config: SimulateConfig) -> int:
+    """How many there are."""
+    return config.sharing.rounds if method.trained else 0
+
+
 def steps(
     method: Method,
     names: Sequence[str],
@@ -32,8 +37,7 @@ def steps(
     first: int = 0,
 ) -> int:
     """Expert steps that participants of these names make from round `first` on."""
-    rounds = range(first, config.sharing.rounds if method.trained else 0)
-    share = config.sharing.participation
+    share, left = config.sharing.participation, range(first, rounds(method, config))
     return config.sharing.local_steps * sum(
-        len(active(names, share, seed, round)) for round in rounds
+        len(active(names, share, seed, round)) for round in left
     )

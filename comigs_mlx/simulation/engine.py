@@ -93,7 +93,7 @@ class Simulation:
     @property
     def rounds(self) -> int:
         """Rounds in all."""
-        return self.config.sharing.rounds if self.method.trained else 0
+        return attendance.rounds(self.method, self.config)
 
     @property
     def steps_left(self) -> int:

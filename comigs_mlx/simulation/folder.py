@@ -118,7 +118,7 @@ class ResultsFolder:
 
     def state(self, method: str, seed: int) -> Path:
         """Where a method and seed are saved while they run."""
-        return self.path / "state" / f"{method}-seed-{seed}"
+        return self.path / "state" / _pair(method, seed)
 
     def outcome(self, method: str, seed: int) -> Outcome | None:
         """What they came to, if they are done."""
@@ -134,7 +134,7 @@ class ResultsFolder:
         shutil.rmtree(self.state(outcome.method, outcome.seed), ignore_errors=True)
 
     def _run(self, method: str, seed: int) -> Path:
-        return self.path / "runs" / f"{method}-seed-{seed}.json"
+        return self.path / "runs" / f"{_pair(method, seed)}.json"
 
     def add_round(self, record: RoundDone) -> None:
         """Append one line to the rounds of a method and seed."""
@@ -161,7 +161,7 @@ class ResultsFolder:
         return found
 
     def _rounds(self, method: str, seed: int) -> Path:
-        return self.path / "rounds" / f"{method}-seed-{seed}.jsonl"
+        return self.path / "rounds" / f"{_pair(method, seed)}.jsonl"
 
     def write_results(self, environment: Mapping[str, Any]) -> dict[str, Any]:
         """The table of all that is done, in three forms."""
@@ -177,3 +177,8 @@ class ResultsFolder:
         write_text(self.path / "results.md", report.markdown(found))
         write_text(self.path / "results.csv", report.comma_separated(found))
         return found
+
+
+def _pair(method: str, seed: int) -> str:
+    """What the files of a method and seed are called after."""
+    return f"{method}-seed-{seed}"

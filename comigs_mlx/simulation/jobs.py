@@ -62,9 +62,8 @@ def run(
 
 def shares(cores: Sequence[int], count: int) -> list[list[int]]:
     """The cores divided among `count` processes; more processes than cores share."""
-    if not cores or count > len(cores):
-        return [[cores[i % len(cores)]] if cores else [] for i in range(count)]
-    return [list(cores[i::count]) for i in range(count)]
+    around = max(len(cores), 1)
+    return [list(cores[i % around :: count]) for i in range(count)]
 
 
 def _cores() -> list[int]:

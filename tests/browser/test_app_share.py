@@ -5,10 +5,9 @@ import shutil
 import pytest
 from playwright.sync_api import expect
 
-import tests.federation.conftest as federation_conftest
 import tests.hub_server as hub_server
 from comigs_mlx import sync
-from comigs_mlx.federation import exchange
+from tests.federation.conftest import TOKENS, reach
 
 pytestmark = pytest.mark.browser
 
@@ -24,12 +23,7 @@ def hub():
 @pytest.fixture
 def runs(hub, trained, tmp_path, monkeypatch, cli):
     """The folder of a run whose base has a federation on the Hub."""
-    token, real = federation_conftest.TOKENS["ann"], exchange.open_exchange
-    monkeypatch.setattr(
-        exchange,
-        "open_exchange",
-        lambda uri, **given: real(uri, endpoint=hub.url, token=token, **given),
-    )
+    reach(monkeypatch, hub.url, TOKENS["ann"])
     run = shutil.copytree(trained(), tmp_path / "runs" / "notes")
     given = {"federation": URI, "run": run, "quorum": 1}
     assert cli(sync.main, "init", **given)[0] == 0
@@ -38,7 +32,7 @@ def runs(hub, trained, tmp_path, monkeypatch, cli):
 
 @pytest.fixture
 def share(serving, screen, hub, runs, tiny_folder, tmp_path):
-    token = federation_conftest.TOKENS["ann"]
+    token = TOKENS["ann"]
     address = serving(
         "app",
         *("--runs", runs, "--model", tiny_folder()),

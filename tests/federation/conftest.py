@@ -3,12 +3,21 @@ import itertools
 import pytest
 
 import tests.hub_server as hub_server
+from comigs_mlx.federation import exchange as exchange_module
 from comigs_mlx.federation.folder import FolderExchange
 from comigs_mlx.federation.hub import HubExchange
 from comigs_mlx.federation.memory import MemoryExchange, MemoryStore
 
 TOKENS = {user: token for token, user in hub_server.USERS.items()}
 NAMES = itertools.count()
+OPEN = exchange_module.open_exchange
+
+
+def reach(monkeypatch, endpoint, token, **given):
+    """Commands open every repository there and with this token, whatever they say."""
+    given = {"endpoint": endpoint, "token": token, **given}
+    opened = lambda uri, **others: OPEN(uri, **{**others, **given})
+    monkeypatch.setattr(exchange_module, "open_exchange", opened)
 
 
 @pytest.fixture(scope="session")

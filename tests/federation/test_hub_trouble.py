@@ -13,9 +13,8 @@ import pytest
 
 import tests.hub_server as hub_server
 from comigs_mlx import sync
-from comigs_mlx.federation import exchange as exchange_module
 from comigs_mlx.federation import hub_client
-from tests.federation.conftest import TOKENS
+from tests.federation.conftest import TOKENS, reach
 from tests.hub_server import Fault
 
 SECRET = "hf_" + "Secret" * 5
@@ -30,13 +29,10 @@ def _fast(monkeypatch):
 @pytest.fixture
 def at(monkeypatch, hub):
     """(endpoint, user, patience): where and as whom the command reaches a Hub."""
-    real = exchange_module.open_exchange
     hub.store.users[SECRET] = "ann"
 
     def chosen(endpoint=hub.url, token=SECRET, patience=0.5):
-        given = {"endpoint": endpoint, "token": token, "patience": patience}
-        opened = lambda uri, **others: real(uri, **{**others, **given})
-        monkeypatch.setattr(exchange_module, "open_exchange", opened)
+        reach(monkeypatch, endpoint, token, patience=patience)
 
     yield chosen
     del hub.store.users[SECRET]
