@@ -8,9 +8,11 @@ Imports no MLX. `prepare` runs once, when the package is imported.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import shutil
+import signal
 import sys
 import warnings
 
@@ -32,6 +34,30 @@ def blas_threads(count: int) -> int | None:
     before: int = loaded.openblas_get_num_threads()
     loaded.openblas_set_num_threads(count)
     return before
+
+
+def crash(status: int | None) -> str | None:
+    """What ended a child process, where that was a signal and no error of a user's.
+
+    Args:
+        status: Its exit status as `subprocess` and `multiprocessing` give it: negative
+            where a signal ended it, None where it is not known.
+
+    Returns:
+        A few words that follow "it ended: ", or None.
+    """
+    if status is None or status >= 0:
+        return None
+    if -status == signal.SIGILL:
+        return (
+            "a library used an instruction that this processor does not have (SIGILL); "
+            "please report it with what `python -m pip list` prints"
+        )
+    if -status == signal.SIGKILL:
+        return "the system ended it, maybe for want of memory (SIGKILL)"
+    with contextlib.suppress(ValueError):
+        return f"a signal ended it ({signal.Signals(-status).name})"
+    return f"a signal ended it ({-status})"
 
 
 def prepare() -> None:

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import warnings
@@ -161,6 +162,29 @@ class TestWarn:
             with pytest.raises(UserWarning, match="^short$"):
                 cpu._warn("short")
         assert warnings.formatwarning is usual
+
+
+class TestCrash:
+    @pytest.mark.parametrize("status", [None, 0, 1, 2, 130])
+    def test_an_exit_is_none(self, status):
+        assert cpu.crash(status) is None
+
+    def test_of_a_real_process(self):
+        """An illegal instruction must not look like the user's error."""
+        code = "import os, signal; os.kill(os.getpid(), signal.SIGILL)"
+        status = subprocess.run([sys.executable, "-c", code]).returncode
+        assert "instruction that this processor does not have" in cpu.crash(status)
+
+    @pytest.mark.parametrize(
+        ("status", "words"),
+        [
+            (-signal.SIGKILL, "want of memory (SIGKILL)"),
+            (-signal.SIGSEGV, "a signal ended it (SIGSEGV)"),
+            (-63, "a signal ended it (63)"),
+        ],
+    )
+    def test_names_the_signal(self, status, words):
+        assert cpu.crash(status).endswith(words)
 
 
 class TestPrepare:
