@@ -32,7 +32,6 @@ from importlib import metadata
 from pathlib import Path
 
 from comigs_mlx import files
-from comigs_mlx.errors import ComigsError
 
 WHEEL = "scipy-openblas32"
 LIBRARY = "scipy_openblas32/lib/libscipy_openblas.so"
@@ -89,7 +88,7 @@ def load() -> str | None:
     try:
         _use(_kept_copy(wheel, name))
         return None
-    except (OSError, RuntimeError, ComigsError) as error:  # full, read-only, no home
+    except OSError as error:  # full, read-only, or no home folder
         _use_for_now(wheel, name)
         return (
             f"no copy of the fast BLAS can be kept ({error}), so each command makes "

@@ -108,7 +108,10 @@ def _train(
 
 @contextlib.contextmanager
 def _interrupts() -> Iterator[list[Any]]:
-    """Interrupts (Ctrl-C, SIGTERM) so far; a second one ends the process at once."""
+    """Interrupts so far; a second one ends the process at once.
+
+    Ctrl-C, SIGTERM, and SIGHUP, which a terminal sends when it is closed.
+    """
     asked: list[Any] = []
 
     def note(number: int, frame: Any) -> None:
@@ -117,12 +120,19 @@ def _interrupts() -> Iterator[list[Any]]:
         asked.append(number)
         command.say("stopping after this step (once more: at once, unsaved)")
 
-    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    before = {s: signal.signal(s, note) for s in _ends()}
     try:
         yield asked
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _ends() -> Iterator[signal.Signals]:
+    """The signals that ask a training to save and end."""
+    yield from (signal.SIGINT, signal.SIGTERM)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+        yield signal.SIGHUP
 
 
 def line(report: Report) -> str:

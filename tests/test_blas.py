@@ -144,9 +144,10 @@ class TestWithoutACache:
         def homeless():
             raise RuntimeError("Could not determine home directory.")
 
-        monkeypatch.setattr(files, "cache_dir", homeless)
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        monkeypatch.setattr(Path, "home", homeless)
         monkeypatch.setattr(blas, "_use", lambda library: None)
-        assert "Could not determine home directory" in blas.load()
+        assert "no home folder is known: set HOME, or XDG_CACHE_HOME" in blas.load()
 
     def test_no_temporary_folder_either(self, monkeypatch):
         def full(*_, **__):
