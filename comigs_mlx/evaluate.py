@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         name for name in ("generalist", "specialist") if allowed(name, mixture.options)
     ]
     selections = [wanted] if wanted is not None else ["base", *usable, "auto"]
-    batches = _batches(samples, kind, base, data)
+    batches = _batches(samples, kind, base.tokenizer, data)
     evaluator, scores = Evaluator(mixture), {}
     with command.progress(len(batches) * len(selections), "batch") as advance:
         for selection in selections:
@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     command.show(json.dumps(results) if config.json else table(results))
 
 
-def _batches(samples: Any, kind: str, base: Any, data: dict[str, Any]) -> Any:
+def _batches(samples: Any, kind: str, tokenizer: Any, data: dict[str, Any]) -> Any:
     from comigs_mlx.data.batches import evaluation_batches
     from comigs_mlx.data.cache import TokenCache
     from comigs_mlx.data.content import tokenised
@@ -111,10 +111,9 @@ def _batches(samples: Any, kind: str, base: Any, data: dict[str, Any]) -> Any:
     content, _ = tokenised(
         samples,
         kind,
-        base.tokenizer,
+        tokenizer,
         seq_len=data["seq_len"],
         mask_prompt=data["mask_prompt"],
-        limits=base.limits,
         cache=TokenCache.of_user(command.say) if data["token_cache"] else None,
         say=command.say,
     )

@@ -188,10 +188,7 @@ class TestRefused:
             ({"balance_weight": "inf"}, "--balance-weight"),
             ({"router": "sometimes"}, "invalid choice: 'sometimes'"),
             ({"scaling": "3"}, "invalid choice: '3'"),
-            (
-                {"seq_len": 1000000},
-                "reads at most 128 tokens at once: set --seq-len to",
-            ),
+            ({"seq_len": 1000000}, "expected at least 1000001 tokens"),
             ({"mask_prompt": True}, "--mask-prompt"),
         ],
     )

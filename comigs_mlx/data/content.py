@@ -16,7 +16,6 @@ from comigs_mlx.data.identity import (
     depends_on_date,
     tokenizer_digest,
 )
-from comigs_mlx.data.limits import Limits
 from comigs_mlx.data.splits import Sample
 from comigs_mlx.data.tokens import (
     Labelled,
@@ -44,7 +43,6 @@ def tokenised(
     *,
     seq_len: int,
     mask_prompt: bool,
-    limits: Limits,
     cache: TokenCache | None = None,
     say: Say = quiet,
 ) -> tuple[Content, list[str]]:
@@ -56,7 +54,6 @@ def tokenised(
         tokenizer: The base model's.
         seq_len: Inputs per sequence, in tokens; conversations are cut to it.
         mask_prompt: Train on the assistant's tokens only (chat).
-        limits: Of the base model that will read the tokens.
         cache: Where tokens are kept between runs; None keeps them in memory only.
         say: Told how far it is, where it takes long.
 
@@ -64,11 +61,8 @@ def tokenised(
         The content, and counted notes for the user.
 
     Raises:
-        ConfigError: If the model cannot read sequences of this length.
-        DataError: If the samples cannot be tokenised or labelled, or become tokens
-            that the model does not know.
+        DataError: If the samples cannot be tokenised or labelled.
     """
-    limits.check_window(seq_len)
     plain = kind == "text" and not mask_prompt
 
     def fresh() -> Arrays:
@@ -81,7 +75,6 @@ def tokenised(
         key = cache_key(samples, tokenizer, None if plain else mask_prompt)
     names = STREAM if plain else LABELLED
     arrays = _once(cache, key, names, fresh)
-    limits.check_tokens(arrays["tokens"])
     if plain:
         return TokenStream(arrays["tokens"], arrays["documents"]), []
     kept, notes = cut(_labelled(arrays), seq_len)

@@ -9,7 +9,6 @@ from typing import Any
 from comigs_mlx.data.batches import training_batches
 from comigs_mlx.data.content import tokenised
 from comigs_mlx.data.conversation import Tokenizer
-from comigs_mlx.data.limits import UNKNOWN
 from comigs_mlx.data.splits import SPLITS, Sample, load_splits
 from comigs_mlx.data.tokens import TokenStream
 from comigs_mlx.options import DataOptions
@@ -68,7 +67,6 @@ def preview(
                 tokenizer,
                 seq_len=seq_len,
                 mask_prompt=mask_prompt,
-                limits=UNKNOWN,
             )
             if name != "test":  # refuses what is too small to be learned from
                 _, more = training_batches(

@@ -163,10 +163,6 @@ class Generation:
         prompt: Token ids, at least one.
         max_tokens: Tokens to generate at most.
         sampling: How they are drawn.
-
-    Raises:
-        ConfigError: If the prompt leaves no room for an answer.
-        DataError: If the model does not know one of its tokens.
     """
 
     def __init__(
@@ -178,8 +174,7 @@ class Generation:
         sampling: Sampling,
     ):
         self.base, self.mixture, self.prompt = base, mixture, list(prompt)
-        self.max_tokens = min(max_tokens, base.limits.room(prompt))
-        self.sampling = sampling
+        self.max_tokens, self.sampling = max_tokens, sampling
         self.pieces: list[Piece] = []
         self._recorder = Recorder(mixture)
 

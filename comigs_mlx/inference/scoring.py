@@ -31,8 +31,11 @@ def encode(base: Base, text: str) -> list[int]:
     tokens = list(base.tokenizer.encode(text, add_special_tokens=False))
     if len(tokens) < 2:
         raise ConfigError("the text is too short to be scored: give at least two words")
-    base.limits.room(tokens[:-1], "text", "give a shorter part of it")
-    base.limits.check_tokens(tokens)
+    if (most := base.context) is not None and len(tokens) > most:
+        raise ConfigError(
+            f"the text is {len(tokens):,} tokens long, {base.id} reads at most "
+            f"{most:,}: give a shorter part of it"
+        )
     return tokens
 
 

@@ -44,9 +44,6 @@ NOBODY = ExpertOptions(generalists=1, specialists=0, rank=1, attention_lora=Fals
 """Experts for a base model without a run: they never speak."""
 
 
-CONVERSATION_REMEDY = "clear it, or shorten what you said"
-
-
 class _Stopped(Exception):
     """The one who asked does not want the answer any more."""
 
@@ -146,8 +143,7 @@ class Speech:
         base, mixture = self._ready()
         selection = self._selection(settings.selection)
         prompt = chat_tokens(base.tokenizer, messages, settings.system)
-        room = base.limits.room(prompt, "conversation", CONVERSATION_REMEDY)
-        most = min(settings.max_tokens, room)
+        most = min(settings.max_tokens, _room(base, prompt))
         seed = secrets.randbits(32) if settings.seed is None else settings.seed
         sampling = Sampling(settings.temperature, settings.top_p, seed)
         with _memory(mx.clear_cache), mixture.selected(selection):
@@ -232,6 +228,18 @@ def _digest(mixture: Mixture) -> str:
     """SHA-256 of all values of the experts and routers."""
     values = params.flatten(params.select(mixture.model, params.ROLES))
     return array_digest(values, repr(mixture.options))
+
+
+def _room(base: Base, prompt: Sequence[int]) -> int:
+    """Tokens that can be spoken before the model's context is full."""
+    if (most := base.context) is None:
+        return 2**31
+    if len(prompt) >= most:
+        raise ConfigError(
+            f"the conversation is {len(prompt):,} tokens long, {base.id} reads at most "
+            f"{most:,}: clear it, or shorten what you said"
+        )
+    return most - len(prompt)
 
 
 @contextlib.contextmanager

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import errno
-import functools
 import json
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import mlx.core as mx
 import mlx.nn as nn
 
-from comigs_mlx.data.limits import Limits
 from comigs_mlx.errors import ModelError
 from comigs_mlx.model.demo import Report, demo_model_path, quiet
 from comigs_mlx.model.fingerprint import fingerprint, recall, remember, state
@@ -39,9 +35,6 @@ FILES = [
 ]
 """What is fetched of a Hub model: mlx-lm's selection without its code."""
 
-
-POSITIONS = re.compile(r"wpe|.*(^|_)pos(ition)?s?(_.*)?")
-"""How families name the table of their positions."""
 
 CONTEXT = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
 """What families call the most tokens they can read at once."""
@@ -67,36 +60,15 @@ class Base:
     path: Path
     files: str | None = None
 
-    @functools.cached_property
-    def limits(self) -> Limits:
-        """What it can read at once, and which tokens it knows."""
-        return Limits(self.id, self.context, self._vocabulary())
-
     @property
     def context(self) -> int | None:
         """The most tokens the model can read at once; None where it does not say."""
         text = self.config.get("text_config")
-        said = [
-            config[name]
-            for config in (self.config, text if isinstance(text, dict) else {})
-            for name in CONTEXT
-            if isinstance(config.get(name), int) and config[name] > 0
-        ]
-        tables = [n for name, n in self._tables() if POSITIONS.fullmatch(name)]
-        return min([*said[:1], *tables], default=None)
-
-    def _vocabulary(self) -> int:
-        """Tokens that can be read and predicted: table of tokens, which is the largest
-        one, and head."""
-        tables = [n for name, n in self._tables() if not POSITIONS.fullmatch(name)]
-        head: int = self.model(mx.zeros((1, 1), mx.int32)).shape[-1]  # not computed
-        return min(head, max(tables, default=head))
-
-    def _tables(self) -> Iterator[tuple[str, int]]:
-        """The name of each table of embeddings, and its rows."""
-        for path, module in self.model.named_modules():
-            if isinstance(module, nn.Embedding | nn.QuantizedEmbedding):
-                yield path.rsplit(".", 1)[-1], module.weight.shape[0]
+        for config in (self.config, text if isinstance(text, dict) else {}):
+            found = [config[name] for name in CONTEXT if config.get(name)]
+            if found and isinstance(found[0], int):
+                return found[0]
+        return None
 
     def is_still(self, model_id: str) -> bool:
         """Whether `load_base(model_id)` would find this very model again."""

@@ -211,7 +211,6 @@ def _contents(
             base.tokenizer,
             seq_len=data.seq_len,
             mask_prompt=data.mask_prompt,
-            limits=base.limits,
             cache=cache,
             say=say,
         )

@@ -33,7 +33,7 @@ class Experiment:
         """
         self.config, self.folder = config, ResultsFolder(config)
         base = load_base(config.model, say)
-        self.people = people.read(config, base, say)
+        self.people = people.read(config, base.tokenizer, say)
         self.layouts = Layouts(base)
 
     def check(self) -> None:

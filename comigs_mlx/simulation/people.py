@@ -14,11 +14,11 @@ import numpy as np
 from comigs_mlx.config import read_yaml
 from comigs_mlx.data.cache import TokenCache
 from comigs_mlx.data.content import Content, tokenised
+from comigs_mlx.data.conversation import Tokenizer
 from comigs_mlx.data.splits import SPLITS, load_splits
 from comigs_mlx.data.tokens import TokenStream
 from comigs_mlx.errors import ConfigError, DataError, raise_all
 from comigs_mlx.federation.manifest import PARTICIPANT
-from comigs_mlx.model.base import Base
 from comigs_mlx.simulation.options import SimulateConfig
 
 EVERYBODY = "everybody"
@@ -71,7 +71,7 @@ class Person:
     test: Content
 
 
-def read(config: SimulateConfig, base: Base, say: Say) -> list[Person]:
+def read(config: SimulateConfig, tokenizer: Tokenizer, say: Say) -> list[Person]:
     """All participants, sorted by name.
 
     Raises:
@@ -96,10 +96,9 @@ def read(config: SimulateConfig, base: Base, say: Say) -> list[Person]:
             part: tokenised(
                 samples,
                 splits.kind,
-                base.tokenizer,
+                tokenizer,
                 seq_len=config.learning.seq_len,
                 mask_prompt=False,
-                limits=base.limits,
                 cache=cache,
                 say=say,
             )[0]

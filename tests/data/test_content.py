@@ -11,9 +11,7 @@ import pytest
 
 from comigs_mlx.data.cache import TokenCache
 from comigs_mlx.data.content import cache_key, tokenised
-from comigs_mlx.data.limits import UNKNOWN, Limits
 from comigs_mlx.data.tokens import TokenStream
-from comigs_mlx.errors import ConfigError, DataError
 
 TURNS = [
     {"role": "user", "content": "Who?"},
@@ -71,7 +69,6 @@ def test_the_second_time_is_the_first_without_the_tokenizer(
             tokenizers.pop(),
             seq_len=40,
             mask_prompt=masked,
-            limits=UNKNOWN,
             **options,
         )
 
@@ -104,7 +101,6 @@ def test_conversations_of_one_entry_can_be_cut_to_any_length(
             chat_tokenizer("chatml"),
             seq_len=seq_len,
             mask_prompt=False,
-            limits=UNKNOWN,
             cache=cache,
         )
         assert max(len(sample.tokens) for sample in cut) == seq_len + 1
@@ -140,7 +136,6 @@ def test_a_tokenizer_that_cannot_be_identified_is_not_cached(
         bytes_tokenizer,
         seq_len=8,
         mask_prompt=False,
-        limits=UNKNOWN,
         cache=cache,
     )
     assert isinstance(content, TokenStream)
@@ -157,7 +152,6 @@ def test_a_damaged_entry_is_made_anew(
             chat_tokenizer("chatml"),
             seq_len=8,
             mask_prompt=False,
-            limits=UNKNOWN,
             cache=cache,
         )[0]
 
@@ -172,49 +166,7 @@ def test_no_text_at_all_is_not_kept(
     cache: TokenCache, chat_tokenizer: Callable[[str], Any]
 ) -> None:
     content, _ = tokenised(
-        [],
-        "text",
-        chat_tokenizer("chatml"),
-        seq_len=8,
-        mask_prompt=False,
-        limits=UNKNOWN,
-        cache=cache,
+        [], "text", chat_tokenizer("chatml"), seq_len=8, mask_prompt=False, cache=cache
     )
     assert len(arrays(content)[0]) == 0
     assert not cache.folder.exists()
-
-
-@pytest.mark.parametrize("kept", [False, True], ids=["fresh", "from the cache"])
-@pytest.mark.parametrize("kind", ["text", "chat"])
-def test_tokens_that_the_model_does_not_know(
-    kind: str, kept: bool, cache: TokenCache, chat_tokenizer: Callable[[str], Any]
-) -> None:
-    def content(limits: Limits) -> Any:
-        return tokenised(
-            SAMPLES[kind],
-            kind,
-            chat_tokenizer("chatml"),
-            seq_len=40,
-            mask_prompt=False,
-            limits=limits,
-            cache=cache,
-        )
-
-    if kept:
-        content(UNKNOWN)
-    with pytest.raises(DataError, match="but the model knows only 0 to 255"):
-        content(Limits("small", None, 256))
-
-
-def test_windows_that_the_model_cannot_read(
-    chat_tokenizer: Callable[[str], Any],
-) -> None:
-    with pytest.raises(ConfigError, match="small reads at most 40 tokens"):
-        tokenised(
-            SAMPLES["text"],
-            "text",
-            chat_tokenizer("chatml"),
-            seq_len=41,
-            mask_prompt=False,
-            limits=Limits("small", 40, None),
-        )

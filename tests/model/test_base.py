@@ -1,10 +1,8 @@
 """Loading and telling apart base models, on a tiny Llama."""
 
-import dataclasses
 import errno
 import json
 import os
-import shutil
 import time
 
 import httpx2
@@ -17,13 +15,9 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.models.llama import Model, ModelArgs
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-import tests.tiny as tiny
-from comigs_mlx.data.limits import Limits
 from comigs_mlx.errors import ModelError
 from comigs_mlx.model import base, demo
 from comigs_mlx.model.base import fingerprint, load_base
-from comigs_mlx.model.mixture import Mixture
-from comigs_mlx.options import ExpertOptions
 
 CONFIG = {
     "model_type": "llama",
@@ -323,41 +317,3 @@ def test_real_fingerprint_is_quick():
     first = fingerprint(loaded.model, loaded.config)
     assert time.perf_counter() - start < 10  # 0.33 s on two quiet cores
     assert fingerprint(loaded.model, loaded.config) == first
-
-
-class TestLimits:
-    """Tables as they are, whatever config.json says."""
-
-    @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "gemma"])
-    @pytest.mark.parametrize("bits", [None, 4])
-    def test_of_a_plain_model(self, tiny_folder, family, bits):
-        base = load_base(str(tiny_folder(family, bits)))
-        assert base.limits == Limits(base.id, 128, tiny.VOCABULARY)
-
-    def test_a_table_of_positions_is_believed_more_than_the_config(
-        self, tiny_folder, tmp_path
-    ):
-        folder = shutil.copytree(tiny_folder("gpt2"), tmp_path / "short")
-        weights = mx.load(str(folder / "model.safetensors"))
-        name = next(name for name in weights if name.endswith("wpe.weight"))
-        weights[name] = weights[name][:100]
-        mx.save_safetensors(str(folder / "model.safetensors"), weights)
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps({**config, "n_positions": 100}))
-        # n_ctx, which some configs still give, says 128
-        assert load_base(str(folder)).limits.context == 100
-
-    def test_a_context_that_is_not_said(self, tiny_folder):
-        loaded = load_base(str(tiny_folder()))
-        config = {**loaded.config, "max_position_embeddings": None}
-        assert dataclasses.replace(loaded, config=config).limits.context is None
-
-    def test_a_context_within_the_text_part_of_a_config(self, tiny_folder):
-        loaded = load_base(str(tiny_folder()))
-        config = {"text_config": {"max_position_embeddings": 64}}
-        assert dataclasses.replace(loaded, config=config).limits.context == 64
-
-    def test_once_experts_are_attached(self, tiny_folder):
-        base = load_base(str(tiny_folder()))
-        Mixture(base.model, ExpertOptions())
-        assert base.limits == Limits(base.id, 128, tiny.VOCABULARY)

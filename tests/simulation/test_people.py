@@ -21,19 +21,19 @@ def users(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def base(tiny_folder):
+def tokenizer(tiny_folder):
     from comigs_mlx.model.base import load_base
 
-    return load_base(str(tiny_folder()))
+    return load_base(str(tiny_folder())).tokenizer
 
 
-def read(users, base, **options):
+def read(users, tokenizer, **options):
     given = {"users": str(users), "out": "out", "token_cache": False, **options}
-    return people.read(from_dict(SimulateConfig, given), base, lambda line: None)
+    return people.read(from_dict(SimulateConfig, given), tokenizer, lambda line: None)
 
 
-def test_every_folder_is_a_participant(users, base):
-    ann, bob = read(users, base)
+def test_every_folder_is_a_participant(users, tokenizer):
+    ann, bob = read(users, tokenizer)
     assert (ann.name, bob.name) == ("ann", "bob-2")
     text = (users / "ann" / "train.txt").read_bytes()
     assert isinstance(ann.train, TokenStream)
@@ -42,20 +42,20 @@ def test_every_folder_is_a_participant(users, base):
     assert ann.device == bob.device == Device()
 
 
-def test_specialists_in_the_order_of_names(users, base):
-    found = read(users, base, specialists=(4, 1))
+def test_specialists_in_the_order_of_names(users, tokenizer):
+    found = read(users, tokenizer, specialists=(4, 1))
     assert [person.device.specialists for person in found] == [4, 1]
     with pytest.raises(ConfigError) as error:
-        read(users, base, specialists=(4, 1, 2))
+        read(users, tokenizer, specialists=(4, 1, 2))
     assert str(error.value) == (
         "--specialists has 3 numbers, for 2 participants (ann, bob-2)"
     )
 
 
-def test_devices_from_a_file(users, base, tmp_path):
+def test_devices_from_a_file(users, tokenizer, tmp_path):
     file = tmp_path / "devices.yaml"
     file.write_text("bob-2: {rank: 2, specialists: 3, train_share: 0.5}\n")
-    whole, half = read(users, base), read(users, base, participants=str(file))
+    whole, half = read(users, tokenizer), read(users, tokenizer, participants=str(file))
     assert half[0].device == Device()
     assert half[1].device == Device(specialists=3, rank=2, train_share=0.5)
     documents = [len(set(p[1].train.documents.tolist())) for p in (whole, half)]
@@ -74,23 +74,23 @@ def test_devices_from_a_file(users, base, tmp_path):
         ("ann: 3", "ann: expected {generalists"),
     ],
 )
-def test_a_wrong_file_is_refused_by_name(users, base, tmp_path, text, message):
+def test_a_wrong_file_is_refused_by_name(users, tokenizer, tmp_path, text, message):
     file = tmp_path / "devices.yaml"
     file.write_text(text + "\n")
     with pytest.raises(ConfigError) as error:
-        read(users, base, participants=str(file))
+        read(users, tokenizer, participants=str(file))
     assert str(error.value).startswith(f"{file}: {message}")
 
 
-def test_folders_that_cannot_be_participants(base, tmp_path):
+def test_folders_that_cannot_be_participants(tokenizer, tmp_path):
     with pytest.raises(DataError, match="no folder .*/none: --users takes one folder"):
-        read(tmp_path / "none", base)
+        read(tmp_path / "none", tokenizer)
     with pytest.raises(DataError, match="has no folders: make one a participant"):
-        read(tmp_path, base)
+        read(tmp_path, tokenizer)
     tiny.write_text(tmp_path / "Ann_1", documents=20)
     with pytest.raises(DataError, match="Ann_1: rename it, a participant's name has"):
-        read(tmp_path, base)
+        read(tmp_path, tokenizer)
     (tmp_path / "Ann_1").rename(tmp_path / "ann")
     (tmp_path / "ann" / "test.txt").unlink()
     with pytest.raises(DataError, match="ann has no test text: add test.txt"):
-        read(tmp_path, base)
+        read(tmp_path, tokenizer)
