@@ -8,7 +8,7 @@ one, so routing is kept by position, never by "the latest".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -21,9 +21,6 @@ from comigs_mlx.inference.prompts import segments
 from comigs_mlx.inference.trace import Trace, TraceToken
 from comigs_mlx.model.base import Base
 from comigs_mlx.model.mixture import Mixture
-
-CPU_CHUNK, GPU_CHUNK = 128, 512
-"""See `chunk_size`: about a second on a slow machine of either kind."""
 
 Weights = npt.NDArray[np.float32]
 
@@ -114,7 +111,6 @@ def responses(
     max_tokens: int,
     sampling: Sampling,
     cache: list[Any] | None = None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Any]:
     """mlx-lm's `GenerationResponse` of each token, as it is drawn.
 
@@ -127,8 +123,6 @@ def responses(
         max_tokens: Tokens to generate at most.
         sampling: How they are drawn.
         cache: mlx-lm's prompt cache of what stands before `prompt`; it is read on.
-        progress: Called after each chunk of the prompt with the tokens read and their
-            number; what it raises ends the reading there.
     """
     from mlx_lm.generate import stream_generate
     from mlx_lm.sample_utils import make_sampler
@@ -141,17 +135,7 @@ def responses(
         max_tokens=max_tokens,
         sampler=make_sampler(sampling.temperature, sampling.top_p),
         prompt_cache=cache,
-        prefill_step_size=chunk_size(),
-        prompt_progress_callback=progress,
     )
-
-
-def chunk_size() -> int:
-    """Tokens of a prompt that are read at once, without a chance to stop.
-
-    Always the same on one device, so that the same prompt gives the same bits.
-    """
-    return CPU_CHUNK if mx.default_device() == mx.Device(mx.cpu) else GPU_CHUNK
 
 
 class Generation:

@@ -7,7 +7,7 @@ are.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 
@@ -50,21 +50,8 @@ class PromptCache:
         return make_prompt_cache(model), 0
 
     def keep(self, key: Hashable, tokens: Sequence[int], cache: list[Any]) -> None:
-        """Keep a cache instead of the old one, with the tokens that it has read.
-
-        How many those are, the cache itself says. One that does not say, or whose
-        layers disagree (it was interrupted while it was read into), is not kept.
-
-        Args:
-            key: Of everything that keys and values depend on.
-            tokens: What was given to be read: the cache has read the first of them.
-            cache: As `take` gave it, after it was read into.
-        """
-        offsets = set(_offsets(cache))
-        if len(offsets) != 1 or not 0 < (read := offsets.pop()) <= len(tokens):
-            self.clear()
-            return
-        self._key, self._tokens, self._cache = key, list(tokens[:read]), cache
+        """Keep a cache that has read exactly these tokens, instead of the old one."""
+        self._key, self._tokens, self._cache = key, list(tokens), cache
 
     def clear(self) -> None:
         """Forget it."""
@@ -76,12 +63,3 @@ def _common(tokens: Sequence[int], others: Sequence[int]) -> int:
     pairs = enumerate(zip(tokens, others, strict=False))
     unequal = (at for at, (a, b) in pairs if a != b)
     return next(unequal, min(len(tokens), len(others)))
-
-
-def _offsets(cache: Iterable[Any]) -> Iterator[int]:
-    """How many tokens each layer's cache has read, where it counts them."""
-    for layer in cache:
-        if (parts := getattr(layer, "caches", None)) is not None:
-            yield from _offsets(parts)
-        elif isinstance(offset := getattr(layer, "offset", None), int):
-            yield offset

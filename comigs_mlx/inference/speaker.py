@@ -24,7 +24,6 @@ from comigs_mlx.inference.spoken import Settings as Settings
 from comigs_mlx.inference.spoken import SpokenToken as SpokenToken
 from comigs_mlx.inference.spoken import Voice as Voice
 from comigs_mlx.inference.spoken import to_trace as to_trace
-from comigs_mlx.inference.spoken import unheard
 from comigs_mlx.inference.worker import Worker
 
 if TYPE_CHECKING:
@@ -94,7 +93,6 @@ class Speaker:
         settings: Settings,
         stop: Callable[[], bool] = _never,
         voice: Voice | None = None,
-        progress: Callable[[int, int], None] | None = None,
     ) -> Iterator[SpokenToken]:
         """Speak the next turn of a conversation, token by token.
 
@@ -104,12 +102,9 @@ class Speaker:
         Args:
             messages: The turns so far, without the system prompt.
             settings: Who speaks, and how.
-            stop: Asked before each token and after each chunk of the prompt, on the
-                speaker's thread.
+            stop: Asked before each token, on the speaker's thread.
             voice: Choose this first, as its files are now, in one go: so that
                 conversations with several runs do not mix. None: the last choice.
-            progress: Told, on the speaker's thread, how many tokens of the
-                conversation have been read, and of how many.
 
         Raises:
             ComigsError: If nothing was chosen, a setting cannot work, or the
@@ -119,8 +114,7 @@ class Speaker:
 
         def speak(left: Callable[[], bool]) -> Iterator[SpokenToken]:
             speech = self._as(voice)
-            ended = lambda: left() or stop()
-            return speech.reply(heard, settings, ended, progress or unheard)
+            return speech.reply(heard, settings, lambda: left() or stop())
 
         return self._worker.stream(speak)
 

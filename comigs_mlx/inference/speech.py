@@ -22,12 +22,10 @@ from comigs_mlx.inference.prompt_cache import PromptCache
 from comigs_mlx.inference.prompts import chat_tokens
 from comigs_mlx.inference.spoken import (
     Message,
-    Progress,
     Scored,
     Settings,
     SpokenToken,
     Voice,
-    unheard,
 )
 from comigs_mlx.model import params
 from comigs_mlx.model.base import Base, load_base
@@ -42,10 +40,6 @@ from comigs_mlx.training import memory
 
 NOBODY = ExpertOptions(generalists=1, specialists=0, rank=1, attention_lora=False)
 """Experts for a base model without a run: they never speak."""
-
-
-class _Stopped(Exception):
-    """The one who asked does not want the answer any more."""
 
 
 class Speech:
@@ -132,11 +126,7 @@ class Speech:
         return self.base, self._mixture
 
     def reply(
-        self,
-        messages: Sequence[Message],
-        settings: Settings,
-        stop: Callable[[], bool],
-        progress: Progress = unheard,
+        self, messages: Sequence[Message], settings: Settings, stop: Callable[[], bool]
     ) -> Iterator[SpokenToken]:
         """Speak the next turn; see `Speaker.reply`."""
         settings.check()
@@ -147,7 +137,7 @@ class Speech:
         seed = secrets.randbits(32) if settings.seed is None else settings.seed
         sampling = Sampling(settings.temperature, settings.top_p, seed)
         with _memory(mx.clear_cache), mixture.selected(selection):
-            yield from self._speak(prompt, most, sampling, stop, progress)
+            yield from self._speak(prompt, most, sampling, stop)
 
     def _selection(self, wanted: Selection) -> Selection:
         """What to select; a base without a run speaks for itself."""
@@ -165,7 +155,6 @@ class Speech:
         max_tokens: int,
         sampling: Sampling,
         stop: Callable[[], bool],
-        progress: Progress,
     ) -> Iterator[SpokenToken]:
         """Tokens, each handed out while the one after the next is being computed."""
         base, mixture = self._ready()
@@ -175,16 +164,10 @@ class Speech:
         rest, heard = prompt[read:], list[int]()
         traced = self.voice is not None and self.voice.run is not None
         last: Heard | None = None
-
-        def reading(done: int, of: int) -> None:
-            progress(read + done, len(prompt))
-            if 0 < done < of - 1 and stop():  # before each token it is asked anyway
-                raise _Stopped
-
         stream: Any = responses(
-            recorder, base.tokenizer, rest, max_tokens, sampling, cache, reading
+            recorder, base.tokenizer, rest, max_tokens, sampling, cache
         )
-        with contextlib.closing(stream), contextlib.suppress(_Stopped):
+        with contextlib.closing(stream):
             while not stop() and (response := next(stream, None)) is not None:
                 if last is not None:
                     yield last.token(base.tokenizer)

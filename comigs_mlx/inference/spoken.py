@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from comigs_mlx.errors import ConfigError, raise_all
@@ -10,13 +10,6 @@ from comigs_mlx.inference.trace import Trace, TraceToken
 
 Message = dict[str, str]
 """One turn of a conversation: {"role": "user" or "assistant", "content": text}."""
-
-Progress = Callable[[int, int], None]
-"""Told how many tokens of a prompt have been read, and of how many."""
-
-
-def unheard(done: int, total: int) -> None:
-    """Progress that nobody is told."""
 
 
 @dataclass(frozen=True)

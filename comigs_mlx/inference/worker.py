@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import queue
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -119,18 +118,6 @@ def _work(tasks: queue.Queue[Callable[[], None] | None]) -> None:
     while (task := tasks.get()) is not None:
         task()
         del task  # it may hold a model that nobody else does
-    _clear_streams()
-
-
-def _clear_streams() -> None:
-    """Let MLX forget this thread, which is at its end.
-
-    A process in which a thread ended without that aborts at its exit now and then.
-    """
-    if "mlx.core" in sys.modules:
-        import mlx.core as mx
-
-        mx.clear_streams()
 
 
 def _fill(

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 import tests.tiny as tiny
 from comigs_mlx.config import from_dict
 from comigs_mlx.errors import ComigsError, ConfigError
-from comigs_mlx.inference import generate, speech
+from comigs_mlx.inference import speech
 from comigs_mlx.inference.generate import Generation, Sampling
 from comigs_mlx.inference.prompts import chat_tokens
 from comigs_mlx.inference.speaker import Settings, Speaker, to_trace
@@ -229,21 +229,6 @@ class TestReply:
         assert tokens[-1].finish_reason is None
         assert spoken(speaker, stop=lambda: True) == []
 
-    def test_a_stop_is_heard_while_the_prompt_is_read(self, speaker, runs, monkeypatch):
-        monkeypatch.setattr(generate, "CPU_CHUNK", 8)
-        speaker.choose(runs[0])
-        told = []
-        long = [{"role": "user", "content": "word " * 12}]
-        stop = lambda: bool(told) and told[-1][0] >= 24
-        progress = lambda *counts: told.append(counts)
-        assert spoken(speaker, long, stop=stop, progress=progress) == []
-        total = len(chat_tokens(speaker.tokenizer, long))
-        assert told == [(0, total), (8, total), (16, total), (24, total)]
-        told.clear()
-        spoken(speaker, long, progress=progress)
-        assert told[0] == (24, total)  # what was read before the stop is not read again
-        assert told[-1] == (total, total)
-
     def test_a_conversation_longer_than_the_context(self, speaker, runs):
         speaker.choose(runs[0])
         most = speaker._speech.base.context
@@ -349,40 +334,6 @@ class TestPromptCache:
         tokens, count = read(turn(part))
         assert count < len(chat_tokens(speaker.tokenizer, turn(part)))
         assert same_as(tokens, generation(runs[0], turn(part)))
-
-    @pytest.mark.parametrize("answers", range(10))
-    def test_a_stop_at_any_moment_poisons_no_later_answer(
-        self, speaker, runs, monkeypatch, answers
-    ):
-        """Before the prompt is read, between its chunks, before each token."""
-        monkeypatch.setattr(generate, "CPU_CHUNK", 5)
-        speaker.choose(runs[0])
-        left = iter([False] * answers)
-        spoken(speaker, stop=lambda: next(left, True))
-        again = [(t.id, t.alternatives) for t in spoken(speaker)]
-        fresh = Speaker()
-        fresh.choose(runs[0])
-        told = [(t.id, t.alternatives) for t in spoken(fresh)]
-        fresh.close()
-        assert [id for id, _ in again] == [id for id, _ in told]
-        for (_, found), (_, expected) in zip(again, told, strict=True):
-            pairs = zip(found, expected, strict=True)
-            assert all(a.probability == pytest.approx(b.probability) for a, b in pairs)
-
-    def test_what_an_error_left_half_read_is_not_used(self, speaker, runs, monkeypatch):
-        """One layer has read more than the others."""
-        speaker.choose(runs[0])
-        real = Mixture.__call__
-
-        def failing(mixture, tokens, cache=None):
-            cache[0].offset += 3
-            raise ValueError("in the middle of a block")
-
-        monkeypatch.setattr(Mixture, "__call__", failing)
-        with pytest.raises(ValueError, match="in the middle"):
-            spoken(speaker)
-        monkeypatch.setattr(Mixture, "__call__", real)
-        assert same_as(spoken(speaker), generation(runs[0]))
 
     def test_another_selection_reads_all(self, speaker, runs, read):
         speaker.choose(runs[0])

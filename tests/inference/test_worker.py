@@ -1,7 +1,5 @@
 """One thread, one thing after another."""
 
-import subprocess
-import sys
 import threading
 import time
 
@@ -129,29 +127,3 @@ def test_closed_it_takes_nothing_and_is_busy_no_more(worker):
         worker.call(lambda: None)
     with pytest.raises(ComigsError, match="is closed"):
         next(worker.stream(lambda left: iter(())))
-
-
-def test_the_thread_clears_its_streams_at_its_end(monkeypatch):
-    """Without that MLX aborts the process at its exit, now and then."""
-    ended = []
-    clear = lambda: ended.append(threading.current_thread().name)
-    monkeypatch.setattr("mlx.core.clear_streams", clear)
-    worker = Worker()
-    worker.call(lambda: None)
-    assert ended == []
-    worker.close()
-    assert ended == ["comigs-speaker"]
-
-
-@pytest.mark.parametrize("closing", ["worker.close()", ""])
-def test_a_program_that_used_mlx_on_a_worker_ends_well(closing):
-    code = f"""
-import comigs_mlx, mlx.core as mx
-from comigs_mlx.inference.speaker import Speaker
-speaker = Speaker()
-worker = speaker._worker
-print(worker.call(lambda: (mx.ones((64, 64)) @ mx.ones((64, 64))).sum().item()))
-{closing}
-"""
-    start = lambda: subprocess.run([sys.executable, "-c", code], capture_output=True)
-    assert [start().returncode for _ in range(4)] == [0] * 4
