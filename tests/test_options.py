@@ -279,3 +279,12 @@ def test_experts_that_are_neither(text):
         f"--experts {text}: expected auto, base, generalist, specialist, or weights "
         "such as 0.3,0.7"
     )
+
+
+@pytest.mark.parametrize("name", ["dp_clip", "dp_noise"])
+def test_clipping_and_noise_go_together(name):
+    """One alone would give no privacy, and the user would not know."""
+    with pytest.raises(ConfigError) as caught:
+        from_dict(TrainConfig, {name: 1.0})
+    assert str(caught.value) == "--dp-clip and --dp-noise go together: give both"
+    from_dict(TrainConfig, {"dp_clip": 1.0, "dp_noise": 1.0})

@@ -11,6 +11,7 @@ import tests.tiny as tiny
 from comigs_mlx.config import from_dict, read_yaml
 from comigs_mlx.data import content
 from comigs_mlx.errors import ConfigError, DataError, RunError, UnsupportedModel
+from comigs_mlx.model import params
 from comigs_mlx.runs import session as session_module
 from comigs_mlx.runs.folder import RunFolder
 from comigs_mlx.runs.session import session
@@ -108,6 +109,34 @@ def test_stopping_saves_at_the_next_boundary_and_nowhere_else(config):
     ] * 2
     assert isinstance(events[-1], Boundary)
     assert states == ["step-0000002"]
+
+
+def test_the_seed_decides_the_order_of_the_text(config):
+    def batches(seed):
+        given = config_of(config.model, config.data.data, config.run, seed=seed)
+        with session(given, quiet) as opened:
+            sources = (opened.trainer.train, opened.trainer.router_train)
+            found = [source.batch(0).tokens for source in sources]
+        shutil.rmtree(given.folder)
+        return found
+
+    first, again, other = batches(3), batches(3), batches(4)
+    for level in (0, 1):
+        assert np.array_equal(first[level], again[level])
+        assert not np.array_equal(first[level], other[level])
+
+
+def test_taken_generalists_leave_everything_else_as_it_is(copy):
+    """After a pull the save holds new generalists; training has gone on since."""
+    with session(train_config(["--run", str(copy), "--resume"]), quiet) as opened:
+        model = opened.trainer.mixture.model
+        saved = params.flatten(params.select(model, params.ROLES))
+        model.update(params.unflatten({p: a + 1.0 for p, a in saved.items()}))
+        opened.take_generalists()
+        now = params.flatten(params.select(model, params.ROLES))
+        for path, array in saved.items():
+            moved = 0.0 if params.role_of(path) == "generalist" else 1.0
+            assert mx.allclose(now[path], array + moved, atol=1e-6), path
 
 
 class TestResume:
