@@ -25,11 +25,11 @@ from comigs_mlx.data.tokens import (
 Content = TokenStream | list[LabelledSample]
 """One split: a stream of plain text, or conversations."""
 
-FORMAT = 1
+FORMAT = 2
 """Goes up when the same samples become other tokens, or are kept in another way."""
 
 STREAM = ("tokens", "documents")
-LABELLED = ("tokens", "labelled", "ends", "unproven")
+LABELLED = ("tokens", "labelled", "ends", "turns")
 
 
 def tokenised(
@@ -117,7 +117,10 @@ def _stream_arrays(stream: TokenStream) -> Arrays:
 
 
 def _labelled_arrays(labelled: Labelled) -> Arrays:
-    """All samples one after the other: `ends` is [S] int64, the end of each."""
+    """All samples one after the other.
+
+    `ends` is [S] int64, the end of each; `turns` counts turns as `Labelled` does.
+    """
     samples = labelled.samples
     return {
         "tokens": np.concatenate(
@@ -127,7 +130,9 @@ def _labelled_arrays(labelled: Labelled) -> Arrays:
             [s.labelled for s in samples] or [np.zeros(0, bool)]
         ),
         "ends": np.cumsum([len(s.tokens) for s in samples], dtype=np.int64),
-        "unproven": np.array([labelled.unproven], np.int64),
+        "turns": np.array(
+            [labelled.rewritten, labelled.unfound, labelled.endless], np.int64
+        ),
     }
 
 
@@ -139,4 +144,4 @@ def _labelled(arrays: Arrays) -> Labelled:
         LabelledSample(tokens[start:end], labelled[start:end])
         for start, end in zip([0, *ends], ends, strict=False)
     ]
-    return Labelled(samples, int(arrays["unproven"][0]))
+    return Labelled(samples, *arrays["turns"].tolist())

@@ -21,6 +21,25 @@ Sample = dict[str, Any]
 """{"text": str}, {"messages": [...], "tools": [...]} or {"prompt": str,
 "completion": str}; "tools" is optional."""
 
+
+class Placed(dict[str, Any]):
+    """A `Sample` that knows where it was read.
+
+    Attributes:
+        place: Such as "train.jsonl:3".
+    """
+
+    def __init__(self, sample: Sample, place: str) -> None:
+        """`sample`, read at `place`."""
+        super().__init__(sample)
+        self.place = place
+
+
+def place(sample: Sample) -> str:
+    """Where `sample` was read; "" where that is not known."""
+    return sample.place if isinstance(sample, Placed) else ""
+
+
 SPLITS = ("train", "valid", "test")
 """The three splits: for the experts, for the routers, for nobody."""
 
