@@ -176,6 +176,27 @@ def test_thinking_that_stays_is_learned_with_the_answer(chat_tokenizer: Make) ->
     assert targets({"messages": messages}, tokenizer) == expected
 
 
+def test_a_turn_is_found_where_what_comes_before_it_moves(chat_tokenizer: Make) -> None:
+    """Mistral's: the tools stand before the last question, wherever that is."""
+    tokenizer = chat_tokenizer("chatml")
+    tokenizer.chat_template = (
+        "{% set asked = messages|selectattr('role', 'equalto', 'user')|list %}"
+        "{% for m in messages %}{% if m.role == 'user' %}"
+        "{% if m == asked[-1] %}TOOLS{% endif %}[INST] {{ m.content }} [/INST]"
+        "{% elif m.tool_calls %}[CALLS] {{ m.tool_calls[0].name }}" + END + ""
+        "{% else %} {{ m.content }}" + END + "{% endif %}{% endfor %}"
+    )
+    calls = [{"name": "look"}, {"name": "up"}]
+    messages = [
+        *TURNS[:2],
+        TURNS[2],
+        {"role": "assistant", "content": None, "tool_calls": calls},
+        *TURNS[2:],
+    ]
+    expected = [" Me.<|im_end|>", "[CALLS] look<|im_end|>", " Here.<|im_end|>"]
+    assert targets({"messages": messages}, tokenizer) == expected
+
+
 def test_a_template_that_refuses_a_part_is_asked_for_the_whole(
     chat_tokenizer: Make,
 ) -> None:
