@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from comigs_mlx.data.cache import Arrays, TokenCache
 from comigs_mlx.data.conversation import Tokenizer
 from comigs_mlx.data.encoding import Say, quiet
 from comigs_mlx.data.identity import content_digest, tokenizer_digest
+from comigs_mlx.data.progress import Advance, ignore
 from comigs_mlx.data.splits import Sample
 from comigs_mlx.data.tokens import (
     Labelled,
@@ -21,6 +23,7 @@ from comigs_mlx.data.tokens import (
     labelled_samples,
     token_stream,
 )
+from comigs_mlx.errors import DataError
 
 Content = TokenStream | list[LabelledSample]
 """One split: a stream of plain text, or conversations."""
@@ -41,6 +44,8 @@ def tokenised(
     mask_prompt: bool,
     cache: TokenCache | None = None,
     say: Say = quiet,
+    advance: Advance = ignore,
+    split: str = "",
 ) -> tuple[Content, list[str]]:
     """Tokenise one split, or read from the cache what was tokenised before.
 
@@ -52,6 +57,8 @@ def tokenised(
         mask_prompt: Train on the assistant's tokens only (chat).
         cache: Where tokens are kept between runs; None keeps them in memory only.
         say: Told how far it is, where it takes long.
+        advance: Told how far it is each moment; may end it by raising.
+        split: What errors call these samples, such as "valid".
 
     Returns:
         The content, and counted notes for the user.
@@ -63,17 +70,32 @@ def tokenised(
 
     def fresh() -> Arrays:
         if plain:
-            return _stream_arrays(token_stream(samples, tokenizer, say))
-        return _labelled_arrays(labelled_samples(samples, tokenizer, mask_prompt, say))
+            return _stream_arrays(token_stream(samples, tokenizer, say, advance))
+        return _labelled_arrays(
+            labelled_samples(samples, tokenizer, mask_prompt, say, advance)
+        )
 
     key = None
     if cache is not None:
         key = cache_key(samples, tokenizer, None if plain else mask_prompt)
     names = STREAM if plain else LABELLED
-    arrays = _once(cache, key, names, fresh)
-    if plain:
-        return TokenStream(arrays["tokens"], arrays["documents"]), []
-    return cut(_labelled(arrays), seq_len)
+    with named(split):
+        arrays = _once(cache, key, names, fresh)
+        if plain:
+            return TokenStream(arrays["tokens"], arrays["documents"]), []
+        return cut(_labelled(arrays), seq_len)
+
+
+@contextlib.contextmanager
+def named(split: str) -> Iterator[None]:
+    """Have every line of a `DataError` say which split it is about; "" adds nothing."""
+    try:
+        yield
+    except DataError as error:
+        if not split:
+            raise
+        lines = str(error).splitlines()
+        raise DataError("\n".join(f"{split}: {line}" for line in lines)) from error
 
 
 def cache_key(

@@ -20,6 +20,7 @@ from comigs_mlx.data.conversation import (
     has_template,
 )
 from comigs_mlx.data.encoding import Progress, Say, chunks, quiet, text_tokens
+from comigs_mlx.data.progress import Advance, ignore
 from comigs_mlx.data.splits import Sample, place
 from comigs_mlx.errors import DataError, raise_all
 
@@ -68,7 +69,10 @@ class Labelled:
 
 
 def token_stream(
-    samples: Sequence[Sample], tokenizer: Tokenizer, say: Say = quiet
+    samples: Sequence[Sample],
+    tokenizer: Tokenizer,
+    say: Say = quiet,
+    advance: Advance = ignore,
 ) -> TokenStream:
     """Concatenate all texts, each without a beginning token and with EOS at its end.
 
@@ -76,12 +80,13 @@ def token_stream(
         samples: Plain texts.
         tokenizer: The base model's.
         say: Told how far it is, where it takes long.
+        advance: Told how far it is each moment; may end it by raising.
 
     Raises:
         DataError: If the tokenizer has no EOS token.
     """
     parts: list[Ints] = []
-    progress = Progress(len(samples), say)
+    progress = Progress(len(samples), say, advance)
     for chunk in chunks([sample["text"] for sample in samples]):
         parts += text_tokens(chunk, tokenizer)
         progress(len(parts))
@@ -97,6 +102,7 @@ def labelled_samples(
     tokenizer: Tokenizer,
     mask_prompt: bool,
     say: Say = quiet,
+    advance: Advance = ignore,
 ) -> Labelled:
     """Render conversations with the tokenizer's chat template and label the targets.
 
@@ -106,6 +112,7 @@ def labelled_samples(
         mask_prompt: Label only the tokens that the assistant produces, else every
             token but the first.
         say: Told how far it is, where it takes long.
+        advance: Told how far it is each moment; may end it by raising.
 
     Raises:
         DataError: If the template is missing or refuses a sample, or a text is to be
@@ -114,7 +121,7 @@ def labelled_samples(
     _check_labelling(samples, tokenizer, mask_prompt)
     found: list[LabelledSample] = []
     counts, problems = [0, 0, 0], []
-    progress, chat = Progress(len(samples), say), ChatTokenizer(tokenizer)
+    progress, chat = Progress(len(samples), say, advance), ChatTokenizer(tokenizer)
     for number, sample in enumerate(samples, 1):
         try:
             one, mask = _labelled(sample, chat, mask_prompt)

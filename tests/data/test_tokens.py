@@ -6,7 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from comigs_mlx.data.batches import training_batches
+from comigs_mlx.data.content import named, tokenised
 from comigs_mlx.data.encoding import CHUNK
+from comigs_mlx.data.splits import Placed
 from comigs_mlx.data.tokens import cut, labelled_samples, token_stream
 from comigs_mlx.errors import DataError
 from tests.data.conftest import END, TEMPLATES
@@ -379,3 +382,44 @@ def test_progress_is_told_only_where_it_takes_long(
     monkeypatch.setattr("comigs_mlx.data.encoding.QUIET_SECONDS", -1.0)
     token_stream(samples, bytes_tokenizer, said.append)
     assert said == [f"tokenised {done} of 5 documents" for done in (2, 4)]
+
+
+def test_tokenising_can_be_watched_and_stopped(
+    chat_tokenizer: Make, bytes_tokenizer: Any
+) -> None:
+    told: list[Any] = []
+    token_stream([{"text": "a" * CHUNK}] * 2, bytes_tokenizer, advance=tell(told, 9))
+    assert told == [("documents", done, 2) for done in range(3)]
+    told.clear()
+    with pytest.raises(KeyboardInterrupt):
+        labelled_samples(
+            [PAIR] * 9, chat_tokenizer("chatml"), True, advance=tell(told, 3)
+        )
+    assert told == [("documents", done, 9) for done in range(4)]
+
+
+def tell(told: list[Any], last: int) -> Callable[..., None]:
+    def advance(*how: Any) -> None:
+        told.append(how)
+        if how[1] == last:
+            raise KeyboardInterrupt
+
+    return advance
+
+
+def test_errors_name_split_and_place(
+    chat_tokenizer: Make, bytes_tokenizer: Any
+) -> None:
+    placed = [Placed(PAIR, "train.jsonl:7"), PAIR]
+    options = {"seq_len": 9, "mask_prompt": False, "split": "train"}
+    with pytest.raises(DataError) as error:
+        tokenised(placed, "chat", chat_tokenizer("strict"), **options)
+    reason = "the chat template refuses it: TemplateError: roles must alternate"
+    assert str(error.value).splitlines() == [
+        f"train: train.jsonl:7: {reason}",
+        f"train: sample 2: {reason}",
+    ]
+    content, _ = tokenised([{"text": "a"}], "text", bytes_tokenizer, **options)
+    shape = {"seq_len": 8, "batch_size": 1}
+    with pytest.raises(DataError, match="^valid: expected at least 9"), named("valid"):
+        training_batches(content, **shape, seed=0, packing=False)
