@@ -15,7 +15,7 @@ import mlx.core as mx
 from comigs_mlx.config import to_dict
 from comigs_mlx.data.batches import BatchSource, evaluation_batches, training_batches
 from comigs_mlx.data.cache import TokenCache
-from comigs_mlx.data.content import Content, tokenised, tokens_digest
+from comigs_mlx.data.content import Content, named, tokenised, tokens_digest
 from comigs_mlx.data.identity import content_digest, depends_on_date
 from comigs_mlx.data.splits import SPLITS, Splits, load_splits
 from comigs_mlx.errors import RunError
@@ -169,13 +169,14 @@ def make_trainer(
     data, seed = config.data, config.training.seed
 
     def source(name: str, seed: int) -> BatchSource:
-        batches, notes = training_batches(
-            texts[name],
-            seq_len=data.seq_len,
-            batch_size=data.batch_size,
-            seed=seed,
-            packing=data.packing,
-        )
+        with named(name):
+            batches, notes = training_batches(
+                texts[name],
+                seq_len=data.seq_len,
+                batch_size=data.batch_size,
+                seed=seed,
+                packing=data.packing,
+            )
         for note in notes:
             say(f"note: {name}: {note}")
         return batches
@@ -213,6 +214,7 @@ def _contents(
             mask_prompt=data.mask_prompt,
             cache=cache,
             say=say,
+            split=name,
         )
         for note in notes:
             say(f"note: {name}: {note}")
