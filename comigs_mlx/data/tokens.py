@@ -155,8 +155,10 @@ def _labelled(
     return LabelledSample(tokens, labelled), unproven
 
 
-def cut(labelled: Labelled, seq_len: int) -> tuple[list[LabelledSample], list[str]]:
-    """Truncate to `seq_len + 1` tokens and drop what has no target left.
+def cut(
+    labelled: Labelled, seq_len: int | None
+) -> tuple[list[LabelledSample], list[str]]:
+    """Truncate to `seq_len + 1` tokens (None: not) and drop what has no target left.
 
     Returns:
         The samples that have a target, in order, and counted notes on what was cut,
@@ -165,16 +167,21 @@ def cut(labelled: Labelled, seq_len: int) -> tuple[list[LabelledSample], list[st
     Raises:
         DataError: If no sample has a target.
     """
-    found, unproven, size = labelled.samples, labelled.unproven, seq_len + 1
+    found, unproven = labelled.samples, labelled.unproven
+    size = None if seq_len is None else seq_len + 1
     shortened = [LabelledSample(s.tokens[:size], s.labelled[:size]) for s in found]
     kept = [sample for sample in shortened if sample.labelled.any()]
     if not kept:
+        where, fix = "", ""
+        if size is not None:
+            where, fix = f" in its first {size} tokens", "raise --seq-len, "
         raise DataError(
-            f"none of {len(found)} samples has a target in its first {size} tokens "
-            f"({unproven} assistant turns rewritten by the chat template): raise "
-            "--seq-len, shorten the prompts, or leave out --mask-prompt"
+            f"none of {len(found)} samples has a target{where} "
+            f"({unproven} assistant turns rewritten by the chat template): {fix}"
+            "shorten the prompts, or leave out --mask-prompt"
         )
-    long, dropped = sum(len(s.tokens) > size for s in found), len(found) - len(kept)
+    long = sum(len(s.tokens) > size for s in found) if size is not None else 0
+    dropped = len(found) - len(kept)
     counted = {
         f"cut {long} of {len(found)} samples to {size} tokens (--seq-len)": long,
         f"dropped {dropped} of {len(found)} samples without a target": dropped,

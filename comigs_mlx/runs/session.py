@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 
 from comigs_mlx.config import to_dict
-from comigs_mlx.data.batches import BatchSource, evaluation_batches, training_batches
+from comigs_mlx.data.batches import BatchSource, sampled_batches, training_batches
 from comigs_mlx.data.cache import TokenCache
 from comigs_mlx.data.content import Content, tokenised
 from comigs_mlx.data.identity import content_digest
@@ -25,6 +24,7 @@ from comigs_mlx.runs import description
 from comigs_mlx.runs.folder import RunFolder
 from comigs_mlx.train_options import TrainConfig
 from comigs_mlx.training import checkpoint, memory
+from comigs_mlx.training.fitting import check_texts
 from comigs_mlx.training.records import Boundary, Report, Step
 from comigs_mlx.training.trainer import Trainer
 
@@ -163,19 +163,25 @@ def make_trainer(
         return batches
 
     train, router_train = source("train", 2 * seed), source("valid", 2 * seed + 1)
-    valid = evaluation_batches(texts["valid"], data.seq_len, data.batch_size)
-    first = list(itertools.islice(valid, config.saving.valid_batches))
-    return Trainer(mixture, train, router_train, first, config.training, config.saving)
+    count = config.saving.valid_batches
+    valid = sampled_batches(texts["valid"], data.seq_len, data.batch_size, count)
+    return Trainer(mixture, train, router_train, valid, config.training, config.saving)
 
 
 def _work(config: TrainConfig, trainer: Trainer) -> memory.Work:
-    """The longest batch of training: conversations may all be shorter than allowed."""
-    training, lengths = config.training, getattr(trainer.train, "lengths", {})
+    """The longest batches: conversations may all be shorter than allowed.
+
+    Routers learn from validation text, which may be longer than the training text.
+    """
+    training, seq_len = config.training, config.data.seq_len
+    sources = [trainer.train, *([trainer.router_train] if trainer.routers else [])]
+    lengths = (max(getattr(s, "lengths", {}), default=seq_len) for s in sources)
     return memory.Work(
         batch_size=config.data.batch_size,
-        seq_len=max(lengths, default=config.data.seq_len),
+        seq_len=max(lengths),
         checkpoint=training.grad_checkpoint,
         accumulation=training.grad_accumulation,
+        measured=max((batch.mask.shape[1] for batch in trainer.valid), default=0),
     )
 
 
@@ -198,6 +204,8 @@ def _contents(
         )
         for note in notes:
             say(f"note: {name}: {note}")
+    for note in check_texts(base, contents, data.seq_len):
+        say(f"note: {note}")
     return contents
 
 

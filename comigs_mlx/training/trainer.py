@@ -7,7 +7,6 @@ and resumed exactly (`training.checkpoint`).
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 
@@ -19,7 +18,7 @@ from comigs_mlx.model import params
 from comigs_mlx.model.checkpointing import recompute_blocks
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.options import SavingOptions, TrainingOptions
-from comigs_mlx.training.evaluation import Evaluator
+from comigs_mlx.training.evaluation import Evaluator, NotFinite
 from comigs_mlx.training.groups import USUAL, Task, expert_group, router_group
 from comigs_mlx.training.levels import Level, StepResult
 from comigs_mlx.training.records import Boundary, Position, Report, Step, Sums
@@ -183,14 +182,16 @@ class Trainer:
                 f"{index}: they would never be trained"
             )
 
-    def _valid_loss(self) -> float:
-        loss = self.evaluator.score(self.valid).loss
-        if not math.isfinite(loss):
+    def _valid_loss(self) -> float | None:
+        if not self.valid:
+            return None
+        try:
+            return self.evaluator.score(self.valid).loss
+        except NotFinite as error:
             raise TrainingError(
-                f"validation loss is {loss} after expert step {self.position.step}; "
-                f"{ADVICE}"
-            )
-        return loss
+                f"validation loss is {error.loss} after expert step "
+                f"{self.position.step}; {ADVICE}"
+            ) from error
 
     def _report(self, valid_loss: float | None) -> Report:
         position, names = self.position, self.mixture.options.names
