@@ -16,6 +16,7 @@ import mlx.nn as nn
 from comigs_mlx.errors import ModelError
 from comigs_mlx.model.demo import Report, demo_model_path, quiet
 from comigs_mlx.model.fingerprint import fingerprint, recall, remember, state
+from comigs_mlx.model.surgery import reason
 from comigs_mlx.model.tables import Tables, tables_of
 
 if TYPE_CHECKING:
@@ -217,9 +218,9 @@ def _hub_problem(model_id: str, error: Exception) -> str:
             f"no room on the disk for {model_id}: make some, or set HF_HOME to a "
             "folder that has it"
         )
-    reason = type(error).__name__ + (f", status {status}" if status else "")
+    kind = type(error).__name__ + (f", status {status}" if status else "")
     return (
-        f"cannot fetch {model_id} from the Hugging Face Hub ({reason}): check the "
+        f"cannot fetch {model_id} from the Hugging Face Hub ({kind}): check the "
         f"network and try again, or {ADVICE}"
     )
 
@@ -252,7 +253,7 @@ def _check_safetensors(file: Path) -> None:
             pass
     except (SafetensorError, OSError) as error:
         raise ModelError(
-            f"{file} is damaged or incomplete ({_line(error)}): fetch the model again"
+            f"{file} is damaged or incomplete ({reason(error)}): fetch the model again"
         ) from error
 
 
@@ -264,7 +265,7 @@ def _load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
         return load_model(path)
     except Exception as error:  # each family fails in its own way
         raise ModelError(
-            f"mlx-lm {mlx_lm.__version__} cannot load {path} ({_line(error)}): "
+            f"mlx-lm {mlx_lm.__version__} cannot load {path} ({reason(error)}): "
             f"upgrade it with `pip install -U mlx-lm`, or {ADVICE}"
         ) from error
 
@@ -280,7 +281,7 @@ def _load_tokenizer(path: Path, config: dict[str, Any]) -> TokenizerWrapper:
         if "trust_remote_code" in str(error):
             raise _foreign_code(path) from error
         raise ModelError(
-            f"{path} has no tokenizer that can be read ({_line(error)}): fetch the "
+            f"{path} has no tokenizer that can be read ({reason(error)}): fetch the "
             f"model again, or {ADVICE}"
         ) from error
 
@@ -289,7 +290,3 @@ def _foreign_code(path: Path) -> ModelError:
     return ModelError(
         f"{path} needs Python code of its own, which is never run: {ADVICE}"
     )
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__

@@ -153,6 +153,27 @@ def fails(*args, **kwargs):
     raise ZeroDivisionError
 
 
+def test_a_holder_that_is_never_called_does_not_end_the_body():
+    """The list of plamo's blocks is in a module of which only the list is used."""
+    model, halves, undo = halved("plamo")
+    hidden = halves.body(TOKENS)
+    expected = model.model(TOKENS)
+    assert mx.array_equal(hidden, expected)
+    detach(undo)
+    assert type(model.model).__name__ == "PlamoModel"
+    assert type(model.model.layers).__name__ == "PlamoDecoder"
+
+
+def test_a_model_that_runs_whole_but_not_in_halves_is_refused(monkeypatch):
+    """The rehearsal is the play: what training runs has been tried before."""
+    model = families.build("llama")
+    before = state(model)
+    monkeypatch.setattr(Halves, "head", fails)
+    with pytest.raises(UnsupportedModel, match="'llama' does not run with experts"):
+        Mixture(model, ExpertOptions())
+    assert state(model) == before
+
+
 class TestNoOwner:
     """A model whose `layers` no module of it holds as they are."""
 
