@@ -28,6 +28,12 @@ ADVICE = (
     "check the data"
 )
 
+PATIENCE = 2
+"""Steps in a row without a gradient, of a group whose experts spoke: no chance."""
+
+LEARNED = 1e-3
+"""Nats per token below which a gradient may vanish because nothing is left to learn."""
+
 
 class Trainer:
     """Trains one mixture on one participant's text.
@@ -68,7 +74,9 @@ class Trainer:
             else None
         )
         self._seconds = 0.0
-        self._fresh = {"expert": 0, "router": 0}
+        self._began: dict[str, int] = {}
+        self._reached: set[str] = set()
+        self._silent: dict[str, int] = {}
         if options.grad_checkpoint:
             recompute_blocks(mixture)
 
@@ -167,20 +175,45 @@ class Trainer:
         return result
 
     def _check_gradients(self, result: StepResult, name: str, index: int) -> None:
-        """At its second step, every group of parameters must get a gradient.
+        """Every group of parameters gets a gradient, unless there is a reason.
 
-        Not at the first: there B = 0 makes all experts equal, so that a router trained
-        jointly rightly gets none.
+        None is rightly given in the first step, where B = 0 makes all experts equal, so
+        that a router trained jointly cannot tell them apart; where no token chose the
+        group's experts (top-k below E, few tokens), which is chance; and where nothing
+        is left to learn.
         """
-        self._fresh[name] += 1
-        if self._fresh[name] != 2:
+        began = self._began.setdefault(name, index)
+        if index == 1 or result.loss < LEARNED:
+            self._reached |= {role for role, norm in result.norms.items() if norm > 0}
             return
-        idle = [role for role, norm in result.norms.items() if norm == 0.0]
-        if idle:
+        for role, norm in result.norms.items():
+            if norm > 0.0:
+                self._reached.add(role)
+                self._silent[role] = 0
+            elif self._speaks(role, result):
+                self._silent[role] = self._silent.get(role, 0) + 1
+                if self._silent[role] == PATIENCE:
+                    self._explain(role, name, index, began)
+
+    def _explain(self, role: str, name: str, index: int, began: int) -> None:
+        """Stop where a group has lost its gradient, or never had one."""
+        if role in self._reached and role in params.EXPERTS:
             raise TrainingError(
-                f"no gradient reaches the {', '.join(idle)} parameters in {name} step "
-                f"{index}: they would never be trained"
+                f"training diverges: in {name} step {index} no gradient is left for "
+                f"the {role} parameters, which had one; {ADVICE}"
             )
+        if role not in self._reached and began == 1:  # else it was seen before a resume
+            raise TrainingError(
+                f"no gradient reaches the {role} parameters in {name} step {index}: "
+                "they would never be trained"
+            )
+
+    def _speaks(self, role: str, result: StepResult) -> bool:
+        """Whether the experts of a role had a part in a step; routers always have."""
+        names = self.mixture.options.names
+        shares = zip(names, result.share, strict=True)
+        mine = [share for expert, share in shares if expert.split("-")[0] == role]
+        return not mine or sum(mine) > 0.0
 
     def _valid_loss(self) -> float | None:
         if not self.valid:
