@@ -11,7 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from comigs_mlx.config import to_dict
+from comigs_mlx.config import read_yaml, to_dict
 from comigs_mlx.data.batches import BatchSource, sampled_batches, training_batches
 from comigs_mlx.data.cache import TokenCache
 from comigs_mlx.data.content import Content, tokenised
@@ -219,14 +219,29 @@ def _restore(
         return
     newest = checkpoint.latest(folder.states)
     fixed = {key: value for key, value in identity.items() if key != "data"}
-    stored = checkpoint.restore(trainer, newest, fixed)
+    stored = checkpoint.restore(trainer, newest, fixed, read_yaml(folder.config))
     if stored.get("data") != identity["data"]:
         say(
             "note: the text has changed since the run was saved: training goes on with "
             "the new text, not bit for bit as it would have"
         )
+    if (note := _rate_note(trainer)) is not None:
+        say(f"note: {note}")
     folder.cut_metrics(trainer.position.step)
     say(f"resuming at step {trainer.position.step}, from {newest}")
+
+
+def _rate_note(trainer: Trainer) -> str | None:
+    """What becomes of the learning rate, where the number of steps has changed."""
+    schedule, step = trainer.schedule, trainer.position.step
+    if not step or schedule.first != step or step >= trainer.options.steps:
+        return None
+    rate = trainer.options.learning_rate
+    return (
+        f"the number of steps has changed: the learning rate goes on from "
+        f"{rate * schedule.share:.3g} and ends at {rate / 10:.3g} in step "
+        f"{schedule.last}; --learning-rate sets another"
+    )
 
 
 def _digest(splits: Splits) -> str:

@@ -19,7 +19,13 @@ from comigs_mlx.model.checkpointing import recompute_blocks
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.options import SavingOptions, TrainingOptions
 from comigs_mlx.training.evaluation import Evaluator, NotFinite
-from comigs_mlx.training.groups import USUAL, Task, expert_group, router_group
+from comigs_mlx.training.groups import (
+    USUAL,
+    Schedule,
+    Task,
+    expert_group,
+    router_group,
+)
 from comigs_mlx.training.levels import Level, StepResult
 from comigs_mlx.training.records import Boundary, Position, Report, Step, Sums
 
@@ -46,6 +52,10 @@ class Trainer:
         options: The bilevel schedule and its optimisers.
         saving: When to report and to save.
         task: What the experts' level trains, and how.
+
+    Attributes:
+        position: Steps made.
+        schedule: The experts' learning rate; fixed by the first step.
     """
 
     def __init__(
@@ -66,7 +76,8 @@ class Trainer:
         self.joint = options.router == "joint" and routed
         self.alternating = options.router == "alternating" and routed
         routers = [router_group(options)] * self.joint
-        groups = [expert_group(options, task), *routers]
+        self.schedule = Schedule(options.steps)
+        groups = [expert_group(options, task, self._rate), *routers]
         self.experts = Level(mixture, groups, options, task)
         self.routers = (
             Level(mixture, [router_group(options)], options)
@@ -79,6 +90,10 @@ class Trainer:
         self._silent: dict[str, int] = {}
         if options.grad_checkpoint:
             recompute_blocks(mixture)
+
+    def _rate(self, step: mx.array) -> mx.array:
+        """The experts' learning rate: looked up when a step is compiled."""
+        return self.schedule(self.options.learning_rate, step)
 
     @property
     def levels(self) -> list[Level]:
