@@ -364,3 +364,12 @@ def test_real_fingerprint_is_quick():
     first = fingerprint(loaded.model, loaded.config)
     assert time.perf_counter() - start < 10  # 0.33 s on two quiet cores
     assert fingerprint(loaded.model, loaded.config) == first
+
+
+def test_a_base_whose_files_have_changed_is_another(folder, monkeypatch):
+    monkeypatch.setattr("comigs_mlx.model.fingerprint.SETTLED_SECONDS", -1.0)
+    loaded = load_base(str(folder))
+    assert loaded.is_still(str(folder))
+    (folder / "config.json").write_text(json.dumps({**CONFIG, "rope_theta": 5.0}))
+    assert not loaded.is_still(str(folder))
+    assert not loaded.is_still("demo")

@@ -135,18 +135,20 @@ class TestAfterAnError:
             patch.setattr(type(model.model.norm), "__call__", fails)
             with pytest.raises(ZeroDivisionError):
                 halves.body(TOKENS)
+        assert (halves._joint.asked, halves._joint.made) == (False, None)
         assert mx.array_equal(halves.head(halves.body(TOKENS)), expected)
         assert mx.array_equal(model(TOKENS), expected)
+        assert halves._joint.made is None  # a call outside keeps no array alive
 
     def test_in_the_head(self, monkeypatch):
         model, halves, _ = halved("llama")
-        hidden = halves.body(TOKENS)
-        expected = halves.head(hidden)
+        hidden, others = halves.body(TOKENS), TOKENS + 1
+        expected = model(others)
         with monkeypatch.context() as patch:
             patch.setattr(nn.Linear, "__call__", fails)
             with pytest.raises(ZeroDivisionError):
                 halves.head(hidden)
-        assert mx.array_equal(model(TOKENS), expected)
+        assert mx.array_equal(model(others), expected)
 
 
 def fails(*args, **kwargs):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from comigs_mlx.errors import RunError
+from comigs_mlx.model import params
 from comigs_mlx.options import ExpertOptions, SavingOptions
 from comigs_mlx.training import checkpoint
 from comigs_mlx.training.records import Boundary, Position, Report, Step, Sums
@@ -358,3 +359,18 @@ def test_between_two_boundaries_there_are_steps():
     events = list(new_trainer().run())
     words = [e.level for e in events if isinstance(e, Step)]
     assert words == ["expert", *(["expert", *["router"] * 3, "expert"] * 3)]
+
+
+def test_other_values_in_a_save_leave_position_and_optimisers(tmp_path):
+    trainer = new_trainer()
+    until(trainer, 4)
+    saved = checkpoint.save(trainer, tmp_path, IDENTITY, keep=1)
+    position, kept = trainer.position.to_dict(), without_rates(bits(trainer)[1:])
+    assert position["router_step"] > 0
+    others = {p: a + 1 for p, a in checkpoint.load_values(saved).items()}
+    checkpoint.replace_values(saved, others)
+    again = new_trainer()
+    checkpoint.restore(again, saved, IDENTITY)
+    assert again.position.to_dict() == position
+    assert all(map(same, without_rates(bits(again)[1:]), kept))
+    assert same(values(again.mixture), arrays(params.unflatten(others)))
