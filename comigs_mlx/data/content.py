@@ -44,7 +44,7 @@ def tokenised(
     kind: str,
     tokenizer: Tokenizer,
     *,
-    seq_len: int,
+    seq_len: int | None,
     mask_prompt: bool,
     cache: TokenCache | None = None,
     say: Say = quiet,
@@ -57,7 +57,8 @@ def tokenised(
         samples: One split of `load_splits`.
         kind: Its kind, "text" or "chat".
         tokenizer: The base model's.
-        seq_len: Inputs per sequence, in tokens; conversations are cut to it.
+        seq_len: Inputs per sequence, in tokens; conversations are cut to it. None
+            leaves them whole.
         mask_prompt: Train on the assistant's tokens only (chat).
         cache: Where tokens are kept between runs; None keeps them in memory only.
         say: Told how far it is, where it takes long.

@@ -169,8 +169,10 @@ def _labelled(
     return LabelledSample(tokens, labelled), mask
 
 
-def cut(labelled: Labelled, seq_len: int) -> tuple[list[LabelledSample], list[str]]:
-    """Truncate to `seq_len + 1` tokens and drop what has no target left.
+def cut(
+    labelled: Labelled, seq_len: int | None
+) -> tuple[list[LabelledSample], list[str]]:
+    """Truncate to `seq_len + 1` tokens (None: not) and drop what has no target left.
 
     Returns:
         The samples that have a target, in order, and counted notes on what was cut,
@@ -179,14 +181,15 @@ def cut(labelled: Labelled, seq_len: int) -> tuple[list[LabelledSample], list[st
     Raises:
         DataError: If no sample has a target, and why.
     """
-    found, size = labelled.samples, seq_len + 1
+    found = labelled.samples
+    size = None if seq_len is None else seq_len + 1
     shortened = [LabelledSample(s.tokens[:size], s.labelled[:size]) for s in found]
     kept = [sample for sample in shortened if sample.labelled.any()]
     empty = sum(not sample.labelled.any() for sample in found)
     late = len(found) - len(kept) - empty
     if not kept:
         raise DataError(_no_target(labelled, size, empty, late))
-    long = sum(len(s.tokens) > size for s in found)
+    long = sum(len(s.tokens) > size for s in found) if size is not None else 0
     counted = {
         f"cut {long} of {len(found)} samples to {size} tokens (--seq-len)": long,
         f"dropped {late} of {len(found)} samples without a target": late,
@@ -209,7 +212,7 @@ def _turn_notes(labelled: Labelled) -> dict[str, int]:
     }
 
 
-def _no_target(labelled: Labelled, size: int, empty: int, late: int) -> str:
+def _no_target(labelled: Labelled, size: int | None, empty: int, late: int) -> str:
     """Why no sample has a target, and what helps."""
     if not empty:
         return (

@@ -10,8 +10,15 @@ import pytest
 import tests.tiny as tiny
 from comigs_mlx.config import from_dict, read_yaml
 from comigs_mlx.data import content
-from comigs_mlx.errors import ConfigError, DataError, RunError, UnsupportedModel
+from comigs_mlx.errors import (
+    ConfigError,
+    DataError,
+    ModelError,
+    RunError,
+    UnsupportedModel,
+)
 from comigs_mlx.model import params
+from comigs_mlx.model.tables import Tables
 from comigs_mlx.runs import session as session_module
 from comigs_mlx.runs.folder import RunFolder
 from comigs_mlx.runs.session import session
@@ -462,8 +469,69 @@ class TestPaths:
         assert (config.model, config.data.data) == ("demo", "demo")
 
 
+def conversations(folder, **answers):
+    """train.jsonl and so on, one conversation an answer."""
+    folder.mkdir()
+    for name, texts in answers.items():
+        rows = (
+            {
+                "messages": [
+                    {"role": "user", "content": f"{name} {i}"},
+                    {"role": "assistant", "content": text},
+                ]
+            }
+            for i, text in enumerate(texts)
+        )
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text(lines)
+    return folder
+
+
+class TestLongerValidation:
+    @pytest.mark.parametrize("router", ["alternating", "none"])
+    def test_the_memory_said_is_that_of_the_longest_batch(
+        self, config, tmp_path, router
+    ):
+        short = ["ok"] * 20
+        said = {}
+        for name, valid in (("short", short), ("long", ["word " * 90] * 6)):
+            text = conversations(tmp_path / name, train=short, valid=valid)
+            options = {"seq_len": 512, "router": router}
+            one = config_of(config.model, text, tmp_path / f"run-{name}", **options)
+            notes = []
+            with session(one, notes.append):
+                (said[name],) = (n for n in notes if n.startswith("memory: "))
+        assert "(2 x 32 tokens)" in said["short"]
+        assert "(2 x 512 tokens)" in said["long"]
+
+    def test_chooses_the_best_save_with_its_share(self, config, tmp_path):
+        valid = ["ok"] * 40 + ["word " * 60] * 40
+        text = conversations(tmp_path / "text", train=["ok"] * 20, valid=valid)
+        options = {"seq_len": 512, "valid_batches": 4}
+        run = tmp_path / "run-share"
+        with session(config_of(config.model, text, run, **options), quiet) as opened:
+            batches = opened.trainer.valid
+        long = sum(int((b.mask.sum(1) > 100).sum()) for b in batches)
+        short = sum(int((b.mask.sum(1) > 0).sum()) for b in batches) - long
+        assert (short, long) == (4, 4)
+
+
 class TestNothingIsWritten:
     """Everything is checked before the run's folder is made."""
+
+    def test_for_windows_past_the_table_of_positions(self, config, tiny_folder):
+        options = {"seq_len": 129}
+        config = config_of(tiny_folder("gpt2"), config.data.data, config.run, **options)
+        with pytest.raises(ConfigError, match="129 .* 128 .* --seq-len to at most 128"):
+            session(config, quiet).__enter__()
+        assert not config.folder.exists()
+
+    def test_for_tokens_that_the_base_does_not_know(self, config, monkeypatch):
+        known = Tables(vocabulary=EOS)
+        monkeypatch.setattr("comigs_mlx.model.base.tables_of", lambda model: known)
+        with pytest.raises(ModelError, match=f"the train text has token id {EOS}"):
+            session(config, quiet).__enter__()
+        assert not config.folder.exists()
 
     def test_for_text_that_is_too_short(self, config, tmp_path):
         text = tiny.write_text(tmp_path / "short", documents=5)
