@@ -32,7 +32,7 @@ class Fault:
     Attributes:
         kind: status (answer it, do nothing), after (do it, answer status), reset,
             reset-after, cut, wrong (other bytes of the same number), longer, hang,
-            body (answer `body`).
+            body (answer `body`), replace (`old` by `new` in the answer).
         skip: Matching requests to let pass first.
         times: How many to spoil then.
     """
@@ -42,6 +42,8 @@ class Fault:
     status: int = 500
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
+    old: bytes = b""
+    new: bytes = b""
     skip: int = 0
     times: int = 1
 
@@ -123,6 +125,8 @@ class Handler(BaseHTTPRequestHandler):
             answer = fault.status, fault.headers, b""
         if kind == "wrong":
             answer = *answer[:2], bytes(b ^ 1 for b in answer[2])
+        if kind == "replace":
+            answer = *answer[:2], answer[2].replace(fault.old, fault.new)
         if kind == "longer":
             answer = *answer[:2], answer[2] + b"x" * 100_000
         return self._answer(*answer, cut=kind == "cut")

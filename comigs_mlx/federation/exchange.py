@@ -10,6 +10,7 @@ Paths are relative and separated by `/`. No part of one begins with a dot: hidde
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -72,10 +73,38 @@ class File:
     Attributes:
         size: Bytes.
         sha256: Of the content, in hexadecimal, where the listing knows it.
+        blob: git's name of the content (a SHA-1 in hexadecimal), where the listing
+            knows it and the content is not kept as LFS.
     """
 
     size: int
     sha256: str | None = None
+    blob: str | None = None
+
+    def has(self, content: bytes) -> bool:
+        """Whether `content` is this file's, as far as the listing can tell."""
+        if len(content) != self.size:
+            return False
+        if self.sha256 is not None:
+            return self.sha256 == hashlib.sha256(content).hexdigest()
+        return self.blob is None or self.blob == blob_of(content)
+
+
+def blob_of(content: bytes) -> str:
+    """git's name of a file with this content: no secret, but it tells damage."""
+    head = b"blob %d\0" % len(content)
+    return hashlib.sha1(head + content, usedforsecurity=False).hexdigest()
+
+
+def undamaged(path: str, file: File, content: bytes) -> bytes:
+    """`content`, if it is what the listing says; every exchange's `read` ends here.
+
+    Raises:
+        Unreachable: If it is not: the line is to blame, and reading again may help.
+    """
+    if not file.has(content):
+        raise Unreachable(f"{path} was damaged on its way here: try again")
+    return content
 
 
 @dataclass(frozen=True)
@@ -133,7 +162,9 @@ class Exchange(Protocol):
     def read(self, path: str, revision: str, max_bytes: int) -> bytes:
         """The content of the file at `path`.
 
-        Its size is that of the listing, its bytes are not checked: compare a SHA-256.
+        It is what the listing says, by its SHA-256 or git's hash where there is one:
+        damaged on its way it is read again. So whatever is wrong with the bytes that
+        come back, their author wrote it.
 
         Raises:
             TooLarge: If the listing says so (nothing is read then), or as soon as

@@ -69,20 +69,24 @@ class HubExchange:
     def read(self, path: str, revision: str, max_bytes: int) -> bytes:
         """From any commit; nothing is cached."""
         check_path(path)
-        known = self._listings.get(revision)
-        if known is None:
-            known = self._ask(
-                lambda: hub_reading.files(self._api, self.repo, [path], revision)
+        api, repo = self._api, self.repo
+
+        def action() -> bytes:
+            # A listing can be damaged as well: each further try asks for the file's
+            # entry again.
+            known = self._listings.get(revision) if not tries else None
+            tries.append(None)
+            if known is None:
+                known = hub_reading.files(api, repo, [path], revision)
+            if path not in known:
+                raise NotThere(f"{path} is not in {repo} at {revision}")
+            check_size(path, known[path].size, max_bytes)
+            return hub_reading.content(
+                api, repo, path, revision, known[path], max_bytes
             )
-        if path not in known:
-            raise NotThere(f"{path} is not in {self.repo} at {revision}")
-        size = known[path].size
-        check_size(path, size, max_bytes)
-        return self._ask(
-            lambda: hub_reading.content(
-                self._api, self.repo, path, revision, size, max_bytes
-            )
-        )
+
+        tries: list[None] = []
+        return self._ask(action)
 
     def authors(self, paths: Iterable[str], revision: str) -> dict[str, str | None]:
         """The first author of each path's last commit: the account that committed.

@@ -10,7 +10,7 @@ from itertools import zip_longest
 from typing import Any
 from urllib.parse import quote
 
-from comigs_mlx.federation.exchange import File, Unreachable
+from comigs_mlx.federation.exchange import File, Unreachable, undamaged
 from comigs_mlx.federation.hub_client import check_time
 from comigs_mlx.federation.paths import check_size, is_allowed
 
@@ -52,16 +52,16 @@ def entries(
 
 
 def content(
-    api: Any, repo: str, path: str, revision: str, size: int, max_bytes: int
+    api: Any, repo: str, path: str, revision: str, file: File, max_bytes: int
 ) -> bytes:
-    """The bytes of one file, stopped as soon as they are too many.
+    """The bytes of one file as the listing has it, stopped where they are too many.
 
     Through the library's session: what it downloads itself goes to HF_HOME, is not
     capped, and is accepted with other bytes of the right number.
 
     Raises:
         TooLarge: If more than `max_bytes` arrive.
-        Unreachable: If there are not `size`.
+        Unreachable: If they are not those of `file`.
     """
     from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import get_session, hf_raise_for_status
@@ -76,11 +76,10 @@ def content(
             got += piece
             check_size(path, len(got), max_bytes)
             check_time()
-    if len(got) != size:
-        raise Unreachable(
-            f"{len(got)} bytes of {path} arrived where {repo} lists {size}: try again"
-        )
-    return bytes(got)
+    if len(got) != file.size:
+        listed = f"arrived where {repo} lists {file.size}"
+        raise Unreachable(f"{len(got)} bytes of {path} {listed}: try again")
+    return undamaged(path, file, bytes(got))
 
 
 def authors(
@@ -154,9 +153,15 @@ def _files(found: Any) -> dict[str, File]:
     listed = {}
     for entry in found:
         if _is_file(entry) and is_allowed(entry.path):
-            sha256 = entry.lfs.sha256 if entry.lfs is not None else None
-            listed[entry.path] = File(int(entry.size), sha256)
+            listed[entry.path] = file_of(entry)
     return listed
+
+
+def file_of(entry: Any) -> File:
+    """What the library's `RepoFile` says; an LFS file's blob is that of its pointer."""
+    if entry.lfs is not None:
+        return File(int(entry.size), str(entry.lfs.sha256))
+    return File(int(entry.size), None, str(entry.blob_id))
 
 
 def _is_file(entry: Any) -> bool:

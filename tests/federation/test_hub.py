@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import hashlib
 import logging
 import subprocess
 import sys
@@ -198,10 +199,32 @@ def test_reading_goes_on_after_a_passing_fault(ann, hub, kind):
     assert hub.faults[0].times == 0
 
 
-def test_wrong_bytes_are_left_to_the_callers_hash_and_more_are_refused(ann, hub):
+@pytest.mark.parametrize("path", ["README.md", "adapters.safetensors"])
+def test_a_damaged_file_is_read_again(ann, hub, on_hub, path):
+    """By its SHA-256, or git's hash of a text file, with and without a listing."""
+    content = {"README.md": b"# Pool", "adapters.safetensors": b"weights" * 99}[path]
+    ann.commit(ROUND, "close")
     now = ann.snapshot().revision
-    hub.faults.append(Fault("/resolve/", "wrong"))
-    assert ann.read("README.md", now, 99) != b"# Pool"
+    for reader in (ann, on_hub("ben")):
+        hub.faults[:] = [Fault("/resolve/", "wrong", times=2)]
+        assert reader.read(path, now, 999) == content
+        assert hub.faults[0].times == 0
+    hub.faults[:] = [Fault("/resolve/", "wrong", times=10**6)]
+    hasty = on_hub("ann", patience=0.3)
+    with pytest.raises(Unreachable, match=f"{path} was damaged on its way"):
+        hasty.read(path, now, 999)
+
+
+def test_a_damaged_listing_is_asked_for_again(ann, hub):
+    """A digit of a hash or a size that turned must not refuse the file for good."""
+    for old, new in ((hashlib.sha1(b"blob 6\0# Pool").hexdigest(), "0" * 40),):
+        hub.faults[:] = [Fault("/tree/", "replace", old=old.encode(), new=new.encode())]
+        now = ann.snapshot()
+        assert ann.read("README.md", now.revision, 99) == b"# Pool"
+
+
+def test_more_bytes_than_are_accepted_are_refused(ann, hub):
+    now = ann.snapshot().revision
     hub.faults.append(Fault("/resolve/", "longer"))
     with pytest.raises(TooLarge):
         ann.read("README.md", now, 99)
