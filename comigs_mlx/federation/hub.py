@@ -7,7 +7,9 @@ and files are never skipped in silence (a `.gitignore` in the repository).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+import re
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from comigs_mlx.federation import hub_commit, hub_reading
@@ -20,8 +22,11 @@ from comigs_mlx.federation.exchange import (
     Proposal,
     Say,
     Snapshot,
+    Unreachable,
 )
 from comigs_mlx.federation.hub_client import library, patiently
+from comigs_mlx.federation.hub_errors import Garbled, Missing, NoFile, NoRevision
+from comigs_mlx.federation.hub_newest import Newest
 from comigs_mlx.federation.paths import check_changes, check_path, check_size
 
 T = TypeVar("T")
@@ -49,6 +54,9 @@ class HubExchange:
         self._made: Any = None
         self._account: str | None = None
         self._listings: dict[str, dict[str, File]] = {}
+        self._newest = Newest(lambda oid: hub_reading.recent(self._api, repo, oid))
+        self._was_there = False
+        self._offered: set[int] = set()
 
     def account(self) -> str | None:
         """The account the token belongs to; None without a token."""
@@ -64,7 +72,7 @@ class HubExchange:
 
     def snapshot(self) -> Snapshot:
         """The branch's newest commit."""
-        return self._listed(self._ask(self._head))
+        return self._ask(lambda: self._listed(self._head()))
 
     def read(self, path: str, revision: str, max_bytes: int) -> bytes:
         """From any commit; nothing is cached."""
@@ -86,7 +94,8 @@ class HubExchange:
             )
 
         tries: list[None] = []
-        return self._ask(action)
+        with self._rewritten(revision):
+            return self._ask(action)
 
     def authors(self, paths: Iterable[str], revision: str) -> dict[str, str | None]:
         """The first author of each path's last commit: the account that committed.
@@ -95,9 +104,10 @@ class HubExchange:
         write.
         """
         wanted = list(paths)
-        return self._ask(
-            lambda: hub_reading.authors(self._api, self.repo, wanted, revision)
-        )
+        with self._rewritten(revision):
+            return self._ask(
+                lambda: hub_reading.authors(self._api, self.repo, wanted, revision)
+            )
 
     def commit(self, changes: Changes, message: str, parent: str | None = None) -> str:
         """One commit by `create_commit`, tried again until it surely landed once."""
@@ -110,6 +120,8 @@ class HubExchange:
             info, made = hub_commit.send(
                 self._api, self.repo, self.branch, real, message, parent
             )
+            if made:
+                self._newest.made(str(info.oid))
             return str(info.oid), made
 
         attempt = hub_commit.Attempt(self._head, entries, send, changes, parent)
@@ -146,6 +158,7 @@ class HubExchange:
     def proposals(self) -> list[Proposal]:
         """Open pull requests."""
         found = self._ask(lambda: hub_reading.pulls(self._api, self.repo, "open"))
+        self._offered.update(d.num for d in found)
         return [
             Proposal(d.num, d.title, d.author, self._proposal_url(d.num))
             for d in sorted(found, key=lambda d: d.num)
@@ -154,10 +167,13 @@ class HubExchange:
     def proposed(self, number: int) -> tuple[Snapshot, frozenset[str]]:
         """Against the commit of the branch that the pull request builds upon."""
         api, repo = self._api, self.repo
-        head = self._ask(lambda: self._head(f"refs/pr/{number}"))
-        base = self._ask(lambda: hub_reading.ancestor(api, repo, head, self.branch))
-        changed = self._ask(lambda: hub_reading.changed(api, repo, base, head))
-        return self._listed(head), changed
+
+        def action() -> tuple[Snapshot, frozenset[str]]:
+            head = self._at(f"refs/pr/{number}")
+            base = hub_reading.ancestor(api, repo, head, self.branch)
+            return self._listed(head), hub_reading.changed(api, repo, base, head)
+
+        return self._ask(action, was_there=number in self._offered)
 
     def dismiss(self, number: int, comment: str) -> None:
         """Close a pull request."""
@@ -197,8 +213,27 @@ class HubExchange:
         self,
         action: Callable[[], T],
         again: Callable[[Exception], bool] = lambda error: False,
+        was_there: bool = True,
     ) -> T:
-        return patiently(action, self.repo, self.patience, self.say, again)
+        def passes(error: Exception) -> bool:
+            known = self._was_there and was_there
+            return again(error) or (known and isinstance(error, Missing))
+
+        return patiently(action, self.repo, self.patience, self.say, passes)
+
+    @contextlib.contextmanager
+    def _rewritten(self, revision: str) -> Iterator[None]:
+        """Around questions about `revision`, which the Hub itself has named."""
+        try:
+            yield
+        except NoRevision:
+            raise Moved(
+                f"the history of {self.repo} was rewritten: read again what is there"
+            ) from None
+        except NoFile:
+            raise Unreachable(
+                f"a file that {self.repo} lists cannot be had: try again later"
+            ) from None
 
     def _proposed(self, title: str) -> int | None:
         """An open pull request of ours with this title: the answer was lost."""
@@ -212,23 +247,28 @@ class HubExchange:
 
     def _listed(self, revision: str) -> Snapshot:
         if revision not in self._listings:
-            files = self._ask(
-                lambda: hub_reading.listing(self._api, self.repo, revision)
-            )
+            files = hub_reading.listing(self._api, self.repo, revision)
             self._listings[revision] = files
             for old in list(self._listings)[:-KEPT]:
                 del self._listings[old]
         return Snapshot(revision, dict(self._listings[revision]))
 
-    def _head(self, ref: str | None = None) -> str:
-        info = self._api.model_info(
-            self.repo, revision=ref or self.branch, expand=["sha"]
-        )
-        return str(info.sha)
+    def _head(self) -> str:
+        return self._newest.seen(self._at(self.branch))
+
+    def _at(self, ref: str) -> str:
+        sha = self._api.model_info(self.repo, revision=ref, expand=["sha"]).sha
+        if not isinstance(sha, str) or not re.fullmatch(r"[0-9a-f]{40,64}", sha):
+            raise Garbled(f"the Hub names no commit of {self.repo}: try again later")
+        self._was_there = True
+        return sha
 
     def _create(self, private: bool) -> None:
-        self._api.create_repo(self.repo, private=private, exist_ok=True)
-        if private and not self._api.model_info(self.repo, expand=["private"]).private:
+        # The answer that it is there already may lack the address the library wants.
+        with contextlib.suppress(KeyError):
+            self._api.create_repo(self.repo, private=private, exist_ok=True)
+        self._was_there = True  # if the Hub does not see it yet, it soon will
+        if not self._api.model_info(self.repo, expand=["private"]).private and private:
             raise NotAllowed(
                 f"{self.repo} is there already and public: make it private on its "
                 "page, or drop --private"

@@ -6,7 +6,7 @@ Functions take the library's `HfApi` and raise its errors; `hub` translates them
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from typing import Any
 from urllib.parse import quote
 
@@ -16,6 +16,9 @@ from comigs_mlx.federation.paths import check_size, is_allowed
 
 AT_ONCE = 500
 """Paths in one question; the Hub takes 1,000."""
+
+RECENT = 20
+"""Commits; fewer than the Hub's page, so that one answer has them."""
 
 PIECE = 1 << 16
 """Bytes."""
@@ -98,6 +101,11 @@ def authors(
         if len(found) == len(wanted):
             break
     return {path: found.get(oid) if oid else None for path, oid in last.items()}
+
+
+def recent(api: Any, repo: str, revision: str) -> set[str]:
+    """The newest commits up to `revision`, as many as come in one answer."""
+    return {commit for commit, _ in islice(_commits(api, repo, revision), RECENT)}
 
 
 def ancestor(api: Any, repo: str, one: str, other: str) -> str | None:

@@ -251,6 +251,7 @@ def test_authors_are_the_accounts_that_committed(ann, on_hub, hub, repo):
     for i in range(25):
         ann.commit({"a": b"%d" % i}, "ann's")
     now = ann.snapshot().revision
+    hub.requests.clear()
     assert ann.authors(["a", "b"], now) == {"a": "ann", "b": "ben"}
     pages = [r.line for r in hub.requests if "/commits/" in r.line]
     assert len(pages) == 2
