@@ -179,6 +179,16 @@ class Exchange(Protocol):
         None where it is not known; paths that are not there are left out.
         """
 
+    def origins(self, paths: Iterable[str], revision: str) -> dict[str, str | None]:
+        """Path -> the account that first committed the content it has at `revision`.
+
+        As far back as the history goes and this looks: some fifty commits. Where
+        nobody is known, as `authors`.
+        """
+
+    def known_as(self, account: str) -> str | None:
+        """The name that an account has now; None where there is none of that name."""
+
     def commit(self, changes: Changes, message: str, parent: str | None = None) -> str:
         """Write all of `changes`, or nothing; return a revision that has them.
 

@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 from comigs_mlx.federation import hub_commit, hub_reading
 from comigs_mlx.federation.exchange import (
     Changes,
-    File,
     Moved,
     NotAllowed,
     NotThere,
@@ -26,13 +25,11 @@ from comigs_mlx.federation.exchange import (
 )
 from comigs_mlx.federation.hub_client import library, patiently
 from comigs_mlx.federation.hub_errors import Garbled, Missing, NoFile, NoRevision
+from comigs_mlx.federation.hub_known import Known
 from comigs_mlx.federation.hub_newest import Newest
 from comigs_mlx.federation.paths import check_changes, check_path, check_size
 
 T = TypeVar("T")
-
-KEPT = 4
-"""Listings remembered, so that `read` knows sizes without asking again."""
 
 
 class HubExchange:
@@ -53,7 +50,7 @@ class HubExchange:
         self._endpoint, self._token = endpoint, token
         self._made: Any = None
         self._account: str | None = None
-        self._listings: dict[str, dict[str, File]] = {}
+        self._known = Known()
         self._newest = Newest(lambda oid: hub_reading.recent(self._api, repo, oid))
         self._was_there = False
         self._offered: set[int] = set()
@@ -75,22 +72,24 @@ class HubExchange:
         return self._ask(lambda: self._listed(self._head()))
 
     def read(self, path: str, revision: str, max_bytes: int) -> bytes:
-        """From any commit; nothing is cached."""
+        """From any commit; small files are remembered by their hash, in memory."""
         check_path(path)
         api, repo = self._api, self.repo
 
         def action() -> bytes:
             # A listing can be damaged as well: each further try asks for the file's
             # entry again.
-            known = self._listings.get(revision) if not tries else None
+            known = self._known.listing(revision) if not tries else None
             tries.append(None)
             if known is None:
                 known = hub_reading.files(api, repo, [path], revision)
             if path not in known:
                 raise NotThere(f"{path} is not in {repo} at {revision}")
-            check_size(path, known[path].size, max_bytes)
-            return hub_reading.content(
-                api, repo, path, revision, known[path], max_bytes
+            file = known[path]
+            check_size(path, file.size, max_bytes)
+            place = path, revision, file, max_bytes
+            return self._known.content(
+                file, lambda: hub_reading.content(api, repo, *place)
             )
 
         tries: list[None] = []
@@ -106,8 +105,26 @@ class HubExchange:
         wanted = list(paths)
         with self._rewritten(revision):
             return self._ask(
-                lambda: hub_reading.authors(self._api, self.repo, wanted, revision)
+                lambda: hub_reading.authors(
+                    self._api, self.repo, wanted, revision, self._known.authors
+                )
             )
+
+    def origins(self, paths: Iterable[str], revision: str) -> dict[str, str | None]:
+        """By the history, commit by commit; answers are remembered by content."""
+        api, repo, authors = self._api, self.repo, self._known.authors
+
+        def ask(new: list[str]) -> dict[str, str | None]:
+            return self._ask(
+                lambda: hub_reading.origins(api, repo, new, revision, authors)
+            )
+
+        with self._rewritten(revision):
+            return self._known.origins(paths, revision, ask)
+
+    def known_as(self, account: str) -> str | None:
+        """The Hub sends on from an account's old name."""
+        return self._ask(lambda: hub_reading.known_as(self._api, account))
 
     def commit(self, changes: Changes, message: str, parent: str | None = None) -> str:
         """One commit by `create_commit`, tried again until it surely landed once."""
@@ -246,12 +263,10 @@ class HubExchange:
         return f"{self._api.endpoint}/{self.repo}/discussions/{number}"
 
     def _listed(self, revision: str) -> Snapshot:
-        if revision not in self._listings:
-            files = hub_reading.listing(self._api, self.repo, revision)
-            self._listings[revision] = files
-            for old in list(self._listings)[:-KEPT]:
-                del self._listings[old]
-        return Snapshot(revision, dict(self._listings[revision]))
+        files = self._known.listed(
+            revision, lambda: hub_reading.listing(self._api, self.repo, revision)
+        )
+        return Snapshot(revision, dict(files))
 
     def _head(self) -> str:
         return self._newest.seen(self._at(self.branch))

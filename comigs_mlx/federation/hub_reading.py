@@ -20,6 +20,9 @@ AT_ONCE = 500
 RECENT = 20
 """Commits; fewer than the Hub's page, so that one answer has them."""
 
+FAR = 50
+"""Commits; a page of the Hub's."""
+
 PIECE = 1 << 16
 """Bytes."""
 
@@ -86,26 +89,69 @@ def content(
 
 
 def authors(
-    api: Any, repo: str, paths: Sequence[str], revision: str
+    api: Any,
+    repo: str,
+    paths: Sequence[str],
+    revision: str,
+    known: dict[str, str | None],
 ) -> dict[str, str | None]:
-    """Path -> first author of the last commit that touched it, up to `revision`."""
+    """Path -> first author of the last commit that touched it, up to `revision`.
+
+    `known` is commit -> first author, of those met so far; it grows. What is not in
+    the newest page of the history is asked for by itself, so that a long history costs
+    no more than a short one.
+    """
     last = {
         path: getattr(entry.last_commit, "oid", None)
         for path, entry in entries(api, repo, paths, revision, expand=True).items()
     }
     wanted = {oid for oid in last.values() if oid is not None}
-    found: dict[str, str | None] = {}
-    for oid, author in _commits(api, repo, revision) if wanted else ():
-        if oid in wanted:
-            found[oid] = author
-        if len(found) == len(wanted):
-            break
-    return {path: found.get(oid) if oid else None for path, oid in last.items()}
+    if wanted - known.keys():
+        known.update(islice(_commits(api, repo, revision), FAR))
+    for oid in wanted - known.keys():
+        known.update(islice(_commits(api, repo, oid), 1))
+    return {path: known.get(oid) if oid else None for path, oid in last.items()}
 
 
 def recent(api: Any, repo: str, revision: str) -> set[str]:
     """The newest commits up to `revision`, as many as come in one answer."""
     return {commit for commit, _ in islice(_commits(api, repo, revision), RECENT)}
+
+
+def origins(
+    api: Any,
+    repo: str,
+    paths: Sequence[str],
+    revision: str,
+    known: dict[str, str | None],
+) -> dict[str, str | None]:
+    """Path -> who first committed what it has at `revision`; see `Exchange.origins`.
+
+    One question a commit, of the newest `FAR`: it is for files that somebody else has
+    committed again, which is rare.
+    """
+    now = files(api, repo, paths, revision)
+    left, found = set(now), dict[str, str | None]()
+    commits = [commit for commit, _ in islice(_commits(api, repo, revision), FAR)]
+    for commit in reversed(commits):
+        there = files(api, repo, sorted(left), commit) if left else {}
+        first = [path for path in left if there.get(path) == now[path]]
+        found |= authors(api, repo, first, commit, known) if first else {}
+        left.difference_update(first)
+    return found
+
+
+def known_as(api: Any, account: str) -> str | None:
+    """The name that an account has now: its old address leads to the new one."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        name = api.get_user_overview(account).username
+    except HfHubHTTPError as error:
+        if getattr(error.response, "status_code", None) != 404:
+            raise
+        return None
+    return str(name) if name else None
 
 
 def ancestor(api: Any, repo: str, one: str, other: str) -> str | None:

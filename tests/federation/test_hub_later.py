@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from comigs_mlx.errors import FederationError
 from comigs_mlx.federation import hub_client, hub_later
 from comigs_mlx.federation.exchange import NotAllowed, NotThere, Unreachable
+from comigs_mlx.federation.hub_known import Known
 from comigs_mlx.federation.hub_later import LONGEST_ASKED, asked, later, pause
 from tests.federation.conftest import TOKENS
 from tests.hub_server import Fault, Server
@@ -188,7 +189,7 @@ def test_a_404_of_what_was_there_a_moment_ago_passes(ann, hub, pattern, code):
     now = ann.snapshot()
     headers = {"X-Error-Code": code}
     hub.faults.append(Fault(pattern, status=404, headers=headers, times=2))
-    ann._listings.clear()
+    ann._known = Known()
     assert ann.snapshot() == now
     assert ann.read("round.json", now.revision, 9) == b"0"
     assert hub.faults[0].times == 0
@@ -245,7 +246,7 @@ def test_an_answer_cut_to_shorter_json_is_asked_for_again(
 
 def test_an_answer_that_never_makes_sense_is_out_of_reach(ann, hub):
     hub.faults.append(Fault("/tree/", "body", 200, body=b"{", times=99))
-    ann._listings.clear()
+    ann._known = Known()
     with pytest.raises(Unreachable, match="check HF_ENDPOINT"):
         ann.snapshot()
     assert 99 - hub.faults[0].times == hub_client.DOUBTFUL_TRIES
