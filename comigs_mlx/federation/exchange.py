@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 from comigs_mlx.errors import FederationError
+from comigs_mlx.federation.discreet import clean
 
 Changes = Mapping[str, bytes | None]
 """Path -> new content; None deletes (also what is not there)."""
@@ -277,7 +278,7 @@ def hub_address(uri: str) -> tuple[str, str]:
     found = None if match is None else (match["repo"], match["branch"] or "main")
     if found is None or any(bad in uri for bad in ("..", "--", ".git/", "@/")):
         raise FederationError(
-            f"{uri!r} is no federation: write hf://owner/repo, "
+            f"{clean(uri)!r} is no federation: write hf://owner/repo, "
             "hf://owner/repo@branch, or the path of a folder"
         )
     return found
@@ -286,6 +287,7 @@ def hub_address(uri: str) -> tuple[str, str]:
 def _folder(text: str) -> Path:
     if not text.strip() or "\0" in text or re.fullmatch(r"[A-Za-z]{2,}:.*", text):
         raise FederationError(
-            f"{text!r} is no federation: write hf://owner/repo or a folder's path"
+            f"{clean(text)!r} is no federation: write hf://owner/repo or a folder's "
+            "path"
         )
     return Path(text).expanduser()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from comigs_mlx.federation import hub_commit, hub_reading
+from comigs_mlx.federation.discreet import clean
 from comigs_mlx.federation.exchange import (
     Changes,
     Moved,
@@ -23,7 +24,7 @@ from comigs_mlx.federation.exchange import (
     Snapshot,
     Unreachable,
 )
-from comigs_mlx.federation.hub_client import library, patiently
+from comigs_mlx.federation.hub_client import library, patiently, version
 from comigs_mlx.federation.hub_errors import Garbled, Missing, NoFile, NoRevision
 from comigs_mlx.federation.hub_known import Known
 from comigs_mlx.federation.hub_newest import Newest
@@ -168,7 +169,7 @@ class HubExchange:
                 create_pr=True,
                 text=description,
             )
-            return str(info.pr_url or self._proposal_url(info.pr_num))
+            return clean(str(info.pr_url or self._proposal_url(info.pr_num)))
 
         return self._ask(action)
 
@@ -215,14 +216,17 @@ class HubExchange:
 
     def url(self, path: str = "") -> str:
         """The page of the repository or a file."""
-        page = f"{self._api.endpoint}/{self.repo}"
+        page = clean(f"{self._api.endpoint}/{self.repo}")
         return f"{page}/blob/{self.branch}/{path}" if path else page
 
     @property
     def _api(self) -> Any:
         if self._made is None:
             self._made = library().HfApi(
-                endpoint=self._endpoint, token=self._token, library_name="comigs_mlx"
+                endpoint=self._endpoint,
+                token=self._token,
+                library_name="comigs_mlx",
+                library_version=version(),
             )
         return self._made
 
@@ -260,7 +264,7 @@ class HubExchange:
         return max(mine, default=None)
 
     def _proposal_url(self, number: int) -> str:
-        return f"{self._api.endpoint}/{self.repo}/discussions/{number}"
+        return clean(f"{self._api.endpoint}/{self.repo}/discussions/{number}")
 
     def _listed(self, revision: str) -> Snapshot:
         files = self._known.listed(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.metadata
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from comigs_mlx.federation.exchange import NotAllowed, Say, Unreachable
-from comigs_mlx.federation.hub_errors import Garbled, Missing, translated
+from comigs_mlx.federation.hub_errors import STRAY, Garbled, Missing, translated
 from comigs_mlx.federation.hub_later import later, pause
 
 CONNECT, READ = 10.0, 60.0
@@ -48,6 +49,15 @@ def library() -> Any:
     inner = _http._GLOBAL_CLIENT_FACTORY  # the user's own (a proxy, certificates)
     huggingface_hub.set_client_factory(lambda: _limited(inner()))
     return huggingface_hub
+
+
+@functools.cache
+def version() -> str:
+    """Of this program, for the requests' user agent."""
+    try:
+        return importlib.metadata.version("comigs-mlx")
+    except importlib.metadata.PackageNotFoundError:  # run from a copy of the source
+        return "unknown"
 
 
 def patiently(
@@ -132,7 +142,7 @@ def _limit(request: Any) -> None:
     check_time()
     if not request.headers.get("authorization", "").isprintable():
         # The transport would refuse it too, with the token in its text and log.
-        raise NotAllowed("the token has stray characters: check HF_TOKEN, or log in")
+        raise NotAllowed(STRAY)
     left = max(end - time.monotonic(), 0.1)
     given = request.extensions.get("timeout", {})
     limits = {"connect": CONNECT, "read": READ, "write": READ, "pool": READ}

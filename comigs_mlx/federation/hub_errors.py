@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import errno
 import json
-import re
 from collections.abc import Callable, Iterator
 
 from comigs_mlx.errors import FederationError
+from comigs_mlx.federation.discreet import clean
 from comigs_mlx.federation.exchange import Moved, NotAllowed, NotThere, Unreachable
 from comigs_mlx.federation.hub_later import later
 
@@ -32,6 +32,7 @@ class Garbled(Unreachable):
     """An answer that makes no sense: it was cut, or it is no answer of the Hub's."""
 
 
+STRAY = "the token has stray characters: check HF_TOKEN, or log in"
 LOGIN = "hf auth login (or set HF_TOKEN)"
 
 
@@ -186,12 +187,6 @@ def _said(error: BaseException) -> str:
     return f", {clean(shown)!r}" if shown else ""
 
 
-def clean(text: str) -> str:
-    """`text` without what could be a token or a header that carries one."""
-    text = re.sub(r"(?i)\b(bearer|basic)\s+\S+", r"\1 ***", text)
-    return re.sub(r"\b(hf|api)_\w+|\beyJ[\w.-]+", "***", text)
-
-
 def _by_transport(error: BaseException, where: str) -> FederationError | None:
     import ssl
 
@@ -225,6 +220,8 @@ def _by_transport(error: BaseException, where: str) -> FederationError | None:
 
 
 def _by_system(error: BaseException, where: str) -> FederationError | None:
+    if isinstance(error, UnicodeEncodeError):  # a header takes ASCII only
+        return NotAllowed(STRAY)
     if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
         page = isinstance(error, json.JSONDecodeError) and "<" in error.doc.lstrip()[:1]
         return Garbled(

@@ -31,7 +31,11 @@ def headers(api: Any) -> dict[str, str]:
     """Headers of a request of ours, with the token the library would choose."""
     from huggingface_hub.utils import build_hf_headers
 
-    made = build_hf_headers(token=api.token, library_name=api.library_name)
+    made = build_hf_headers(
+        token=api.token,
+        library_name=api.library_name,
+        library_version=api.library_version,
+    )
     return {name: str(value) for name, value in made.items()}
 
 

@@ -11,6 +11,7 @@ import traceback
 
 import pytest
 
+import comigs_mlx
 from comigs_mlx.errors import FederationError
 from comigs_mlx.federation import hub_client, hub_commit
 from comigs_mlx.federation.exchange import (
@@ -379,6 +380,24 @@ def test_other_answers_are_one_sentence(ann, hub, status, text):
     with pytest.raises(FederationError, match=text) as error:
         ann.commit({"a": b"1"}, "one")
     assert "\n" not in str(error.value)
+
+
+def test_a_token_with_a_letter_that_no_header_can_carry(on_hub):
+    with pytest.raises(NotAllowed, match="stray characters: check HF_TOKEN"):
+        on_hub("hf_é" + "x" * 30).snapshot()
+
+
+def test_requests_say_which_version_asks(ann, hub):
+    ann.read("README.md", ann.snapshot().revision, 99)
+    sent = [{k.lower(): v for k, v in r.headers.items()} for r in hub.requests]
+    wanted = f"comigs_mlx/{comigs_mlx.__version__}; "
+    assert all(wanted in headers["user-agent"] for headers in sent)
+
+
+def test_an_address_with_a_password_is_not_shown(on_hub, hub):
+    endpoint = hub.url.replace("//", "//me:Secret@")
+    made = on_hub("ann", endpoint=endpoint)
+    assert "Secret" not in made.url() + made.url("a") + made._proposal_url(1)
 
 
 def test_bad_metadata_of_the_card(ann):
