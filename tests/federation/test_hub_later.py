@@ -317,3 +317,16 @@ def test_an_error_is_ours_whatever_the_answer(ann, hub, on_hub):
             with pytest.raises(FederationError) as error:
                 ann.read("round.json", ann.snapshot().revision, 9)
             assert "\n" not in str(error.value)
+
+
+def test_doubtful_answers_among_others_do_not_end_the_patience(ann, hub):
+    """Each of these passes; only one kind, one after the other, looks final."""
+    gone, tries = {"X-Error-Code": "RevisionNotFound"}, hub_client.DOUBTFUL_TRIES
+    hub.faults[:] = [
+        Fault("/revision/", status=status, headers=gone, times=2)
+        for status in [404, 500, 404, 503, 404]
+    ]
+    hub.faults.insert(1, Fault("/revision/", "body", 200, body=b"{", times=2))
+    assert 2 * 3 > tries
+    assert ann.snapshot().files
+    assert [fault.times for fault in hub.faults] == [0] * 6
