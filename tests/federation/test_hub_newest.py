@@ -88,7 +88,8 @@ def test_a_state_between_that_we_never_saw_is_older_than_ours(ann, hub, on_hub, 
     hub.store.repos[repo].rights["ben"] = "write"
     ann.snapshot()
     on_hub("ben").commit({"b": b"1"}, "between")
+    hub.lag = 0.6
     time.sleep(0.3)
-    hub.lag = 0.25
     mine = ann.commit({"a": b"1"}, "ours")
+    time.sleep(0.35)  # now the answer is the state between
     assert ann.snapshot().revision == mine
