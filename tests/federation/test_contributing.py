@@ -1,5 +1,7 @@
 """A contribution comes into the round it is for, or not at all."""
 
+import time
+
 import pytest
 
 import tests.federation.sharing as sharing
@@ -64,3 +66,30 @@ def test_the_same_is_sent_once(exchange):
     assert ann.snapshot() == before
     named = contributing.contribution_changes(rounds.current(ann), prepared)
     assert set(named) <= set(before.files)
+
+
+def test_too_late_is_told_though_the_hub_lags_and_was_squashed(on_hub, hub, repo):
+    """What is named as the newest state is one that nobody here has seen, from before
+    the round was closed, and the squash hides that it is older than the commit."""
+    ann, ben = on_hub("ann"), on_hub("ben")
+    federation = begun(ann)
+    hub.store.repos[repo].rights["ben"] = "write"
+    contribute(ann, federation, made(federation, "ann", 1))
+    seen, commit = rounds.current(ben), ben.commit
+    time.sleep(0.6)
+    hub.lag = 0.6
+    hub.store.repos[repo].commit("main", "ann", "between", "", {})
+    close_if_due(ann, rounds.current(ann), 1.0)
+    hub.store.repos[repo].squash("main", "ann", "squashed")
+
+    def slow(*given):
+        revision = commit(*given)
+        moves = hub.store.repos[repo].moves["main"]
+        titles = {c.oid: c.title for c in hub.store.repos[repo].commits.values()}
+        between = [at for at, oid in moves if titles[oid] == "between"]
+        hub.lag = time.monotonic() - between[0] - 0.001
+        return revision
+
+    ben.commit = slow
+    with pytest.raises(Late, match="round 1 is closed"):
+        contribute(ben, seen, made(seen, "ben", 1, seed=2))
