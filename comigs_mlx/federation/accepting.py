@@ -28,8 +28,9 @@ from comigs_mlx.federation.exchange import (
     Unreachable,
 )
 from comigs_mlx.federation.proposing import Verdict
-from comigs_mlx.federation.rounds import TRIES, Federation, answered, current
+from comigs_mlx.federation.rounds import Federation, answered, current
 from comigs_mlx.federation.vouching import FOLDER, Accepted, Voucher
+from comigs_mlx.federation.waiting import tries
 
 THANKS = "Checked, and committed to the repository as it was when it was checked."
 
@@ -62,7 +63,7 @@ def _settled(
     exchange: Exchange, proposal: Proposal, expected: Expected | None
 ) -> tuple[Verdict, Expected | None]:
     """The verdict, carried out; `expected` is kept for the next proposal."""
-    for _ in range(TRIES):
+    for _ in tries():
         federation = current(exchange)
         keeper = vouching.keeper(exchange, federation.snapshot)
         account = exchange.account()

@@ -102,15 +102,23 @@ def check_author(
         owners: Participant -> account that already uses the name, where anyone may
             take part.
     """
-    if manifest.participants is None:
-        owner = (owners or {}).get(participant)
-    elif participant in manifest.participants:
-        owner = manifest.participants[participant].account
-    else:
+    listed = manifest.participants
+    if listed is not None and participant not in listed:
         return Refused("not among the participants of this federation")
+    owner = owner_of(participant, manifest, owners)
     if owner is None or (account or "").casefold() == owner.casefold():
         return None
     return Refused(f"committed by {shown(account)}, the name belongs to {owner}")
+
+
+def owner_of(
+    participant: str, manifest: Manifest, owners: Mapping[str, str] | None = None
+) -> str | None:
+    """The account that a name belongs to; None where it is anybody's."""
+    if manifest.participants is None:
+        return (owners or {}).get(participant)
+    member = manifest.participants.get(participant)
+    return None if member is None else member.account
 
 
 def check_contribution(

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping
 from comigs_mlx.federation import adapter, aggregation, card, reviewing
 from comigs_mlx.federation.exchange import Exchange, Moved
 from comigs_mlx.federation.reviewing import Review
-from comigs_mlx.federation.rounds import TRIES, Federation, answered, current, pull
+from comigs_mlx.federation.rounds import Federation, answered, current, pull
 from comigs_mlx.federation.sources import Array, Arrays
 from comigs_mlx.federation.state import ROUND
 from comigs_mlx.federation.vouching import PATH
+from comigs_mlx.federation.waiting import tries
 
 KEEP_ROUNDS = 20
 """Rounds whose contributions stay in the repository; the history has all of them."""
@@ -60,7 +61,7 @@ def close_if_due(
         closed after many tries because others commit all the time.
     """
     wanted = federation.open_round
-    for _ in range(TRIES):
+    for _ in tries():
         if federation.round.round >= wanted:
             return federation
         listed = reviewing.candidates(federation.snapshot, wanted)

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +38,8 @@ from comigs_mlx.files import write_bytes
 
 CONTRIBUTION = "contribution.json"
 METADATA_BYTES = 64 * 1024
+ACCOUNT = r"\w[\w.-]{0,95}"
+"""What the name of an account of the Hub looks like."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,11 @@ class Contribution:
         files: Tensor file, relative to contribution.json -> what it must be.
         signature: See `signatures`; None where it is not signed.
         privacy: None where no noise was added.
+        account: The account that commits it, as it says itself; believed only where
+            the history does not tell any more, see `vouching`.
     """
+
+    NEWER: ClassVar = ("account",)
 
     participant: str = item(matching(PARTICIPANT, "a participant's name"))
     round: int = item(between(1, 10**9))
@@ -89,6 +96,7 @@ class Contribution:
     files: Mapping[str, FileEntry] = item(each(lambda name: None, 64))
     signature: str | None = item(matching(r"[0-9a-f]{128}", "a signature"), None)
     privacy: Privacy | None = None
+    account: str | None = item(matching(ACCOUNT, "an account of the Hub"), None)
 
     @classmethod
     def from_json(cls, content: bytes | str) -> Contribution:
@@ -138,6 +146,18 @@ class Prepared:
     metadata: Contribution
     tensors: dict[str, bytes]
     residual: dict[str, Array]
+
+    def by(self, account: str | None) -> Prepared:
+        """The same with the account that commits it, where that is not said yet.
+
+        What is signed stays as it was signed.
+        """
+        stated = self.metadata
+        known = account is not None and re.fullmatch(ACCOUNT, account)
+        if not known or stated.account is not None or stated.signature is not None:
+            return self
+        metadata = dataclasses.replace(stated, account=account)
+        return dataclasses.replace(self, metadata=metadata)
 
     def files(self) -> dict[str, bytes]:
         """All files, relative to the participant's folder: what leaves this device."""

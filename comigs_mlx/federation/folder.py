@@ -102,6 +102,14 @@ class FolderExchange:
         entries = self._listings.get(revision) or self.snapshot().files
         return {path: None for path in paths if path in entries}
 
+    def origins(self, paths: Iterable[str], revision: str) -> dict[str, str | None]:
+        """Nobody is known."""
+        return self.authors(paths, revision)
+
+    def known_as(self, account: str) -> str | None:
+        """Names are what they are."""
+        return account
+
     def commit(self, changes: Changes, message: str, parent: str | None = None) -> str:
         """Write all of `changes`, or nothing."""
         check_changes(changes, message)

@@ -198,7 +198,7 @@ def prepare(
         prepared = private.prepare(
             run, basis, mine.generalists, Arrays("", start), make, send, say
         )
-    return _signed(prepared, federation, name), before
+    return _signed(prepared.by(exchange.account()), federation, name), before
 
 
 def contributed(

@@ -77,6 +77,21 @@ class MemoryExchange:
             if path in history[-1].files
         }
 
+    def origins(self, paths: Iterable[str], revision: str) -> dict[str, str | None]:
+        """From the oldest state that has the same content."""
+        history = self._at(revision)
+        found: dict[str, str | None] = {}
+        for path in paths:
+            digest = history[-1].sha256.get(path)
+            same = (c for c in history if digest and c.sha256.get(path) == digest)
+            if (first := next(same, None)) is not None:
+                found |= self.authors([path], first.revision)
+        return found
+
+    def known_as(self, account: str) -> str | None:
+        """As `store.renamed` says."""
+        return self.store.renamed.get(account, account)
+
     def commit(self, changes: Changes, message: str, parent: str | None = None) -> str:
         """Add one entry to the history."""
         check_changes(changes, message)

@@ -56,12 +56,14 @@ class MemoryStore:
         history: Oldest first; None until somebody creates the repository.
         private: As `create` was asked.
         faults: Schedule; each is used once.
+        renamed: Old -> new name of accounts.
     """
 
     writers: Collection[str | None] | None = None
     history: list[Commit] | None = None
     private: bool = False
     faults: list[Fault] = field(default_factory=list)
+    renamed: dict[str, str] = field(default_factory=dict)
     offers: dict[int, Offer] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
 

@@ -22,9 +22,7 @@ from comigs_mlx.federation.exchange import Exchange, Moved, Snapshot, Unreachabl
 from comigs_mlx.federation.manifest import MANIFEST, MANIFEST_BYTES, Manifest, Shapes
 from comigs_mlx.federation.sources import Array, Arrays, shapes
 from comigs_mlx.federation.state import ROUND, ROUND_BYTES, Round
-
-TRIES = 20
-"""Times that a commit may be overtaken before giving up."""
+from comigs_mlx.federation.waiting import tries
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +76,7 @@ def initialise(
         card.README: card.render(manifest, first, exchange.uri),
     }
     exchange.create(private)
-    for _ in range(TRIES):
+    for _ in tries():
         snapshot = exchange.snapshot()
         if MANIFEST in snapshot.files:
             _check_mine(exchange, snapshot, {**tensors, MANIFEST: files[MANIFEST]})
@@ -96,7 +94,7 @@ def current(exchange: Exchange) -> Federation:
         FederationError: If there is no federation in it, or one that this version
             cannot read.
     """
-    for _ in range(TRIES):
+    for _ in tries():
         # A folder keeps no history: it may change between listing and reading.
         with contextlib.suppress(Moved):
             return _read(exchange, exchange.snapshot())

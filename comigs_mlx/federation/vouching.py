@@ -5,6 +5,12 @@ committed by whoever accepts it, together with contributions/<round>/accepted.js
 says for whom. That is believed only of the account that last wrote federation.json: it
 decides who may contribute anyway. A voucher holds for one contribution.json, by its
 SHA-256, and so for its tensors.
+
+History can be rewritten: squashed to free storage, all files are of one commit, by
+whoever squashed it, and so is federation.json. Then a contribution counts for the
+account that contribution.json states. One that somebody else has committed again, byte
+for byte, counts for the account that it states if that one committed it first. An
+account may also have another name by now.
 """
 
 from __future__ import annotations
@@ -15,10 +21,28 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from comigs_mlx.errors import FederationError
-from comigs_mlx.federation import schema
-from comigs_mlx.federation.contribution import CONTRIBUTION, METADATA_BYTES
-from comigs_mlx.federation.exchange import Exchange, NotThere, Snapshot, TooLarge
-from comigs_mlx.federation.manifest import MANIFEST, MOST_PARTICIPANTS, name_check
+from comigs_mlx.federation import checks, schema
+from comigs_mlx.federation.checks import Refused
+from comigs_mlx.federation.contribution import (
+    ACCOUNT,
+    CONTRIBUTION,
+    METADATA_BYTES,
+    Contribution,
+)
+from comigs_mlx.federation.exchange import (
+    Exchange,
+    Moved,
+    NotThere,
+    Snapshot,
+    TooLarge,
+    Unreachable,
+)
+from comigs_mlx.federation.manifest import (
+    MANIFEST,
+    MOST_PARTICIPANTS,
+    Manifest,
+    name_check,
+)
 from comigs_mlx.federation.schema import between, each, item, matching
 
 FOLDER, ACCEPTED = "contributions", "accepted.json"
@@ -38,7 +62,7 @@ class Voucher:
         sha256: Of contribution.json.
     """
 
-    account: str = item(matching(r"[\w][\w.-]{0,95}", "an account of the Hub"))
+    account: str = item(matching(ACCOUNT, "an account of the Hub"))
     proposal: int = item(between(1, 10**9))
     sha256: str = item(matching(r"[0-9a-f]{64}", "a SHA-256"))
 
@@ -101,18 +125,87 @@ def accounts(
     wanted = list(paths)
     rounds = {match[1] for path in wanted if (match := PATH.fullmatch(path))}
     records = [place(r) for r in sorted(rounds) if place(r) in snapshot.files]
-    asked = [*wanted, *records, *([MANIFEST] if records else [])]
-    found = exchange.authors(asked, snapshot.revision) if asked else {}
-    owner = found.get(MANIFEST)
-    believed: dict[str, str] = {}
+    found = exchange.authors([*wanted, *records], snapshot.revision) if wanted else {}
+    stated = _stated(exchange, snapshot, found, wanted)
+    owner = keeper(exchange, snapshot) if records or stated else None
+    told = _theirs(exchange, snapshot, found, stated, owner)
     for round in rounds:
         if owner is not None and found.get(place(round)) == owner:
-            believed |= _believed(exchange, snapshot, round, wanted)
+            vouched = _believed(exchange, snapshot, round, wanted)
+            told |= {p: a for p, a in vouched.items() if found.get(p) == owner}
+    return {path: told.get(path, found[path]) for path in wanted if path in found}
+
+
+def _stated(
+    exchange: Exchange,
+    snapshot: Snapshot,
+    found: Mapping[str, str | None],
+    paths: Iterable[str],
+) -> dict[str, str]:
+    """Path -> the account its contribution states, where another one committed it."""
+    others: dict[str, str] = {}
+    for path in paths:
+        match = PATH.fullmatch(path)
+        if match is None or found.get(path) is None:
+            continue
+        folder = f"{FOLDER}/{match[1]}/{match[2]}/"
+        account = _states(exchange, snapshot, folder + CONTRIBUTION)
+        if account is not None and not same_account(account, found[path]):
+            others[path] = account
+    return others
+
+
+def _theirs(
+    exchange: Exchange,
+    snapshot: Snapshot,
+    found: Mapping[str, str | None],
+    stated: Mapping[str, str],
+    owner: str | None,
+) -> dict[str, str | None]:
+    """Those of `stated` that are believed; `owner` wrote federation.json."""
+    again = [path for path in stated if found[path] != owner]
+    first = exchange.origins(again, snapshot.revision) if again else {}
     return {
-        path: believed.get(path, found[path]) if found[path] == owner else found[path]
-        for path in wanted
-        if path in found
+        path: account
+        for path, account in stated.items()
+        if found[path] == owner or same_account(first.get(path), account)
     }
+
+
+def _states(exchange: Exchange, snapshot: Snapshot, path: str) -> str | None:
+    """The account that a contribution.json says it is of."""
+    file = snapshot.files.get(path)
+    if file is None or file.size > METADATA_BYTES:
+        return None
+    try:
+        content = exchange.read(path, snapshot.revision, METADATA_BYTES)
+        return Contribution.from_json(content).account
+    except (NotThere, TooLarge):
+        return None
+    except (Moved, Unreachable):
+        raise
+    except FederationError:
+        return None
+
+
+def same_account(one: str | None, other: str | None) -> bool:
+    """Whether two names are of one account; the Hub does not mind their case."""
+    return (one or "").casefold() == (other or "").casefold()
+
+
+def check_author(
+    exchange: Exchange,
+    name: str,
+    account: str | None,
+    manifest: Manifest,
+    owners: Mapping[str, str] | None = None,
+) -> Refused | None:
+    """As `checks.check_author`; an account that was given another name passes."""
+    refused = checks.check_author(name, account, manifest, owners)
+    owner = checks.owner_of(name, manifest, owners)
+    if refused is None or owner is None or account is None:
+        return refused
+    return None if same_account(exchange.known_as(owner), account) else refused
 
 
 def _believed(

@@ -374,6 +374,7 @@ def test_three_processes_share_three_rounds_over_the_hub(
     )
     rounds.initialise(exchange, agreed(origin, 3), origin.generalists, 0.0)
     hub.store.repos[repo].rights |= {"ben": "write", "eve": "write"}
+    hub.commit_seconds, hub.lag = 0.3, 0.3  # it takes one commit at a time, and lags
     processes = []
     for name in names:
         options = flags(uri, name, wait=120, seed=len(name))
