@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from comigs_mlx.errors import FederationError
-from comigs_mlx.federation.checks import Refused, check_generalists
+from comigs_mlx.federation.checks import Refused, check_generalist
 from comigs_mlx.federation.manifest import Manifest, Shapes
 from comigs_mlx.federation.sources import ADAPTER, Array, by_file, file_of, linears
 from comigs_mlx.federation.tensorfile import serialise
@@ -76,7 +76,7 @@ def read(
     Raises:
         FederationError: If they cannot be used, with the reason.
     """
-    found = check_generalists(
+    found = check_generalist(
         contents, _shapes(contents, manifest) if own is None else own
     )
     if isinstance(found, Refused):
