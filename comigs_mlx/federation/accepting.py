@@ -39,7 +39,7 @@ def accept(exchange: Exchange, say: Say) -> list[Verdict]:
     """Commit what is fit of the open proposals, oldest first, and close those.
 
     Args:
-        exchange: Where, as the account that wrote federation.json.
+        exchange: Where, as the account that founded the federation.
         say: Told where a proposal could not be closed.
 
     Returns:
@@ -68,7 +68,7 @@ def _settled(
         keeper = vouching.keeper(exchange, federation.snapshot)
         account = exchange.account()
         if account is None or account.casefold() != (keeper or "").casefold():
-            reason = f"waits for {keeper or 'the owner'}, who wrote federation.json"
+            reason = f"waits for {keeper or 'the owner'}, who founded the federation"
             return Verdict(proposal, None, reason), expected
         if expected is None or not _is_of(expected, federation):
             expected = proposing.expectation(exchange, federation)

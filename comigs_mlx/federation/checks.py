@@ -56,6 +56,11 @@ class Expected:
     current: Source
 
     @cached_property
+    def start(self) -> str:
+        """The digest of the current generalists."""
+        return digest({name: self.current.read(name) for name in self.current.names()})
+
+    @cached_property
     def shapes(self) -> Shapes:
         """Tensor -> shape of the current generalists."""
         return shapes(self.current)
@@ -141,7 +146,8 @@ def check_contribution(
     if any(m.public_key for m in (expected.manifest.participants or {}).values()):
         signatures.require()
     try:
-        metadata = claims.check(files, participant, expected.round, expected.manifest)
+        parts = expected.round, expected.manifest, expected.start
+        metadata = claims.check(files, participant, *parts)
         return _tensors(metadata, files, expected)
     except FederationError as error:
         return _refused(error)
