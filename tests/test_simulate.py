@@ -159,19 +159,36 @@ class TestSideBySide:
         simulate.main([*argv, "--resume"])
         assert without_clock(out) == without_clock(both)
 
-    def test_a_process_that_dies_is_named(self, cli, given, tmp_path, monkeypatch):
+    @pytest.mark.parametrize(
+        ("end", "reason"),
+        [
+            ("os._exit(9)", "exit code 9, maybe for want of memory"),
+            (
+                "os.kill(os.getpid(), signal.SIGKILL)",
+                "the system ended it, maybe for want of memory (SIGKILL)",
+            ),
+            (
+                "os.kill(os.getpid(), signal.SIGILL)",
+                "a library used an instruction that this processor does not have "
+                "(SIGILL); please report it with what `python -m pip list` prints",
+            ),
+        ],
+    )
+    def test_a_process_that_dies_is_named(
+        self, cli, given, tmp_path, monkeypatch, end, reason
+    ):
         file = tmp_path / "sitecustomize.py"
         file.write_text(
-            "import os, sys\n"
-            "if '--multiprocessing-fork' in sys.argv:\n    os._exit(9)\n"
+            "import os, signal, sys\n"
+            f"if '--multiprocessing-fork' in sys.argv:\n    {end}\n"
         )
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
         argv = flags(tmp_path / "out", **given, jobs=2)
         code, stdout, stderr = cli(simulate.main, *argv)
         assert (code, stdout) == (2, "")
         assert stderr.splitlines()[-1] == (
-            "error: one of the --jobs ended with exit code 9, maybe for want of "
-            "memory: go on with --resume and fewer --jobs"
+            f"error: one of the --jobs ended ({reason}): go on with --resume and fewer "
+            "--jobs"
         )
 
 

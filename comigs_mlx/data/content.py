@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from comigs_mlx.data.cache import Arrays, TokenCache
 from comigs_mlx.data.conversation import Tokenizer
 from comigs_mlx.data.encoding import Say, quiet
-from comigs_mlx.data.identity import content_digest, tokenizer_digest
+from comigs_mlx.data.identity import (
+    content_digest,
+    depends_on_date,
+    tokenizer_digest,
+)
 from comigs_mlx.data.splits import Sample
 from comigs_mlx.data.tokens import (
     Labelled,
@@ -73,7 +77,29 @@ def tokenised(
     arrays = _once(cache, key, names, fresh)
     if plain:
         return TokenStream(arrays["tokens"], arrays["documents"]), []
-    return cut(_labelled(arrays), seq_len)
+    kept, notes = cut(_labelled(arrays), seq_len)
+    return kept, [*notes, *_date_note(tokenizer)]
+
+
+def _date_note(tokenizer: Tokenizer) -> list[str]:
+    if not depends_on_date(tokenizer):
+        return []
+    return ["the chat template writes the date: its tokens change from day to day"]
+
+
+def tokens_digest(contents: Iterable[Content]) -> str:
+    """SHA-256 of all tokens and targets: of what a model is really given.
+
+    Equal text has another digest where tokenizer or chat template have changed.
+    """
+    digest = hashlib.sha256()
+    for content in contents:
+        for part in [content] if isinstance(content, TokenStream) else content:
+            digest.update(b"%d" % len(part.tokens))
+            digest.update(part.tokens.tobytes())
+            if isinstance(part, LabelledSample):
+                digest.update(part.labelled.tobytes())
+    return digest.hexdigest()
 
 
 def cache_key(

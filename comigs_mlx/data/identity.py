@@ -63,6 +63,12 @@ def tokenizer_digest(tokenizer: Tokenizer, chat: bool) -> str | None:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
+def depends_on_date(tokenizer: Tokenizer) -> bool:
+    """Whether the chat template writes the date: its tokens change from day to day."""
+    template = getattr(inner_tokenizer(tokenizer), "chat_template", None)
+    return CLOCK in json.dumps(template, default=str)
+
+
 def _template(tokenizer: Tokenizer, inner: Any) -> str | None:
     """The chat template with what is filled in; None where that says too little."""
     if inner is not tokenizer and getattr(tokenizer, "_chat_template", None):

@@ -23,7 +23,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from comigs_mlx.errors import RunError
+from comigs_mlx import tensors
+from comigs_mlx.errors import RunError, line
 from comigs_mlx.files import replacing_dir, sha256, write_json
 from comigs_mlx.model import params
 from comigs_mlx.training.records import Position
@@ -52,7 +53,7 @@ def save(trainer: Trainer, states: Path, identity: dict[str, Any], keep: int) ->
     with replacing_dir(folder) as temporary:
         for name, arrays in ((VALUES, values), (OPTIMIZERS, _optimizers(trainer))):
             # In one order, so that a resumed run writes the same bytes.
-            mx.save_safetensors(str(temporary / name), dict(sorted(arrays.items())))
+            tensors.save(temporary / name, dict(sorted(arrays.items())))
         content = {
             "format_version": FORMAT_VERSION,
             "position": trainer.position.to_dict(),
@@ -133,7 +134,8 @@ def read_state(save: Path) -> dict[str, Any]:
         damaged = _damaged(save, state) if version == FORMAT_VERSION else []
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(
-            f"{save} is incomplete ({error}): remove it to resume from the save before"
+            f"{save} is incomplete ({line(error)}): remove it to resume from the save "
+            "before"
         ) from error
     if version != FORMAT_VERSION:
         raise RunError(f"{save} has format {version}, this version reads 1: update")
@@ -161,7 +163,7 @@ def replace_values(save: Path, values: dict[str, mx.array]) -> None:
     state = read_state(save)
     content = {key: value for key, value in state.items() if key != "seal"}
     with replacing_dir(save) as temporary:
-        mx.save_safetensors(str(temporary / VALUES), dict(sorted(values.items())))
+        tensors.save(temporary / VALUES, dict(sorted(values.items())))
         shutil.copyfile(save / OPTIMIZERS, temporary / OPTIMIZERS)
         digests = {**state["sha256"], VALUES: sha256(temporary / VALUES)}
         content = {**content, "sha256": digests}
@@ -169,9 +171,10 @@ def replace_values(save: Path, values: dict[str, mx.array]) -> None:
 
 
 def _load(file: Path) -> dict[str, mx.array]:
-    arrays: dict[str, mx.array] = mx.load(str(file))  # type: ignore[assignment]
-    mx.eval(arrays)  # the file may be removed before they are used
-    return arrays
+    try:
+        return tensors.load(file)[0]
+    except (OSError, ValueError) as error:
+        raise RunError(f"cannot read {file}: {line(error)}") from error
 
 
 def _groups(trainer: Trainer) -> Iterator[tuple[int, Any]]:

@@ -11,9 +11,11 @@ import tests.tiny as tiny
 from comigs_mlx.config import from_dict, read_yaml
 from comigs_mlx.data import content
 from comigs_mlx.errors import ConfigError, DataError, RunError, UnsupportedModel
+from comigs_mlx.runs import session as session_module
 from comigs_mlx.runs.folder import RunFolder
 from comigs_mlx.runs.session import session
 from comigs_mlx.train_options import TrainConfig, train_config
+from comigs_mlx.training import checkpoint
 from comigs_mlx.training.records import Boundary, Step
 from tests.runs.compare import tree
 
@@ -317,6 +319,120 @@ def test_a_memory_limit_below_the_base_model_is_noted(config, monkeypatch):
     assert any("--memory-limit 2.0 GB is less than the base" in note for note in notes)
 
 
+class TestSameTokens:
+    """The same text must become the same tokens when a run goes on."""
+
+    def resumed(self, run):
+        notes = []
+        with session(train_config(["--run", str(run), "--resume"]), notes.append):
+            return [note for note in notes if note.startswith("note")]
+
+    @pytest.fixture
+    def mine(self, tiny_folder, text_folder, tmp_path):
+        """(template) -> a trained run on chats, on a base of its own."""
+
+        def make(template=tiny.CHATML):
+            base = shutil.copytree(tiny_folder(), tmp_path / "base")
+            set_template(base, template)
+            rows = [
+                json.dumps(
+                    {
+                        "messages": [
+                            {"role": "user", "content": f"question {i}"},
+                            {"role": "assistant", "content": f"answer {i}"},
+                        ]
+                    }
+                )
+                for i in range(40)
+            ]
+            (text := tmp_path / "chats").mkdir()
+            (text / "train.jsonl").write_text("\n".join(rows[:31]))
+            (text / "valid.jsonl").write_text("\n".join(rows[31:]))
+            config = config_of(base, text, tmp_path / "mine", seq_len=48)
+            with session(config, quiet) as opened:
+                list(opened.run(lambda: False))
+            return base, config.folder
+
+        return make
+
+    def test_nothing_changed_is_not_noted(self, mine):
+        _, run = mine()
+        assert self.resumed(run) == []
+
+    def test_another_template_is_refused_before_anything_is_written(self, mine):
+        base, run = mine()
+        set_template(base, tiny.CHATML.replace("{{ m.role }}", "{{ m.role | upper }}"))
+        before = tree(run)
+        with pytest.raises(RunError, match="tokenizer or chat template has changed"):
+            self.resumed(run)
+        assert tree(run) == before
+
+    def test_a_template_that_writes_the_date_is_noted_at_once(self, mine):
+        _, run = mine("{{ strftime_now('%Y-%m-%d %H:%M:%S.%f') }}" + tiny.CHATML)
+        notes = self.resumed(run)
+        assert any("the chat template writes the date" in note for note in notes)
+
+    def test_another_tokenizer_is_refused(self, mine):
+        base, run = mine()
+        file = base / "tokenizer.json"
+        content = json.loads(file.read_text())
+        vocabulary = content["model"]["vocab"]
+        vocabulary["a"], vocabulary["e"] = vocabulary["e"], vocabulary["a"]
+        file.write_text(json.dumps(content))
+        with pytest.raises(RunError, match="tokenizer or chat template has changed"):
+            self.resumed(run)
+
+    def test_another_number_of_parts_is_noted(self, mine, monkeypatch):
+        _, run = mine()
+        monkeypatch.setattr(session_module.lanes, "count", lambda rows: 7)
+        (note,) = self.resumed(run)
+        assert note.startswith("note: this machine computes a batch in another number")
+
+    def test_a_save_of_an_older_version_knows_no_tokens(self, mine):
+        _, run = mine()
+        for save in (run / "state").iterdir():
+            file = save / "trainer_state.json"
+            state = json.loads(file.read_text())
+            del state["seal"], state["identity"]["tokens"], state["identity"]["lanes"]
+            state["seal"] = checkpoint._seal(state)
+            file.write_text(json.dumps(state))
+        assert self.resumed(run) == []
+
+
+class TestPaths:
+    """A path means the same from every folder."""
+
+    def test_a_run_used_from_elsewhere(
+        self, tiny_folder, text_folder, tmp_path, monkeypatch
+    ):
+        here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+        shutil.copytree(tiny_folder(), here / "bases" / "tiny")
+        shutil.copytree(text_folder, here / "text")
+        elsewhere.mkdir()
+        monkeypatch.chdir(here)
+        given = {**tiny.TRAINING, "model": "bases/tiny", "data": "text", "run": "mine"}
+        with session(train_config(tiny.flags(**given)), quiet) as opened:
+            list(opened.run(lambda: False))
+        assert read_yaml(here / "mine/config.yaml")["model"] == str(here / "bases/tiny")
+        assert RunFolder("mine").read_info()["base_model"]["id"].startswith(str(here))
+        monkeypatch.chdir(elsewhere)
+        RunFolder(here / "mine").load()
+        resume = ["--run", str(here / "mine"), "--resume"]
+        for extra in ([], ["--model", "../here/bases/tiny", "--data", "../here/text"]):
+            with session(train_config([*resume, *extra]), quiet):
+                pass
+
+    def test_a_folder_that_is_not_here_is_another_option(self, copy):
+        with pytest.raises(ConfigError, match="--model is .* there, 'some/model' here"):
+            train_config(["--run", str(copy), "--resume", "--model", "some/model"])
+
+    def test_the_embedded_demo_is_no_folder(self, tmp_path, monkeypatch):
+        (tmp_path / "demo").mkdir()
+        monkeypatch.chdir(tmp_path)
+        config = train_config(["--model", "demo", "--data", "demo"])
+        assert (config.model, config.data.data) == ("demo", "demo")
+
+
 class TestNothingIsWritten:
     """Everything is checked before the run's folder is made."""
 
@@ -348,6 +464,26 @@ class TestNothingIsWritten:
             session(config, quiet).__enter__()
         assert config.folder.read_text() == "mine"
 
+    def test_when_another_process_was_faster(self, config, monkeypatch):
+        """It began and ended while this one was still reading its text."""
+        real = session_module.load_base
+
+        def slow(*arguments, **options):
+            monkeypatch.setattr(session_module, "load_base", real)
+            with session(config, quiet) as other:
+                list(other.run(lambda: False))
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(session_module, "load_base", slow)
+        with (
+            pytest.raises(RunError, match="exists: add --resume"),
+            session(config, quiet),
+        ):
+            pass
+        lines = (config.folder / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in lines] == [4, 6]
+        assert RunFolder(config.folder).load()
+
     def test_while_another_process_trains_there(self, config):
         config.folder.mkdir()
         with (
@@ -357,6 +493,12 @@ class TestNothingIsWritten:
         ):
             pass
         assert [p.name for p in config.folder.iterdir()] == [".lock"]
+
+
+def set_template(base, template):
+    file = base / "tokenizer_config.json"
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps({**settings, "chat_template": template}))
 
 
 def rewrite(file, old, new):
