@@ -53,6 +53,33 @@ def is_due(federation: Federation, contributions: int, now: float) -> bool:
     return contributions > 0 and deadline is not None and age >= deadline
 
 
+def fair(exchange: Exchange, federation: Federation, now: float) -> float:
+    """`now`, moved so that no clock decides how old the last round is.
+
+    A participant whose clock is ahead must neither close a round before its deadline
+    nor, by the time it wrote down, keep the next one open. So the exchange's own clock
+    counts where it has one: it limits `now`, and dates the commit that closed the round.
+
+    Args:
+        exchange: Where.
+        federation: From `current`.
+        now: Seconds since the epoch, by this device.
+
+    Returns:
+        A time to compare with `round.closed_at`.
+    """
+    if federation.manifest.deadline_seconds is None:
+        return now
+    written, clock = federation.round.closed_at, exchange.clock()
+    at = now if clock is None else min(now, clock)
+    closed = exchange.committed(ROUND, federation.snapshot.revision)
+    if closed is None:
+        return at
+    # Written before the commit, by a clock that is right, it is a little earlier.
+    began = min(closed, at) if written > at else max(written, min(closed, at))
+    return written + (at - began)
+
+
 def close_if_due(
     exchange: Exchange, federation: Federation, now: float
 ) -> Federation | None:
@@ -72,7 +99,7 @@ def close_if_due(
         if federation.round.round >= wanted:
             return federation
         listed = reviewing.candidates(federation.snapshot, wanted)
-        if not is_due(federation, len(listed), now):
+        if not is_due(federation, len(listed), fair(exchange, federation, now)):
             return None
         trust = federation.trust
         with contextlib.suppress(Moved):
@@ -92,7 +119,8 @@ def _close(exchange: Exchange, federation: Federation, now: float) -> str | None
     """
     generalists = pull(exchange, federation)
     with review(exchange, federation, generalists) as found:
-        if not is_due(federation, len(found.accepted), now):
+        at = fair(exchange, federation, now)
+        if not is_due(federation, len(found.accepted), at):
             return None
         changes = _closing(exchange, federation, generalists, found, now)
         assert (closed := changes[ROUND]) is not None
@@ -117,7 +145,7 @@ def _closing(
     closed = federation.round.following(
         weights=result.weights,
         aggregator=choice.name,
-        closed_at=now,
+        closed_at=_bounded(exchange, now),
         contributors=[source.name for source in found.accepted],
         refused=found.refused,
         inexactness=aggregation.inexactness(found.accepted),
@@ -134,6 +162,12 @@ def _closing(
         ROUND: closed.to_json(),
         card.README: card.render(manifest, closed, exchange.uri),
     }
+
+
+def _bounded(exchange: Exchange, now: float) -> float:
+    """`now`, but not later than the exchange's own clock says."""
+    clock = exchange.clock()
+    return now if clock is None else min(now, clock)
 
 
 def _outdated(federation: Federation) -> dict[str, None]:

@@ -57,7 +57,11 @@ class Begun(FederationError):
     """A round that the history begins with: there is no state before it."""
 
 
-class Unverified(FederationError):
+class Untrusted(FederationError):
+    """Something is not taken from a repository unless somebody says `--trust`."""
+
+
+class Unverified(Untrusted):
     """The generalists are not what the round's contributions make."""
 
 
@@ -174,28 +178,41 @@ def problem(
     values: Mapping[str, Array],
 ) -> str | None:
     """Why the generalists are not to be used; None: no reason is known."""
+    return judge(exchange, snapshot, manifest, round, trust, values)[0]
+
+
+def judge(
+    exchange: Exchange,
+    snapshot: Snapshot,
+    manifest: Manifest,
+    round: Round,
+    trust: Trust,
+    values: Mapping[str, Array],
+) -> tuple[str | None, bool]:
+    """`problem`, and whether the round was computed again to find it or none."""
     if round.generalist not in (None, digest(values)):
-        return "it is not the one that round.json states"
+        return "it is not the one that round.json states", False
     if not round.contributors:
-        return _strange_beginning(exchange, snapshot, round)
+        return _strange_beginning(exchange, snapshot, round), False
     try:
         basis = _basis(exchange, snapshot, manifest, round, trust)
     except Begun:
-        return _strange_beginning(exchange, snapshot, round)
+        return _strange_beginning(exchange, snapshot, round), False
     except (Moved, Unreachable):
         raise
     except FederationError as error:
-        return f"the state before it cannot be read: {error}"
+        return f"the state before it cannot be read: {error}", False
     if isinstance(basis, str):
-        return basis
+        return basis, False
     there = basis.snapshot if isinstance(basis, Basis) else snapshot
     listed = reviewing.candidates(there, round.round)
     if missing := sorted(set(round.contributors) - listed.keys()):
-        return f"no contribution of {_names(missing)} is there, as round.json says"
+        names = _names(missing)
+        return f"no contribution of {names} is there, as round.json says", False
     total = sum(sum(files.values()) for files in listed.values())
     if basis is None or len(listed) > MOST_CONTRIBUTIONS or total > MOST_BYTES:
-        return None
-    return _again(exchange, basis, round, values)
+        return None, False
+    return _again(exchange, basis, round, values), True
 
 
 def _again(
