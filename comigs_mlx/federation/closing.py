@@ -58,7 +58,7 @@ def fair(exchange: Exchange, federation: Federation, now: float) -> float:
 
     A participant whose clock is ahead must neither close a round before its deadline
     nor, by the time it wrote down, keep the next one open. So the exchange's own clock
-    counts where it has one: it limits `now`, and dates the commit that closed the round.
+    counts where it has one: it limits `now`, and dates the commit of the last round.
 
     Args:
         exchange: Where.
@@ -99,10 +99,11 @@ def close_if_due(
         if federation.round.round >= wanted:
             return federation
         listed = reviewing.candidates(federation.snapshot, wanted)
-        if not is_due(federation, len(listed), fair(exchange, federation, now)):
-            return None
         trust = federation.trust
         with contextlib.suppress(Moved):
+            at = fair(exchange, federation, now)
+            if not is_due(federation, len(listed), at):
+                return None
             made = _close(exchange, federation, now)
             if made is None:
                 return None

@@ -6,6 +6,7 @@ imported only when one of these functions runs.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import tempfile
 from collections.abc import Callable, Mapping
@@ -201,12 +202,12 @@ def trusting(run: Path, uri: str, accept: bool = False) -> Trust:
     record = membership.read(run)
     if record is None or record.uri != membership.place(uri) or not record.generalist:
         return Trust(accept)
-    try:
+    tensors: dict[str, Array] | None = None
+    with contextlib.suppress(FederationError):
         tensors = kept.read(run, record.round, record.uri)
-    except FederationError:
-        return Trust(accept, frozenset({record.generalist}))
-    mine = digest(tensors) == record.generalist
-    have = Have(record.round, tensors) if mine else None
+    if tensors is not None and digest(tensors) != record.generalist:
+        tensors = None
+    have = Have(record.round, tensors)
     return Trust(accept, frozenset({record.generalist}), have)
 
 

@@ -16,9 +16,8 @@ from comigs_mlx.federation.manifest import Manifest
 from comigs_mlx.federation.membership import Membership
 from comigs_mlx.federation.state import Round
 from comigs_mlx.federation.strict import shown
-from comigs_mlx.federation.verifying import Untrusted
+from comigs_mlx.federation.verifying import ACCEPT, Untrusted
 
-ACCEPT = "to accept it: python -m comigs_mlx.sync pull --trust"
 MOST_TOLD = 6
 """Differences named in one line."""
 

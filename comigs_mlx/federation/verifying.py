@@ -9,7 +9,7 @@ digests that the run remembers and round.json states; beyond that it is taken on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,7 +43,10 @@ from comigs_mlx.federation.sources import (
 from comigs_mlx.federation.state import ROUND, ROUND_BYTES, Round
 
 MOST_CONTRIBUTIONS, MOST_BYTES = 64, 256 * 2**20
-"""Of a round that is computed again."""
+"""Of a round that is computed again; bytes also of all rounds since the run's own."""
+
+MOST_BYTES_EARLIER = 32 * 2**20
+"""Of the rounds before the last one, for who has none."""
 
 MOST_REWRITES = 20
 """Changes of round.json looked through for the one that closed the round."""
@@ -51,6 +54,9 @@ MOST_REWRITES = 20
 NEAR, NEAR_PRODUCTS = 1e-4, 1e-3
 """Relative differences that rounding on another processor may make: of a tensor's
 largest value, and of a product's length where factors are not unique (svd)."""
+
+
+ACCEPT = "look at sync status; to accept it add --trust (to sync pull, merge or train)"
 
 
 class Begun(FederationError):
@@ -67,10 +73,15 @@ class Unverified(Untrusted):
 
 @dataclass(frozen=True)
 class Have:
-    """The generalists that a run has of one round."""
+    """The generalists that a run has of one round.
+
+    Attributes:
+        round: Its number.
+        tensors: None where the run has not kept them; `Trust.known` has their digest.
+    """
 
     round: int
-    tensors: Mapping[str, Array]
+    tensors: Mapping[str, Array] | None
 
 
 @dataclass(frozen=True)
@@ -149,12 +160,11 @@ def check(
     """
     if trust.everything or digest(values) in trust.known:
         return
-    wrong = problem(exchange, snapshot, manifest, round, trust, values)
+    wrong, _ = judge(exchange, snapshot, manifest, round, trust, values)
     if wrong is not None:
         raise Unverified(
             f"the generalist of round {round.round} is refused, nothing is changed: "
-            f"{wrong} ({closer(exchange, snapshot, round)}); ask the owner to restore "
-            "it, or take it as it is with sync pull --trust"
+            f"{wrong} ({closer(exchange, snapshot, round)}); {ACCEPT}"
         )
 
 
@@ -169,18 +179,6 @@ def closer(exchange: Exchange, snapshot: Snapshot, round: Round) -> str:
     return "nobody knows by whom" if stated is None else f"closed by {stated}, it says"
 
 
-def problem(
-    exchange: Exchange,
-    snapshot: Snapshot,
-    manifest: Manifest,
-    round: Round,
-    trust: Trust,
-    values: Mapping[str, Array],
-) -> str | None:
-    """Why the generalists are not to be used; None: no reason is known."""
-    return judge(exchange, snapshot, manifest, round, trust, values)[0]
-
-
 def judge(
     exchange: Exchange,
     snapshot: Snapshot,
@@ -189,30 +187,62 @@ def judge(
     trust: Trust,
     values: Mapping[str, Array],
 ) -> tuple[str | None, bool]:
-    """`problem`, and whether the round was computed again to find it or none."""
+    """Why the generalists are not to be used, and whether any round was computed again.
+
+    From the last round back to one that is known already, as far as the limits allow:
+    of two forged rounds the second is an honest step from the first.
+
+    Returns:
+        None instead of a reason where no reason is known.
+    """
+    left, again, last = MOST_BYTES, False, round.round
+    while True:
+        wrong, basis, size = _step(exchange, snapshot, manifest, round, trust, values)
+        if wrong is not None:
+            before = "" if round.round == last else f"round {round.round} before it: "
+            return before + wrong, again or basis is not None
+        if basis is None:
+            return None, again
+        values = _read(basis.start)
+        snapshot, manifest, round = basis.snapshot, basis.manifest, basis.round
+        left = (left if again or trust.known else MOST_BYTES_EARLIER) - size
+        again = True
+        if digest(values) in trust.known or left <= 0:
+            return None, True
+
+
+def _step(
+    exchange: Exchange,
+    snapshot: Snapshot,
+    manifest: Manifest,
+    round: Round,
+    trust: Trust,
+    values: Mapping[str, Array],
+) -> tuple[str | None, Basis | None, int]:
+    """What is wrong with one round, what it was closed upon, bytes of contributions."""
     if round.generalist not in (None, digest(values)):
-        return "it is not the one that round.json states", False
+        return "it is not the one that round.json states", None, 0
     if not round.contributors:
-        return _strange_beginning(exchange, snapshot, round), False
+        return _strange_beginning(exchange, snapshot, round), None, 0
     try:
         basis = _basis(exchange, snapshot, manifest, round, trust)
     except Begun:
-        return _strange_beginning(exchange, snapshot, round), False
+        return _strange_beginning(exchange, snapshot, round), None, 0
     except (Moved, Unreachable):
         raise
     except FederationError as error:
-        return f"the state before it cannot be read: {error}", False
+        return f"the state before it cannot be read: {error}", None, 0
     if isinstance(basis, str):
-        return basis, False
-    there = basis.snapshot if isinstance(basis, Basis) else snapshot
+        return basis, None, 0
+    there = snapshot if basis is None else basis.snapshot
     listed = reviewing.candidates(there, round.round)
     if missing := sorted(set(round.contributors) - listed.keys()):
         names = _names(missing)
-        return f"no contribution of {names} is there, as round.json says", False
+        return f"no contribution of {names} is there, as round.json says", None, 0
     total = sum(sum(files.values()) for files in listed.values())
     if basis is None or len(listed) > MOST_CONTRIBUTIONS or total > MOST_BYTES:
-        return None, False
-    return _again(exchange, basis, round, values), True
+        return None, None, total
+    return _again(exchange, basis, round, values), basis, total
 
 
 def _again(
@@ -222,25 +252,49 @@ def _again(
     for name, account in basis.round.owners.items():
         if (now := round.owners.get(name)) != account:
             return f"the name {name} was {account}'s, round.json gives it to {now}"
-    start = {name: basis.start.read(name) for name in basis.start.names()}
-    parts = basis.snapshot, basis.manifest, basis.round, start
+    # Whoever closed it may have been stricter, and says so; the one who was refused is
+    # told. First with all: those that are too long decide who else is.
+    stricter = _without(basis.snapshot, round.round, round.refused)
+    wrong, names = _compared(exchange, basis, basis.snapshot, round, values)
+    if names != sorted(round.contributors) and stricter != basis.snapshot:
+        wrong, _ = _compared(exchange, basis, stricter, round, values)
+    return wrong
+
+
+def _without(snapshot: Snapshot, round: int, names: Collection[str]) -> Snapshot:
+    """The state without what some participants contributed to a round."""
+    folders = tuple(f"{vouching.FOLDER}/{round}/{name}/" for name in names)
+    files = {p: f for p, f in snapshot.files.items() if not p.startswith(folders)}
+    return Snapshot(snapshot.revision, files)
+
+
+def _compared(
+    exchange: Exchange,
+    basis: Basis,
+    snapshot: Snapshot,
+    round: Round,
+    values: Mapping[str, Array],
+) -> tuple[str | None, list[str]]:
+    """What is wrong with a round of the contributions in `snapshot`; those that fit."""
+    start = _read(basis.start)
+    parts = snapshot, basis.manifest, basis.round, start
+    choice = basis.manifest.aggregator
     with reviewing.review(exchange, *parts) as found:
-        names = [source.name for source in found.accepted]
-        if sorted(names) != sorted(round.contributors):
+        names = sorted(source.name for source in found.accepted)
+        if names != sorted(round.contributors):
             says, fit = _names(round.contributors), _names(names)
-            return f"round.json says it is of {says}, fit are those of {fit}"
-        choice = basis.manifest.aggregator
+            return f"round.json says it is of {says}, fit are those of {fit}", names
         try:
             made = aggregation.aggregate(
                 choice.name, found.accepted, basis.start, choice.options
             )
             tensors = dict(made.tensors)
         except FederationError as error:
-            return f"its contributions make none: {error}"
+            return f"its contributions make none: {error}", names
     products = aggregation.load(choice.name).HANDLES_RANKS
     if _same(Arrays("", tensors), Arrays("", values), products):
-        return None
-    return f"it is not the {choice.name} of its contributions"
+        return None, names
+    return f"it is not the {choice.name} of its contributions", names
 
 
 def _basis(
@@ -252,10 +306,13 @@ def _basis(
 ) -> Basis | str | None:
     """What the round was closed upon; None: not known any more; text: what is wrong."""
     have = trust.have
-    known = have is not None and have.round == round.round - 1
-    mine = Arrays("", have.tensors) if known and have is not None else None
+    if have is None or have.round != round.round - 1:
+        have = None
+    mine = None if have is None or not have.tensors else Arrays("", have.tensors)
     earlier = _closed_upon(exchange, snapshot, round)
     if earlier is None:
+        if not _by_keeper(exchange, snapshot):
+            return None  # squashed by somebody: whose a contribution was is lost
         bare = Round(round=round.round - 1, owners=round.owners)
         return None if mine is None else Basis(snapshot, manifest, bare, mine)
     then, was = read(exchange, earlier)
@@ -264,7 +321,9 @@ def _basis(
     if then != manifest and not _by_keeper(exchange, earlier):
         then = manifest
     start = Arrays("", fetch(exchange, earlier.revision, then, None, was.generalist))
-    if mine is not None and not _same(mine, start, False):
+    if have is not None and not (
+        digest(_read(start)) in trust.known or (mine and _same(mine, start, False))
+    ):
         return f"it does not start from the generalist of round {was.round}"
     return Basis(earlier, then, was, start)
 
@@ -285,6 +344,10 @@ def _closed_upon(
             return earlier
         revision = earlier.revision
     raise FederationError(f"round.json was written {MOST_REWRITES} times since")
+
+
+def _read(source: Source) -> dict[str, Array]:
+    return {name: source.read(name) for name in source.names()}
 
 
 def _by_keeper(exchange: Exchange, snapshot: Snapshot) -> bool:
