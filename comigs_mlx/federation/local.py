@@ -292,6 +292,7 @@ def prepare(
             counters=_counters(run, mine.step - record.step),
             residual=before,
             privacy=stated,
+            start=digest(start),
         )
 
     if (settings := private.settings(record, options)) is None:

@@ -100,10 +100,7 @@ def give(exchange, name, seed=1):
 def made(federation, name, seed=1):
     values = sharing.moved(FIRST, seed)
     given = {"participant": name, "round": federation.open_round}
-    prepared = sharing.contributed(values, FIRST, federation.manifest, **given)
-    # Made of the first generalists in every round: that is not what is tried here.
-    metadata = dataclasses.replace(prepared.metadata, start=None)
-    return dataclasses.replace(prepared, metadata=metadata)
+    return sharing.contributed(values, FIRST, federation.manifest, **given)
 
 
 def judged(exchange):
