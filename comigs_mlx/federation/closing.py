@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Mapping
 
 from comigs_mlx.federation import adapter, aggregation, card, reviewing
 from comigs_mlx.federation.exchange import Exchange, Moved
 from comigs_mlx.federation.reviewing import Review
-from comigs_mlx.federation.rounds import Federation, answered, current, pull
-from comigs_mlx.federation.sources import Array, Arrays
-from comigs_mlx.federation.state import ROUND
+from comigs_mlx.federation.rounds import (
+    Federation,
+    answered,
+    committer,
+    current,
+    pull,
+)
+from comigs_mlx.federation.sources import Array, Arrays, digest
+from comigs_mlx.federation.state import ROUND, Round
 from comigs_mlx.federation.vouching import PATH
 from comigs_mlx.federation.waiting import tries
 
@@ -46,6 +53,33 @@ def is_due(federation: Federation, contributions: int, now: float) -> bool:
     return contributions > 0 and deadline is not None and age >= deadline
 
 
+def fair(exchange: Exchange, federation: Federation, now: float) -> float:
+    """`now`, moved so that no clock decides how old the last round is.
+
+    A participant whose clock is ahead must neither close a round before its deadline
+    nor, by the time it wrote down, keep the next one open. So the exchange's own clock
+    counts where it has one: it limits `now`, and dates the commit of the last round.
+
+    Args:
+        exchange: Where.
+        federation: From `current`.
+        now: Seconds since the epoch, by this device.
+
+    Returns:
+        A time to compare with `round.closed_at`.
+    """
+    if federation.manifest.deadline_seconds is None:
+        return now
+    written, clock = federation.round.closed_at, exchange.clock()
+    at = now if clock is None else min(now, clock)
+    closed = exchange.committed(ROUND, federation.snapshot.revision)
+    if closed is None:
+        return at
+    # Written before the commit, by a clock that is right, it is a little earlier.
+    began = min(closed, at) if written > at else max(written, min(closed, at))
+    return written + (at - began)
+
+
 def close_if_due(
     exchange: Exchange, federation: Federation, now: float
 ) -> Federation | None:
@@ -65,27 +99,36 @@ def close_if_due(
         if federation.round.round >= wanted:
             return federation
         listed = reviewing.candidates(federation.snapshot, wanted)
-        if not is_due(federation, len(listed), now):
-            return None
+        trust = federation.trust
         with contextlib.suppress(Moved):
-            if not _close(exchange, federation, now):
+            at = fair(exchange, federation, now)
+            if not is_due(federation, len(listed), at):
                 return None
-        federation = current(exchange)
+            made = _close(exchange, federation, now)
+            if made is None:
+                return None
+            trust = dataclasses.replace(trust, known=trust.known | {made})
+        federation = current(exchange, trust)
     return federation if federation.round.round >= wanted else None
 
 
-def _close(exchange: Exchange, federation: Federation, now: float) -> bool:
-    """One try; raises `Moved` if somebody was faster."""
+def _close(exchange: Exchange, federation: Federation, now: float) -> str | None:
+    """One try; the digest of the new generalists, or None where it is not due.
+
+    Raises:
+        Moved: If somebody was faster.
+    """
     generalists = pull(exchange, federation)
     with review(exchange, federation, generalists) as found:
-        if not is_due(federation, len(found.accepted), now):
-            return False
+        at = fair(exchange, federation, now)
+        if not is_due(federation, len(found.accepted), at):
+            return None
         changes = _closing(exchange, federation, generalists, found, now)
         assert (closed := changes[ROUND]) is not None
     message = f"Close round {federation.open_round}"
     with answered(exchange, {ROUND: closed}):
         exchange.commit(changes, message, federation.snapshot.revision)
-    return True
+    return Round.from_json(closed).generalist
 
 
 def _closing(
@@ -103,13 +146,16 @@ def _closing(
     closed = federation.round.following(
         weights=result.weights,
         aggregator=choice.name,
-        closed_at=now,
+        closed_at=_bounded(exchange, now),
         contributors=[source.name for source in found.accepted],
         refused=found.refused,
         inexactness=aggregation.inexactness(found.accepted),
         accounts={
             s.name: a for s in found.accepted if (a := found.accounts.get(s.name))
         },
+        start=digest(generalists),
+        generalist=digest(tensors),
+        closed_by=committer(exchange),
     )
     return {
         **_outdated(federation),
@@ -117,6 +163,12 @@ def _closing(
         ROUND: closed.to_json(),
         card.README: card.render(manifest, closed, exchange.uri),
     }
+
+
+def _bounded(exchange: Exchange, now: float) -> float:
+    """`now`, but not later than the exchange's own clock says."""
+    clock = exchange.clock()
+    return now if clock is None else min(now, clock)
 
 
 def _outdated(federation: Federation) -> dict[str, None]:

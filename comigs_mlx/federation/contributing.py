@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from comigs_mlx.errors import FederationError
 from comigs_mlx.federation import vouching
@@ -47,7 +47,8 @@ def holders(exchange: Exchange, federation: Federation, name: str) -> Mapping[st
     if name in owners or path not in snapshot.files:
         return owners
     account = vouching.accounts(exchange, snapshot, [path]).get(path)
-    return owners if account is None else {**owners, name: account}
+    owner = vouching.owner_of(exchange, snapshot, path, account)
+    return owners if owner is None else {**owners, name: owner}
 
 
 def contribute(exchange: Exchange, federation: Federation, prepared: Prepared) -> bool:
@@ -68,9 +69,12 @@ def contribute(exchange: Exchange, federation: Federation, prepared: Prepared) -
         FederationError: If the name is not this account's.
     """
     changes, new = _admitted(exchange, federation, prepared)
-    if len(new) == len(changes) and is_there(exchange, federation.snapshot, new):
-        return False
     name, round = prepared.metadata.participant, prepared.metadata.round
+    if len(new) == len(changes) and is_there(exchange, federation.snapshot, new):
+        if _counts(exchange, federation, name, new):
+            return False
+        # The same bytes change nothing, and stay another account's.
+        exchange.commit(dict.fromkeys(new), f"{_title(prepared)}, once more")
     revision = None
     with answered(exchange, new):
         revision = exchange.commit(changes, _title(prepared))
@@ -90,6 +94,22 @@ def _round_at(exchange: Exchange, revision: str | None) -> Round:
         with contextlib.suppress(Moved):  # a folder keeps no history, nor does it lag
             return Round.from_json(exchange.read(ROUND, revision, ROUND_BYTES))
     return current(exchange).round
+
+
+def _counts(
+    exchange: Exchange, federation: Federation, name: str, paths: Iterable[str]
+) -> bool:
+    """Whether files that are there count for who may use the name.
+
+    They do not where somebody has squashed the history, or committed them again.
+    """
+    snapshot, manifest = federation.snapshot, federation.manifest
+    taken = holders(exchange, federation, name)
+    found = vouching.accounts(exchange, snapshot, paths)
+    return not any(
+        vouching.check_author(exchange, name, account, manifest, taken)
+        for account in found.values()
+    )
 
 
 def propose(

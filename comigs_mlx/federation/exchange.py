@@ -186,6 +186,23 @@ class Exchange(Protocol):
         nobody is known, as `authors`.
         """
 
+    def before(self, path: str, revision: str) -> Snapshot | None:
+        """The files as they were just before the last change of `path`.
+
+        None where the history does not reach back that far (it was squashed), or where
+        there is none (a folder).
+        """
+
+    def committed(self, path: str, revision: str) -> float | None:
+        """When `path` was last committed, in seconds since the epoch.
+
+        By the exchange's own clock, whatever the clock of who committed; None where it
+        has none.
+        """
+
+    def clock(self) -> float | None:
+        """Seconds since the epoch by the exchange's own clock; None: it has none."""
+
     def known_as(self, account: str) -> str | None:
         """The name that an account has now; None where there is none of that name."""
 

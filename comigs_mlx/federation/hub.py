@@ -121,6 +121,26 @@ class HubExchange:
         with self._rewritten(revision):
             return self._known.origins(paths, revision, ask)
 
+    def before(self, path: str, revision: str) -> Snapshot | None:
+        """By the history; what a commit builds upon never changes."""
+        api, repo, parents = self._api, self.repo, self._known.parents
+        with self._rewritten(revision):
+            found = self._ask(
+                lambda: hub_reading.before(api, repo, path, revision, parents)
+            )
+            return None if found is None else self._listed(found)
+
+    def committed(self, path: str, revision: str) -> float | None:
+        """The date of the last commit of `path`."""
+        with self._rewritten(revision):
+            return self._ask(
+                lambda: hub_reading.committed(self._api, self.repo, path, revision)
+            )
+
+    def clock(self) -> float | None:
+        """As the Hub dates its answers."""
+        return self._ask(lambda: hub_reading.clock(self._api, self.repo))
+
     def known_as(self, account: str) -> str | None:
         """The Hub sends on from an account's old name."""
         return self._ask(lambda: hub_reading.known_as(self._api, account))

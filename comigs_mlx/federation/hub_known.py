@@ -24,10 +24,16 @@ Authors = dict[str, str | None]
 
 
 class Known:
-    """What was met so far; `authors` is commit -> first author."""
+    """What was met so far.
+
+    Attributes:
+        authors: Commit -> first author.
+        parents: Commit -> the one it builds upon.
+    """
 
     def __init__(self) -> None:
         self.authors: Authors = {}
+        self.parents: dict[str, str | None] = {}
         self._listings: dict[str, dict[str, File]] = {}
         self._contents: dict[File, bytes] = {}
         self._first: dict[tuple[str, File], str | None] = {}

@@ -144,6 +144,48 @@ def origins(
     return found
 
 
+def before(
+    api: Any, repo: str, path: str, revision: str, known: dict[str, str | None]
+) -> str | None:
+    """The commit that the last commit of `path`, up to `revision`, builds upon.
+
+    `known` is commit -> that one, of those met so far; it grows.
+    """
+    last = _last_commit(api, repo, path, revision)
+    if last is None:
+        return None
+    if last.oid not in known:
+        pair = [commit for commit, _ in islice(_commits(api, repo, last.oid), 2)]
+        known[last.oid] = pair[1] if len(pair) > 1 else None
+    return known[last.oid]
+
+
+def committed(api: Any, repo: str, path: str, revision: str) -> float | None:
+    """When `path` was last committed, in seconds since the epoch."""
+    last = _last_commit(api, repo, path, revision)
+    return None if last is None else float(last.date.timestamp())
+
+
+def clock(api: Any, repo: str) -> float | None:
+    """The time of an answer, in seconds since the epoch; None where it has none."""
+    from email.utils import parsedate_to_datetime
+
+    from huggingface_hub.utils import get_session, hf_raise_for_status
+
+    url = f"{api.endpoint}/api/models/{repo}?expand=sha"
+    response = get_session().get(url, headers=headers(api))
+    hf_raise_for_status(response)
+    try:
+        return parsedate_to_datetime(response.headers["date"]).timestamp()
+    except (KeyError, ValueError):
+        return None
+
+
+def _last_commit(api: Any, repo: str, path: str, revision: str) -> Any:
+    found = entries(api, repo, [path], revision, expand=True).get(path)
+    return getattr(found, "last_commit", None)
+
+
 def known_as(api: Any, account: str) -> str | None:
     """The name that an account has now: its old address leads to the new one."""
     from huggingface_hub.errors import HfHubHTTPError

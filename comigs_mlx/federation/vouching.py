@@ -2,13 +2,13 @@
 
 A contribution counts for the account that committed it. One that came as a proposal is
 committed by whoever accepts it, together with contributions/<round>/accepted.json that
-says for whom. That is believed only of the account that last wrote federation.json: it
+says for whom. That is believed only of the account that founded the federation: it
 decides who may contribute anyway. A voucher holds for one contribution.json, by its
 SHA-256, and so for its tensors.
 
 History can be rewritten: squashed to free storage, all files are of one commit, by
-whoever squashed it, and so is federation.json. Then a contribution counts for the
-account that contribution.json states. One that somebody else has committed again, byte
+whoever squashed it. Where that is the founder, a contribution counts for the account
+that contribution.json states. One that somebody else has committed again, byte
 for byte, counts for the account that it states if that one committed it first. An
 account may also have another name by now.
 """
@@ -24,7 +24,6 @@ from comigs_mlx.errors import FederationError
 from comigs_mlx.federation import checks, schema
 from comigs_mlx.federation.checks import Refused
 from comigs_mlx.federation.contribution import (
-    ACCOUNT,
     CONTRIBUTION,
     METADATA_BYTES,
     Contribution,
@@ -38,7 +37,9 @@ from comigs_mlx.federation.exchange import (
     Unreachable,
 )
 from comigs_mlx.federation.manifest import (
+    ACCOUNT,
     MANIFEST,
+    MANIFEST_BYTES,
     MOST_PARTICIPANTS,
     Manifest,
     name_check,
@@ -50,6 +51,8 @@ PATH = re.compile(rf"{FOLDER}/([1-9]\d{{0,8}})/([^/]+)/(.+)")
 """Round, participant and file of a contribution."""
 
 ACCEPTED_BYTES = 4 * 2**20
+MOST_CHANGES = 100
+"""Of federation.json, looked through for the first."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,54 @@ def place(round: int | str) -> str:
 
 
 def keeper(exchange: Exchange, snapshot: Snapshot) -> str | None:
-    """The account whose vouchers are believed: it last wrote federation.json."""
-    return exchange.authors([MANIFEST], snapshot.revision).get(MANIFEST)
+    """The account whose vouchers are believed: it founded the federation.
+
+    Not who last wrote federation.json: whoever may write at all could become it. The
+    history shows who founded it; where that is squashed, federation.json says it, and
+    the runs that take part remember. None where nobody is known or the two disagree.
+    """
+    stated = _founder(exchange, snapshot)
+    first, shown = founder(exchange, snapshot)
+    if stated is None or same_account(stated, first):
+        return first
+    if not shown:
+        return stated
+    return first if same_account(exchange.known_as(stated), first) else None
+
+
+def founder(exchange: Exchange, snapshot: Snapshot) -> tuple[str | None, bool]:
+    """Who first committed federation.json, and whether the history really shows that.
+
+    Goes from one change of that file to the one before, so that it costs no more in a
+    long history.
+    """
+    revision, author = snapshot.revision, None
+    for _ in range(MOST_CHANGES):
+        author = exchange.authors([MANIFEST], revision).get(MANIFEST)
+        earlier = exchange.before(MANIFEST, revision)
+        if earlier is None:
+            return author, False
+        if MANIFEST not in earlier.files:
+            # Put back after it was deleted, it was founded before that.
+            return author, not any(PATH.fullmatch(path) for path in earlier.files)
+        revision = earlier.revision
+    return author, False
+
+
+def stranger(exchange: Exchange, snapshot: Snapshot) -> str | None:
+    """Who last changed federation.json, where that is not who founded it."""
+    author = exchange.authors([MANIFEST], snapshot.revision).get(MANIFEST)
+    owner = keeper(exchange, snapshot)
+    if author is None or same_account(author, owner):
+        return None
+    # Where the history was squashed, everything is of who squashed it.
+    return author if exchange.before(MANIFEST, snapshot.revision) else None
+
+
+def _founder(exchange: Exchange, snapshot: Snapshot) -> str | None:
+    """The founder that federation.json states."""
+    content = exchange.read(MANIFEST, snapshot.revision, MANIFEST_BYTES)
+    return Manifest.from_json(content).founder
 
 
 def read(exchange: Exchange, snapshot: Snapshot, round: int | str) -> Accepted:
@@ -107,8 +156,8 @@ def trusted(exchange: Exchange, snapshot: Snapshot, round: int) -> Accepted:
     path = place(round)
     if path not in snapshot.files:
         return Accepted()
-    authors = exchange.authors([path, MANIFEST], snapshot.revision)
-    known = authors.get(path) is not None and authors[path] == authors.get(MANIFEST)
+    author = exchange.authors([path], snapshot.revision).get(path)
+    known = author is not None and author == keeper(exchange, snapshot)
     return read(exchange, snapshot, round) if known else Accepted()
 
 
@@ -186,6 +235,26 @@ def _states(exchange: Exchange, snapshot: Snapshot, path: str) -> str | None:
         raise
     except FederationError:
         return None
+
+
+def owner_of(
+    exchange: Exchange, snapshot: Snapshot, path: str, account: str | None
+) -> str | None:
+    """Who may keep the name that a contribution is under; None: nobody can tell.
+
+    Where the history was squashed by somebody else than the founder, everything is of
+    that account: it must not take the names of those who state another one.
+
+    Args:
+        exchange: Where.
+        snapshot: Of it.
+        path: Of contribution.json.
+        account: Whom it counts for, from `accounts`.
+    """
+    if account is None:
+        return None
+    stated = _states(exchange, snapshot, path)
+    return account if stated is None or same_account(stated, account) else None
 
 
 def same_account(one: str | None, other: str | None) -> bool:

@@ -287,7 +287,7 @@ def test_only_who_wrote_the_manifest_accepts(account, request):
     offer(ben, "ben", 1)
     eve = writer(account, request, "eve")
     before = ann.snapshot()
-    reason = "waits for ann, who wrote federation.json"
+    reason = "waits for ann, who founded the federation"
     assert told(accept(eve, quiet)) == {1: reason}
     assert ann.snapshot() == before
     assert len(ann.proposals()) == 1
