@@ -28,8 +28,9 @@ from comigs_mlx.federation.exchange import (
     Unreachable,
 )
 from comigs_mlx.federation.proposing import Verdict
-from comigs_mlx.federation.rounds import TRIES, Federation, answered, current
+from comigs_mlx.federation.rounds import Federation, answered, current
 from comigs_mlx.federation.vouching import FOLDER, Accepted, Voucher
+from comigs_mlx.federation.waiting import tries
 
 THANKS = "Checked, and committed to the repository as it was when it was checked."
 
@@ -38,7 +39,7 @@ def accept(exchange: Exchange, say: Say) -> list[Verdict]:
     """Commit what is fit of the open proposals, oldest first, and close those.
 
     Args:
-        exchange: Where, as the account that wrote federation.json.
+        exchange: Where, as the account that founded the federation.
         say: Told where a proposal could not be closed.
 
     Returns:
@@ -62,12 +63,12 @@ def _settled(
     exchange: Exchange, proposal: Proposal, expected: Expected | None
 ) -> tuple[Verdict, Expected | None]:
     """The verdict, carried out; `expected` is kept for the next proposal."""
-    for _ in range(TRIES):
+    for _ in tries():
         federation = current(exchange)
         keeper = vouching.keeper(exchange, federation.snapshot)
         account = exchange.account()
         if account is None or account.casefold() != (keeper or "").casefold():
-            reason = f"waits for {keeper or 'the owner'}, who wrote federation.json"
+            reason = f"waits for {keeper or 'the owner'}, who founded the federation"
             return Verdict(proposal, None, reason), expected
         if expected is None or not _is_of(expected, federation):
             expected = proposing.expectation(exchange, federation)

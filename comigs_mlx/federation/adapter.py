@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from comigs_mlx.errors import FederationError
-from comigs_mlx.federation.checks import Refused, check_generalists
+from comigs_mlx.federation.checks import Refused, check_generalist
 from comigs_mlx.federation.manifest import Manifest, Shapes
 from comigs_mlx.federation.sources import ADAPTER, Array, by_file, file_of, linears
 from comigs_mlx.federation.tensorfile import serialise
@@ -63,7 +63,10 @@ def paths(manifest: Manifest) -> list[str]:
 
 
 def read(
-    contents: Mapping[str, bytes], manifest: Manifest, own: Shapes | None = None
+    contents: Mapping[str, bytes],
+    manifest: Manifest,
+    own: Shapes | None = None,
+    stated: str | None = None,
 ) -> dict[str, Array]:
     """Tensor -> values of a federation's current generalists.
 
@@ -72,12 +75,13 @@ def read(
         manifest: Of the federation.
         own: The shapes of this participant's generalists, which they must have; None
             takes any that the manifest allows (for who only closes rounds).
+        stated: Their digest, where round.json states it.
 
     Raises:
         FederationError: If they cannot be used, with the reason.
     """
-    found = check_generalists(
-        contents, _shapes(contents, manifest) if own is None else own
+    found = check_generalist(
+        contents, _shapes(contents, manifest) if own is None else own, stated
     )
     if isinstance(found, Refused):
         raise FederationError(

@@ -9,6 +9,7 @@ import re
 from comigs_mlx.federation.exchange import HUB
 from comigs_mlx.federation.manifest import Manifest
 from comigs_mlx.federation.state import Round
+from comigs_mlx.federation.strict import visible
 
 README = "README.md"
 README_BYTES = 1024 * 1024
@@ -94,7 +95,8 @@ def hub_id(base: str) -> str | None:
 
 def escaped(text: str) -> str:
     """Text that neither Markdown nor HTML gives a meaning to."""
-    return re.sub(r"([\\`*_{}\[\]()#+!|~:-])", r"\\\1", html.escape(text))
+    plain = html.escape(visible(text))
+    return re.sub(r"([\\`*_{}\[\]()#+!|~:-])", r"\\\1", plain)
 
 
 def _metadata(manifest: Manifest) -> str:
@@ -113,7 +115,7 @@ def _metadata(manifest: Manifest) -> str:
 
 def _code(text: str) -> str:
     """Text between backticks."""
-    return text.replace("`", "'")
+    return visible(text).replace("`", "'")
 
 
 def _word(text: str) -> str:

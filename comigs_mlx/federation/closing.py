@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Mapping
 
 from comigs_mlx.federation import adapter, aggregation, card, reviewing
 from comigs_mlx.federation.exchange import Exchange, Moved
 from comigs_mlx.federation.reviewing import Review
-from comigs_mlx.federation.rounds import TRIES, Federation, answered, current, pull
-from comigs_mlx.federation.sources import Array, Arrays
-from comigs_mlx.federation.state import ROUND
+from comigs_mlx.federation.rounds import (
+    Federation,
+    answered,
+    committer,
+    current,
+    pull,
+)
+from comigs_mlx.federation.sources import Array, Arrays, digest
+from comigs_mlx.federation.state import ROUND, Round
 from comigs_mlx.federation.vouching import PATH
+from comigs_mlx.federation.waiting import tries
 
 KEEP_ROUNDS = 20
 """Rounds whose contributions stay in the repository; the history has all of them."""
@@ -60,31 +68,38 @@ def close_if_due(
         closed after many tries because others commit all the time.
     """
     wanted = federation.open_round
-    for _ in range(TRIES):
+    for _ in tries():
         if federation.round.round >= wanted:
             return federation
         listed = reviewing.candidates(federation.snapshot, wanted)
         if not is_due(federation, len(listed), now):
             return None
+        trust = federation.trust
         with contextlib.suppress(Moved):
-            if not _close(exchange, federation, now):
+            made = _close(exchange, federation, now)
+            if made is None:
                 return None
-        federation = current(exchange)
+            trust = dataclasses.replace(trust, known=trust.known | {made})
+        federation = current(exchange, trust)
     return federation if federation.round.round >= wanted else None
 
 
-def _close(exchange: Exchange, federation: Federation, now: float) -> bool:
-    """One try; raises `Moved` if somebody was faster."""
+def _close(exchange: Exchange, federation: Federation, now: float) -> str | None:
+    """One try; the digest of the new generalists, or None where it is not due.
+
+    Raises:
+        Moved: If somebody was faster.
+    """
     generalists = pull(exchange, federation)
     with review(exchange, federation, generalists) as found:
         if not is_due(federation, len(found.accepted), now):
-            return False
+            return None
         changes = _closing(exchange, federation, generalists, found, now)
         assert (closed := changes[ROUND]) is not None
     message = f"Close round {federation.open_round}"
     with answered(exchange, {ROUND: closed}):
         exchange.commit(changes, message, federation.snapshot.revision)
-    return True
+    return Round.from_json(closed).generalist
 
 
 def _closing(
@@ -109,6 +124,9 @@ def _closing(
         accounts={
             s.name: a for s in found.accepted if (a := found.accounts.get(s.name))
         },
+        start=digest(generalists),
+        generalist=digest(tensors),
+        closed_by=committer(exchange),
     )
     return {
         **_outdated(federation),

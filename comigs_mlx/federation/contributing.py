@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from comigs_mlx.errors import FederationError
-from comigs_mlx.federation import checks, vouching
+from comigs_mlx.federation import vouching
 from comigs_mlx.federation.contribution import CONTRIBUTION, Prepared
 from comigs_mlx.federation.exchange import Exchange
 from comigs_mlx.federation.rounds import Federation, answered, current, is_there
@@ -29,7 +29,9 @@ def check_participant(exchange: Exchange, federation: Federation, name: str) -> 
     if name not in taken and allowed is None:
         return
     account = exchange.account()
-    if account is not None and checks.check_author(name, account, manifest, taken):
+    if account is not None and vouching.check_author(
+        exchange, name, account, manifest, taken
+    ):
         raise FederationError(
             f"the name {name} belongs to another account than {account}: choose "
             "another --participant"
@@ -111,7 +113,7 @@ def _admitted(
     """All that a contribution changes and what of it is new, if it may come in."""
     _check_open(federation, prepared.metadata.round)
     check_participant(exchange, federation, prepared.metadata.participant)
-    changes = contribution_changes(federation, prepared)
+    changes = contribution_changes(federation, prepared.by(exchange.account()))
     new = {path: content for path, content in changes.items() if content is not None}
     return changes, new
 

@@ -27,7 +27,7 @@ from comigs_mlx.federation.exchange import Exchange
 from comigs_mlx.federation.manifest import BaseModel, Experts
 from comigs_mlx.federation.membership import Membership
 from comigs_mlx.federation.rounds import Federation
-from comigs_mlx.federation.sources import Array, Arrays, shapes
+from comigs_mlx.federation.sources import Array, Arrays, digest, shapes
 from comigs_mlx.options import ExpertOptions, PrivacyOptions
 from comigs_mlx.runs.description import base_model
 
@@ -70,12 +70,14 @@ def of_model(model: str, options: ExpertOptions, seed: int, say: Any) -> Origin:
     from comigs_mlx.runs import description, experts, generalists
 
     base = load_base(model, say)
-    digest = base.fingerprint()
+    fingerprint = base.fingerprint()
     mixture = Mixture(base.model, options, seed)
     with tempfile.TemporaryDirectory(prefix="comigs-") as folder:
         experts.write(Path(folder), mixture, base.id, 0)
         tensors, _ = generalists.read(Path(folder), options.generalists)
-    return Origin(*described(description.describe(mixture, base.id, digest)), tensors)
+    return Origin(
+        *described(description.describe(mixture, base.id, fingerprint)), tensors
+    )
 
 
 def pull(
@@ -193,12 +195,12 @@ def prepare(
     if (settings := private.settings(record, options)) is None:
         prepared = make(mine.generalists, None)
     else:
-        of_start, of_mine = private.digest(start), private.digest(mine.generalists)
+        of_start, of_mine = digest(start), digest(mine.generalists)
         basis = private.Basis(record.uri, name, opened, of_start, of_mine, settings)
         prepared = private.prepare(
             run, basis, mine.generalists, Arrays("", start), make, send, say
         )
-    return _signed(prepared, federation, name), before
+    return _signed(prepared.by(exchange.account()), federation, name), before
 
 
 def contributed(
@@ -232,13 +234,13 @@ def _signed(prepared: Prepared, federation: Federation, name: str) -> Prepared:
 
 def described(info: dict[str, Any]) -> tuple[BaseModel, Experts]:
     """Base model and shape of the generalists, of the content of comigs.json."""
-    base_id, digest = base_model(info)
+    base_id, fingerprint = base_model(info)
     if Path(base_id).expanduser().exists():
         base_id = Path(base_id).expanduser().resolve().name
     names = [field.name for field in dataclasses.fields(Experts)]
     values = {name: info[name] for name in names}
     shape = {**values, "targets": tuple(sorted(info["targets"]))}
-    return BaseModel(base_id, digest), Experts(**shape)
+    return BaseModel(base_id, fingerprint), Experts(**shape)
 
 
 def _counters(run: Path, steps: int) -> dict[str, int]:

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from comigs_mlx.federation import closing, contributing, local, membership, rounds
 from comigs_mlx.federation.contributing import Late
-from comigs_mlx.federation.exchange import Exchange, Unreachable
+from comigs_mlx.federation.exchange import Exchange, Moved, Unreachable
 from comigs_mlx.federation.membership import Membership
 from comigs_mlx.federation.metered import Metered
 from comigs_mlx.federation.rounds import Federation
@@ -109,10 +109,13 @@ class Participation:
             yield from trainer.refresh(self.options.router_refresh)
 
     def _or_offline(self, exchanging: Iterator[Event]) -> Iterator[Event]:
-        """The events; a repository out of reach ends them, and is one more."""
+        """The events; a repository out of reach ends them, and is one more.
+
+        So is one that was rewritten between two looks: the next look finds it whole.
+        """
         try:
             yield from exchanging
-        except Unreachable as error:
+        except (Moved, Unreachable) as error:
             yield self._exchanged("offline", self._joined().round + 1, note=str(error))
 
     def _newer(self) -> Iterator[Event]:

@@ -67,16 +67,6 @@ def settings(
     return None if last is None else (last.clip, last.noise, last.delta)
 
 
-def digest(tensors: Mapping[str, Array]) -> str:
-    """SHA-256 of names and float32 values."""
-    made = hashlib.sha256()
-    for name in sorted(tensors):
-        made.update(
-            name.encode() + np.ascontiguousarray(tensors[name], "<f4").tobytes()
-        )
-    return made.hexdigest()
-
-
 def prepare(
     run: Path,
     basis: Basis,

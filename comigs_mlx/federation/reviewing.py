@@ -19,7 +19,6 @@ from comigs_mlx.federation import norms, vouching
 from comigs_mlx.federation.checks import (
     Expected,
     Refused,
-    check_author,
     check_contribution,
     check_sizes,
 )
@@ -140,7 +139,8 @@ def _by_listing(
     for name in list(fitting):
         for file in fitting[name]:
             account = accounts.get(_place(expected.round, name, file))
-            if refused := check_author(name, account, expected.manifest, round.owners):
+            parts = expected.manifest, round.owners
+            if refused := vouching.check_author(exchange, name, account, *parts):
                 result.refused[name] = refused.reason
                 del fitting[name]
                 break

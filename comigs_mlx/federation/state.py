@@ -5,10 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from comigs_mlx.federation import schema
-from comigs_mlx.federation.manifest import MOST_PARTICIPANTS, name_check, text_check
-from comigs_mlx.federation.schema import between, each, item
+from comigs_mlx.federation.manifest import (
+    ACCOUNT,
+    MOST_PARTICIPANTS,
+    name_check,
+    text_check,
+)
+from comigs_mlx.federation.schema import between, each, item, matching
 
 ROUND = "round.json"
 ROUND_BYTES = 8 * 2**20
@@ -16,6 +22,7 @@ HISTORY_ROUNDS, HISTORY_NAMES = 200, 40_000
 """Most rounds, and most names in them, that the history keeps."""
 
 _count = between(0, 10**9)
+_digest = matching(r"[0-9a-f]{64}", "a SHA-256")
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,12 @@ class Round:
         owners: Participant -> the account whose contribution counted first under that
             name, of all rounds; the first 10,000 names.
         history: Earlier rounds and this one, oldest first; the last 200 at most.
+        start: Digest of the generalists that the round started from.
+        generalist: Digest of those it made; see `sources.digest`.
+        closed_by: The account that closed it; None where nobody is known.
     """
+
+    NEWER: ClassVar = ("start", "generalist", "closed_by")
 
     round: int = item(_count, 0)
     contributors: tuple[str, ...] = item(each(name_check, MOST_PARTICIPANTS), ())
@@ -53,6 +65,9 @@ class Round:
     closed_at: float = item(between(0, 10**11), 0.0)
     owners: Mapping[str, str] = item(each(name_check, MOST_PARTICIPANTS), {})
     history: tuple[Closed, ...] = dataclasses.field(default=())
+    start: str | None = item(_digest, None)
+    generalist: str | None = item(_digest, None)
+    closed_by: str | None = item(matching(ACCOUNT, "an account of the Hub"), None)
 
     @classmethod
     def from_json(cls, content: bytes | str) -> Round:
@@ -80,6 +95,9 @@ class Round:
         refused: Mapping[str, str] | None = None,
         inexactness: float | None = None,
         accounts: Mapping[str, str] | None = None,
+        start: str | None = None,
+        generalist: str | None = None,
+        closed_by: str | None = None,
     ) -> Round:
         """The round after this one, with history and owners carried on.
 
@@ -98,6 +116,9 @@ class Round:
             closed_at=closed_at,
             owners=dict(list(owners.items())[:MOST_PARTICIPANTS]),
             history=_bounded(history),
+            start=start,
+            generalist=generalist,
+            closed_by=closed_by,
         )
 
     def problems(self) -> Iterator[str]:

@@ -96,6 +96,7 @@ def test_any_change_breaks_it(key, made):
         "counters": {"tokens": 1001, "steps": 10},
         "files": {**signed.files, "adapters.safetensors": entry},
         "signature": "00" * 64,
+        "account": "eve",
     }
     fields = {field.name for field in dataclasses.fields(Contribution)}
     assert fields - changes.keys() == {"privacy"}

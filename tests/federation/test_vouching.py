@@ -1,0 +1,199 @@
+"""Whose a contribution is, where the history was rewritten or somebody interfered."""
+
+import dataclasses
+import json
+
+import pytest
+
+import tests.federation.sharing as sharing
+from comigs_mlx.federation import closing, contributing, rounds, vouching
+from comigs_mlx.federation.contribution import Contribution
+from comigs_mlx.federation.manifest import Member
+from comigs_mlx.federation.memory import MemoryExchange
+
+FIRST = sharing.tensors(blocks=1)
+
+
+@pytest.fixture(params=["memory", "hub"])
+def pool(request):
+    """An exchange of each kind that knows accounts: `pool("ben")` is ben's."""
+    if request.param == "memory":
+        made = MemoryPool()
+    else:
+        hub, repo = (request.getfixturevalue(n) for n in ("hub", "repo"))
+        made = HubPool(hub, repo, request.getfixturevalue("on_hub"))
+    made("ann").create()
+    made.begun()
+    return made
+
+
+class MemoryPool:
+    def __init__(self):
+        self.store = MemoryExchange("ann").store
+
+    def __call__(self, user):
+        return MemoryExchange(user, self.store)
+
+    def begun(self):
+        pass
+
+    def squash(self, user):
+        last = self.store.history[-1]
+        squashed = {"author": user, "changed": frozenset(last.files)}
+        self.store.history[:] = [
+            dataclasses.replace(last, revision="5" * 40, **squashed)
+        ]
+
+    def rename(self, old, new):
+        self.store.renamed[old] = new
+        self.store.history[:] = [
+            dataclasses.replace(c, author=new) if c.author == old else c
+            for c in self.store.history
+        ]
+
+
+class HubPool:
+    def __init__(self, hub, repo, on_hub):
+        self.hub, self.repo, self.on_hub = hub, repo, on_hub
+
+    def __call__(self, user):
+        return self.on_hub(user)
+
+    def begun(self):
+        self.hub.store.repos[self.repo].rights.update(ben="write", eve="write")
+
+    def squash(self, user):
+        self.hub.store.repos[self.repo].squash("main", user, "squashed")
+
+    def rename(self, old, new):
+        self.hub.store.rename_account(old, new)
+
+
+@pytest.fixture
+def renames(pool):
+    """Rename an account; undone at the end where the Hub is shared."""
+    done = []
+
+    def rename(old, new):
+        pool.rename(old, new)
+        done.append((old, new))
+
+    yield rename
+    for old, new in done:
+        pool.rename(new, old)
+        if isinstance(pool, HubPool):
+            pool.hub.store.accounts.clear()
+
+
+def begin(pool, listed=False, **options):
+    names = ("ann", "ben", "eve")
+    members = {name: Member(name, None) for name in names} if listed else None
+    agreed = sharing.manifest(FIRST, participants=members, **options)
+    return rounds.initialise(pool("ann"), agreed, FIRST, 0.0)
+
+
+def give(exchange, name, seed=1):
+    federation = rounds.current(exchange)
+    return contributing.contribute(exchange, federation, made(federation, name, seed))
+
+
+def made(federation, name, seed=1):
+    values = sharing.moved(FIRST, seed)
+    given = {"participant": name, "round": federation.open_round}
+    return sharing.contributed(values, FIRST, federation.manifest, **given)
+
+
+def judged(exchange):
+    """Names that count, with their accounts, and reasons of the others."""
+    with closing.review(exchange, rounds.current(exchange)) as found:
+        names = [one.name for one in found.accepted]
+        return {name: found.accounts.get(name) for name in names}, found.refused
+
+
+def close(exchange):
+    return closing.close_if_due(exchange, rounds.current(exchange), 1.0)
+
+
+@pytest.mark.parametrize("squasher", ["ann", "eve"])
+@pytest.mark.parametrize("listed", [True, False], ids=["listed", "open"])
+def test_a_squashed_history_takes_no_name_away(pool, squasher, listed):
+    begin(pool, listed, quorum=2)
+    give(pool("ben"), "ben")
+    give(pool("ann"), "ann", 2)
+    pool.squash(squasher)
+    assert judged(pool("ann")) == ({"ann": "ann", "ben": "ben"}, {})
+    assert not give(pool("ben"), "ben")  # the same is there, and counts
+    assert close(pool("ann")).round.owners == {"ann": "ann", "ben": "ben"}
+    assert give(pool("ben"), "ben", 3)
+    assert judged(pool("ann"))[0] == {"ben": "ben"}
+    with pytest.raises(Exception, match="belongs to another account"):
+        give(pool("eve"), "ben", 4)
+
+
+def test_a_squash_between_rounds(pool):
+    begin(pool, quorum=1)
+    for seed in range(3):
+        give(pool("ben"), "ben", seed)
+        assert close(pool("ann")).round.owners == {"ben": "ben"}
+        pool.squash("ann")
+
+
+def test_what_somebody_states_of_another_is_not_believed(pool):
+    """Only the history's word counts, and the keeper's where that is gone."""
+    begin(pool, listed=True)
+    federation = rounds.current(pool("eve"))
+    forged = made(federation, "ben", 7).by("ben")
+    changes = contributing.contribution_changes(federation, forged)
+    pool("eve").commit(changes, "as if it were ben's")
+    accepted, refused = judged(pool("ann"))
+    assert accepted == {}
+    assert "committed by 'eve', the name belongs to ben" in refused["ben"]
+
+
+def test_bytes_that_somebody_commits_again_stay_their_authors(pool):
+    begin(pool)
+    give(pool("ben"), "ben")
+    pool("ann").commit({"other.txt": b"1"}, "meanwhile")
+    eve = pool("eve")
+    now = eve.snapshot()
+    mine = [path for path in now.files if path.startswith("contributions/1/ben/")]
+    contents = {path: eve.read(path, now.revision, 10**6) for path in mine}
+    eve.commit(dict.fromkeys(mine), "remove")
+    eve.commit(contents, "put back")
+    assert set(eve.authors(mine, eve.snapshot().revision).values()) == {"eve"}
+    assert judged(pool("ann")) == ({"ben": "ben"}, {})
+    assert close(pool("ann")).round.owners == {"ben": "ben"}
+
+
+def test_an_account_with_another_name_goes_on(pool, renames):
+    begin(pool, quorum=1)
+    give(pool("ben"), "ben")
+    assert close(pool("ann")).round.owners == {"ben": "ben"}
+    renames("ben", "benny")
+    renamed = "benny" if isinstance(pool, MemoryPool) else "ben"  # the same token
+    assert give(pool(renamed), "ben", 2)
+    accepted, refused = judged(pool("ann"))
+    assert (accepted, refused) == ({"ben": "benny"}, {})
+    with pytest.raises(Exception, match="belongs to another account"):
+        give(pool("eve"), "ben", 3)
+    assert vouching.check_author(
+        pool("ann"), "ben", "eve", rounds.current(pool("ann")).manifest, {"ben": "ben"}
+    )
+
+
+def test_the_new_field_is_left_out_where_it_says_nothing():
+    """So earlier versions read it, and what they signed stays signed."""
+    federation = rounds.initialise(MemoryExchange(None), _agreed(), FIRST, 0.0)
+    plain = made(federation, "ben")
+    assert b"account" not in plain.metadata.to_json()
+    assert b"account" not in plain.metadata.signed_bytes()
+    stated = plain.by("ben")
+    assert json.loads(stated.metadata.to_json())["account"] == "ben"
+    assert Contribution.from_json(stated.metadata.to_json()) == stated.metadata
+    assert b'"ben"' in stated.metadata.signed_bytes()
+    assert stated.by("eve") == stated
+    assert plain.by("not an account!") == plain.by(None) == plain
+
+
+def _agreed():
+    return sharing.manifest(FIRST)
