@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib.util
 import os
 import sys
 import time
@@ -12,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from comigs_mlx.errors import ComigsError
+from comigs_mlx.errors import ComigsError, ConfigError
 
 BAD_INPUT, INTERRUPTED = 2, 130
 ADVICE = {
@@ -21,6 +22,15 @@ ADVICE = {
     errno.EROFS: ": choose a folder that can be written",
 }
 """What to do about an error of the system, where it is not plain."""
+
+EXTRAS = {
+    "gradio": "app",
+    "datasets": "data",
+    "cryptography": "federation",
+    "dp_accounting": "federation",
+    "matplotlib": "simulation",
+}
+"""Packages that only some commands need -> the extra that brings them."""
 
 QUIET_SECONDS = 15.0
 """Where there is no terminal, a line of progress at least this often."""
@@ -57,9 +67,27 @@ def _problem(error: Exception) -> str | None:
         where = f": {error.filename!r}" if error.filename is not None else ""
         advice = ADVICE.get(error.errno or 0, "")
         return f"{error.strerror or error}{where}{advice}"
+    if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
+        return missing(error.name)
     if isinstance(error, RuntimeError) and "home directory" in str(error):
         return "no home folder is known for a path that begins with ~: write it in full"
     return None
+
+
+def missing(package: str) -> str:
+    """How to install an optional package, as a sentence."""
+    extra = EXTRAS[package]
+    return f"this needs the package {package}: pip install 'comigs-mlx[{extra}]'"
+
+
+def check_installed(package: str) -> None:
+    """Refuse to begin without an optional package.
+
+    Raises:
+        ConfigError: With the command that installs it.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise ConfigError(missing(package))
 
 
 class _Unread(Exception):

@@ -80,6 +80,7 @@ def _train(
         steps: To be expected, of all levels.
     """
     from comigs_mlx.runs.loggers import logger
+    from comigs_mlx.runs.progress import ProgressFile
     from comigs_mlx.training.records import Exchanged, Report, Step
 
     trainer = opened.trainer
@@ -87,10 +88,12 @@ def _train(
         logger(config.report_to, str(opened.folder.path), to_dict(config)) as log,
         _interrupts() as asked,
         command.progress(steps, "step") as advance,
+        ProgressFile(opened.folder.path, steps, config.training.steps) as file,
     ):
         means = ""
         for event in run(stop=lambda: bool(asked)):
             if isinstance(event, Step):
+                file.advance(trainer.position.step)
                 advance(f"{event.level} loss {event.loss:.3f}{means}")
             elif isinstance(event, Report):
                 log(dataclasses.asdict(event))

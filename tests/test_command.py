@@ -1,11 +1,13 @@
 """What all commands share: exit codes, one-line errors, progress."""
 
 import errno
+import importlib.util
 import os
 import subprocess
 import sys
 import time
 import warnings
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,41 @@ class TestExitCodes:
                 shown(UserWarning("take care"), UserWarning, "file.py", 1)
 
         assert cli(main) == (0, "", "warning: take care\n")
+
+
+class TestMissingExtras:
+    """An optional package that is not there is one line with the command for it."""
+
+    def test_every_one_is_an_extra_of_the_package(self):
+        extras = metadata.metadata("comigs-mlx").get_all("Provides-Extra")
+        assert set(command.EXTRAS.values()) <= set(extras)
+        required = " ".join(metadata.requires("comigs-mlx")).replace("-", "_")
+        assert all(package in required for package in command.EXTRAS)
+
+    @pytest.mark.parametrize("package", command.EXTRAS)
+    def test_met_anywhere_in_a_command(self, cli, package):
+        error = ModuleNotFoundError(f"No module named {package!r}", name=package)
+        assert cli(raising(error)) == (
+            2,
+            "",
+            f"error: this needs the package {package}: pip install "
+            f"'comigs-mlx[{command.EXTRAS[package]}]'\n",
+        )
+
+    def test_any_other_is_a_bug(self, cli):
+        with pytest.raises(ModuleNotFoundError):
+            cli(raising(ModuleNotFoundError("No module named 'x'", name="x")))
+
+    def test_the_page_says_so_before_it_begins(self, cli, monkeypatch):
+        from app import __main__ as page
+
+        real = importlib.util.find_spec
+        find = lambda name, *rest: None if name == "gradio" else real(name, *rest)
+        monkeypatch.setattr(importlib.util, "find_spec", find)
+        code, _, stderr = cli(page.main)
+        assert code == 2
+        assert stderr.splitlines()[-1].endswith("pip install 'comigs-mlx[app]'")
+        assert "starting the page" not in stderr
 
 
 WORKING = """

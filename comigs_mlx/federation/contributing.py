@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from comigs_mlx.errors import FederationError
 from comigs_mlx.federation import vouching
@@ -45,7 +45,8 @@ def holders(exchange: Exchange, federation: Federation, name: str) -> Mapping[st
     if name in owners or path not in snapshot.files:
         return owners
     account = vouching.accounts(exchange, snapshot, [path]).get(path)
-    return owners if account is None else {**owners, name: account}
+    owner = vouching.owner_of(exchange, snapshot, path, account)
+    return owners if owner is None else {**owners, name: owner}
 
 
 def contribute(exchange: Exchange, federation: Federation, prepared: Prepared) -> bool:
@@ -66,9 +67,12 @@ def contribute(exchange: Exchange, federation: Federation, prepared: Prepared) -
         FederationError: If the name is not this account's.
     """
     changes, new = _admitted(exchange, federation, prepared)
-    if len(new) == len(changes) and is_there(exchange, federation.snapshot, new):
-        return False
     name, round = prepared.metadata.participant, prepared.metadata.round
+    if len(new) == len(changes) and is_there(exchange, federation.snapshot, new):
+        if _counts(exchange, federation, name, new):
+            return False
+        # The same bytes change nothing, and stay another account's.
+        exchange.commit(dict.fromkeys(new), f"{_title(prepared)}, once more")
     with answered(exchange, new):
         exchange.commit(changes, _title(prepared))
     after = current(exchange)
@@ -76,6 +80,22 @@ def contribute(exchange: Exchange, federation: Federation, prepared: Prepared) -
     if name not in closed.get(round, ()):  # others may have closed more than this one
         _check_open(after, round)
     return True
+
+
+def _counts(
+    exchange: Exchange, federation: Federation, name: str, paths: Iterable[str]
+) -> bool:
+    """Whether files that are there count for who may use the name.
+
+    They do not where somebody has squashed the history, or committed them again.
+    """
+    snapshot, manifest = federation.snapshot, federation.manifest
+    taken = holders(exchange, federation, name)
+    found = vouching.accounts(exchange, snapshot, paths)
+    return not any(
+        vouching.check_author(exchange, name, account, manifest, taken)
+        for account in found.values()
+    )
 
 
 def propose(

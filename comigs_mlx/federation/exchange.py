@@ -168,8 +168,7 @@ class Exchange(Protocol):
         come back, their author wrote it.
 
         Raises:
-            TooLarge: If the listing says so (nothing is read then), or as soon as
-                more than `max_bytes` arrive.
+            TooLarge: If the listing says so; nothing is read then.
             NotThere: If there was no such file.
             Moved: If the exchange keeps no history and the file has changed since.
         """

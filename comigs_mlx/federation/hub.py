@@ -88,7 +88,7 @@ class HubExchange:
                 raise NotThere(f"{path} is not in {repo} at {revision}")
             file = known[path]
             check_size(path, file.size, max_bytes)
-            place = path, revision, file, max_bytes
+            place = path, revision, file
             return self._known.content(
                 file, lambda: hub_reading.content(api, repo, *place)
             )
@@ -158,8 +158,8 @@ class HubExchange:
             info, made = hub_commit.send(
                 self._api, self.repo, self.branch, real, message, parent
             )
-            if made:
-                self._newest.made(str(info.oid))
+            note = self._newest.made if made else self._newest.seen
+            note(str(info.oid))
             return str(info.oid), made
 
         attempt = hub_commit.Attempt(self._head, entries, send, changes, parent)

@@ -65,10 +65,18 @@ class Attempt:
             if self.maybe_done and _status(error) == 412:
                 raise Unreachable("the Hub's answer about a commit was lost") from None
             raise
-        if not made and self.parent not in (None, revision):
-            # The library found nothing to change and did not look at the parent.
-            raise Moved(MOVED)
+        if not made:
+            self._check_there(revision)
         return revision
+
+    def _check_there(self, revision: str) -> None:
+        """Where the library found nothing to change, it looked at nothing else."""
+        if self.parent not in (None, revision):
+            raise Moved(MOVED)
+        if not self._landed(self.entries(list(self.changes), revision)):
+            # It names the newest commit that it knows, from an answer that lags.
+            self.maybe_done = True
+            raise Unreachable("the Hub does not show yet what was committed")
 
     def _there(self, revision: str) -> dict[str, Any]:
         """What the Hub has of our paths; asked for only where it matters."""

@@ -10,9 +10,9 @@ from itertools import islice, zip_longest
 from typing import Any
 from urllib.parse import quote
 
-from comigs_mlx.federation.exchange import File, Unreachable, undamaged
+from comigs_mlx.federation.exchange import File, undamaged
 from comigs_mlx.federation.hub_client import check_time
-from comigs_mlx.federation.paths import check_size, is_allowed
+from comigs_mlx.federation.paths import is_allowed
 
 AT_ONCE = 500
 """Paths in one question; the Hub takes 1,000."""
@@ -61,16 +61,13 @@ def entries(
     return {entry.path: entry for entry in found if _is_file(entry)}
 
 
-def content(
-    api: Any, repo: str, path: str, revision: str, file: File, max_bytes: int
-) -> bytes:
-    """The bytes of one file as the listing has it, stopped where they are too many.
+def content(api: Any, repo: str, path: str, revision: str, file: File) -> bytes:
+    """The bytes of one file as the listing has it, stopped where they are more.
 
     Through the library's session: what it downloads itself goes to HF_HOME, is not
     capped, and is accepted with other bytes of the right number.
 
     Raises:
-        TooLarge: If more than `max_bytes` arrive.
         Unreachable: If they are not those of `file`.
     """
     from huggingface_hub import hf_hub_url
@@ -84,11 +81,9 @@ def content(
         got = bytearray()
         for piece in response.iter_raw(PIECE):
             got += piece
-            check_size(path, len(got), max_bytes)
+            if len(got) > file.size:
+                break
             check_time()
-    if len(got) != file.size:
-        listed = f"arrived where {repo} lists {file.size}"
-        raise Unreachable(f"{len(got)} bytes of {path} {listed}: try again")
     return undamaged(path, file, bytes(got))
 
 

@@ -146,9 +146,11 @@ def _by_listing(
                 result.refused[name] = refused.reason
                 del fitting[name]
                 break
-        account = accounts.get(_place(expected.round, name, CONTRIBUTION))
-        if name in fitting and account is not None:
-            result.accounts[name] = account
+        path = _place(expected.round, name, CONTRIBUTION)
+        if name in fitting:
+            account = vouching.owner_of(exchange, snapshot, path, accounts.get(path))
+            if account is not None:
+                result.accounts[name] = account
     return fitting
 
 

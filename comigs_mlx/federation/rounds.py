@@ -79,7 +79,6 @@ def initialise(
         FederationError: If there is another federation already; it stays as it is.
     """
     adapter.check_shapes(shapes(Arrays("", generalists)), manifest)
-    exchange.create(private)
     manifest = _founded(manifest, committer(exchange))
     first = Round(
         aggregator=manifest.aggregator.name,
@@ -94,6 +93,7 @@ def initialise(
         ROUND: first.to_json(),
         card.README: card.render(manifest, first, exchange.uri),
     }
+    exchange.create(private)
     for _ in tries():
         snapshot = exchange.snapshot()
         if MANIFEST in snapshot.files:

@@ -227,6 +227,26 @@ def _states(exchange: Exchange, snapshot: Snapshot, path: str) -> str | None:
         return None
 
 
+def owner_of(
+    exchange: Exchange, snapshot: Snapshot, path: str, account: str | None
+) -> str | None:
+    """Who may keep the name that a contribution is under; None: nobody can tell.
+
+    Where the history was squashed by somebody else than the founder, everything is of
+    that account: it must not take the names of those who state another one.
+
+    Args:
+        exchange: Where.
+        snapshot: Of it.
+        path: Of contribution.json.
+        account: Whom it counts for, from `accounts`.
+    """
+    if account is None:
+        return None
+    stated = _states(exchange, snapshot, path)
+    return account if stated is None or same_account(stated, account) else None
+
+
 def same_account(one: str | None, other: str | None) -> bool:
     """Whether two names are of one account; the Hub does not mind their case."""
     return (one or "").casefold() == (other or "").casefold()

@@ -6,6 +6,7 @@ import pytest
 
 from comigs_mlx.federation import hub_client, hub_newest
 from comigs_mlx.federation.hub_newest import Newest
+from tests.hub_server import Fault
 
 HISTORY = ["c0", "c1", "c2", "c3", "c4"]
 
@@ -68,3 +69,16 @@ def test_a_state_put_back_is_seen_in_the_end(ann, hub, repo, monkeypatch):
     assert ann.snapshot().revision != first
     time.sleep(0.3)
     assert ann.snapshot().revision == first
+
+
+@pytest.mark.parametrize("kind", ["after", "reset-after"])
+def test_a_lost_answer_is_not_taken_for_done_before_it_shows(ann, hub, kind):
+    """Or a contribution that came too late would be told as one in time."""
+    ann.commit({"a": b"1"}, "one")
+    time.sleep(0.5)
+    hub.lag = 0.4
+    hub.faults.append(Fault("^POST .*/commit/", kind))
+    revision = ann.commit({"a": b"2", "b.safetensors": b"3"}, "two")
+    assert ann.read("a", revision, 9) == b"2"
+    assert ann.snapshot().revision == revision
+    assert hub.faults[0].times == 0

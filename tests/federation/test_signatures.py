@@ -97,6 +97,8 @@ def test_any_change_breaks_it(key, made):
         "files": {**signed.files, "adapters.safetensors": entry},
         "signature": "00" * 64,
         "account": "eve",
+        "federation": "ee" * 16,
+        "start": "ee" * 32,
     }
     fields = {field.name for field in dataclasses.fields(Contribution)}
     assert fields - changes.keys() == {"privacy"}
