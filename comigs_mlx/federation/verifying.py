@@ -214,14 +214,17 @@ def _again(
             return f"round.json says it is of {says}, fit are those of {fit}"
         choice = basis.manifest.aggregator
         try:
-            made = aggregation.aggregate(
-                choice.name, found.accepted, basis.start, choice.options
+            made = aggregation.combine(
+                choice.name,
+                found.accepted,
+                basis.start,
+                choice.options,
+                found.limited.still,
             )
-            tensors = dict(made.tensors)
         except FederationError as error:
             return f"its contributions make none: {error}"
     products = aggregation.load(choice.name).HANDLES_RANKS
-    if _same(Arrays("", tensors), Arrays("", values), products):
+    if _same(Arrays("", made.tensors), Arrays("", values), products):
         return None
     return f"it is not the {choice.name} of its contributions"
 
@@ -239,7 +242,12 @@ def _basis(
     mine = Arrays("", have.tensors) if known and have is not None else None
     earlier = _closed_upon(exchange, snapshot, round)
     if earlier is None:
-        bare = Round(round=round.round - 1, owners=round.owners)
+        bare = Round(
+            round=round.round - 1,
+            owners=round.owners,
+            aggregator=round.aggregator,
+            norm=round.norm_known,
+        )
         return None if mine is None else Basis(snapshot, manifest, bare, mine)
     then, was = read(exchange, earlier)
     if was.round != round.round - 1:
