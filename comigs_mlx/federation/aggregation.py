@@ -177,12 +177,32 @@ def problems(name: str, options: Mapping[str, Any]) -> Iterator[str]:
     for key, value in options.items():
         option = offered.get(key)
         if option is None:
-            yield f"the aggregator {name} has no option {shown(key)}"
+            yield f"the aggregator {name} has no option {shown(key)}: {_takes(offered)}"
         elif isinstance(value, bool) or not isinstance(value, int | float):
             yield f"{name}: {key} is not a number: {shown(value)}"
         elif not option.low <= value <= option.high:
             limits = f"{option.low} to {option.high}"
             yield f"{name}: {key} {shown(value)} is not from {limits}"
+
+
+def misnamed(choice: str) -> Iterator[str]:
+    """What is wrong with a value of `--aggregator`; one sentence each.
+
+    Args:
+        choice: `name` or `name:key=value,...`.
+    """
+    try:
+        name, options = registry.parse(choice)
+    except ConfigError as error:
+        yield f"--aggregator {error}"
+    else:
+        yield from (f"--aggregator: {wrong}" for wrong in problems(name, options))
+
+
+def _takes(offered: Mapping[str, Option]) -> str:
+    """The options that can be given, with their ranges."""
+    known = [f"{k} ({o.low:g} to {o.high:g})" for k, o in sorted(offered.items())]
+    return f"it takes {', '.join(known)}" if known else "it takes none"
 
 
 def uniform(contributions: Sequence[Source]) -> dict[str, float]:
