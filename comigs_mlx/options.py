@@ -197,6 +197,12 @@ class SharingOptions:
         "SECONDS",
     )
 
+    trust: bool = option(
+        False,
+        "accept what was changed in the federation since this run took part, and what "
+        "cannot be verified, as it is at the start: look at sync status first",
+    )
+
     def problems(self) -> Iterator[str]:
         """One sentence for each value that cannot work."""
         yield from _at_least(self, 1, "rounds", "local_steps")

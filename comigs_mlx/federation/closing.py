@@ -55,6 +55,33 @@ def is_due(federation: Federation, contributions: int, now: float) -> bool:
     return contributions > 0 and deadline is not None and age >= deadline
 
 
+def fair(exchange: Exchange, federation: Federation, now: float) -> float:
+    """`now`, moved so that no clock decides how old the last round is.
+
+    A participant whose clock is ahead must neither close a round before its deadline
+    nor, by the time it wrote down, keep the next one open. So the exchange's own clock
+    counts where it has one: it limits `now`, and dates the commit of the last round.
+
+    Args:
+        exchange: Where.
+        federation: From `current`.
+        now: Seconds since the epoch, by this device.
+
+    Returns:
+        A time to compare with `round.closed_at`.
+    """
+    if federation.manifest.deadline_seconds is None:
+        return now
+    written, clock = federation.round.closed_at, exchange.clock()
+    at = now if clock is None else min(now, clock)
+    closed = exchange.committed(ROUND, federation.snapshot.revision)
+    if closed is None:
+        return at
+    # Written before the commit, by a clock that is right, it is a little earlier.
+    began = min(closed, at) if written > at else max(written, min(closed, at))
+    return written + (at - began)
+
+
 def close_if_due(
     exchange: Exchange, federation: Federation, now: float
 ) -> Federation | None:
@@ -74,10 +101,11 @@ def close_if_due(
         if federation.round.round >= wanted:
             return federation
         listed = reviewing.candidates(federation.snapshot, wanted)
-        if not is_due(federation, len(listed), now):
-            return None
         trust = federation.trust
         with contextlib.suppress(Moved):
+            at = fair(exchange, federation, now)
+            if not is_due(federation, len(listed), at):
+                return None
             made = _close(exchange, federation, now)
             if made is None:
                 return None
@@ -94,7 +122,8 @@ def _close(exchange: Exchange, federation: Federation, now: float) -> str | None
     """
     generalists = pull(exchange, federation)
     with review(exchange, federation, generalists) as found:
-        if not is_due(federation, len(found.accepted), now):
+        at = fair(exchange, federation, now)
+        if not is_due(federation, len(found.accepted), at):
             return None
         changes = _closing(exchange, federation, generalists, found, now)
         assert (closed := changes[ROUND]) is not None
@@ -120,7 +149,7 @@ def _closing(
     closed = federation.round.following(
         weights=made.weights,
         aggregator=choice.name,
-        closed_at=now,
+        closed_at=_bounded(exchange, now),
         contributors=[source.name for source in found.accepted],
         refused=found.refused,
         inexactness=aggregation.inexactness(found.accepted),
@@ -166,6 +195,12 @@ def _said(found: Review) -> Iterator[str]:
         yield f"{name}: an outsized update, shortened to {factor:.2g} of its length"
     for name in sorted(found.limited.still):
         yield f"{name}: the generalist as it was, without training"
+
+
+def _bounded(exchange: Exchange, now: float) -> float:
+    """`now`, but not later than the exchange's own clock says."""
+    clock = exchange.clock()
+    return now if clock is None else min(now, clock)
 
 
 def _outdated(federation: Federation) -> dict[str, None]:

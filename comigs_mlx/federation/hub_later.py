@@ -11,7 +11,7 @@ import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -113,7 +113,7 @@ def _until(moment: str, now: str) -> float | None:
     end = _date(moment)
     if end is None:
         return None
-    begin = _date(now) or datetime.now(timezone.utc)
+    begin = _date(now) or datetime.now(UTC)
     return max((end - begin).total_seconds(), 0.0) or None
 
 
@@ -122,7 +122,7 @@ def _date(text: str) -> datetime | None:
         found = parsedate_to_datetime(text)
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
-    return found if found.tzinfo is not None else found.replace(tzinfo=timezone.utc)
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
 def pause(

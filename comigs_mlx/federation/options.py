@@ -9,6 +9,10 @@ from typing import Literal
 from comigs_mlx.config import group, option
 from comigs_mlx.options import ExpertOptions, PrivacyOptions
 
+TRUST = (
+    "accept what was changed in the federation since, and what cannot be verified: "
+    "look at sync status first"
+)
 FEDERATION = "hf://owner/repo, hf://owner/repo@branch, or a folder"
 
 
@@ -96,12 +100,15 @@ class StatusConfig(_Where):
 class PullConfig(_WithRun):
     """Replace a run's generalists by the federation's; nothing else of it changes."""
 
+    trust: bool = option(False, TRUST)
+
 
 @dataclass(frozen=True)
 class PushConfig(_WithRun):
     """Contribute a run's generalists to the open round; close it if it is due."""
 
     create_pr: bool = option(False, "propose it, where you have no right to write")
+    trust: bool = option(False, TRUST)
     privacy: PrivacyOptions = group(PrivacyOptions)
 
 
@@ -109,6 +116,7 @@ class PushConfig(_WithRun):
 class MergeConfig(_Where):
     """Accept the proposals that are fit, and close the open round if it is due."""
 
+    trust: bool = option(False, TRUST)
     dry_run: bool = option(False, "say what would happen, and do nothing")
 
 

@@ -9,7 +9,7 @@ digests that the run remembers and round.json states; beyond that it is taken on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,7 +43,10 @@ from comigs_mlx.federation.sources import (
 from comigs_mlx.federation.state import ROUND, ROUND_BYTES, Round
 
 MOST_CONTRIBUTIONS, MOST_BYTES = 64, 256 * 2**20
-"""Of a round that is computed again."""
+"""Of a round that is computed again; bytes also of all rounds since the run's own."""
+
+MOST_BYTES_EARLIER = 32 * 2**20
+"""Of the rounds before the last one, for who has none."""
 
 MOST_REWRITES = 20
 """Changes of round.json looked through for the one that closed the round."""
@@ -53,20 +56,32 @@ NEAR, NEAR_PRODUCTS = 1e-4, 1e-3
 largest value, and of a product's length where factors are not unique (svd)."""
 
 
+ACCEPT = "look at sync status; to accept it add --trust (to sync pull, merge or train)"
+
+
 class Begun(FederationError):
     """A round that the history begins with: there is no state before it."""
 
 
-class Unverified(FederationError):
+class Untrusted(FederationError):
+    """Something is not taken from a repository unless somebody says `--trust`."""
+
+
+class Unverified(Untrusted):
     """The generalists are not what the round's contributions make."""
 
 
 @dataclass(frozen=True)
 class Have:
-    """The generalists that a run has of one round."""
+    """The generalists that a run has of one round.
+
+    Attributes:
+        round: Its number.
+        tensors: None where the run has not kept them; `Trust.known` has their digest.
+    """
 
     round: int
-    tensors: Mapping[str, Array]
+    tensors: Mapping[str, Array] | None
 
 
 @dataclass(frozen=True)
@@ -145,12 +160,11 @@ def check(
     """
     if trust.everything or digest(values) in trust.known:
         return
-    wrong = problem(exchange, snapshot, manifest, round, trust, values)
+    wrong, _ = judge(exchange, snapshot, manifest, round, trust, values)
     if wrong is not None:
         raise Unverified(
             f"the generalist of round {round.round} is refused, nothing is changed: "
-            f"{wrong} ({closer(exchange, snapshot, round)}); ask the owner to restore "
-            "it, or take it as it is with sync pull --trust"
+            f"{wrong} ({closer(exchange, snapshot, round)}); {ACCEPT}"
         )
 
 
@@ -165,37 +179,70 @@ def closer(exchange: Exchange, snapshot: Snapshot, round: Round) -> str:
     return "nobody knows by whom" if stated is None else f"closed by {stated}, it says"
 
 
-def problem(
+def judge(
     exchange: Exchange,
     snapshot: Snapshot,
     manifest: Manifest,
     round: Round,
     trust: Trust,
     values: Mapping[str, Array],
-) -> str | None:
-    """Why the generalists are not to be used; None: no reason is known."""
+) -> tuple[str | None, bool]:
+    """Why the generalists are not to be used, and whether any round was computed again.
+
+    From the last round back to one that is known already, as far as the limits allow:
+    of two forged rounds the second is an honest step from the first.
+
+    Returns:
+        None instead of a reason where no reason is known.
+    """
+    left, again, last = MOST_BYTES, False, round.round
+    while True:
+        wrong, basis, size = _step(exchange, snapshot, manifest, round, trust, values)
+        if wrong is not None:
+            before = "" if round.round == last else f"round {round.round} before it: "
+            return before + wrong, again or basis is not None
+        if basis is None:
+            return None, again
+        values = _read(basis.start)
+        snapshot, manifest, round = basis.snapshot, basis.manifest, basis.round
+        left = (left if again or trust.known else MOST_BYTES_EARLIER) - size
+        again = True
+        if digest(values) in trust.known or left <= 0:
+            return None, True
+
+
+def _step(
+    exchange: Exchange,
+    snapshot: Snapshot,
+    manifest: Manifest,
+    round: Round,
+    trust: Trust,
+    values: Mapping[str, Array],
+) -> tuple[str | None, Basis | None, int]:
+    """What is wrong with one round, what it was closed upon, bytes of contributions."""
     if round.generalist not in (None, digest(values)):
-        return "it is not the one that round.json states"
+        return "it is not the one that round.json states", None, 0
     if not round.contributors:
-        return _strange_beginning(exchange, snapshot, round)
+        return _strange_beginning(exchange, snapshot, round), None, 0
     try:
         basis = _basis(exchange, snapshot, manifest, round, trust)
     except Begun:
-        return _strange_beginning(exchange, snapshot, round)
+        return _strange_beginning(exchange, snapshot, round), None, 0
     except (Moved, Unreachable):
         raise
     except FederationError as error:
-        return f"the state before it cannot be read: {error}"
+        return f"the state before it cannot be read: {error}", None, 0
     if isinstance(basis, str):
-        return basis
-    there = basis.snapshot if isinstance(basis, Basis) else snapshot
+        return basis, None, 0
+    there = snapshot if basis is None else basis.snapshot
     listed = reviewing.candidates(there, round.round)
     if missing := sorted(set(round.contributors) - listed.keys()):
-        return f"no contribution of {_names(missing)} is there, as round.json says"
+        names = _names(missing)
+        return f"no contribution of {names} is there, as round.json says", None, 0
     total = sum(sum(files.values()) for files in listed.values())
     if basis is None or len(listed) > MOST_CONTRIBUTIONS or total > MOST_BYTES:
-        return None
-    return _again(exchange, basis, round, values)
+        return None, None, total
+    return _again(exchange, basis, round, values), basis, total
 
 
 def _again(
@@ -205,14 +252,38 @@ def _again(
     for name, account in basis.round.owners.items():
         if (now := round.owners.get(name)) != account:
             return f"the name {name} was {account}'s, round.json gives it to {now}"
-    start = {name: basis.start.read(name) for name in basis.start.names()}
-    parts = basis.snapshot, basis.manifest, basis.round, start
+    # Whoever closed it may have been stricter, and says so; the one who was refused is
+    # told. First with all: those that are too long decide who else is.
+    stricter = _without(basis.snapshot, round.round, round.refused)
+    wrong, names = _compared(exchange, basis, basis.snapshot, round, values)
+    if names != sorted(round.contributors) and stricter != basis.snapshot:
+        wrong, _ = _compared(exchange, basis, stricter, round, values)
+    return wrong
+
+
+def _without(snapshot: Snapshot, round: int, names: Collection[str]) -> Snapshot:
+    """The state without what some participants contributed to a round."""
+    folders = tuple(f"{vouching.FOLDER}/{round}/{name}/" for name in names)
+    files = {p: f for p, f in snapshot.files.items() if not p.startswith(folders)}
+    return Snapshot(snapshot.revision, files)
+
+
+def _compared(
+    exchange: Exchange,
+    basis: Basis,
+    snapshot: Snapshot,
+    round: Round,
+    values: Mapping[str, Array],
+) -> tuple[str | None, list[str]]:
+    """What is wrong with a round of the contributions in `snapshot`; those that fit."""
+    start = _read(basis.start)
+    parts = snapshot, basis.manifest, basis.round, start
+    choice = basis.manifest.aggregator
     with reviewing.review(exchange, *parts) as found:
-        names = [source.name for source in found.accepted]
-        if sorted(names) != sorted(round.contributors):
+        names = sorted(source.name for source in found.accepted)
+        if names != sorted(round.contributors):
             says, fit = _names(round.contributors), _names(names)
-            return f"round.json says it is of {says}, fit are those of {fit}"
-        choice = basis.manifest.aggregator
+            return f"round.json says it is of {says}, fit are those of {fit}", names
         try:
             made = aggregation.combine(
                 choice.name,
@@ -222,11 +293,11 @@ def _again(
                 found.limited.still,
             )
         except FederationError as error:
-            return f"its contributions make none: {error}"
+            return f"its contributions make none: {error}", names
     products = aggregation.load(choice.name).HANDLES_RANKS
     if _same(Arrays("", made.tensors), Arrays("", values), products):
-        return None
-    return f"it is not the {choice.name} of its contributions"
+        return None, names
+    return f"it is not the {choice.name} of its contributions", names
 
 
 def _basis(
@@ -238,10 +309,13 @@ def _basis(
 ) -> Basis | str | None:
     """What the round was closed upon; None: not known any more; text: what is wrong."""
     have = trust.have
-    known = have is not None and have.round == round.round - 1
-    mine = Arrays("", have.tensors) if known and have is not None else None
+    if have is None or have.round != round.round - 1:
+        have = None
+    mine = None if have is None or not have.tensors else Arrays("", have.tensors)
     earlier = _closed_upon(exchange, snapshot, round)
     if earlier is None:
+        if not _by_keeper(exchange, snapshot):
+            return None  # squashed by somebody: whose a contribution was is lost
         bare = Round(
             round=round.round - 1,
             owners=round.owners,
@@ -255,7 +329,9 @@ def _basis(
     if then != manifest and not _by_keeper(exchange, earlier):
         then = manifest
     start = Arrays("", fetch(exchange, earlier.revision, then, None, was.generalist))
-    if mine is not None and not _same(mine, start, False):
+    if have is not None and not (
+        digest(_read(start)) in trust.known or (mine and _same(mine, start, False))
+    ):
         return f"it does not start from the generalist of round {was.round}"
     return Basis(earlier, then, was, start)
 
@@ -276,6 +352,10 @@ def _closed_upon(
             return earlier
         revision = earlier.revision
     raise FederationError(f"round.json was written {MOST_REWRITES} times since")
+
+
+def _read(source: Source) -> dict[str, Array]:
+    return {name: source.read(name) for name in source.names()}
 
 
 def _by_keeper(exchange: Exchange, snapshot: Snapshot) -> bool:

@@ -121,6 +121,16 @@ def founder(exchange: Exchange, snapshot: Snapshot) -> tuple[str | None, bool]:
     return author, False
 
 
+def stranger(exchange: Exchange, snapshot: Snapshot) -> str | None:
+    """Who last changed federation.json, where that is not who founded it."""
+    author = exchange.authors([MANIFEST], snapshot.revision).get(MANIFEST)
+    owner = keeper(exchange, snapshot)
+    if author is None or same_account(author, owner):
+        return None
+    # Where the history was squashed, everything is of who squashed it.
+    return author if exchange.before(MANIFEST, snapshot.revision) else None
+
+
 def _founder(exchange: Exchange, snapshot: Snapshot) -> str | None:
     """The founder that federation.json states."""
     content = exchange.read(MANIFEST, snapshot.revision, MANIFEST_BYTES)

@@ -72,7 +72,8 @@ class Exchanged:
     Attributes:
         step: Expert steps so far.
         event: `pulled`; `contributed`; `late`: the round closed before this run's
-            contribution; `offline`: out of reach, the contribution waits.
+            contribution; `offline`: out of reach, the contribution waits;
+            `refused`: what is there is not trusted, nothing was sent or pulled.
         round: The round that it is about.
         valid_loss: Of what was contributed, where measured; nats per token.
         contributors: Of a pulled round.

@@ -1,7 +1,7 @@
 """Answers that mean "later": which they are, how long is waited, that they pass."""
 
 import random
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import httpx2
@@ -99,7 +99,7 @@ def http_date(seconds, now):
 def test_a_wait_that_is_asked_for():
     for value, seconds in (("0", None), ("7", 7), ("1.5", 1.5), (" 30 ", 30)):
         assert asked({"retry-after": value}) == seconds
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     assert 50 < asked({"retry-after": http_date(60, now)}) <= 61
     assert asked({"retry-after": http_date(-60, now)}) is None
     wrong = now + timedelta(days=3)  # a clock here that is wrong does not matter
