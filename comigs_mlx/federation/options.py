@@ -101,6 +101,19 @@ class PullConfig(_WithRun):
     """Replace a run's generalists by the federation's; nothing else of it changes."""
 
     trust: bool = option(False, TRUST)
+    back: int | None = option(
+        None,
+        "instead, give the run what is kept on this device again: the generalist of a "
+        "round, or below 0 (--back=-1) its own of before a pull",
+        "N",
+    )
+
+    def problems(self) -> Iterator[str]:
+        """One sentence for each value that cannot work."""
+        if self.back is None:
+            yield from super().problems()
+        elif not self.run:
+            yield "--run DIR is missing: the folder of a run"
 
 
 @dataclass(frozen=True)

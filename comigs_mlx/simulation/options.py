@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from comigs_mlx import registry
 from comigs_mlx.config import group, like, option
 from comigs_mlx.options import DataOptions, ExpertOptions, TrainingOptions
 
