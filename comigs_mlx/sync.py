@@ -97,8 +97,13 @@ def _status(config: StatusConfig) -> tuple[Any, str]:
 def _pull(config: PullConfig) -> tuple[Any, str]:
     from comigs_mlx.federation import desk, rounds
 
-    exchange, metered = _open(config)
     run = Path(config.run).expanduser()
+    if config.back is not None:
+        desk.roll_back(run, config.back)
+        return {
+            "back": config.back
+        }, f"{run} has again: {desk.kept_as(run)[config.back]}"
+    exchange, metered = _open(config)
     if config.dry_run:
         number = rounds.current(exchange).round.round
         return {"round": number}, f"would pull the generalist of round {number}"

@@ -147,7 +147,8 @@ def _state(manifest: Manifest, round: Round) -> str:
     ]
     if round.refused:
         parts.append(f"{len(round.refused)} refused in the last round (round.json)")
-    return "; ".join(parts) + "."
+    notes = [f"\nOf the last round: {escaped(note)}." for note in round.notes or ()]
+    return "\n".join(["; ".join(parts) + ".", *notes])
 
 
 def _table(round: Round) -> str:

@@ -6,8 +6,10 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping
 
-from comigs_mlx.federation import adapter, aggregation, card, reviewing
+from comigs_mlx.errors import FederationError
+from comigs_mlx.federation import adapter, aggregation, card, checks, reviewing
 from comigs_mlx.federation.exchange import Exchange, Moved
+from comigs_mlx.federation.manifest import Manifest
 from comigs_mlx.federation.reviewing import Review
 from comigs_mlx.federation.rounds import (
     Federation,
@@ -16,7 +18,7 @@ from comigs_mlx.federation.rounds import (
     current,
     pull,
 )
-from comigs_mlx.federation.sources import Array, Arrays, digest
+from comigs_mlx.federation.sources import Array, Arrays, Source, digest, shapes
 from comigs_mlx.federation.state import ROUND, Round
 from comigs_mlx.federation.vouching import PATH
 from comigs_mlx.federation.waiting import tries
@@ -140,11 +142,12 @@ def _closing(
 ) -> dict[str, bytes | None]:
     """What the commit that closes the open round changes."""
     manifest, choice = federation.manifest, federation.manifest.aggregator
-    source = Arrays("", generalists)
-    result = aggregation.aggregate(choice.name, found.accepted, source, choice.options)
-    tensors = dict(result.tensors)
+    source, limited = Arrays("", generalists), found.limited
+    made = aggregation.combine(
+        choice.name, found.accepted, source, choice.options, limited.still
+    )
     closed = federation.round.following(
-        weights=result.weights,
+        weights=made.weights,
         aggregator=choice.name,
         closed_at=_bounded(exchange, now),
         contributors=[source.name for source in found.accepted],
@@ -154,15 +157,44 @@ def _closing(
             s.name: a for s in found.accepted if (a := found.accounts.get(s.name))
         },
         start=digest(generalists),
-        generalist=digest(tensors),
+        generalist=digest(made.tensors),
         closed_by=committer(exchange),
+        norm_known=limited.known,
+        norm=limited.norm,
+        notes=[*made.notes, *limited.notes, *_said(found)],
     )
     return {
         **_outdated(federation),
-        **adapter.files(tensors, manifest),
+        **_published(made.tensors, manifest, source),
         ROUND: closed.to_json(),
         card.README: card.render(manifest, closed, exchange.uri),
     }
+
+
+def _published(
+    tensors: Mapping[str, Array], manifest: Manifest, start: Source
+) -> dict[str, bytes]:
+    """The generalists' files, which pass what everybody who pulls them will ask.
+
+    Raises:
+        FederationError: If they do not; `aggregation.combine` makes none such.
+    """
+    made = adapter.files(tensors, manifest)
+    weights = {path: made[path] for path in adapter.paths(manifest)}
+    judged = checks.check_generalist(weights, shapes(start))
+    if isinstance(judged, checks.Refused):
+        raise FederationError(
+            f"the round's result cannot be published ({judged.reason}): report this"
+        )
+    return made
+
+
+def _said(found: Review) -> Iterator[str]:
+    """What happened to single contributions, a sentence each."""
+    for name, factor in found.clipped.items():
+        yield f"{name}: an outsized update, shortened to {factor:.2g} of its length"
+    for name in sorted(found.limited.still):
+        yield f"{name}: the generalist as it was, without training"
 
 
 def _bounded(exchange: Exchange, now: float) -> float:

@@ -219,15 +219,22 @@ def history(run: Path) -> list[dict[str, Any]]:
 
 
 def kept(run: Path) -> list[int]:
-    """The rounds whose generalists are kept on this device, ascending."""
-    return keeping.rounds(Place(run).path)
+    """What generalists are kept on this device: own ones below 0, then rounds."""
+    folder = Place(run).path
+    return [*keeping.own(folder), *keeping.rounds(folder)]
+
+
+def kept_as(run: Path) -> dict[int, str]:
+    """Each of `kept` with what it is, for people."""
+    return {number: keeping.label(Place(run).path, number) for number in kept(run)}
 
 
 def roll_back(run: Path, round: int) -> None:
     """Give a run the generalists of an earlier round again; needs no network.
 
-    The run then stands where a pull of that round left it: a push is refused until the
-    newest round is pulled, and a pull brings that again.
+    The run then stands where a pull of that round left it, and with its own where it
+    was before a pull: a push is refused until the newest round is pulled, and a pull
+    brings that again.
 
     Args:
         run: Not being trained.
@@ -249,8 +256,12 @@ def roll_back(run: Path, round: int) -> None:
         tensors = keeping.read(folder.path, round, before.uri)
         step = local.of_run(folder.path).step
         # The record first: killed in between, the run only has to pull again.
+        own = round < 0
         after = dataclasses.replace(
-            before, round=round, step=step, generalist=digest(tensors)
+            before,
+            round=-1 if own else round,
+            step=step,
+            generalist=None if own else digest(tensors),
         )
         membership.write(folder.path, after)
         try:

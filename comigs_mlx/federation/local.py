@@ -142,6 +142,12 @@ def bring(
     believed = trusting(run, exchange.uri, accept)
     believing = dataclasses.replace(federation, trust=believed)
     tensors = rounds.pull(exchange, believing, own)
+    if _only_here(record, mine.step):
+        number = kept.keep_own(run, mine.generalists, mine.step)
+        say(
+            f"what {run} had learnt itself is replaced, and kept on this device: sync "
+            f"pull --back={number} brings it again"
+        )
     generalists.replace(RunFolder(run), tensors)
     remember(run, exchange.uri, federation, name, mine.step, digest(tensors))
     place = membership.place(exchange.uri)
@@ -209,6 +215,13 @@ def trusting(run: Path, uri: str, accept: bool = False) -> Trust:
         tensors = None
     have = Have(record.round, tensors)
     return Trust(accept, frozenset({record.generalist}), have)
+
+
+def _only_here(record: Membership | None, step: int) -> bool:
+    """Whether a run's generalists hold training that no federation was given."""
+    if record is None:  # in no federation yet, or in another one
+        return step > 0
+    return step > record.step and record.contributed <= record.round
 
 
 def remember(

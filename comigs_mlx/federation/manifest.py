@@ -111,11 +111,14 @@ class Manifest:
         require_signatures: Whether a contribution must be signed by its participant.
         id: Names this federation and no other, drawn when it was founded; None where
             an earlier version made it.
+        norm_few: "bounded": one or two updates of a round, which have no majority to be
+            compared with, are compared with earlier rounds and each other; None, in
+            federations of earlier versions: they are not.
         founder: The account that founded it and decides on proposals; None where
             nobody is known, or an earlier version made it.
     """
 
-    NEWER: ClassVar = ("id", "founder")
+    NEWER: ClassVar = ("id", "founder", "norm_few")
 
     base_model: BaseModel
     experts: Experts
@@ -136,6 +139,7 @@ class Manifest:
     require_signatures: bool = False
     id: str | None = item(matching(ID, "32 hex digits"), None)
     founder: str | None = item(matching(ACCOUNT, "an account of the Hub"), None)
+    norm_few: Literal["bounded"] | None = None
 
     @classmethod
     def from_json(cls, content: bytes | str) -> Manifest:

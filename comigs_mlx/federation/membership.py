@@ -55,7 +55,8 @@ class Membership:
     Attributes:
         uri: Of the federation, as `place` spells it.
         participant: The run's name in it; None before its first contribution.
-        round: The closed round that the run's generalists started from.
+        round: The closed round that the run's generalists started from; -1 where it
+            went back to its own of before.
         step: The run's training step then.
         contributed: The last round contributed to; 0: none.
         private: Contributions with noise, in all federations of the run, sent or about
@@ -71,7 +72,7 @@ class Membership:
 
     uri: str = item()
     participant: str | None = item(name_check, None)
-    round: int = item(between(0, 10**9), 0)
+    round: int = item(between(-1, 10**9), 0)
     step: int = item(between(0, 10**12), 0)
     contributed: int = item(between(0, 10**9), 0)
     private: tuple[Noise, ...] = ()

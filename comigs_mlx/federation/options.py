@@ -52,7 +52,12 @@ class InitConfig(_Where):
     deadline: float | None = option(
         None, "after this long a round may close with fewer", "SECONDS"
     )
-    aggregator: str = option("mean", "a file of federation/aggregators", "NAME")
+    aggregator: str = option(
+        "mean",
+        "a file of federation/aggregators; with options: "
+        "trimmed_mean:fraction=0.3, multi_krum:fraction=0.3, clipped_mean:factor=2",
+        "NAME[:key=value,...]",
+    )
     encoding: Literal["fp16", "fp32", "int8"] = option("fp16", "of contributions")
     allow: str | None = option(
         None,
@@ -77,6 +82,9 @@ class InitConfig(_Where):
     def problems(self) -> Iterator[str]:
         """One sentence for each value that cannot work."""
         yield from super().problems()
+        from comigs_mlx.federation.aggregation import misnamed
+
+        yield from misnamed(self.aggregator)
         if (self.run is None) == (self.model is None):
             yield "init needs either --run DIR or --model ID|PATH"
         if self.require_signatures and self.keys is None:
@@ -93,6 +101,19 @@ class PullConfig(_WithRun):
     """Replace a run's generalists by the federation's; nothing else of it changes."""
 
     trust: bool = option(False, TRUST)
+    back: int | None = option(
+        None,
+        "instead, give the run what is kept on this device again: the generalist of a "
+        "round, or below 0 (--back=-1) its own of before a pull",
+        "N",
+    )
+
+    def problems(self) -> Iterator[str]:
+        """One sentence for each value that cannot work."""
+        if self.back is None:
+            yield from super().problems()
+        elif not self.run:
+            yield "--run DIR is missing: the folder of a run"
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ that a contribution holds makes this fail; only what the exchange itself says do
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import re
 import tempfile
@@ -53,6 +54,7 @@ class Review:
         size: Participant -> bytes in the repository.
         accounts: Participant -> account, of those accepted where it is known.
         privacy: Participant -> what it states, of those accepted where it does.
+        limited: How the lengths of all updates were judged.
     """
 
     accepted: list[Source] = field(default_factory=list)
@@ -61,6 +63,7 @@ class Review:
     size: dict[str, int] = field(default_factory=dict)
     accounts: dict[str, str] = field(default_factory=dict)
     privacy: dict[str, Privacy] = field(default_factory=dict)
+    limited: norms.Limited = field(default_factory=lambda: norms.Limited([]))
 
 
 def candidates(snapshot: Snapshot, round: int) -> dict[str, dict[str, int]]:
@@ -112,11 +115,10 @@ def review(
                 passed.append(judged.keep(Path(folder) / name))
                 if (stated := judged.metadata.privacy) is not None:
                     result.privacy[name] = stated
-        limited = norms.limit(passed, source, manifest)
+        limited = norms.limit(passed, source, manifest, round)
         result.accepted.extend(limited.kept)
         result.refused.update(limited.refused)
-        result.clipped.update(limited.clipped)
-        yield result
+        yield dataclasses.replace(result, clipped=limited.clipped, limited=limited)
 
 
 def _by_listing(

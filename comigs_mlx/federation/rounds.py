@@ -188,7 +188,12 @@ def committer(exchange: Exchange) -> str | None:
 def _founded(manifest: Manifest, account: str | None) -> Manifest:
     """The manifest with what tells this federation from every other one."""
     made = manifest.id or secrets.token_hex(16)
-    return dataclasses.replace(manifest, id=made, founder=manifest.founder or account)
+    return dataclasses.replace(
+        manifest,
+        id=made,
+        founder=manifest.founder or account,
+        norm_few=manifest.norm_few or "bounded",
+    )
 
 
 def _check_mine(

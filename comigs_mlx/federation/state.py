@@ -21,7 +21,10 @@ ROUND_BYTES = 8 * 2**20
 HISTORY_ROUNDS, HISTORY_NAMES = 200, 40_000
 """Most rounds, and most names in them, that the history keeps."""
 
+MOST_NOTES = 20
+
 _count = between(0, 10**9)
+_length = between(0, 1e200)
 _digest = matching(r"[0-9a-f]{64}", "a SHA-256")
 
 
@@ -52,9 +55,19 @@ class Round:
         start: Digest of the generalists that the round started from.
         generalist: Digest of those it made; see `sources.digest`.
         closed_by: The account that closed it; None where nobody is known.
+        norm_known: The length of an update that earlier rounds gave to compare with.
+        norm: The one that the next round is given; see `norms`.
+        notes: What is to be said of how the round was closed, a sentence each.
     """
 
-    NEWER: ClassVar = ("start", "generalist", "closed_by")
+    NEWER: ClassVar = (
+        "start",
+        "generalist",
+        "closed_by",
+        "norm_known",
+        "norm",
+        "notes",
+    )
 
     round: int = item(_count, 0)
     contributors: tuple[str, ...] = item(each(name_check, MOST_PARTICIPANTS), ())
@@ -68,6 +81,9 @@ class Round:
     start: str | None = item(_digest, None)
     generalist: str | None = item(_digest, None)
     closed_by: str | None = item(matching(ACCOUNT, "an account of the Hub"), None)
+    norm_known: float | None = item(_length, None)
+    norm: float | None = item(_length, None)
+    notes: tuple[str, ...] | None = item(each(text_check, MOST_NOTES), None)
 
     @classmethod
     def from_json(cls, content: bytes | str) -> Round:
@@ -98,6 +114,9 @@ class Round:
         start: str | None = None,
         generalist: str | None = None,
         closed_by: str | None = None,
+        norm_known: float | None = None,
+        norm: float | None = None,
+        notes: Sequence[str] = (),
     ) -> Round:
         """The round after this one, with history and owners carried on.
 
@@ -119,6 +138,9 @@ class Round:
             start=start,
             generalist=generalist,
             closed_by=closed_by,
+            norm_known=norm_known,
+            norm=norm,
+            notes=tuple(notes[:MOST_NOTES]) or None,
         )
 
     def problems(self) -> Iterator[str]:

@@ -285,14 +285,17 @@ def _compared(
             says, fit = _names(round.contributors), _names(names)
             return f"round.json says it is of {says}, fit are those of {fit}", names
         try:
-            made = aggregation.aggregate(
-                choice.name, found.accepted, basis.start, choice.options
+            made = aggregation.combine(
+                choice.name,
+                found.accepted,
+                basis.start,
+                choice.options,
+                found.limited.still,
             )
-            tensors = dict(made.tensors)
         except FederationError as error:
             return f"its contributions make none: {error}", names
     products = aggregation.load(choice.name).HANDLES_RANKS
-    if _same(Arrays("", tensors), Arrays("", values), products):
+    if _same(Arrays("", made.tensors), Arrays("", values), products):
         return None, names
     return f"it is not the {choice.name} of its contributions", names
 
@@ -313,7 +316,12 @@ def _basis(
     if earlier is None:
         if not _by_keeper(exchange, snapshot):
             return None  # squashed by somebody: whose a contribution was is lost
-        bare = Round(round=round.round - 1, owners=round.owners)
+        bare = Round(
+            round=round.round - 1,
+            owners=round.owners,
+            aggregator=round.aggregator,
+            norm=round.norm_known,
+        )
         return None if mine is None else Basis(snapshot, manifest, bare, mine)
     then, was = read(exchange, earlier)
     if was.round != round.round - 1:

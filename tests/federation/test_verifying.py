@@ -146,7 +146,7 @@ def test_a_round_left_out(pool):
     """A contribution of her own makes round 5, which follows round 1."""
     played(pool)
     eve = pool("eve")
-    forge(eve, FIRST, round=4, contributors=("eve",), weights={})
+    forge(eve, FIRST, round=4, contributors=("eve",), weights={}, norm=None)
     federation = rounds.current(eve, Trust(everything=True))
     prepared = sharing.contributed(BAD, FIRST, federation.manifest, "eve", 5)
     contribute(eve, federation, prepared)
