@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import mlx.nn as nn
 from comigs_mlx.errors import ModelError
 from comigs_mlx.model.demo import Report, demo_model_path, quiet
 from comigs_mlx.model.fingerprint import fingerprint, recall, remember, state
+from comigs_mlx.model.tables import Tables, tables_of
 
 if TYPE_CHECKING:
     from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -60,15 +62,54 @@ class Base:
     path: Path
     files: str | None = None
 
+    @functools.cached_property
+    def tables(self) -> Tables:
+        """How far token ids and positions may go, by the model's own tables."""
+        return tables_of(self.model)
+
     @property
-    def context(self) -> int | None:
-        """The most tokens the model can read at once; None where it does not say."""
+    def trained_context(self) -> int | None:
+        """The length that `config.json` says it was trained for; None without one."""
         text = self.config.get("text_config")
         for config in (self.config, text if isinstance(text, dict) else {}):
             found = [config[name] for name in CONTEXT if config.get(name)]
             if found and isinstance(found[0], int):
                 return found[0]
         return None
+
+    @property
+    def context(self) -> int | None:
+        """The most tokens it reads at once, by its tables and its configuration."""
+        known = (self.tables.positions, self.trained_context)
+        return min((most for most in known if most is not None), default=None)
+
+    def check_tokens(self, tokens: Any, what: str = "the text") -> None:
+        """Raise `ModelError` where token ids are not the base's; see `Tables`."""
+        self.tables.check_tokens(tokens, what)
+
+    def check_length(
+        self, count: int, what: str = "a sequence", fix: str = "shorten it"
+    ) -> list[str]:
+        """Compare a length with what the base can read, and was trained for.
+
+        Args:
+            count: Tokens read at once, those in a cache included.
+            what: What has that many tokens.
+            fix: What to do about it.
+
+        Returns:
+            A note for the user where the length can be read but was not trained.
+
+        Raises:
+            ConfigError: If there are no positions for so many.
+        """
+        self.tables.check_length(count, what, fix)
+        if (most := self.trained_context) is None or count <= most:
+            return []
+        return [
+            f"{what} of {count:,} tokens is longer than the {most:,} that {self.id} "
+            f"was trained for, and it answers worse beyond them: {fix}"
+        ]
 
     def is_still(self, model_id: str) -> bool:
         """Whether `load_base(model_id)` would find this very model again."""
@@ -111,7 +152,22 @@ def load_base(model_id: str, report: Report = quiet) -> Base:
     tokenizer = _load_tokenizer(path, config)
     model.eval()
     model.freeze()
-    return Base(model_id, model, tokenizer, config, path, files)
+    base = Base(model_id, model, tokenizer, config, path, files)
+    if (note := _surplus(base)) is not None:
+        report(f"note: {note}")
+    return base
+
+
+def _surplus(base: Base) -> str | None:
+    """A note where text could become tokens that the model has no row for."""
+    ids = base.tokenizer.get_vocab().values()
+    most, rows = max(ids, default=-1), base.tables.vocabulary
+    if rows is None or most < rows:
+        return None
+    return (
+        f"the tokenizer of {base.id} has ids up to {most}, its weights know those "
+        f"below {rows}: text that needs the others is refused"
+    )
 
 
 def _locate(model_id: str, report: Report) -> Path:

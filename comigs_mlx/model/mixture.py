@@ -30,6 +30,7 @@ from comigs_mlx.model.lora import Mode, SharedLoRA
 from comigs_mlx.model.routing import Choice, Routing, fixed_choice
 from comigs_mlx.model.selection import Selection, allowed, check
 from comigs_mlx.model.surgery import Site, family_name, put_before, sites
+from comigs_mlx.model.tables import tables_of
 from comigs_mlx.model.x86.substitutes import instead, substitutes
 from comigs_mlx.options import ExpertOptions
 
@@ -44,6 +45,8 @@ class Mixture:
         model: The mlx-lm model; usable as it is wherever mlx-lm wants one.
         options: How many experts, of what rank, and so on, with defaults resolved.
         sites: The adapted blocks, first to last.
+        tables: How far token ids and positions may go; `check_tokens` them before they
+            become an array, lengths are compared here.
     """
 
     def __init__(self, model: nn.Module, options: ExpertOptions, seed: int = 0):
@@ -55,6 +58,7 @@ class Mixture:
         """
         self.model = model
         self.options = options.resolved()
+        self.tables = tables_of(model)
         self.sites = sites(model, options.num_layers)
         self._selection: Selection = "auto"
         self._mode = Mode()
@@ -213,6 +217,7 @@ class Mixture:
             Logits `[batch, tokens, vocabulary]` and the `Routing` of these tokens (its
             arrays have no layer where the selection is `base`).
         """
+        self.tables.check_length(_read(cache) + tokens.shape[1])
         return self._routed(tokens, lambda: self.model(tokens, cache=cache))
 
     def body(self, tokens: mx.array) -> tuple[mx.array, Routing]:
@@ -226,6 +231,7 @@ class Mixture:
         Returns:
             What `head` makes logits of, `[batch, tokens, dims]`, and the `Routing`.
         """
+        self.tables.check_length(tokens.shape[1])
         with self.in_bulk():
             return self._routed(tokens, lambda: self._halves.body(tokens))
 
@@ -267,3 +273,9 @@ class Mixture:
             yield self._collected
         finally:
             self._collected = before
+
+
+def _read(cache: Any) -> int:
+    """Tokens in mlx-lm's prompt cache; 0 where it has an offset a row (batches)."""
+    offsets = (getattr(each, "offset", 0) for each in cache or [])
+    return max((each for each in offsets if isinstance(each, int)), default=0)

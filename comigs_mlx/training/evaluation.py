@@ -96,6 +96,7 @@ class Evaluator:
 
     def batch_losses(self, batch: Batch, selection: Selection) -> tuple[Any, Any]:
         """Losses `[B, T]` in nats and expert weights `[B, T, E]` (mean over blocks)."""
+        self.mixture.tables.check_tokens(batch.tokens)
         if selection not in self._compiled:
             self._compiled[selection] = mx.compile(self._run)
         values = params.select(self.mixture.model, params.ROLES)
