@@ -12,7 +12,12 @@ from app.office import Office
 from app.render import PER_MILLE
 from comigs_mlx.errors import ConfigError
 
-SCORED = {"generalist": "generalist", "specialist": "specialist", "auto": "mixture"}
+SCORED = {
+    "base": "base",
+    "generalist": "generalist",
+    "specialist": "specialist",
+    "auto": "mixture",
+}
 """Selections whose perplexity is shown, and their names."""
 
 

@@ -36,7 +36,12 @@ def build(actions: ChatActions, run: gr.Dropdown) -> None:
     view = element(
         "feed",
         f"name: 'chat', editable: true, empty: {EMPTY!r}",
-        {"changes": actions.changes, "save": actions.save},
+        {
+            "changes": actions.changes,
+            "save": actions.save,
+            "kept": actions.kept,
+            "forget": actions.forget,
+        },
         "cm-feed",
     )
     text = gr.Textbox(

@@ -99,16 +99,18 @@ def test_routing_scores_one_text_or_two(office, folder):
     actions = RoutingActions(office()[0], folder, "demo")
     (panel,) = actions.score("a b", "notes", "", "")["panels"]
     assert panel["perplexity"] == {
-        "generalist": 2.718,
-        "specialist": 3.718,
-        "mixture": 4.718,
+        "base": 2.718,
+        "generalist": 3.718,
+        "specialist": 4.718,
+        "mixture": 5.718,
     }
     first, second = panel["tokens"]
     assert first["perplexity"]["mixture"] is None
     assert second["perplexity"] == {
-        "generalist": 2.718,
-        "specialist": 7.389,
-        "mixture": 20.086,
+        "base": 2.718,
+        "generalist": 7.389,
+        "specialist": 20.086,
+        "mixture": 54.598,
     }
     panels = actions.score("a b", "notes", "c", "")["panels"]
     assert [len(p["tokens"]) for p in panels] == [2, 1]
