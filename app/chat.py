@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from app import render
 from app.asked import Asked
 from app.feed import Feed
 from app.office import Office, explain
@@ -283,7 +284,7 @@ class Chat:
         messages, feed, reply = self.messages, self.feed, Reply()
         stop = self._stop = threading.Event()
         turn = self._turns[-1]
-        feed.tell(waiting(self._office.queue), True)
+        feed.tell(render.busy(self._office.queue), True)
         self._save()
 
         def job(speaker: Any) -> None:
@@ -395,11 +396,6 @@ def history(turns: Sequence[Turn]) -> list[dict[str, str]]:
         if turn.reply is not None and turn.reply.text:
             said.append({"role": "assistant", "content": turn.reply.text})
     return said
-
-
-def waiting(queue: int) -> str:
-    """What somebody is told who has to wait for `queue` others; empty for none."""
-    return f"Waiting: the model is busy ({queue} before you)" if queue else ""
 
 
 def refused(feed: Feed, error: BaseException) -> Reply:

@@ -82,3 +82,13 @@ def size(count: int) -> str:
         if count >= factor:
             return f"{count / factor:.3g} {unit}"
     return f"{count} bytes"
+
+
+def busy(queue: int) -> str:
+    """What somebody is told who has to wait for `queue` others; empty for none."""
+    return f"Waiting: the model is busy ({queue} before you)" if queue else ""
+
+
+def waiting(queue: int) -> str:
+    """The same as HTML."""
+    return note(busy(queue)) if queue else ""

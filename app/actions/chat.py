@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from app import asked
+from app import asked, render
 from app.actions import runs
 from app.asked import Asked
-from app.chat import Chat, check, finish, speak, waiting
+from app.chat import Chat, check, finish, speak
 from app.feed import Feed
 from app.office import Office
 from app.said import Reply
@@ -172,7 +172,7 @@ class Comparison:
             raise ConfigError("Answers are under way: wait for them, or stop them.")
         self.feed = feed = self.feed.successor()
         stop = self._stop = threading.Event()
-        feed.tell(waiting(self._office.queue), True)
+        feed.tell(render.busy(self._office.queue), True)
         messages = [{"role": "user", "content": text}]
         seeded = replace(settings, seed=random.randrange(2**31))
 
