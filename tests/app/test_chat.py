@@ -169,6 +169,23 @@ def test_replies_of_another_kind_keep_their_text_in_a_trace(chat, tmp_path):
     assert [t.text for t in trace.tokens] == ["one", "one", "one", "one", "two", "two"]
 
 
+def test_weights_of_other_experts_are_not_taken_for_these(chat):
+    def reply(*experts):
+        said = Said(1, "a", packed=b"\x10\x27\x00\x00")
+        return Reply(base="demo", experts=list(experts), layers=["l"], tokens=[said])
+
+    chat._turns = [
+        Turn("one", reply("specialist", "generalist")),
+        Turn("two", reply("generalist", "specialist")),
+    ]
+    trace = chat.trace()
+    assert trace.experts == ["generalist", "specialist"]
+    assert [t.weights for t in trace.tokens if not t.prompt] == [
+        [[0.0, 0.0]],
+        [[1.0, 0.0]],
+    ]
+
+
 def test_nothing_can_be_saved_before_an_answer(chat):
     with pytest.raises(ConfigError, match="nothing to save yet"):
         chat.trace()
