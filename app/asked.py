@@ -55,7 +55,6 @@ class Asked:
         numbers = (self.blend, self.temperature, self.top_p)
         if self.experts not in NAMES:
             raise ConfigError(f"experts must be one of {', '.join(NAMES)}")
-        self.check_spoken()
         if not all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers):
             raise ConfigError("temperature, top-p and blend must be numbers")
         if not (0 <= self.blend <= 1 and 0 <= self.temperature <= 2):
@@ -65,19 +64,14 @@ class Asked:
         if not 1 <= self.max_tokens <= MOST_TOKENS:
             raise ConfigError(f"max tokens is from 1 to {MOST_TOKENS}")
 
-    def check_spoken(self) -> None:
-        """Raise `ConfigError` where the base model alone has no such experts."""
-        if self.run is None and self.experts not in ("auto", "base"):
-            raise ConfigError(
-                f"The base model alone has no {NAMES[self.experts]}: choose a run, or "
-                f"{NAMES['auto']} or {NAMES['base']}."
-            )
-
     @property
     def title(self) -> str:
         """Name of the answer: the selection, and the run's name."""
-        if self.run is None:
+        if self.run is None and self.experts in ("auto", "base"):
             return NAMES["base"]
+        if self.run is None:
+            wanted = NAMES[self.experts].lower()
+            return f"Base (no run is chosen, so there is no {wanted})"
         name = NAMES[self.experts]
         if self.experts == "blend":
             name = f"{name}, {self.blend:.0%} specialist"

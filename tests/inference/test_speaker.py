@@ -20,7 +20,7 @@ from comigs_mlx.config import from_dict
 from comigs_mlx.errors import ComigsError, ConfigError
 from comigs_mlx.inference import speech
 from comigs_mlx.inference.generate import Generation, Sampling
-from comigs_mlx.inference.prompts import chat_tokens
+from comigs_mlx.inference.prompts import chat_tokens, own_text
 from comigs_mlx.inference.speaker import Settings, Speaker, to_trace
 from comigs_mlx.inference.trace import from_json, to_html, to_json
 from comigs_mlx.model.base import load_base
@@ -217,7 +217,7 @@ class TestReply:
             assert ids(token.alternatives) == likeliest.tolist()
             found = [other.probability for other in token.alternatives]
             assert np.allclose(found, probabilities[likeliest], atol=1e-5)
-            texts = [base.tokenizer.decode([i]) for i in likeliest.tolist()]
+            texts = [own_text(base.tokenizer, i) for i in likeliest.tolist()]
             assert [other.text for other in token.alternatives] == texts
             read.append(token.id)
 
@@ -229,13 +229,13 @@ class TestReply:
         assert tokens[-1].finish_reason is None
         assert spoken(speaker, stop=lambda: True) == []
 
-    def test_a_conversation_longer_than_the_context(self, speaker, runs):
+    def test_a_message_longer_than_the_context(self, speaker, runs):
         speaker.choose(runs[0])
         most = speaker._speech.base.context
         with pytest.raises(ConfigError) as error:
             spoken(speaker, [{"role": "user", "content": "x" * most}])
         assert "tokens long" in str(error.value)
-        assert f"reads at most {most:,}: clear it" in str(error.value)
+        assert f"reads at most {most:,}: shorten it" in str(error.value)
 
     def test_a_reply_ends_where_the_context_does(self, speaker, runs):
         speaker.choose(runs[0])
@@ -506,7 +506,8 @@ class TestMemory:
 
         active()
         used = [active() for _ in range(5)]  # a leak grows every time
-        assert min(used[3:]) <= max(used[:2])
+        few = 4096  # some scalars, which come and go; a prompt cache is 60 kB
+        assert min(used[3:]) <= max(used[:2]) + few
 
 
 def test_importing_the_speaker_loads_no_mlx():
