@@ -120,9 +120,9 @@ def usable(run, copy):
 MOMENTS = {
     "between an expert step and its router phase": ("Level", "step", "3"),
     "within a router phase": ("Level", "step", "8"),
-    "while writing best/": ("mx", "save_safetensors", "2"),
-    "while writing state/": ("mx", "save_safetensors", "5"),
-    "between the generalist and the router": ("mx", "save_safetensors", "7"),
+    "while writing best/": ("tensors", "save", "2"),
+    "while writing state/": ("tensors", "save", "5"),
+    "between the generalist and the router": ("tensors", "save", "7"),
 }
 
 
