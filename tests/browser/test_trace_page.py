@@ -70,6 +70,28 @@ def test_hover_and_keys_show_the_layers(trace_page):
     assert "0 % specialist, all layers" in detail.inner_text()
 
 
+def test_a_token_without_text_stands_with_its_neighbour(trace_page, tmp_path):
+    """Held back: the next one shows it; the end of an answer shows nothing."""
+    tokens = [
+        token("", (0.5, 0.5), prompt=True),  # a prompt that ends in half a character
+        token("", (1.0, 0.0)),
+        token("", (0.0, 1.0)),
+        token(" 🌟", (0.5, 0.5)),
+        token("!", (0.0, 1.0)),
+        token("", (1.0, 0.0)),
+    ]
+    trace = Trace("demo", ["generalist", "specialist"], LAYERS[:1], tokens)
+    file = tmp_path / "held.html"
+    file.write_text(to_html(trace), encoding="utf-8")
+    trace_page.goto(file.as_uri())
+    spans = trace_page.locator(".generated .token")
+    assert spans.all_inner_texts() == [" 🌟", "!"]
+    assert trace_page.locator(".prompt .token").count() == 1
+    spans.nth(1).hover()
+    shown = trace_page.locator("#detail").inner_text()
+    assert "tokens 1, 1: 50 % specialist" in shown
+
+
 def test_one_layer_can_be_chosen(trace_page):
     trace_page.locator("#layer").select_option("1")
     assert "rgba(230, 120, 0" in background(trace_page, 3)
