@@ -67,6 +67,8 @@ class GenerateConfig:
             yield "--run DIR is missing: the folder of a run"
         if not self.prompt:
             yield "--prompt TEXT is missing"
+        elif not self.prompt.strip():
+            yield "--prompt is blank: give some text"
         yield from _sampling_problems(self)
         if self.fuse and (self.trace is not None or self.html is not None):
             yield "--fuse leaves one expert, so there is nothing to trace: drop one"
