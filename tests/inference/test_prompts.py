@@ -1,5 +1,7 @@
 """Conversations to tokens."""
 
+import logging
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -229,6 +231,19 @@ class TestFitting:
     def test_tokens_the_base_does_not_know(self, base):
         with pytest.raises(ModelError, match="the prompt has token id 9999"):
             room(base, [1, 9999])
+
+
+def test_long_text_is_read_without_foreign_warnings(tokenizer, caplog, monkeypatch):
+    """What is too long is refused by us, in one line; transformers warns before."""
+    tokenizer._tokenizer.model_max_length = 5
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    with caplog.at_level(logging.WARNING):
+        prompt_tokens(tokenizer, "long enough")
+        prompt_tokens(tokenizer, "long enough", template=False)
+    assert caplog.records == []
+    tokenizer._tokenizer.deprecation_warnings.clear()  # it warns once
+    tokenizer.encode("long enough")
+    assert "longer than the specified maximum" in caplog.text
 
 
 class TestOwnText:

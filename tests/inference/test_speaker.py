@@ -682,7 +682,6 @@ class TestMemoryOfTraining:
         speaker.choose(runs[0])
         with pytest.raises(ComigsError, match="num-layers|blocks"):
             speaker.memory(self.config(tiny_folder(), num_layers=9))
-        speaker.choose(runs[0])
         assert same_as(spoken(speaker), generation(runs[0]))
 
 
