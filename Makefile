@@ -1,11 +1,18 @@
-# Everything needs only Python (3.10 or newer) and make: the targets make .venv themselves.
+# Everything needs only Python (3.11 or newer) and make: the targets make .venv themselves.
 PYTHON ?= python3
-BIN := .venv/bin
-READY := .venv/.ready
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-fast test-real test-browser fmt lint types layers docs docs-check \
-	app bench reproduce model clean
+# Every Python that is declared; those other than $(PYTHON) are tested where they are.
+PYTHONS := 3.11 3.12 3.13
+ARM := $(foreach glibc,17 27 28 34 35,--platform manylinux_2_$(glibc)_aarch64) \
+	--platform manylinux2014_aarch64
+FAST := -m "not real and not browser" -n auto --maxprocesses 4 --dist loadfile
+
+.PHONY: demo test test-fast test-real test-browser test-pythons resolve lock fmt lint \
+	types layers docs docs-check app bench reproduce model venv clean
 
 demo: $(READY)  ## train on demo text, measure, speak (about 4 minutes on two slow cores)
 	PATH="$(abspath $(BIN)):$$PATH" scripts/demo.sh
@@ -14,14 +21,28 @@ test: lint types layers docs-check test-fast model  ## everything CI runs
 	COMIGS_REQUIRE_REAL=1 $(BIN)/python -m pytest -m "real or browser"
 
 test-fast: $(READY)  ## tiny models only, no network, side by side on up to four cores
-	$(BIN)/python -m pytest -m "not real and not browser" \
-		-n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest $(FAST)
 
 test-real: model  ## with the demo model
 	COMIGS_REQUIRE_REAL=1 $(BIN)/python -m pytest -m real
 
 test-browser: $(READY)  ## in headless Chromium, where it is installed
 	$(BIN)/python -m pytest -m browser
+
+test-pythons: $(READY)  ## fast tests with every other declared Python that is here
+	scripts/test_pythons.sh "$(PYTHONS)" $(FAST) $(WHAT)
+
+resolve: $(READY)  ## check that the dependencies can be had on aarch64, for every Python
+	for version in $(PYTHONS); do \
+		$(BIN)/python -m pip install --dry-run --ignore-installed -qq \
+			--target build/none --only-binary :all: --python-version $$version $(ARM) \
+			-c constraints.txt . || exit 1; \
+	done
+
+lock: $(READY)  ## write constraints.txt anew, with the newest releases in their ranges
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --upgrade --quiet \
+		--python-version 3.11 --no-annotate --no-header \
+		--no-emit-package comigs-mlx --output-file constraints.txt
 
 fmt: $(READY)  ## format the code
 	$(BIN)/ruff format .
@@ -55,10 +76,16 @@ app: $(READY)  ## chat with your runs and see who speaks, on http://127.0.0.1:78
 model: $(READY)  ## fetch and convert the demo model once (93 MB)
 	$(BIN)/python -m comigs_mlx.model.demo
 
-$(READY): pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+# What CI and `make` install is in constraints.txt: the same tomorrow as today.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "error: $$($(PYTHON) --version) is too old: install Python 3.11 or newer" \
+			"and say make PYTHON=python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt --editable ".[dev]"
 	touch $(READY)
 
+venv: $(READY)  ## only make the virtual environment
+
 clean:  ## remove the virtual environment and what was built
-	rm -rf .venv build
+	rm -rf $(VENV) build

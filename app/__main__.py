@@ -17,6 +17,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     private.keep()
     config = parse(AppConfig, "app", sys.argv[1:] if argv is None else list(argv))
     config.password()
+    command.check_installed("gradio")
     serve(config, block=True)
 
 

@@ -55,6 +55,7 @@ class Asked:
         numbers = (self.blend, self.temperature, self.top_p)
         if self.experts not in NAMES:
             raise ConfigError(f"experts must be one of {', '.join(NAMES)}")
+        self.check_spoken()
         if not all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers):
             raise ConfigError("temperature, top-p and blend must be numbers")
         if not (0 <= self.blend <= 1 and 0 <= self.temperature <= 2):
@@ -63,6 +64,14 @@ class Asked:
             raise ConfigError("top-p is above 0 and at most 1")
         if not 1 <= self.max_tokens <= MOST_TOKENS:
             raise ConfigError(f"max tokens is from 1 to {MOST_TOKENS}")
+
+    def check_spoken(self) -> None:
+        """Raise `ConfigError` where the base model alone has no such experts."""
+        if self.run is None and self.experts not in ("auto", "base"):
+            raise ConfigError(
+                f"The base model alone has no {NAMES[self.experts]}: choose a run, or "
+                f"{NAMES['auto']} or {NAMES['base']}."
+            )
 
     @property
     def title(self) -> str:

@@ -20,6 +20,11 @@ from app.tabs.parts import QUIET, element, html
 
 TITLE = "comigs_mlx"
 ONE_DAY = 86400
+EACH = 3.0
+"""Seconds between two looks at the runs."""
+
+SAME = ("the same run", "")
+"""A choice beside the runs."""
 
 
 def build(config: AppConfig, office: Office) -> gr.Blocks:
@@ -77,18 +82,38 @@ def _head(config: AppConfig, office: Office) -> gr.Dropdown:
 def _runs(
     config: AppConfig, page: gr.Blocks, run: Any, other: Any, advice: Any
 ) -> None:
-    """Fill the choices of runs when the page is opened, and when one is focused."""
+    """Fill the choices of runs when the page is opened, and whenever they change."""
     folder = config.runs_folder
+    before = gr.State(None)
+    filled = [run, other, advice, before]
 
     def opened() -> Any:
         found = runs.choices(folder)
         return (
             gr.update(choices=found, value=runs.first(folder)),
-            gr.update(choices=[("the same run", ""), *found[1:]], value=""),
+            gr.update(choices=[SAME, *found[1:]], value=""),
             _advice(folder),
+            runs.ready(folder),
         )
 
-    page.load(opened, None, [run, other, advice], **QUIET)
+    def looked(chosen: Any, known: Any) -> Any:
+        """A run that has become ready is offered, and chosen where there was none."""
+        now = runs.ready(folder)
+        if known is None or now == known:
+            return gr.skip()
+        found, new = runs.choices(folder), sorted(now.keys() - known.keys())
+        if new:
+            gr.Info(f"{new[-1]} can be talked to now.", title="Trained")
+        value = new[-1] if new and chosen in (runs.BASE, None) else chosen
+        return (
+            gr.update(choices=found, value=value),
+            gr.update(choices=[SAME, *found[1:]]),
+            _advice(folder),
+            now,
+        )
+
+    page.load(opened, None, filled, **QUIET)
+    gr.Timer(EACH).tick(looked, [run, before], filled, **QUIET)
     listed = partial(runs.choices, folder)
     run.focus(lambda: gr.update(choices=listed()), None, run, **QUIET)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,12 +55,22 @@ class AppConfig:
             )
 
     @property
+    def address(self) -> str:
+        """The host as sockets take it: an IPv6 address without brackets."""
+        return self.host.strip("[]")
+
+    @property
+    def named(self) -> str:
+        """The host as addresses of pages have it: an IPv6 address in brackets."""
+        return f"[{self.address}]" if ":" in self.address else self.address
+
+    @property
     def local(self) -> bool:
         """Whether only this machine can reach the page."""
         try:
-            return ipaddress.ip_address(self.host).is_loopback
+            return ipaddress.ip_address(self.address).is_loopback
         except ValueError:
-            return self.host == "localhost"
+            return self.address == "localhost"
 
     @property
     def runs_folder(self) -> Path:
@@ -70,21 +81,33 @@ class AppConfig:
         """The password, if one is wanted.
 
         Raises:
-            ConfigError: If the file cannot be read or the password is too short.
+            ConfigError: If the file cannot be read, or holds no password that can be
+                typed in.
         """
         if self.password_file is None:
             return None
+        name = f"--password-file {self.password_file}"
         try:
             path = Path(self.password_file).expanduser()
-            text = path.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
+            text = path.read_text(encoding="utf-8-sig").strip()
+        except (OSError, UnicodeDecodeError, RuntimeError) as error:
             raise ConfigError(
-                f"--password-file {self.password_file} cannot be read: write the "
-                "password into a text file"
+                f"{name} cannot be read: write the password into a text file (UTF-8)"
             ) from error
+        if len(text.splitlines()) > 1:
+            raise ConfigError(f"{name}: expected one line, the password alone")
+        if not text.isprintable():
+            raise ConfigError(f"{name}: leave out the character that cannot be typed")
         if len(text) < LEAST_PASSWORD:
             raise ConfigError(
-                f"--password-file {self.password_file}: the password needs at least "
-                f"{LEAST_PASSWORD} characters"
+                f"{name}: the password needs at least {LEAST_PASSWORD} characters"
             )
-        return text
+        return as_typed(text)
+
+
+def as_typed(password: str) -> str:
+    """A password in the one form (NFC) in which it is compared.
+
+    Keyboards and files differ in how they write a letter with an accent.
+    """
+    return unicodedata.normalize("NFC", password)

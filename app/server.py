@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 import urllib.parse
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from importlib.resources import files
@@ -10,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from app.options import USER, AppConfig
+from app.options import USER, AppConfig, as_typed
 
 SCRIPTS = ("tokens.js", "detail.js", "feed.js", "routing.js")
 """In the order in which they build on one another."""
@@ -20,6 +21,9 @@ LOCAL_NAMES = ("127.0.0.1", "localhost", "[::1]")
 
 FETCH = re.compile(r"/(gradio_api/)?(file|proxy)=?/?https?:", re.IGNORECASE)
 """Requests that would have the server fetch something from elsewhere."""
+
+FORWARDED = b"x-forwarded-host"
+"""Gradio would take it for the page's own address."""
 
 MOST_UPLOAD = "1gb"
 FONT = ["system-ui", "-apple-system", "Segoe UI", "sans-serif"]
@@ -44,11 +48,14 @@ class Gate:
         self.app, self.names = app, names
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
-        """Answer, or refuse with 403."""
+        """Answer, or refuse with 403 and a sentence."""
         if scope["type"] == "http" and not self._welcome(scope):
-            await _refuse(send)
-        else:
-            await self.app(scope, receive, send)
+            await _refuse(send, self.names)
+            return
+        if "headers" in scope:  # what a visitor says of our address does not count
+            kept = [(k, v) for k, v in scope["headers"] if k.lower() != FORWARDED]
+            scope = {**scope, "headers": kept}
+        await self.app(scope, receive, send)
 
     def _welcome(self, scope: Scope) -> bool:
         headers = {
@@ -66,10 +73,17 @@ def _name(host: str) -> str:
     return re.sub(r":\d+$", "", host).lower()
 
 
-async def _refuse(send: Any) -> None:
+async def _refuse(send: Any, names: Sequence[str] | None) -> None:
+    """Say by which names the page may be asked for, and how to ask by others."""
+    text = "refused: this was asked by another page"
+    if names is not None:
+        text = (
+            f"refused: this page answers on {names[0]} and localhost alone. To reach "
+            "it by another name, start it with --host and --password-file."
+        )
     head = [(b"content-type", b"text/plain; charset=utf-8")]
     await send({"type": "http.response.start", "status": 403, "headers": head})
-    await send({"type": "http.response.body", "body": b"refused"})
+    await send({"type": "http.response.body", "body": text.encode()})
 
 
 def theme() -> gr.themes.Base:
@@ -121,12 +135,12 @@ def launch(page: gr.Blocks, config: AppConfig, block: bool = True) -> str:
     from starlette.middleware import Middleware
 
     password = config.password()
-    names = (*LOCAL_NAMES, config.host) if config.local else None
+    names = (*LOCAL_NAMES, config.named) if config.local else None
     page.queue(default_concurrency_limit=8, api_open=False)
     _, address, _ = page.launch(
-        server_name=config.host,
+        server_name=config.named,
         server_port=config.port,
-        auth=None if password is None else (USER, password),
+        auth=None if password is None else knows(password),
         app_kwargs={"middleware": [Middleware(Gate, names=names)]},
         theme=theme(),
         css=_static("page.css"),
@@ -146,6 +160,17 @@ def launch(page: gr.Blocks, config: AppConfig, block: bool = True) -> str:
     if block:
         page.block_thread()
     return str(address)
+
+
+def knows(password: str) -> Callable[[str, str], bool]:
+    """Whether a name and a password are the right ones."""
+    expected = password.encode()
+
+    def check(user: str, said: str) -> bool:
+        same = secrets.compare_digest(as_typed(said).encode(), expected)
+        return user == USER and same
+
+    return check
 
 
 def _static(name: str) -> str:

@@ -71,7 +71,8 @@ def page(config: AppConfig) -> Iterator[str]:
         ConfigError: If nothing can listen there.
     """
     server = _listening(config)
-    host = "localhost" if config.host == "0.0.0.0" else config.host
+    anywhere = config.address in ("0.0.0.0", "::")
+    host = "localhost" if anywhere else config.named
     thread = Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
@@ -83,7 +84,7 @@ def page(config: AppConfig) -> Iterator[str]:
 
 
 def _listening(config: AppConfig) -> _Server:
-    host = config.host.strip("[]")
+    host = config.address
     kind = type("_Kind", (_Server,), {"address_family": _family(host)})
     try:
         server: _Server = kind((host, config.port), _Page)

@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import importlib.util
+import os
 import sys
 import time
+import typing
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
-from comigs_mlx.errors import ComigsError
+from comigs_mlx.errors import ComigsError, ConfigError
 
-OK, BAD_INPUT, INTERRUPTED = 0, 2, 130
+BAD_INPUT, INTERRUPTED = 2, 130
+ADVICE = {
+    errno.ENOSPC: ": make room on the disk",
+    errno.EDQUOT: ": your quota is used up: make room",
+    errno.EROFS: ": choose a folder that can be written",
+}
+"""What to do about an error of the system, where it is not plain."""
+
+EXTRAS = {
+    "gradio": "app",
+    "datasets": "data",
+    "cryptography": "federation",
+    "dp_accounting": "federation",
+    "matplotlib": "simulation",
+}
+"""Packages that only some commands need -> the extra that brings them."""
+
 QUIET_SECONDS = 15.0
 """Where there is no terminal, a line of progress at least this often."""
 
@@ -19,25 +40,103 @@ def run(main: Callable[[], None]) -> None:
     """Run a command and end the process with its exit code.
 
     0 on success; 2 with one line per problem on stderr for bad input; 130 after Ctrl-C.
+    Work goes on where nobody reads what is said on stderr any more; a result that
+    nobody reads ends the command quietly.
     """
     warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
-    try:
-        main()
-        sys.stdout.flush()
-    except ComigsError as error:
-        say(f"error: {error}")
-        sys.exit(BAD_INPUT)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(OK)
-    except OSError as error:  # a full disk, a folder that may not be written
-        reason = error.strerror or str(error)
+    with _unread_messages():
+        try:
+            main()
+        except _Unread:
+            _discard(sys.stdout)
+        except KeyboardInterrupt:
+            say("interrupted")
+            sys.exit(INTERRUPTED)
+        except Exception as error:
+            if (problem := _problem(error)) is None:
+                raise
+            say(f"error: {problem}")
+            sys.exit(BAD_INPUT)
+
+
+def _problem(error: Exception) -> str | None:
+    """What to tell the user; None for an error of this program."""
+    if isinstance(error, ComigsError):
+        return str(error)
+    if isinstance(error, OSError):  # a full disk, a folder that may not be written
         where = f": {error.filename!r}" if error.filename is not None else ""
-        say(f"error: {reason}{where}")
-        sys.exit(BAD_INPUT)
-    except KeyboardInterrupt:
-        say("interrupted")
-        sys.exit(INTERRUPTED)
+        advice = ADVICE.get(error.errno or 0, "")
+        return f"{error.strerror or error}{where}{advice}"
+    if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
+        return missing(error.name)
+    if isinstance(error, RuntimeError) and "home directory" in str(error):
+        return "no home folder is known for a path that begins with ~: write it in full"
+    return None
+
+
+def missing(package: str) -> str:
+    """How to install an optional package, as a sentence."""
+    extra = EXTRAS[package]
+    return f"this needs the package {package}: pip install 'comigs-mlx[{extra}]'"
+
+
+def check_installed(package: str) -> None:
+    """Refuse to begin without an optional package.
+
+    Raises:
+        ConfigError: With the command that installs it.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise ConfigError(missing(package))
+
+
+class _Unread(Exception):
+    """Nobody reads the results any more, as after `| head`."""
+
+
+class _Patient:
+    """A stream whose reader may go away: what is said then is lost; work goes on."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            self._stream.write(text)
+        except (OSError, ValueError):  # ValueError: closed
+            _discard(self._stream)
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except (OSError, ValueError):
+            _discard(self._stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def _unread_messages() -> Iterator[None]:
+    """Let nobody have to read what is said on stderr."""
+    before = sys.stderr
+    sys.stderr = typing.cast("typing.TextIO", _Patient(before))
+    try:
+        yield
+    finally:
+        sys.stderr = before
+
+
+def _discard(stream: Any) -> None:
+    """From now on, let the system throw away what is written to a stream.
+
+    Otherwise Python would write what is left in its buffer at the end, and complain.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def say(text: str) -> None:
@@ -47,7 +146,10 @@ def say(text: str) -> None:
 
 def show(text: str, end: str = "\n") -> None:
     """A result, on stdout."""
-    print(text, end=end, flush=True)  # noqa: T201
+    try:
+        print(text, end=end, flush=True)  # noqa: T201
+    except BrokenPipeError:
+        raise _Unread from None
 
 
 def on_terminal() -> bool:

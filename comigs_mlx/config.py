@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,9 @@ from comigs_mlx.yaml_files import dump
 from comigs_mlx.yaml_files import read_yaml as read_yaml
 
 T = TypeVar("T")
+
+LARGEST = 2**63 - 1
+"""Of a whole number: what MLX, NumPy and the files take."""
 
 
 def option(default: Any, help: str, metavar: str | None = None) -> Any:
@@ -126,10 +130,30 @@ def _checked(name: str, hint: Any, value: Any) -> Any:
             raise ConfigError(f"{name}: {value!r} is none of {', '.join(choices)}")
         return value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = float(value) if abs(value) <= LARGEST else math.inf
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ConfigError(f"{name}: expected {kind.__name__}, got {value!r}")
+    if (problem := _unusable(value)) is not None:
+        raise ConfigError(f"--{name.replace('_', '-')} {problem}")
     return value
+
+
+def _unusable(value: Any) -> str | None:
+    """Why no library takes such a value, whatever the option; None for others."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{value} must be a finite number"
+    if isinstance(value, int) and abs(value) > LARGEST:
+        return f"{value} must be at most {LARGEST}"
+    if isinstance(value, str):
+        if "\0" in value:
+            return f"{value!r} must not hold a NUL character"
+        try:
+            value.encode()
+        except UnicodeEncodeError:  # bytes of the command line that are not UTF-8
+            return f"{ascii(value)} is not UTF-8 text: rename it, or say it in UTF-8"
+    return None
 
 
 def _several(name: str, kind: type[Any], value: Any) -> tuple[Any, ...]:
@@ -144,7 +168,7 @@ def _several(name: str, kind: type[Any], value: Any) -> tuple[Any, ...]:
         parts += item.split(",") if isinstance(item, str) else [item]
     try:
         return tuple(
-            kind(part.strip()) if isinstance(part, str) else _checked(name, kind, part)
+            _checked(name, kind, kind(part.strip()) if isinstance(part, str) else part)
             for part in parts
             if part != ""
         )

@@ -1,26 +1,22 @@
 """What MLX needs on a Linux CPU before it is imported; nothing elsewhere.
 
-MLX's Linux wheel is linked with the reference BLAS (a few GFLOP/s). Symbols of a
-library that is already in the global scope win, so loading OpenBLAS first replaces
-it (measured here: 2-5 against 175 GFLOP/s on two cores). And `mx.compile` calls
-`g++` at run time.
+A fast BLAS in place of its reference BLAS (see `blas`), and a compiler: `mx.compile`
+calls `g++` at run time.
 
 Imports no MLX. `prepare` runs once, when the package is imported.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-import importlib.util
 import os
 import shutil
+import signal
 import sys
 import warnings
-from pathlib import Path
 
-FORTRAN = b"libgfortran.so.5"
-"""The Fortran run time that the OpenBLAS wheel asks the loader for."""
-
+from comigs_mlx import blas
 
 WIDTH = "MLX_BFS_MAX_WIDTH"
 """How many branches of a graph MLX takes in turn; beyond that, one after the other."""
@@ -40,6 +36,30 @@ def blas_threads(count: int) -> int | None:
     return before
 
 
+def crash(status: int | None) -> str | None:
+    """What ended a child process, where that was a signal and no error of a user's.
+
+    Args:
+        status: Its exit status as `subprocess` and `multiprocessing` give it: negative
+            where a signal ended it, None where it is not known.
+
+    Returns:
+        A few words that follow "it ended: ", or None.
+    """
+    if status is None or status >= 0:
+        return None
+    if -status == signal.SIGILL:
+        return (
+            "a library used an instruction that this processor does not have (SIGILL); "
+            "please report it with what `python -m pip list` prints"
+        )
+    if -status == signal.SIGKILL:
+        return "the system ended it, maybe for want of memory (SIGKILL)"
+    with contextlib.suppress(ValueError):
+        return f"a signal ended it ({signal.Signals(-status).name})"
+    return f"a signal ended it ({-status})"
+
+
 def prepare() -> None:
     """Load the fast BLAS and check for a compiler, on Linux only.
 
@@ -57,11 +77,8 @@ def prepare() -> None:
             "mlx was imported before comigs_mlx, so it keeps its slow reference BLAS: "
             "import comigs_mlx first"
         )
-    elif (problem := load_openblas()) is not None:
-        _warn(
-            f"fast BLAS not loaded ({problem}); MLX will be about 30 times slower: "
-            "pip install cmeel-openblas"
-        )
+    else:
+        _load_blas()
     if shutil.which("g++") is None and "MLX_DISABLE_COMPILE" not in os.environ:
         os.environ["MLX_DISABLE_COMPILE"] = "1"
         _warn(
@@ -70,67 +87,19 @@ def prepare() -> None:
         )
 
 
+def _load_blas() -> None:
+    try:
+        if (remark := blas.load()) is not None:
+            _warn(remark)
+    except blas.Unusable as problem:
+        _warn(f"no fast BLAS, so MLX is about 30 times slower: {problem}")
+
+
 def _warn(text: str) -> None:
     """Warn in one line; by default Python adds the line of code that warns."""
     usual = warnings.formatwarning
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
-        warnings.warn(text, stacklevel=3)
+        warnings.warn(text, stacklevel=4)
     finally:
         warnings.formatwarning = usual
-
-
-def load_openblas() -> str | None:
-    """Load OpenBLAS into the global symbol scope.
-
-    Returns:
-        None on success, else what went wrong, in a few words.
-    """
-    spec = importlib.util.find_spec("cmeel")
-    if spec is None or spec.origin is None:
-        return "the wheel cmeel-openblas is not installed"
-    site = Path(spec.origin).parent.parent
-    library = site / "cmeel.prefix" / "lib" / "libopenblas.so.0"
-    try:
-        _load_global(library)
-    except OSError as error:
-        if FORTRAN.decode() not in str(error):
-            return str(error)
-        return _load_with_bundled_fortran(library, site / "mlx_cpu.libs")
-    return None
-
-
-def _load_with_bundled_fortran(library: Path, bundled: Path) -> str | None:
-    """Load OpenBLAS on a system without libgfortran, with the copy MLX's wheel brings.
-
-    That copy has a hash in its name, which the loader does not accept for the name
-    OpenBLAS asks for; a copy of it under the plain name (same length, zero-padded) is
-    accepted.
-    """
-    fortran = next(bundled.glob("libgfortran-*.so.5*"), None)
-    if fortran is None:
-        return "libgfortran.so.5 is missing: apt install libgfortran5"
-    try:
-        for quadmath in bundled.glob("libquadmath-*.so*"):
-            _load_global(quadmath)
-        _load_global(_renamed_copy(fortran))
-        _load_global(library)
-    except (OSError, RuntimeError) as error:  # RuntimeError: no home folder
-        return str(error)
-    return None
-
-
-def _renamed_copy(fortran: Path) -> Path:
-    """A copy of `fortran` in the user's cache whose library name is the plain one."""
-    from comigs_mlx.files import cache_dir, write_bytes
-
-    copy = cache_dir() / fortran.name / FORTRAN.decode()
-    if not copy.exists():
-        name = fortran.name.encode() + b"\0"
-        plain = FORTRAN.ljust(len(name), b"\0")
-        write_bytes(copy, fortran.read_bytes().replace(name, plain))
-    return copy
-
-
-def _load_global(library: Path) -> None:
-    ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)

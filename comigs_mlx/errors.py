@@ -49,6 +49,25 @@ class FederationError(ComigsError):
     """A federation cannot be read, written or agreed on; the text says what to do."""
 
 
+def line(error: BaseException, most: int = 160) -> str:
+    """What another program's error says, on one line and without its class's name.
+
+    Args:
+        error: Any exception; a decoding or JSON error says where it stopped.
+        most: Characters.
+    """
+    if isinstance(error, OSError) and error.strerror:
+        where = f": {error.filename}" if error.filename is not None else ""
+        text = f"{error.strerror}{where}"
+    elif isinstance(error, RecursionError):
+        text = "nested too deeply"
+    elif isinstance(error, KeyError):
+        text = f"{error.args[0]!r} is missing" if error.args else "a key is missing"
+    else:
+        text = str(error)
+    return " ".join(text.split())[:most] or type(error).__name__
+
+
 def raise_all(
     kind: type[ComigsError], problems: Sequence[str], shown: int = 10
 ) -> None:

@@ -25,9 +25,18 @@ ASIDE = re.compile(r"\.(.+)-[0-9a-f]{16}\.old")
 
 
 def cache_dir() -> Path:
-    """The user's cache folder of this package (`$XDG_CACHE_HOME` or `~/.cache`)."""
-    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(root) / "comigs_mlx"
+    """The user's cache folder of this package (`$XDG_CACHE_HOME` or `~/.cache`).
+
+    Raises:
+        OSError: If neither is known, as in a container with an unknown user.
+    """
+    if root := os.environ.get("XDG_CACHE_HOME"):
+        return Path(root) / "comigs_mlx"
+    try:
+        return Path.home() / ".cache" / "comigs_mlx"
+    except RuntimeError:
+        unknown = "no home folder is known: set HOME, or XDG_CACHE_HOME"
+        raise OSError(errno.ENOENT, unknown) from None
 
 
 @contextlib.contextmanager

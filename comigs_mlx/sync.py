@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     action, *flags = [*(sys.argv[1:] if argv is None else argv)] or [""]
     if action in ("-h", "--help"):
         command.show(_usage())
-        sys.exit(command.OK)
+        sys.exit(0)
     if action not in ACTIONS:
         raise ConfigError(f"{action!r} is none of {', '.join(ACTIONS)} (see --help)")
     kind, run = ACTIONS[action]

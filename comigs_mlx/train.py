@@ -80,6 +80,7 @@ def _train(
         steps: To be expected, of all levels.
     """
     from comigs_mlx.runs.loggers import logger
+    from comigs_mlx.runs.progress import ProgressFile
     from comigs_mlx.training.records import Exchanged, Report, Step
 
     trainer = opened.trainer
@@ -87,10 +88,12 @@ def _train(
         logger(config.report_to, str(opened.folder.path), to_dict(config)) as log,
         _interrupts() as asked,
         command.progress(steps, "step") as advance,
+        ProgressFile(opened.folder.path, steps, config.training.steps) as file,
     ):
         means = ""
         for event in run(stop=lambda: bool(asked)):
             if isinstance(event, Step):
+                file.advance(trainer.position.step)
                 advance(f"{event.level} loss {event.loss:.3f}{means}")
             elif isinstance(event, Report):
                 log(dataclasses.asdict(event))
@@ -108,7 +111,10 @@ def _train(
 
 @contextlib.contextmanager
 def _interrupts() -> Iterator[list[Any]]:
-    """Interrupts (Ctrl-C, SIGTERM) so far; a second one ends the process at once."""
+    """Interrupts so far; a second one ends the process at once.
+
+    Ctrl-C, SIGTERM, and SIGHUP, which a terminal sends when it is closed.
+    """
     asked: list[Any] = []
 
     def note(number: int, frame: Any) -> None:
@@ -117,12 +123,19 @@ def _interrupts() -> Iterator[list[Any]]:
         asked.append(number)
         command.say("stopping after this step (once more: at once, unsaved)")
 
-    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    before = {s: signal.signal(s, note) for s in _ends()}
     try:
         yield asked
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _ends() -> Iterator[signal.Signals]:
+    """The signals that ask a training to save and end."""
+    yield from (signal.SIGINT, signal.SIGTERM)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+        yield signal.SIGHUP
 
 
 def line(report: Report) -> str:

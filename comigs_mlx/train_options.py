@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,12 @@ CHANGEABLE = {
     *(field.name for field in dataclasses.fields(PrivacyOptions)),
 }
 """Options that may differ from the run's own when it is resumed."""
+
+PATHS = {"model", "data"}
+"""Options that may be a file or folder on this device."""
+
+DEMO = "demo"
+"""Model and text that are embedded; a folder of that name is `./demo`."""
 
 MEMORY_GB = (0.1, 100_000)
 """Least and most that `--memory-limit` accepts."""
@@ -92,7 +99,8 @@ class TrainConfig:
         """The run's folder."""
         if self.run is not None:
             return Path(self.run).expanduser()
-        name = Path(self.data.data.rstrip("/")).name or "run"
+        data = local(self.data.data) or Path(self.data.data)
+        name = data.name or "run"
         return Path("runs") / name.replace(":", "-").removesuffix(".txt")
 
 
@@ -106,8 +114,12 @@ def train_config(argv: Sequence[str] | None = None) -> TrainConfig:
     """
     values = given(TrainConfig, "comigs_mlx.train", argv)
     config = from_dict(TrainConfig, values)
+    for name in PATHS & values.keys():
+        values[name] = from_anywhere(values[name])
     if config.resume:
         config = from_dict(TrainConfig, {**_saved(config, values), **values})
+    else:
+        config = from_dict(TrainConfig, values)
     return config if config.sharing.federation is None else _by_rounds(config, values)
 
 
@@ -121,11 +133,35 @@ def _saved(config: TrainConfig, values: Mapping[str, Any]) -> dict[str, Any]:
         f"--resume continues the run as it was: --{name.replace('_', '-')} is "
         f"{saved.get(name)!r} there, {value!r} here; drop it or start a new --run"
         for name, value in values.items()
-        if name not in CHANGEABLE and saved.get(name) != value
+        if name not in CHANGEABLE and not _same(name, saved.get(name), value)
     ]
     if changed:
         raise ConfigError("\n".join(changed))
     return saved
+
+
+def _same(name: str, saved: Any, value: Any) -> bool:
+    """Whether an option is as it was; a file or folder may have moved.
+
+    Of a base model the fingerprint tells whether it is the same one, of text a digest.
+    """
+    return saved == value or (name in PATHS and local(value) is not None)
+
+
+def from_anywhere(value: str) -> str:
+    """A file or folder that is here by its absolute path; other names as they are.
+
+    Kept as it was typed, a relative path means something else in another folder, and
+    `bases/tiny` would be looked up on the Hub there.
+    """
+    found = None if value == DEMO else local(value)
+    return value if found is None else str(found)
+
+
+def local(value: str) -> Path | None:
+    """The absolute path of a file or folder that is here; None for other names."""
+    path = Path(os.path.abspath(os.path.expanduser(value)))
+    return path if path.exists() else None
 
 
 def _by_rounds(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:

@@ -7,7 +7,7 @@ import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
-from comigs_mlx.errors import ConfigError
+from comigs_mlx.errors import ConfigError, line
 
 T = TypeVar("T")
 
@@ -34,9 +34,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.load(
             path.read_text(encoding="utf-8"), _with_numbers(yaml.SafeLoader)
         )
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"cannot read configuration {path}: {reason}") from error
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read configuration {path}: {line(error)}") from error
     if content is None:
         return {}
     if not isinstance(content, dict):

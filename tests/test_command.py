@@ -1,9 +1,14 @@
 """What all commands share: exit codes, one-line errors, progress."""
 
 import errno
+import importlib.util
+import os
+import subprocess
 import sys
 import time
 import warnings
+from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -31,16 +36,22 @@ class TestExitCodes:
     def test_ctrl_c_is_130(self, cli):
         assert cli(raising(KeyboardInterrupt())) == (130, "", "interrupted\n")
 
-    def test_a_reader_that_went_away_is_no_error(self, cli, monkeypatch):
-        monkeypatch.setattr(sys.stderr, "close", lambda: None)
-        assert cli(raising(BrokenPipeError())) == (0, "", "")
+    def test_a_broken_pipe_elsewhere_is_one(self, cli):
+        """A connection that broke, say, must not look like success."""
+        code, _, stderr = cli(raising(BrokenPipeError(errno.EPIPE, "Broken pipe")))
+        assert (code, stderr) == (2, "error: Broken pipe\n")
+
+    def test_a_home_that_is_not_known(self, cli):
+        code, _, stderr = cli(lambda argv: Path("~nobody-at-all/x").expanduser())
+        assert code == 2
+        assert stderr.startswith("error: no home folder is known")
 
     def test_trouble_with_the_disk_is_said_in_one_line(self, cli):
         error = OSError(errno.ENOSPC, "No space left on device", "/runs/notes")
         assert cli(raising(error)) == (
             2,
             "",
-            "error: No space left on device: '/runs/notes'\n",
+            "error: No space left on device: '/runs/notes': make room on the disk\n",
         )
 
     def test_a_bug_is_not_hidden(self, cli):
@@ -55,6 +66,88 @@ class TestExitCodes:
                 shown(UserWarning("take care"), UserWarning, "file.py", 1)
 
         assert cli(main) == (0, "", "warning: take care\n")
+
+
+class TestMissingExtras:
+    """An optional package that is not there is one line with the command for it."""
+
+    def test_every_one_is_an_extra_of_the_package(self):
+        extras = metadata.metadata("comigs-mlx").get_all("Provides-Extra")
+        assert set(command.EXTRAS.values()) <= set(extras)
+        required = " ".join(metadata.requires("comigs-mlx")).replace("-", "_")
+        assert all(package in required for package in command.EXTRAS)
+
+    @pytest.mark.parametrize("package", command.EXTRAS)
+    def test_met_anywhere_in_a_command(self, cli, package):
+        error = ModuleNotFoundError(f"No module named {package!r}", name=package)
+        assert cli(raising(error)) == (
+            2,
+            "",
+            f"error: this needs the package {package}: pip install "
+            f"'comigs-mlx[{command.EXTRAS[package]}]'\n",
+        )
+
+    def test_any_other_is_a_bug(self, cli):
+        with pytest.raises(ModuleNotFoundError):
+            cli(raising(ModuleNotFoundError("No module named 'x'", name="x")))
+
+    def test_the_page_says_so_before_it_begins(self, cli, monkeypatch):
+        from app import __main__ as page
+
+        real = importlib.util.find_spec
+        find = lambda name, *rest: None if name == "gradio" else real(name, *rest)
+        monkeypatch.setattr(importlib.util, "find_spec", find)
+        code, _, stderr = cli(page.main)
+        assert code == 2
+        assert stderr.splitlines()[-1].endswith("pip install 'comigs-mlx[app]'")
+        assert "starting the page" not in stderr
+
+
+WORKING = """
+import sys
+from comigs_mlx import command
+
+def main():
+    for step in range(2000):
+        command.say(f"step {step}")
+        if step == 1000:
+            command.show("half")
+    open(sys.argv[1], "w").write("done")
+    command.show("done")
+
+command.run(main)
+"""
+
+
+class TestUnread:
+    """What a command says may be piped into a program that ends early."""
+
+    def outcome(self, tmp_path, *closed):
+        """Exit code of a command whose streams break; whether it went to its end."""
+        pipes = {}
+        for name in closed:
+            read, pipes[name] = os.pipe()
+            os.close(read)
+        streams = {
+            name: pipes.get(name, subprocess.PIPE) for name in ("stdout", "stderr")
+        }
+        file = tmp_path / "end"
+        command = [sys.executable, "-c", WORKING, str(file)]
+        process = subprocess.Popen(command, **streams, text=True)
+        out, err = process.communicate()
+        return process.returncode, file.exists(), out, err
+
+    def test_messages(self, tmp_path):
+        """The work goes on, and the result is still told."""
+        assert self.outcome(tmp_path, "stderr") == (0, True, "half\ndone\n", None)
+
+    def test_results(self, tmp_path):
+        code, ended, _, err = self.outcome(tmp_path, "stdout")
+        assert (code, ended) == (0, False)
+        assert err.splitlines()[-1] == "step 1000"
+
+    def test_both(self, tmp_path):
+        assert self.outcome(tmp_path, "stdout", "stderr")[:2] == (0, False)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -1,6 +1,7 @@
 """One field makes flag, default, help and YAML key; every mistake is said at once."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -269,7 +270,8 @@ class TestChecks:
         assert lines[-1] == "... and 3 more"
 
 
-texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=12)
+characters = st.characters(codec="utf-8", exclude_categories=["Cs"])
+texts = st.text(characters.filter(lambda c: c != "\0"), max_size=12)
 awkward = st.sampled_from(
     ["1e-5", "1E5", ".5e+1", "on", "no", "null", "~", "0x1f", "1_0", "12:30", "", " a "]
     + [
@@ -369,3 +371,23 @@ class TestSeveral:
         assert field.metadata["help"] == "in knots, 50 % at night"
         assert Fleet().speed == 5.0
         assert Engine().speed == 2.5
+
+
+class TestUnusable:
+    """What no library takes is refused where options are read, whatever the option."""
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 10**400])
+    def test_numbers_that_are_not_finite(self, value):
+        with pytest.raises(ConfigError, match=r"^--speed .*must be a finite number$"):
+            from_dict(Ship, {"name": "a", "speed": value})
+
+    @pytest.mark.parametrize("value", [2**63, 2**64, -(2**63)])
+    def test_whole_numbers_that_are_too_large(self, value):
+        with pytest.raises(ConfigError) as caught:
+            from_dict(Ship, {"name": "a", "crew": value})
+        assert str(caught.value) == f"--crew {value} must be at most {2**63 - 1}"
+
+    @pytest.mark.parametrize("value", ["a\0b", "latin-\udce9", "\ud83d"])
+    def test_texts(self, value):
+        with pytest.raises(ConfigError, match="^--name .*(NUL|not UTF-8)"):
+            from_dict(Ship, {"name": value})

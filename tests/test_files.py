@@ -393,3 +393,42 @@ def test_files_needs_the_standard_library_only():
     """It is used before anything else may be imported."""
     source = Path(files.__file__).read_text(encoding="utf-8")
     assert "comigs_mlx." not in source
+
+
+class TestOnTheDisk:
+    """What has been renamed is on the disk, whole, also after a power cut."""
+
+    @pytest.fixture
+    def calls(self, monkeypatch):
+        """Names of files flushed to the disk, and renames, in their order."""
+        calls = []
+
+        def noting(kind, real, name):
+            def call(*arguments):
+                calls.append((kind, name(*arguments)))
+                return real(*arguments)
+
+            return call
+
+        of_open = lambda number: Path(os.readlink(f"/proc/self/fd/{number}")).name
+        monkeypatch.setattr(os, "fsync", noting("fsync", os.fsync, of_open))
+        for kind in ("replace", "rename"):
+            to = lambda source, target: Path(target).name
+            monkeypatch.setattr(os, kind, noting("rename", getattr(os, kind), to))
+        return calls
+
+    @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="asks Linux's /proc")
+    def test_a_file_before_it_gets_its_name(self, tmp_path, calls):
+        write_text(tmp_path / "note.txt", "mine")
+        (flushed, name), (renamed, target) = calls
+        assert (flushed, renamed, target) == ("fsync", "rename", "note.txt")
+        assert name.startswith(".note-")
+
+    @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="asks Linux's /proc")
+    def test_every_file_of_a_folder_before_it_gets_its_name(self, tmp_path, calls):
+        with replacing_dir(tmp_path / "save") as temporary:
+            (temporary / "a").write_text("a")
+            (temporary / "below").mkdir()
+            (temporary / "below" / "b").write_text("b")
+        assert sorted(calls[:2]) == [("fsync", "a"), ("fsync", "b")]
+        assert calls[2:] == [("rename", "save")]

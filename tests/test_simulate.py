@@ -159,19 +159,36 @@ class TestSideBySide:
         simulate.main([*argv, "--resume"])
         assert without_clock(out) == without_clock(both)
 
-    def test_a_process_that_dies_is_named(self, cli, given, tmp_path, monkeypatch):
+    @pytest.mark.parametrize(
+        ("end", "reason"),
+        [
+            ("os._exit(9)", "exit code 9, maybe for want of memory"),
+            (
+                "os.kill(os.getpid(), signal.SIGKILL)",
+                "the system ended it, maybe for want of memory (SIGKILL)",
+            ),
+            (
+                "os.kill(os.getpid(), signal.SIGILL)",
+                "a library used an instruction that this processor does not have "
+                "(SIGILL); please report it with what `python -m pip list` prints",
+            ),
+        ],
+    )
+    def test_a_process_that_dies_is_named(
+        self, cli, given, tmp_path, monkeypatch, end, reason
+    ):
         file = tmp_path / "sitecustomize.py"
         file.write_text(
-            "import os, sys\n"
-            "if '--multiprocessing-fork' in sys.argv:\n    os._exit(9)\n"
+            "import os, signal, sys\n"
+            f"if '--multiprocessing-fork' in sys.argv:\n    {end}\n"
         )
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
         argv = flags(tmp_path / "out", **given, jobs=2)
         code, stdout, stderr = cli(simulate.main, *argv)
         assert (code, stdout) == (2, "")
         assert stderr.splitlines()[-1] == (
-            "error: one of the --jobs ended with exit code 9, maybe for want of "
-            "memory: go on with --resume and fewer --jobs"
+            f"error: one of the --jobs ended ({reason}): go on with --resume and fewer "
+            "--jobs"
         )
 
 
@@ -222,6 +239,15 @@ class TestRefusals:
         argv = flags(out, ["local", "fedavg"], **given, participants=file)
         line = self.refused(cli, out, *argv)
         assert line.startswith("error: --method fedavg cannot share experts of ranks 1")
+
+    def test_windows_past_the_table_of_positions(
+        self, cli, given, tiny_folder, tmp_path
+    ):
+        out = tmp_path / "out"
+        options = {**given, "model": tiny_folder("gpt2"), "seq_len": 129}
+        line = self.refused(cli, out, *flags(out, ["local"], **options))
+        assert "129 tokens is longer" in line
+        assert line.endswith("set --seq-len to at most 128")
 
     def test_a_text_too_short_is_named(self, cli, given, tmp_path):
         out = tmp_path / "out"

@@ -128,13 +128,17 @@ class TestOptions:
         _, expected = RunFolder(trained()).load()
         assert not same(values(found), values(expected))
 
-    def test_the_default_run_is_named_after_the_data(self):
+    def test_the_default_run_is_named_after_the_data(self, tmp_path, monkeypatch):
+        (here := tmp_path / "letters" / "drafts").mkdir(parents=True)
+        monkeypatch.chdir(here)
         for data, name in (
             ("~/Notes/", "Notes"),
             ("a/b.txt", "b"),
             ("demo", "demo"),
             ("demo:code", "demo-code"),
-            (".", "run"),
+            (".", "drafts"),
+            ("..", "letters"),  # never the folder one stands in
+            ("/", "run"),
         ):
             assert str(train_config(["--data", data]).folder) == f"runs/{name}"
 

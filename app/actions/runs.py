@@ -26,9 +26,8 @@ def label(entry: RunEntry) -> str:
     """A run in a word or two."""
     if entry.problem is not None:
         return f"{entry.name} · broken"
-    state = "training" if entry.training else "ready"
-    at = f"step {entry.step}" if entry.step is not None else state
-    return f"{entry.name} · {at}" + (" · training" if entry.training else "")
+    at = [] if entry.step is None else [f"step {entry.step}"]
+    return " · ".join([entry.name, *at, *(["training"] if entry.training else [])])
 
 
 def first(folder: Path) -> str:
@@ -36,6 +35,15 @@ def first(folder: Path) -> str:
     usable = [e for e in entries(folder) if e.problem is None and e.step is not None]
     newest = max(usable, key=lambda e: e.path.stat().st_mtime, default=None)
     return BASE if newest is None else newest.name
+
+
+def ready(folder: Path) -> dict[str, int]:
+    """Runs that can be talked to, and the step each is at; those under way left out."""
+    return {
+        e.name: e.step
+        for e in entries(folder)
+        if e.problem is None and e.step is not None and not e.training
+    }
 
 
 def find(folder: Path, name: Any) -> Path | None:

@@ -14,9 +14,10 @@ from app.actions import runs
 from app.office import Office
 from comigs_mlx.config import from_dict, leaves
 from comigs_mlx.data.preview import preview
-from comigs_mlx.errors import ConfigError, DataError
+from comigs_mlx.errors import ConfigError, DataError, RunError
 from comigs_mlx.files import replacing_dir
 from comigs_mlx.runs import estimate, listing, process
+from comigs_mlx.runs.place import Place
 from comigs_mlx.train_options import TrainConfig
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -174,7 +175,7 @@ class TrainActions:
                 "first two."
             )
         run = self.folder / name.strip()
-        if run.exists():
+        if process.state(run).running or not _is_free(run):
             raise ConfigError(f"There is a run named {run.name}: choose another name.")
         return run
 
@@ -189,6 +190,15 @@ class TrainActions:
                 for file in files:
                     shutil.copyfile(file, temporary / file.name)
         return target
+
+
+def _is_free(run: Path) -> bool:
+    """Whether nothing is there but the log of a training that could not begin."""
+    try:
+        Place(run).check_new()
+    except RunError:
+        return False
+    return True
 
 
 def defaults() -> list[tuple[str, Any, str]]:

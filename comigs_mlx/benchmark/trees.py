@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from comigs_mlx import cpu
 from comigs_mlx.benchmark.environment import git, is_checkout
 from comigs_mlx.errors import ConfigError
 
@@ -105,6 +106,10 @@ class Worker:
         return answer
 
     def _last(self) -> str:
+        """Why there was no answer: what ended the process, or what it said last."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            if (reason := cpu.crash(self.process.wait(timeout=10))) is not None:
+                return reason
         lines = self.log.read_text(errors="replace").strip().splitlines()
         return lines[-1][:300] if lines else "its process ended"
 

@@ -56,8 +56,13 @@ class TokenCache:
 
     @classmethod
     def of_user(cls, say: Say) -> TokenCache:
-        """The cache in the user's cache folder."""
-        return cls(cache_dir() / "tokens", say)
+        """The cache in the user's cache folder; one that keeps nothing without it."""
+        try:
+            return cls(cache_dir() / "tokens", say)
+        except OSError as error:
+            nowhere = cls(Path(), say)
+            nowhere._fail(error)
+            return nowhere
 
     def load(self, key: str, names: Sequence[str]) -> Arrays | None:
         """The arrays of an entry, mapped read-only.
@@ -69,6 +74,8 @@ class TokenCache:
         Returns:
             The arrays; None where the entry is missing or not bit for bit as stored.
         """
+        if not self._works:
+            return None
         folder = self.folder / key
         try:
             kept = json.loads((folder / ENTRY).read_text(encoding="utf-8"))
@@ -97,11 +104,15 @@ class TokenCache:
                 _write(temporary, arrays)
             self._make_room(key)
         except OSError as error:
-            self._works = False
-            self._say(
-                f"note: tokens cannot be kept in {self.folder} "
-                f"({error.strerror or error}): the next run tokenises the text again"
-            )
+            self._fail(error)
+
+    def _fail(self, error: OSError) -> None:
+        self._works = False
+        where = f" in {self.folder}" if self.folder != Path() else ""
+        self._say(
+            f"note: tokens cannot be kept{where} ({error.strerror or error}): "
+            "the next run tokenises the text again"
+        )
 
     def _open(self) -> None:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)

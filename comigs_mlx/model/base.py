@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import functools
-import json
 import os
 import re
 from dataclasses import dataclass
@@ -16,6 +15,14 @@ import mlx.nn as nn
 from comigs_mlx.errors import ModelError
 from comigs_mlx.model.demo import Report, demo_model_path, quiet
 from comigs_mlx.model.fingerprint import fingerprint, recall, remember, state
+from comigs_mlx.model.folder import (
+    ADVICE,
+    FILES,
+    check_folder,
+    foreign_code,
+    plain_path,
+)
+from comigs_mlx.model.surgery import reason
 from comigs_mlx.model.tables import Tables, tables_of
 
 if TYPE_CHECKING:
@@ -25,19 +32,6 @@ DEMO = "demo"
 """The id of the embedded demo model; a folder of that name is `./demo`."""
 
 HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
-ADVICE = "pass another folder or Hub id with --model, or `demo`"
-
-FILES = [
-    "*.json",
-    "*.jinja",
-    "*.tiktoken",
-    "*.txt",
-    "model*.safetensors",
-    "tokenizer.model",
-]
-"""What is fetched of a Hub model: mlx-lm's selection without its code."""
-
-
 CONTEXT = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
 """What families call the most tokens they can read at once."""
 
@@ -145,7 +139,7 @@ def load_base(model_id: str, report: Report = quiet) -> Base:
         ModelError: If the model cannot be found, fetched or loaded.
     """
     path = _locate(model_id, report)
-    _check(path)
+    check_folder(path)
     report(f"loading {model_id}")
     files = state(path)
     model, config = _load_model(path)
@@ -217,43 +211,11 @@ def _hub_problem(model_id: str, error: Exception) -> str:
             f"no room on the disk for {model_id}: make some, or set HF_HOME to a "
             "folder that has it"
         )
-    reason = type(error).__name__ + (f", status {status}" if status else "")
+    kind = type(error).__name__ + (f", status {status}" if status else "")
     return (
-        f"cannot fetch {model_id} from the Hugging Face Hub ({reason}): check the "
+        f"cannot fetch {model_id} from the Hugging Face Hub ({kind}): check the "
         f"network and try again, or {ADVICE}"
     )
-
-
-def _check(path: Path) -> None:
-    """Refuse what mlx-lm would answer with a riddle, or with running foreign code."""
-    file = path / "config.json"
-    if not file.is_file():
-        raise ModelError(f"{path} is not a model folder (no config.json): {ADVICE}")
-    try:
-        code = json.loads(file.read_text()).get("model_file")
-    except (ValueError, AttributeError) as error:
-        raise ModelError(f"{file} is not JSON: fetch the model again") from error
-    if code is not None:
-        raise _foreign_code(path)
-    if not any(path.glob("model*.safetensors")):
-        raise ModelError(
-            f"{path} has no model*.safetensors: convert the model with "
-            f"`mlx_lm.convert --hf-path {path}` and pass the new folder"
-        )
-    for file in sorted(path.glob("model*.safetensors")):
-        _check_safetensors(file)
-
-
-def _check_safetensors(file: Path) -> None:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="numpy"):
-            pass
-    except (SafetensorError, OSError) as error:
-        raise ModelError(
-            f"{file} is damaged or incomplete ({_line(error)}): fetch the model again"
-        ) from error
 
 
 def _load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -261,12 +223,22 @@ def _load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     from mlx_lm.utils import load_model
 
     try:
-        return load_model(path)
+        with plain_path(path) as plain:
+            return load_model(plain)
     except Exception as error:  # each family fails in its own way
         raise ModelError(
-            f"mlx-lm {mlx_lm.__version__} cannot load {path} ({_line(error)}): "
-            f"upgrade it with `pip install -U mlx-lm`, or {ADVICE}"
+            f"mlx-lm {mlx_lm.__version__} cannot load {path} ({reason(error)}): "
+            f"{_cause(str(error))}, or {ADVICE}"
         ) from error
+
+
+def _cause(text: str) -> str:
+    """What to do about an error of mlx-lm's `load_model`."""
+    if "not supported" in text:
+        return "upgrade it with `pip install -U mlx-lm`"
+    if "parameters" in text or "shape" in text:
+        return "config.json and weights do not belong together; fetch the model again"
+    return "fetch the model again, upgrade mlx-lm with `pip install -U mlx-lm`"
 
 
 def _load_tokenizer(path: Path, config: dict[str, Any]) -> TokenizerWrapper:
@@ -278,18 +250,8 @@ def _load_tokenizer(path: Path, config: dict[str, Any]) -> TokenizerWrapper:
         return load_tokenizer(path, options, eos_token_ids=config.get("eos_token_id"))
     except Exception as error:  # each tokenizer class fails in its own way
         if "trust_remote_code" in str(error):
-            raise _foreign_code(path) from error
+            raise foreign_code(path) from error
         raise ModelError(
-            f"{path} has no tokenizer that can be read ({_line(error)}): fetch the "
+            f"{path} has no tokenizer that can be read ({reason(error)}): fetch the "
             f"model again, or {ADVICE}"
         ) from error
-
-
-def _foreign_code(path: Path) -> ModelError:
-    return ModelError(
-        f"{path} needs Python code of its own, which is never run: {ADVICE}"
-    )
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__

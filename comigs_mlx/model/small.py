@@ -17,6 +17,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from comigs_mlx import tensors
 from comigs_mlx.files import replacing_dir, write_json
 from comigs_mlx.model.params import flatten
 
@@ -124,7 +125,7 @@ def write(
     """
     with replacing_dir(folder) as made:
         file = made / "model.safetensors"
-        mx.save_safetensors(str(file), flatten(model.parameters()), {"format": "mlx"})
+        tensors.save(file, flatten(model.parameters()), {"format": "mlx"})
         write_json(made / "config.json", config(shape, tokenizer.eos_token_id))
         write_json(made / "training.json", notes)
         tokenizer.backend_tokenizer.save(str(made / "tokenizer.json"))

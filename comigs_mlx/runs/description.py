@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from comigs_mlx.config import from_dict
-from comigs_mlx.errors import ComigsError, RunError
+from comigs_mlx.errors import ComigsError, RunError, line
 from comigs_mlx.options import ExpertOptions
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ def read(file: Path) -> dict[str, Any]:
     try:
         info: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         version = info["format_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{file} is damaged: {error!r}") from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RunError(f"{file} is damaged: {line(error)}") from error
     if version != FORMAT_VERSION:
         raise RunError(f"{file} has format {version}, this version reads 1")
     return info

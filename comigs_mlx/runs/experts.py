@@ -19,7 +19,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from comigs_mlx.errors import RunError, raise_all
+from comigs_mlx import tensors
+from comigs_mlx.errors import RunError, line, raise_all
 from comigs_mlx.files import replacing, write_json
 from comigs_mlx.model import params
 from comigs_mlx.model.mixture import Mixture
@@ -39,8 +40,8 @@ def write(folder: Path, mixture: Mixture, base_id: str, step: int) -> None:
     """Write all experts and routers of a mixture, each file atomically."""
     groups = params.by_role(mixture.model)
     for index, name in enumerate(generalist_folders(mixture.options.generalists)):
-        tensors = dict(adapter(groups["generalist"], index))
-        _save(folder / name / ADAPTER, tensors, step)
+        arrays = dict(adapter(groups["generalist"], index))
+        _save(folder / name / ADAPTER, arrays, step)
         config = adapter_config(mixture, base_id, attention=index == 0)
         write_json(folder / name / ADAPTER_CONFIG, config)
     stacked = {without(p, "specialist"): a for p, a in groups["specialist"].items()}
@@ -66,7 +67,7 @@ def read(folder: Path, mixture: Mixture) -> int | None:
     steps = {metadata.get("step") for _, metadata in loaded}
     if len(steps) != 1:
         return None
-    *adapters, specialists, routers = (tensors for tensors, _ in loaded)
+    *adapters, specialists, routers = (arrays for arrays, _ in loaded)
     expected = params.flatten(params.select(mixture.model, params.ROLES))
     values = dict(_gathered(expected, adapters, specialists, routers))
     wrong = [
@@ -146,16 +147,13 @@ def _shape(array: mx.array | None) -> tuple[int, ...] | None:
     return None if array is None else tuple(array.shape)
 
 
-def _save(file: Path, tensors: Arrays, step: int) -> None:
+def _save(file: Path, arrays: Arrays, step: int) -> None:
     with replacing(file) as temporary:
-        mx.save_safetensors(
-            str(temporary), tensors, {"format": "mlx", "step": str(step)}
-        )
+        tensors.save(temporary, arrays, {"format": "mlx", "step": str(step)})
 
 
 def _load(file: Path) -> tuple[Arrays, dict[str, str]]:
     try:
-        return mx.load(str(file), return_metadata=True)  # type: ignore[return-value]
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise RunError(f"cannot read {file}: {reason}") from error
+        return tensors.load(file)
+    except (OSError, ValueError) as error:
+        raise RunError(f"cannot read {file}: {line(error)}") from error

@@ -187,7 +187,8 @@ class RunFolder(Place):
     def _repair(self, mixture: Mixture) -> int:
         """Take the experts of the newest state: a save was interrupted, or goes on.
 
-        They are written again, unless a process that trains here is about to.
+        They are written again where that is possible: not while a process trains here,
+        which is about to, and not on a full disk or one that may only be read.
         """
         if not checkpoint.saves(self.states):
             raise RunError(
@@ -197,8 +198,9 @@ class RunFolder(Place):
         newest = checkpoint.latest(self.states)
         step: int = checkpoint.read_state(newest)["position"]["step"]
         mixture.model.update(params.unflatten(checkpoint.load_values(newest)))
-        if not self.is_in_use():
-            self.write_experts(mixture, step)
+        with contextlib.suppress(RunError, OSError), self.in_use():
+            if checkpoint.latest(self.states) == newest:
+                self.write_experts(mixture, step)
         return step
 
 

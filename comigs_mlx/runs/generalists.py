@@ -14,6 +14,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
+from comigs_mlx import tensors as safetensors
 from comigs_mlx.errors import RunError
 from comigs_mlx.files import replacing
 from comigs_mlx.model import params
@@ -113,7 +114,7 @@ def _write(file: Path, tensors: Mapping[str, npt.NDArray[Any]], prefix: str) -> 
         for name, array in old.items()
     }
     with replacing(file) as temporary:
-        mx.save_safetensors(str(temporary), new, metadata)
+        safetensors.save(temporary, new, metadata)
 
 
 def _prefix(index: int) -> str:
@@ -122,11 +123,8 @@ def _prefix(index: int) -> str:
 
 def _load(file: Path) -> tuple[dict[str, mx.array], dict[str, str]]:
     try:
-        loaded: Any = mx.load(str(file), return_metadata=True)
-    except (OSError, RuntimeError, ValueError) as error:
+        return safetensors.load(file)
+    except (OSError, ValueError) as error:
         raise RunError(
             f"cannot read {file}: train the run with --resume to write it again"
         ) from error
-    arrays, metadata = loaded
-    mx.eval(arrays)  # the file may be replaced before they are used
-    return arrays, metadata

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from comigs_mlx.errors import RunError
+from comigs_mlx.errors import RunError, line
 from comigs_mlx.files import restore, write_text
 from comigs_mlx.runs import description
 
 LOCK_SECONDS = 0.2
 """Whoever only looks whether a run is in use holds its lock for some microseconds."""
+
+WITHOUT_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK)
+"""How file systems say that they have no locks, as some network shares."""
 
 ADAPTER = "adapters.safetensors"
 SPECIALISTS = "specialist/experts.safetensors"
@@ -92,6 +96,13 @@ class Place:
                 f"{self.path} is in use by another process: wait for it, or choose "
                 "another folder with --run"
             ) from error
+        except OSError as error:
+            if error.errno not in WITHOUT_LOCKS:
+                raise
+            raise RunError(
+                f"{self.path} is on a file system without locks ({line(error)}): "
+                "choose a folder on a local disk with --run"
+            ) from error
         try:
             restore(self.path)
             yield
@@ -125,9 +136,9 @@ class Place:
         """Drop the lines after `step`, and one that a killed process left torn."""
         for file in (self.metrics, self.rounds):
             found = reports(file, "step")
-            kept = [line for report, line in found if report["step"] <= step]
+            kept = [text for report, text in found if report["step"] <= step]
             if file.exists():
-                write_text(file, "".join(f"{line}\n" for line in kept))
+                write_text(file, "".join(f"{text}\n" for text in kept))
 
 
 def reports(file: Path, key: str) -> Iterator[tuple[dict[str, Any], str]]:
@@ -137,11 +148,11 @@ def reports(file: Path, key: str) -> Iterator[tuple[dict[str, Any], str]]:
     """
     if not file.is_file():
         return
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+    for text in file.read_text(encoding="utf-8", errors="replace").splitlines():
         with contextlib.suppress(ValueError):
-            found = json.loads(line)
+            found = json.loads(text)
             if isinstance(found, dict) and isinstance(found.get(key), int | float):
-                yield found, line
+                yield found, text
 
 
 def is_locked(file: Path) -> bool:
@@ -153,4 +164,6 @@ def is_locked(file: Path) -> bool:
         return False
     except BlockingIOError:
         return True
+    except OSError:  # not to be looked at, or no locks there: nobody can hold one
+        return False
     return False

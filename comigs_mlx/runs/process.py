@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -21,15 +20,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from comigs_mlx import cpu
 from comigs_mlx.config import read_yaml
 from comigs_mlx.errors import ComigsError, RunError
 from comigs_mlx.files import write_json
+from comigs_mlx.runs import progress
 from comigs_mlx.runs.place import Place, is_locked, reports
 from comigs_mlx.train_options import train_config
 
 RECORD, LOG, LOCK = ".train.json", ".train.log", ".train.lock"
 LINES = 50
-ETA = re.compile(r"^step \d+/\d+ .*\beta (?:(\d+):)?(\d+):(\d\d)$")
 
 _children: dict[Path, subprocess.Popen[bytes]] = {}
 """Those of this very process: only their exit codes can be known."""
@@ -44,7 +44,7 @@ class TrainingState:
         exit_code: Of the one that has ended; None where it is not known.
         lines: The last lines it printed.
         progress: Expert steps done and in all, where they are known.
-        eta_seconds: As it said last; None where it did not, or does not run.
+        eta_seconds: As it told last; None where it did not, or does not run.
         problem: Why it ended without being done, in a sentence; None: it did not.
         stopping: Whether it was asked to stop.
     """
@@ -120,12 +120,13 @@ def state(run: Path) -> TrainingState:
     ours = is_locked(place.path / LOCK)
     running = ours or place.is_in_use()
     lines, record = _lines(place.path / LOG), _record(place.path)
+    told = progress.read(place.path, since=_started(record))
     return TrainingState(
         running=running,
         exit_code=None if running else _exit_code(place.path),
         lines=lines,
-        progress=_progress(place),
-        eta_seconds=_eta(lines) if ours else None,
+        progress=_progress(place, told),
+        eta_seconds=told.get("eta_seconds") if running else None,
         problem=None if running else _problem(place.path, lines, record),
         stopping=ours and "stopped" in record,
     )
@@ -159,6 +160,12 @@ def _record(run: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def _started(record: dict[str, Any]) -> float:
+    """When the training began, as far as is known."""
+    started = record.get("started")
+    return started if isinstance(started, int | float) else 0.0
+
+
 def _exit_code(run: Path) -> int | None:
     child = _children.get(run.resolve())
     return None if child is None else child.poll()
@@ -173,21 +180,19 @@ def _lines(log: Path) -> list[str]:
         return []
 
 
-def _progress(place: Place) -> tuple[int, int] | None:
+def _progress(place: Place, told: dict[str, Any]) -> tuple[int, int] | None:
+    """Expert steps done and in all: as the training tells, else as the run is saved."""
     try:
-        total = int(read_yaml(place.config)["steps"])
+        total = int(told.get("steps") or read_yaml(place.config)["steps"])
+        done = told.get("step")
+        if done is None:  # of a run trained in another way, or only just begun
+            steps = [
+                int(report["step"]) for report, _ in reports(place.metrics, "step")
+            ]
+            done = max(steps, default=0)
+        return min(int(done), total), total
     except (ComigsError, OSError, KeyError, TypeError, ValueError):
         return None
-    steps = [int(report["step"]) for report, _ in reports(place.metrics, "step")]
-    return min(max(steps, default=0), total), total
-
-
-def _eta(lines: list[str]) -> float | None:
-    found = [match for line in lines if (match := ETA.match(line))]
-    if not found:
-        return None
-    hours, minutes, seconds = (int(part or 0) for part in found[-1].groups())
-    return 3600.0 * hours + 60.0 * minutes + seconds
 
 
 def _problem(run: Path, lines: list[str], record: dict[str, Any]) -> str | None:
@@ -197,5 +202,7 @@ def _problem(run: Path, lines: list[str], record: dict[str, Any]) -> str | None:
     starts = [i for i, line in enumerate(lines) if line.startswith("error: ")]
     if starts:
         return " ".join(lines[starts[-1] :]).removeprefix("error: ")
+    if (reason := cpu.crash(_exit_code(run))) is not None:
+        return f"training ended before it was done ({reason}): resume it"
     last = f" (it said last: {lines[-1]})" if lines else ""
     return f"training ended before it was done{last}: resume it"

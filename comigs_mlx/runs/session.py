@@ -5,30 +5,37 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
 
-from comigs_mlx.config import to_dict
-from comigs_mlx.data.batches import BatchSource, evaluation_batches, training_batches
+from comigs_mlx.config import read_yaml, to_dict
+from comigs_mlx.data.batches import BatchSource, sampled_batches, training_batches
 from comigs_mlx.data.cache import TokenCache
-from comigs_mlx.data.content import Content, tokenised
-from comigs_mlx.data.identity import content_digest
+from comigs_mlx.data.content import Content, named, tokenised, tokens_digest
+from comigs_mlx.data.identity import content_digest, depends_on_date
 from comigs_mlx.data.splits import SPLITS, Splits, load_splits
+from comigs_mlx.errors import RunError
 from comigs_mlx.model import params
 from comigs_mlx.model.base import Base, load_base
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.runs import description
 from comigs_mlx.runs.folder import RunFolder
 from comigs_mlx.train_options import TrainConfig
-from comigs_mlx.training import checkpoint, memory
+from comigs_mlx.training import checkpoint, lanes, memory
+from comigs_mlx.training.fitting import check_texts
 from comigs_mlx.training.records import Boundary, Report, Step
 from comigs_mlx.training.trainer import Trainer
 
 Say = Callable[[str], None]
+
+CHANGES = {
+    "data": "the text has changed since the run was saved",
+    "lanes": "this machine computes a batch in another number of parts than the run's",
+}
+"""What may change between a save and a resume, in words."""
 
 
 @dataclass
@@ -119,18 +126,24 @@ def _opened(
     found = base.fingerprint()
     mixture = Mixture(base.model, config.experts, config.training.seed)
     check(description.describe(mixture, base.id, found))
-    trainer = make_trainer(config, base, mixture, splits, say)
+    texts = _contents(config, base, splits, say)
+    trainer = make_trainer(config, mixture, texts, say)
     for note in memory.plan(mixture, _work(config, trainer)).notes(config.memory_limit):
         say(note)
     identity = {
         "base_model": found,
         "experts": to_dict(mixture.options),
         "data": _digest(splits),
+        "tokens": tokens_digest(texts.values()),
+        "lanes": lanes.count(config.data.batch_size),
     }
     documents = {name: len(getattr(splits, name)) for name in SPLITS}
     with folder.in_use():
-        if config.resume:
-            _restore(trainer, folder, identity, say)
+        if not config.resume:
+            folder.check_new()  # another process may have begun and ended meanwhile
+        else:
+            dated = splits.kind == "chat" and depends_on_date(base.tokenizer)
+            _restore(trainer, folder, identity, dated, say)
         folder.tidy(config.saving.keep)
         resumable = dataclasses.replace(config, resume=False)
         folder.create(resumable, mixture, base.id, found)
@@ -140,42 +153,54 @@ def _opened(
 
 
 def make_trainer(
-    config: TrainConfig, base: Base, mixture: Mixture, splits: Splits, say: Say
+    config: TrainConfig, mixture: Mixture, texts: Mapping[str, Content], say: Say
 ) -> Trainer:
     """The trainer of a mixture: train text for the experts, valid text for the router.
+
+    Args:
+        config: What is trained, and how.
+        mixture: Attached to the base model that the texts were tokenised for.
+        texts: The tokens of train and valid.
+        say: Told what to expect of the batches.
 
     Raises:
         DataError: If a split is too small, or nothing in it can be learned from.
     """
     data, seed = config.data, config.training.seed
-    texts = _contents(config, base, splits, say)
 
     def source(name: str, seed: int) -> BatchSource:
-        batches, notes = training_batches(
-            texts[name],
-            seq_len=data.seq_len,
-            batch_size=data.batch_size,
-            seed=seed,
-            packing=data.packing,
-        )
+        with named(name):
+            batches, notes = training_batches(
+                texts[name],
+                seq_len=data.seq_len,
+                batch_size=data.batch_size,
+                seed=seed,
+                packing=data.packing,
+            )
         for note in notes:
             say(f"note: {name}: {note}")
         return batches
 
     train, router_train = source("train", 2 * seed), source("valid", 2 * seed + 1)
-    valid = evaluation_batches(texts["valid"], data.seq_len, data.batch_size)
-    first = list(itertools.islice(valid, config.saving.valid_batches))
-    return Trainer(mixture, train, router_train, first, config.training, config.saving)
+    count = config.saving.valid_batches
+    valid = sampled_batches(texts["valid"], data.seq_len, data.batch_size, count)
+    return Trainer(mixture, train, router_train, valid, config.training, config.saving)
 
 
 def _work(config: TrainConfig, trainer: Trainer) -> memory.Work:
-    """The longest batch of training: conversations may all be shorter than allowed."""
-    training, lengths = config.training, getattr(trainer.train, "lengths", {})
+    """The longest batches: conversations may all be shorter than allowed.
+
+    Routers learn from validation text, which may be longer than the training text.
+    """
+    training, seq_len = config.training, config.data.seq_len
+    sources = [trainer.train, *([trainer.router_train] if trainer.routers else [])]
+    lengths = (max(getattr(s, "lengths", {}), default=seq_len) for s in sources)
     return memory.Work(
         batch_size=config.data.batch_size,
-        seq_len=max(lengths, default=config.data.seq_len),
+        seq_len=max(lengths),
         checkpoint=training.grad_checkpoint,
         accumulation=training.grad_accumulation,
+        measured=max((batch.mask.shape[1] for batch in trainer.valid), default=0),
     )
 
 
@@ -195,30 +220,69 @@ def _contents(
             mask_prompt=data.mask_prompt,
             cache=cache,
             say=say,
+            split=name,
         )
         for note in notes:
             say(f"note: {name}: {note}")
+    for note in check_texts(base, contents, data.seq_len):
+        say(f"note: {note}")
     return contents
 
 
 def _restore(
-    trainer: Trainer, folder: RunFolder, identity: dict[str, Any], say: Say
+    trainer: Trainer,
+    folder: RunFolder,
+    identity: dict[str, Any],
+    dated: bool,
+    say: Say,
 ) -> None:
-    """Go to the newest save, or stay at the beginning where there is none yet."""
+    """Go to the newest save, or stay at the beginning where there is none yet.
+
+    Args:
+        trainer: At its beginning.
+        folder: The run, locked.
+        identity: What the run must have in common with its save. Saves of version 0.1
+            know nothing of tokens and lanes.
+        dated: Whether the tokens change from day to day by themselves.
+        say: Told where training goes on, and what keeps it from being exact.
+
+    Raises:
+        RunError: If the save is damaged or does not belong to this base and text.
+    """
     if not checkpoint.saves(folder.states):
         folder.cut_metrics(0)
         say("nothing was saved yet: starting from the beginning")
         return
     newest = checkpoint.latest(folder.states)
-    fixed = {key: value for key, value in identity.items() if key != "data"}
-    stored = checkpoint.restore(trainer, newest, fixed)
-    if stored.get("data") != identity["data"]:
-        say(
-            "note: the text has changed since the run was saved: training goes on with "
-            "the new text, not bit for bit as it would have"
+    options = read_yaml(folder.config)
+    fixed = {key: identity[key] for key in ("base_model", "experts")}
+    stored = {**identity, **checkpoint.restore(trainer, newest, fixed, options)}
+    changed = {key for key in identity if stored[key] != identity[key]}
+    if "tokens" in changed and not dated and "data" not in changed:
+        raise RunError(
+            f"{folder.path} was saved with other tokens for the same text: the base "
+            "model's tokenizer or chat template has changed; put the old one back, or "
+            "start a new run with another --run"
         )
+    for key in sorted(changed & CHANGES.keys()):
+        say(f"note: {CHANGES[key]}: training goes on, not bit for bit as it would have")
+    if (note := _rate_note(trainer)) is not None:
+        say(f"note: {note}")
     folder.cut_metrics(trainer.position.step)
     say(f"resuming at step {trainer.position.step}, from {newest}")
+
+
+def _rate_note(trainer: Trainer) -> str | None:
+    """What becomes of the learning rate, where the number of steps has changed."""
+    schedule, step = trainer.schedule, trainer.position.step
+    if not step or schedule.first != step or step >= trainer.options.steps:
+        return None
+    rate = trainer.options.learning_rate
+    return (
+        f"the number of steps has changed: the learning rate goes on from "
+        f"{rate * schedule.share:.3g} and ends at {rate / 10:.3g} in step "
+        f"{schedule.last}; --learning-rate sets another"
+    )
 
 
 def _digest(splits: Splits) -> str:

@@ -79,14 +79,19 @@ def _next(events: Any, workers: Sequence[Any]) -> Event:
         except queue.Empty:
             dead = [w for w in workers if w.exitcode not in (None, 0)]
             if dead:
-                raise RunError(
-                    f"one of the --jobs ended with exit code {dead[0].exitcode}, maybe "
-                    "for want of memory: go on with --resume and fewer --jobs"
-                ) from None
+                raise RunError(_death(dead[0].exitcode)) from None
             continue
         if isinstance(event, ComigsError):
             raise event
         return event
+
+
+def _death(status: int) -> str:
+    """One line on why a process is gone and what to do."""
+    reason = cpu.crash(status)
+    if reason is None:
+        reason = f"exit code {status}, maybe for want of memory"
+    return f"one of the --jobs ended ({reason}): go on with --resume and fewer --jobs"
 
 
 def _work(config: SimulateConfig, tasks: Any, events: Any, cores: list[int]) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 import mlx.core as mx
 from safetensors.numpy import load_file, save_file
 
+from comigs_mlx import tensors
 from comigs_mlx.errors import RunError
 from comigs_mlx.files import replacing_dir, write_json
 from comigs_mlx.model import params
@@ -38,7 +39,7 @@ def save(simulation: Simulation, folder: Path) -> None:
         (temporary / "participants").mkdir()
         for participant in simulation.participants:
             file = temporary / "participants" / f"{participant.name}.safetensors"
-            mx.save_safetensors(str(file), dict(sorted(_arrays(participant).items())))
+            tensors.save(file, dict(sorted(_arrays(participant).items())))
         if simulation.pool is not None:
             _save_pool(simulation.pool, temporary)
         write_json(temporary / STATE, _state(simulation))
@@ -64,9 +65,7 @@ def restore(simulation: Simulation, folder: Path) -> None:
         for participant in simulation.participants:
             stored = state["participants"][participant.name]
             file = folder / "participants" / f"{participant.name}.safetensors"
-            arrays: Any = mx.load(str(file))
-            mx.eval(arrays)  # the file may be replaced before they are used
-            _restore(participant, stored, arrays)
+            _restore(participant, stored, tensors.load(file)[0])
         if simulation.pool is not None:
             _restore_pool(simulation.pool, folder, state["clock"])
         simulation.round, simulation.bytes = state["round"], state["bytes"]
@@ -137,9 +136,9 @@ def _save_pool(pool: Pool, folder: Path) -> None:
         file = folder / "federation" / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
-    for name, tensors in pool.residuals.items():
+    for name, residual in pool.residuals.items():
         (folder / "residuals").mkdir(exist_ok=True)
-        save_file(tensors, folder / "residuals" / f"{name}.safetensors")
+        save_file(residual, folder / "residuals" / f"{name}.safetensors")
 
 
 def _restore_pool(pool: Pool, folder: Path, clock: float) -> None:

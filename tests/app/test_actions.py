@@ -12,6 +12,8 @@ from app.actions.routing import RoutingActions
 from app.actions.share import ShareActions
 from app.actions.train import TrainActions
 from comigs_mlx.errors import ComigsError, ConfigError, DataError, RunError
+from comigs_mlx.runs import process
+from comigs_mlx.runs.place import Place
 
 CHOSEN = ("notes", "auto", 50, 0.7, 0.95, 3, "")
 
@@ -134,6 +136,38 @@ def test_training_refuses_before_anything_is_written(office, folder, text_folder
         with pytest.raises(ComigsError, match=message):
             actions.start(name, path, None, options)
     assert sorted(folder.rglob("*")) == before
+
+
+def test_the_name_of_a_training_that_could_not_begin_is_free(
+    office, folder, text_folder, until
+):
+    actions = TrainActions(folder, True, office()[0])
+    options = {"model": str(folder / "no-such-model"), "steps": 2}
+    for _ in range(2):
+        actions.start("second", str(text_folder), None, options)
+        until(lambda: not process.state(folder / "second").running, seconds=60)
+    assert "no-such-model" in process.state(folder / "second").problem
+    (folder / "second" / "letter.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="There is a run named second"):
+        actions.start("second", str(text_folder), None, options)
+
+
+def test_a_run_that_has_only_just_begun_is_not_broken(folder):
+    """Its files are there before its first save."""
+    (run := folder / "new").mkdir()
+    for name in ("comigs.json", "config.yaml"):
+        shutil.copy(folder / "notes" / name, run / name)
+    assert "new" in runs.advice(folder)
+    with Place(run).in_use():
+        assert "new" not in runs.advice(folder)
+        assert ("new · training", "new") in runs.choices(folder)
+        assert "new" not in runs.ready(folder)
+
+
+def test_ready_runs_are_those_to_talk_to(folder):
+    assert runs.ready(folder) == {"notes": 6}
+    with Place(folder / "notes").in_use():
+        assert runs.ready(folder) == {}
 
 
 def test_from_elsewhere_no_path_on_this_machine_is_read(office, folder, text_folder):

@@ -194,3 +194,20 @@ class TestWorker:
         )
         (line,) = done.stdout.splitlines()
         assert json.loads(line) == {"error": "KeyError: 'experts'"}
+
+
+def test_a_worker_that_a_signal_ends_is_not_a_user_error(tmp_path):
+    """An illegal instruction in the other tree's libraries, say."""
+    folder = tmp_path / "comigs_mlx" / "benchmark"
+    folder.mkdir(parents=True)
+    (folder.parent / "__init__.py").write_text("")
+    (folder / "__init__.py").write_text("")
+    (folder / "worker.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGILL)\n"
+    )
+    tree = trees.Worker(tmp_path, tmp_path / "log", "--against 1234")
+    try:
+        with pytest.raises(ConfigError, match=r"--against 1234 .*\(SIGILL\)"):
+            tree.ask(shape={})
+    finally:
+        tree.stop()

@@ -1,7 +1,8 @@
 """`python killed.py OWNER NAME COUNT train-flags...`: train, but die at one call.
 
-In place of the COUNTth call of OWNER.NAME the process gets SIGKILL, or SIGINT where
-COUNT begins with `int:`, and then goes on with the call.
+In place of the COUNTth call of OWNER.NAME the process gets SIGKILL, or another signal
+where COUNT begins with its name (`int:`, `term:`, `hup:`), and then goes on with the
+call.
 """
 
 import os
@@ -20,8 +21,9 @@ OWNERS = {"os": os, "mx": mlx.core, "Level": Level}
 
 def main():
     owner, name, count, *argv = sys.argv[1:]
-    number = signal.SIGINT if count.startswith("int:") else signal.SIGKILL
-    left = [int(count.removeprefix("int:"))]
+    *end, count = count.split(":")
+    number = getattr(signal, f"SIG{end[0].upper()}") if end else signal.SIGKILL
+    left = [int(count)]
     inner = getattr(OWNERS[owner], name)
 
     def call(*args, **kwargs):

@@ -1,5 +1,7 @@
 """The run folder: what stands in it, which save is the best, and what is refused."""
 
+import contextlib
+import errno
 import json
 import shutil
 import subprocess
@@ -12,10 +14,12 @@ import tests.tiny as tiny
 from comigs_mlx.config import read_yaml
 from comigs_mlx.errors import RunError
 from comigs_mlx.model.base import fingerprint, load_base
+from comigs_mlx.runs import experts, place
 from comigs_mlx.runs.folder import RunFolder
 from comigs_mlx.runs.session import session
 from comigs_mlx.train_options import TrainConfig
 from comigs_mlx.training.records import Boundary
+from tests.runs.compare import tree
 from tests.training.setting import same, values
 
 
@@ -175,6 +179,56 @@ class TestInterruptedSave:
         assert same(values(mixture), values(expected))
         assert file.read_bytes() == whole
 
+    @pytest.fixture
+    def halved(self, copy):
+        """A run whose last save was interrupted before the router."""
+        next((copy / "router").iterdir()).unlink()
+        return copy
+
+    @pytest.mark.parametrize("reason", ["No space left", "Read-only file system"])
+    def test_is_read_where_nothing_can_be_written(
+        self, halved, trained, monkeypatch, reason
+    ):
+        def refuse(*_):
+            raise OSError(28, reason)
+
+        monkeypatch.setattr(experts, "write", refuse)
+        _, mixture = RunFolder(halved).load()
+        _, expected = RunFolder(trained()).load()
+        assert same(values(mixture), values(expected))
+
+    def test_is_read_where_not_even_a_lock_can_be_had(
+        self, halved, trained, monkeypatch
+    ):
+        def refuse(self):
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(RunFolder, "in_use", refuse)
+        _, mixture = RunFolder(halved).load()
+        _, expected = RunFolder(trained()).load()
+        assert same(values(mixture), values(expected))
+
+    def test_a_reader_writes_nothing_into_a_run_that_trains(self, halved):
+        with RunFolder(halved).in_use():
+            before = tree(halved)
+            RunFolder(halved).load()
+            assert tree(halved) == before
+
+    def test_a_reader_does_not_take_a_run_back(self, halved, monkeypatch):
+        """Training went on and saved between its reading and its writing."""
+        real = RunFolder.in_use
+
+        @contextlib.contextmanager
+        def late(folder):
+            with real(folder):
+                newest = max((folder.path / "state").iterdir())
+                newest.rename(newest.with_name("step-0000999"))
+                yield
+
+        monkeypatch.setattr(RunFolder, "in_use", late)
+        RunFolder(halved).load()
+        assert not list((halved / "router").iterdir())
+
     def test_without_a_state_it_is_said(self, copy):
         (copy / "router" / "router.safetensors").unlink()
         shutil.rmtree(copy / "state")
@@ -272,3 +326,18 @@ class TestRefused:
         assert str(error.value).startswith(f"{copy} is in use by another process")
         with RunFolder(copy).in_use():
             pass
+
+    @pytest.mark.parametrize("code", [errno.ENOTSUP, errno.ENOLCK])
+    def test_a_file_system_without_locks(self, copy, monkeypatch, code):
+        def flock(*_):
+            raise OSError(code, "Operation not supported")
+
+        monkeypatch.setattr("fcntl.flock", flock)
+        with pytest.raises(RunError) as caught, RunFolder(copy).in_use():
+            pass
+        assert str(caught.value) == (
+            f"{copy} is on a file system without locks (Operation not supported): "
+            "choose a folder on a local disk with --run"
+        )
+        assert not place.is_locked(copy / ".lock")
+        RunFolder(copy).load()  # reading needs none

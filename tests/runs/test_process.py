@@ -1,5 +1,6 @@
 """Training in the background: real processes, found again, stopped and told about."""
 
+import json
 import os
 import signal
 import subprocess
@@ -102,10 +103,14 @@ def test_a_killed_one_is_told(run, options):
     os.kill(process._record(run)["pid"], signal.SIGKILL)
     found = until(ended, run)
     assert found.exit_code == -signal.SIGKILL
-    assert found.problem.startswith("training ended before it was done (it said last:")
-    assert found.problem.endswith("resume it")
-    process._children.pop(run.resolve())
-    assert process.state(run).problem == found.problem  # known from the files alone
+    assert found.problem == (
+        "training ended before it was done (the system ended it, maybe for want of "
+        "memory (SIGKILL)): resume it"
+    )
+    process._children.pop(run.resolve())  # another program knows the files alone
+    told = process.state(run).problem
+    assert told.startswith("training ended before it was done (it said last:")
+    assert told.endswith("resume it")
 
 
 def test_what_it_says_is_wrong_is_told(run, options, tmp_path):
@@ -156,14 +161,29 @@ def test_nothing_was_ever_started(run):
         process.stop(run)
 
 
-@pytest.mark.parametrize(
-    ("line", "seconds"),
-    [
-        ("step 7/12  expert loss 5.960  eta 0:05", 5.0),
-        ("step 7/12  expert loss 5.960  eta 2:03:05", 7385.0),
-        ("step 1/12  expert loss 5.960", None),
-        ("a note with eta 0:05", None),
-    ],
-)
-def test_time_left_is_what_it_said_last(line, seconds):
-    assert process._eta(["loading", line]) == seconds
+def test_steps_are_counted_as_they_are_made(run, options):
+    """Not as they are reported: reports may be far apart."""
+    process.start(run, {**options, "steps": 100_000, "report_every": 50_000})
+    found = until(lambda state: state.progress and state.progress[0] > 1, run)
+    assert not metrics(run)
+    assert found.progress[1] == 100_000
+    assert found.eta_seconds is None or found.eta_seconds > 0
+    process.stop(run)
+    until(ended, run)
+
+
+def test_progress_of_an_older_training_is_not_that_of_this_one(run, options):
+    run.mkdir()
+    (run / "progress.json").write_text('{"step": 90, "steps": 100, "eta_seconds": 1.0}')
+    os.utime(run / "progress.json", (1e9, 1e9))
+    (run / process.RECORD).write_text(json.dumps({"started": 2e9}))
+    (run / "config.yaml").write_text("steps: 200\n")
+    found = process.state(run)
+    assert (found.progress, found.eta_seconds) == ((0, 200), None)
+
+
+def test_an_illegal_instruction_is_not_the_user_s_error(run, options):
+    process.start(run, {**options, "steps": 100_000})
+    until(lambda state: state.progress and state.progress[0], run)
+    os.kill(process._record(run)["pid"], signal.SIGILL)
+    assert "this processor does not have (SIGILL)" in until(ended, run).problem

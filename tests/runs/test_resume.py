@@ -159,9 +159,12 @@ def test_sigkill(moment, processes, whole):
     same_run(run, whole)
 
 
-def test_ctrl_c_saves_and_resumes(options, whole, tmp_path):
+@pytest.mark.parametrize("end", ["int", "term", "hup"])
+def test_asked_to_end_it_saves_and_resumes(options, whole, tmp_path, end):
+    """Ctrl-C, a system that shuts down, a terminal that is closed."""
     run = tmp_path / "run"
-    process = start(run, ("Level", "step", "int:5"), options)  # the third expert step
+    moment = ("Level", "step", f"{end}:5")  # the third expert step
+    process = start(run, moment, options)
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 130, output
     assert f"stopped and saved at step 3: --run {run} --resume goes on" in output

@@ -10,10 +10,20 @@ import pytest
 import tests.tiny as tiny
 from comigs_mlx.config import from_dict, read_yaml
 from comigs_mlx.data import content
-from comigs_mlx.errors import ConfigError, DataError, RunError, UnsupportedModel
+from comigs_mlx.errors import (
+    ConfigError,
+    DataError,
+    ModelError,
+    RunError,
+    UnsupportedModel,
+)
+from comigs_mlx.model import params
+from comigs_mlx.model.tables import Tables
+from comigs_mlx.runs import session as session_module
 from comigs_mlx.runs.folder import RunFolder
 from comigs_mlx.runs.session import session
 from comigs_mlx.train_options import TrainConfig, train_config
+from comigs_mlx.training import checkpoint
 from comigs_mlx.training.records import Boundary, Step
 from tests.runs.compare import tree
 
@@ -106,6 +116,34 @@ def test_stopping_saves_at_the_next_boundary_and_nowhere_else(config):
     ] * 2
     assert isinstance(events[-1], Boundary)
     assert states == ["step-0000002"]
+
+
+def test_the_seed_decides_the_order_of_the_text(config):
+    def batches(seed):
+        given = config_of(config.model, config.data.data, config.run, seed=seed)
+        with session(given, quiet) as opened:
+            sources = (opened.trainer.train, opened.trainer.router_train)
+            found = [source.batch(0).tokens for source in sources]
+        shutil.rmtree(given.folder)
+        return found
+
+    first, again, other = batches(3), batches(3), batches(4)
+    for level in (0, 1):
+        assert np.array_equal(first[level], again[level])
+        assert not np.array_equal(first[level], other[level])
+
+
+def test_taken_generalists_leave_everything_else_as_it_is(copy):
+    """After a pull the save holds new generalists; training has gone on since."""
+    with session(train_config(["--run", str(copy), "--resume"]), quiet) as opened:
+        model = opened.trainer.mixture.model
+        saved = params.flatten(params.select(model, params.ROLES))
+        model.update(params.unflatten({p: a + 1.0 for p, a in saved.items()}))
+        opened.take_generalists()
+        now = params.flatten(params.select(model, params.ROLES))
+        for path, array in saved.items():
+            moved = 0.0 if params.role_of(path) == "generalist" else 1.0
+            assert mx.allclose(now[path], array + moved, atol=1e-6), path
 
 
 class TestResume:
@@ -317,8 +355,183 @@ def test_a_memory_limit_below_the_base_model_is_noted(config, monkeypatch):
     assert any("--memory-limit 2.0 GB is less than the base" in note for note in notes)
 
 
+class TestSameTokens:
+    """The same text must become the same tokens when a run goes on."""
+
+    def resumed(self, run):
+        notes = []
+        with session(train_config(["--run", str(run), "--resume"]), notes.append):
+            return [note for note in notes if note.startswith("note")]
+
+    @pytest.fixture
+    def mine(self, tiny_folder, text_folder, tmp_path):
+        """(template) -> a trained run on chats, on a base of its own."""
+
+        def make(template=tiny.CHATML):
+            base = shutil.copytree(tiny_folder(), tmp_path / "base")
+            set_template(base, template)
+            rows = [
+                json.dumps(
+                    {
+                        "messages": [
+                            {"role": "user", "content": f"question {i}"},
+                            {"role": "assistant", "content": f"answer {i}"},
+                        ]
+                    }
+                )
+                for i in range(40)
+            ]
+            (text := tmp_path / "chats").mkdir()
+            (text / "train.jsonl").write_text("\n".join(rows[:31]))
+            (text / "valid.jsonl").write_text("\n".join(rows[31:]))
+            config = config_of(base, text, tmp_path / "mine", seq_len=48)
+            with session(config, quiet) as opened:
+                list(opened.run(lambda: False))
+            return base, config.folder
+
+        return make
+
+    def test_nothing_changed_is_not_noted(self, mine):
+        _, run = mine()
+        assert self.resumed(run) == []
+
+    def test_another_template_is_refused_before_anything_is_written(self, mine):
+        base, run = mine()
+        set_template(base, tiny.CHATML.replace("{{ m.role }}", "{{ m.role | upper }}"))
+        before = tree(run)
+        with pytest.raises(RunError, match="tokenizer or chat template has changed"):
+            self.resumed(run)
+        assert tree(run) == before
+
+    def test_a_template_that_writes_the_date_is_noted_at_once(self, mine):
+        _, run = mine("{{ strftime_now('%Y-%m-%d %H:%M:%S.%f') }}" + tiny.CHATML)
+        notes = self.resumed(run)
+        assert any("the chat template writes the date" in note for note in notes)
+
+    def test_another_tokenizer_is_refused(self, mine):
+        base, run = mine()
+        file = base / "tokenizer.json"
+        content = json.loads(file.read_text())
+        vocabulary = content["model"]["vocab"]
+        vocabulary["a"], vocabulary["e"] = vocabulary["e"], vocabulary["a"]
+        file.write_text(json.dumps(content))
+        with pytest.raises(RunError, match="tokenizer or chat template has changed"):
+            self.resumed(run)
+
+    def test_another_number_of_parts_is_noted(self, mine, monkeypatch):
+        _, run = mine()
+        monkeypatch.setattr(session_module.lanes, "count", lambda rows: 7)
+        (note,) = self.resumed(run)
+        assert note.startswith("note: this machine computes a batch in another number")
+
+    def test_a_save_of_an_older_version_knows_no_tokens(self, mine):
+        _, run = mine()
+        for save in (run / "state").iterdir():
+            file = save / "trainer_state.json"
+            state = json.loads(file.read_text())
+            del state["seal"], state["identity"]["tokens"], state["identity"]["lanes"]
+            state["seal"] = checkpoint._seal(state)
+            file.write_text(json.dumps(state))
+        assert self.resumed(run) == []
+
+
+class TestPaths:
+    """A path means the same from every folder."""
+
+    def test_a_run_used_from_elsewhere(
+        self, tiny_folder, text_folder, tmp_path, monkeypatch
+    ):
+        here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+        shutil.copytree(tiny_folder(), here / "bases" / "tiny")
+        shutil.copytree(text_folder, here / "text")
+        elsewhere.mkdir()
+        monkeypatch.chdir(here)
+        given = {**tiny.TRAINING, "model": "bases/tiny", "data": "text", "run": "mine"}
+        with session(train_config(tiny.flags(**given)), quiet) as opened:
+            list(opened.run(lambda: False))
+        assert read_yaml(here / "mine/config.yaml")["model"] == str(here / "bases/tiny")
+        assert RunFolder("mine").read_info()["base_model"]["id"].startswith(str(here))
+        monkeypatch.chdir(elsewhere)
+        RunFolder(here / "mine").load()
+        resume = ["--run", str(here / "mine"), "--resume"]
+        for extra in ([], ["--model", "../here/bases/tiny", "--data", "../here/text"]):
+            with session(train_config([*resume, *extra]), quiet):
+                pass
+
+    def test_a_folder_that_is_not_here_is_another_option(self, copy):
+        with pytest.raises(ConfigError, match="--model is .* there, 'some/model' here"):
+            train_config(["--run", str(copy), "--resume", "--model", "some/model"])
+
+    def test_the_embedded_demo_is_no_folder(self, tmp_path, monkeypatch):
+        (tmp_path / "demo").mkdir()
+        monkeypatch.chdir(tmp_path)
+        config = train_config(["--model", "demo", "--data", "demo"])
+        assert (config.model, config.data.data) == ("demo", "demo")
+
+
+def conversations(folder, **answers):
+    """train.jsonl and so on, one conversation an answer."""
+    folder.mkdir()
+    for name, texts in answers.items():
+        rows = (
+            {
+                "messages": [
+                    {"role": "user", "content": f"{name} {i}"},
+                    {"role": "assistant", "content": text},
+                ]
+            }
+            for i, text in enumerate(texts)
+        )
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text(lines)
+    return folder
+
+
+class TestLongerValidation:
+    @pytest.mark.parametrize("router", ["alternating", "none"])
+    def test_the_memory_said_is_that_of_the_longest_batch(
+        self, config, tmp_path, router
+    ):
+        short = ["ok"] * 20
+        said = {}
+        for name, valid in (("short", short), ("long", ["word " * 90] * 6)):
+            text = conversations(tmp_path / name, train=short, valid=valid)
+            options = {"seq_len": 512, "router": router}
+            one = config_of(config.model, text, tmp_path / f"run-{name}", **options)
+            notes = []
+            with session(one, notes.append):
+                (said[name],) = (n for n in notes if n.startswith("memory: "))
+        assert "(2 x 32 tokens)" in said["short"]
+        assert "(2 x 512 tokens)" in said["long"]
+
+    def test_chooses_the_best_save_with_its_share(self, config, tmp_path):
+        valid = ["ok"] * 40 + ["word " * 60] * 40
+        text = conversations(tmp_path / "text", train=["ok"] * 20, valid=valid)
+        options = {"seq_len": 512, "valid_batches": 4}
+        run = tmp_path / "run-share"
+        with session(config_of(config.model, text, run, **options), quiet) as opened:
+            batches = opened.trainer.valid
+        long = sum(int((b.mask.sum(1) > 100).sum()) for b in batches)
+        short = sum(int((b.mask.sum(1) > 0).sum()) for b in batches) - long
+        assert (short, long) == (4, 4)
+
+
 class TestNothingIsWritten:
     """Everything is checked before the run's folder is made."""
+
+    def test_for_windows_past_the_table_of_positions(self, config, tiny_folder):
+        options = {"seq_len": 129}
+        config = config_of(tiny_folder("gpt2"), config.data.data, config.run, **options)
+        with pytest.raises(ConfigError, match="129 .* 128 .* --seq-len to at most 128"):
+            session(config, quiet).__enter__()
+        assert not config.folder.exists()
+
+    def test_for_tokens_that_the_base_does_not_know(self, config, monkeypatch):
+        known = Tables(vocabulary=EOS)
+        monkeypatch.setattr("comigs_mlx.model.base.tables_of", lambda model: known)
+        with pytest.raises(ModelError, match=f"the train text has token id {EOS}"):
+            session(config, quiet).__enter__()
+        assert not config.folder.exists()
 
     def test_for_text_that_is_too_short(self, config, tmp_path):
         text = tiny.write_text(tmp_path / "short", documents=5)
@@ -348,6 +561,26 @@ class TestNothingIsWritten:
             session(config, quiet).__enter__()
         assert config.folder.read_text() == "mine"
 
+    def test_when_another_process_was_faster(self, config, monkeypatch):
+        """It began and ended while this one was still reading its text."""
+        real = session_module.load_base
+
+        def slow(*arguments, **options):
+            monkeypatch.setattr(session_module, "load_base", real)
+            with session(config, quiet) as other:
+                list(other.run(lambda: False))
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(session_module, "load_base", slow)
+        with (
+            pytest.raises(RunError, match="exists: add --resume"),
+            session(config, quiet),
+        ):
+            pass
+        lines = (config.folder / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in lines] == [4, 6]
+        assert RunFolder(config.folder).load()
+
     def test_while_another_process_trains_there(self, config):
         config.folder.mkdir()
         with (
@@ -357,6 +590,12 @@ class TestNothingIsWritten:
         ):
             pass
         assert [p.name for p in config.folder.iterdir()] == [".lock"]
+
+
+def set_template(base, template):
+    file = base / "tokenizer_config.json"
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps({**settings, "chat_template": template}))
 
 
 def rewrite(file, old, new):

