@@ -1,11 +1,14 @@
 """Which text reaches which level, and what a resume refuses or notes."""
 
+import dataclasses
 import json
+import re
 import shutil
 
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlx.utils import tree_flatten, tree_unflatten
 
 import tests.tiny as tiny
 from comigs_mlx.config import from_dict, read_yaml
@@ -22,6 +25,10 @@ from tests.runs.compare import tree
 EOS = 256
 LETTERS = {"train": "abcdefgh", "valid": "ijklmnop", "test": "qrstuvwx"}
 """tiny.write_text gives each split an alphabet of its own."""
+
+
+LEFT = ".config-0123456789abcdef.tmp.yaml"
+"""A file that was being written when the process was killed."""
 
 
 def config_of(model, text, run, **options):
@@ -108,6 +115,38 @@ def test_stopping_saves_at_the_next_boundary_and_nowhere_else(config):
     ] * 2
     assert isinstance(events[-1], Boundary)
     assert states == ["step-0000002"]
+
+
+def test_another_seed_reads_the_text_in_another_order(config):
+    """Of both levels; the initial values alone would make another run, too."""
+
+    def inputs(seed):
+        training = dataclasses.replace(config.training, seed=seed)
+        other = dataclasses.replace(config, training=training)
+        with session(other, quiet) as opened:
+            sources = opened.trainer.train, opened.trainer.router_train
+            found = [source.batch(0).tokens.tolist() for source in sources]
+        shutil.rmtree(config.folder)
+        return found
+
+    (first, routed), again, (other, other_routed) = inputs(3), inputs(3), inputs(4)
+    assert [first, routed] == again
+    assert first != other
+    assert routed != other_routed
+
+
+def test_a_pull_reaches_the_generalists_that_train_and_nothing_else(config):
+    """The router and the specialist have gone on since the save."""
+    with session(config, quiet) as opened:
+        opened.save(Boundary(0, None))
+        model = opened.trainer.mixture.model
+        saved = {p: mx.array(a) for p, a in tree_flatten(model.trainable_parameters())}
+        model.update(tree_unflatten([(p, a + 1) for p, a in saved.items()]))
+        opened.take_generalists()
+        for path, now in tree_flatten(model.trainable_parameters()):
+            pulled = re.search(r"\bgeneralist\b", path) is not None
+            expected = saved[path] + (0 if pulled else 1)
+            assert mx.array_equal(now, expected), path
 
 
 class TestResume:
@@ -457,6 +496,23 @@ class TestNothingIsWritten:
         with pytest.raises(RunError, match="exists: add --resume"):
             session(config, quiet).__enter__()
         assert [p.name for p in config.folder.iterdir()] == ["thesis.tex"]
+
+    def test_into_a_folder_with_somebody_s_hidden_files(self, config):
+        """A home folder may hold nothing else."""
+        config.folder.mkdir()
+        (config.folder / ".profile").write_text("mine")
+        with pytest.raises(RunError, match="exists: add --resume"):
+            session(config, quiet).__enter__()
+        assert [p.name for p in config.folder.iterdir()] == [".profile"]
+
+    @pytest.mark.parametrize(
+        "name", [".lock", ".train.json", ".train.log", ".DS_Store", LEFT]
+    )
+    def test_what_a_killed_start_left_is_in_nobody_s_way(self, config, name):
+        config.folder.mkdir()
+        (config.folder / name).touch()
+        with session(config, quiet) as opened:
+            assert opened.trainer.position.step == 0
 
     def test_into_a_file(self, config):
         config.folder.write_text("mine")
