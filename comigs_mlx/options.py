@@ -137,7 +137,7 @@ class TrainingOptions:
         1.0, "factor of the generalists in the load-balancing loss", "F"
     )
     grad_accumulation: int = option(
-        1, "batches whose gradients make one step, weighted by their tokens", "N"
+        1, "batches whose gradients make one step, weighted by their tokens", "N", BATCH
     )
     grad_checkpoint: bool = option(
         False, "recompute each block in the backward pass: less memory, more time"
