@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from comigs_mlx import command
 from comigs_mlx.config import option, parse, read_yaml
-from comigs_mlx.options import DataOptions, parse_experts
+from comigs_mlx.options import BATCH, WINDOW, DataOptions, parse_experts
 
 if TYPE_CHECKING:
     from comigs_mlx.data.content import Content
@@ -50,10 +50,10 @@ class EvaluateConfig:
     )
     best: bool = option(False, "use the save with the lowest validation loss")
     batch_size: int | None = option(
-        None, "sequences in a batch (default: the run's)", "N"
+        None, "sequences in a batch (default: the run's)", "N", BATCH
     )
     seq_len: int | None = option(
-        None, "tokens in a window (default: the run's)", "TOKENS"
+        None, "tokens in a window (default: the run's)", "TOKENS", WINDOW
     )
     token_cache: bool | None = option(
         None, "keep the text's tokens for the next time (default: as the run)"

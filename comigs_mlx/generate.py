@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from comigs_mlx import command
 from comigs_mlx.config import option, parse
+from comigs_mlx.files import check_replaceable
 from comigs_mlx.options import parse_experts
 
 if TYPE_CHECKING:
@@ -88,6 +89,11 @@ def _sampling_problems(config: GenerateConfig) -> Iterator[str]:
 
 def _unwritable(option: str, file: Path) -> Iterator[str]:
     """Known before the answer is made, not after."""
+    try:
+        check_replaceable(file)
+    except OSError as error:
+        yield f"{option}: {error.strerror}"
+        return
     if not file.parent.is_dir():
         yield f"{option}: there is no folder {file.parent}"
     elif file.is_dir():

@@ -277,6 +277,10 @@ class TestRefused:
             ({"run": "/no/such/run"}, "no run at /no/such/run"),
             ({"trace": "/no/such/folder/x.json"}, "there is no folder /no/such/folder"),
             ({"html": "/no/such/folder/x.html"}, "there is no folder /no/such/folder"),
+            (
+                {"html": "/proc/comigs"},
+                "not an ordinary file, and must not be replaced",
+            ),
         ],
     )
     def test_in_one_line_and_nothing_changes(self, cli, run, flags, expected):

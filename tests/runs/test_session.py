@@ -32,6 +32,10 @@ LETTERS = {"train": "abcdefgh", "valid": "ijklmnop", "test": "qrstuvwx"}
 """tiny.write_text gives each split an alphabet of its own."""
 
 
+LEFT = ".config-0123456789abcdef.tmp.yaml"
+"""A file that was being written when the process was killed."""
+
+
 def config_of(model, text, run, **options):
     paths = {"model": str(model), "data": str(text), "run": str(run)}
     return from_dict(TrainConfig, {**tiny.TRAINING, **paths, **options})
@@ -554,6 +558,23 @@ class TestNothingIsWritten:
         with pytest.raises(RunError, match="exists: add --resume"):
             session(config, quiet).__enter__()
         assert [p.name for p in config.folder.iterdir()] == ["thesis.tex"]
+
+    def test_into_a_folder_with_somebody_s_hidden_files(self, config):
+        """A home folder may hold nothing else."""
+        config.folder.mkdir()
+        (config.folder / ".profile").write_text("mine")
+        with pytest.raises(RunError, match="exists: add --resume"):
+            session(config, quiet).__enter__()
+        assert [p.name for p in config.folder.iterdir()] == [".profile"]
+
+    @pytest.mark.parametrize(
+        "name", [".lock", ".train.json", ".train.log", ".DS_Store", LEFT]
+    )
+    def test_what_a_killed_start_left_is_in_nobody_s_way(self, config, name):
+        config.folder.mkdir()
+        (config.folder / name).touch()
+        with session(config, quiet) as opened:
+            assert opened.trainer.position.step == 0
 
     def test_into_a_file(self, config):
         config.folder.write_text("mine")
