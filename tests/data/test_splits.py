@@ -107,7 +107,8 @@ def test_one_document_and_its_copies_are_not(write: Callable[..., Path]) -> None
 
 def test_given_splits_stay_as_they_are() -> None:
     """A valid without a document is the user's; test text is learned from by nobody."""
-    train, test = samples(["a", "b", "c"]), samples([str(i) for i in range(50)])
+    train = samples([f"document {i}" for i in range(50)])
+    test = samples([str(i) for i in range(50)])
     given = {"train": train, "valid": [], "test": []}
     assert divide(given) == given == _divided(given)[0]
     assert divide({"train": train, "valid": []}) == given

@@ -204,6 +204,10 @@ def test_no_text_names_the_endings_looked_for(write: Write) -> None:
     folder = write({"a.pdf": "x"})
     with pytest.raises(DataError, match=r"no text found: .* \.txt, \.md, or train"):
         read(str(folder))
+    with pytest.raises(
+        DataError, match=r"not read: 1 \.pdf file .only \.txt, \.md are"
+    ):
+        read(str(folder))
     with pytest.raises(DataError, match=r"a\.pdf: expected a file ending in \.txt, "):
         read(str(folder / "a.pdf"))
 
@@ -232,6 +236,14 @@ def test_misnamed_splits_are_pointed_out(write: Write) -> None:
     notes = read(str(write({"valid.txt": "a"}, "lonely"))).notes
     assert notes == [
         "valid.txt is read as an ordinary document, for there is no train.txt beside it"
+    ]
+
+
+def test_folders_named_after_splits_are_pointed_out(write: Write) -> None:
+    names = ["train/a.txt", "Valid/b.txt", "more/test/c.txt"]
+    assert read(str(write(dict.fromkeys(names, "x")))).notes == [
+        "the folders Valid, train are read together and divided anew: give train.txt, "
+        "valid.txt and test.txt to divide them yourself"
     ]
 
 

@@ -79,10 +79,11 @@ def _read_tree(folder: Path, advance: Advance) -> Source:
     found, left = _walk(folder)
     files, skipped = _inside(found, folder)
     if not files:
-        raise DataError(
+        problem = (
             f"{folder}: no text found: expected files ending in "
             f"{', '.join(TEXT_ENDINGS)}, or train.jsonl"
         )
+        raise_all(DataError, [problem, *skipped, *left])
     samples, empty = _read_files(files, _whole, advance)
     notes = [*skipped, *empty, *left, *_stray_splits(files, folder)]
     return Source({"all": samples}, notes)
@@ -160,12 +161,23 @@ def _unmarked(text: str) -> str:
 
 
 def _stray_splits(files: list[Path], folder: Path) -> list[str]:
-    return [
+    """Notes on what is named after a split, and is read as the rest is."""
+    notes = [
         f"{path.name} is read as an ordinary document, for there is no "
         f"train{path.suffix} beside it"
         for path in files
         if path.parent == folder and path.stem.lower() in SPLIT_NAMES
     ]
+    tops = {
+        path.relative_to(folder).parts[0] for path in files if path.parent != folder
+    }
+    named = sorted(top for top in tops if top.lower() in SPLIT_NAMES)
+    if named:
+        notes.append(
+            f"the folders {', '.join(named)} are read together and divided anew: give "
+            "train.txt, valid.txt and test.txt to divide them yourself"
+        )
+    return notes
 
 
 def _note(count: int, what: str, where: str = "") -> list[str]:
