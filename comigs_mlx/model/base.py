@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
@@ -60,6 +61,12 @@ class Base:
     def tables(self) -> Tables:
         """How far token ids and positions may go, by the model's own tables."""
         return tables_of(self.model)
+
+    @property
+    def revision(self) -> str | None:
+        """The commit of a Hub model that was read; None for folders and `demo`."""
+        cached = self.path.parent.name == "snapshots"
+        return self.path.name if cached and HUB_ID.fullmatch(self.id) else None
 
     @property
     def trained_context(self) -> int | None:
@@ -126,7 +133,9 @@ class Base:
         return found
 
 
-def load_base(model_id: str, report: Report = quiet) -> Base:
+def load_base(
+    model_id: str, report: Report = quiet, revision: str | None = None
+) -> Base:
     """Load a base model that mlx-lm supports, plain or quantised.
 
     Code that comes with a model is never run.
@@ -134,11 +143,13 @@ def load_base(model_id: str, report: Report = quiet) -> Base:
     Args:
         model_id: "demo", the folder of a model, or an id on the Hugging Face Hub.
         report: Told in plain sentences what takes time.
+        revision: Of a Hub model, the commit that is wanted, whatever has been uploaded
+            since; None for the newest.
 
     Raises:
         ModelError: If the model cannot be found, fetched or loaded.
     """
-    path = _locate(model_id, report)
+    path = _locate(model_id, report, revision)
     check_folder(path)
     report(f"loading {model_id}")
     files = state(path)
@@ -164,7 +175,7 @@ def _surplus(base: Base) -> str | None:
     )
 
 
-def _locate(model_id: str, report: Report) -> Path:
+def _locate(model_id: str, report: Report, revision: str | None) -> Path:
     if model_id == DEMO:
         return demo_model_path(report)
     folder = os.path.expanduser(model_id)
@@ -172,16 +183,24 @@ def _locate(model_id: str, report: Report) -> Path:
         return Path(folder)
     if not HUB_ID.fullmatch(model_id):
         raise ModelError(f"no model folder {model_id!r}: {ADVICE}")
-    return _fetch(model_id, report)
+    return _fetch(model_id, report, revision)
 
 
-def _fetch(model_id: str, report: Report) -> Path:
-    """The local snapshot of a Hub model, brought up to date."""
+def _fetch(model_id: str, report: Report, revision: str | None) -> Path:
+    """The local snapshot of a Hub model: of a revision, or brought up to date."""
     from huggingface_hub import snapshot_download
 
+    which: dict[str, Any] = {} if revision is None else {"revision": revision}
+    if revision is not None:
+        with contextlib.suppress(Exception):  # then it is fetched
+            return Path(
+                snapshot_download(
+                    model_id, allow_patterns=FILES, local_files_only=True, **which
+                )
+            )
     report(f"looking for {model_id} on the Hugging Face Hub")
     try:
-        return Path(snapshot_download(model_id, allow_patterns=FILES))
+        return Path(snapshot_download(model_id, allow_patterns=FILES, **which))
     except Exception as error:  # the Hub, its transport and its storage: four trees
         raise ModelError(_hub_problem(model_id, error)) from error
 

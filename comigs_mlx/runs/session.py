@@ -118,7 +118,7 @@ def _opened(
     splits = load_splits(config.data.data)
     for note in splits.notes:
         say(f"note: {note}")
-    base = load_base(config.model, report=say)
+    base = load_base(config.model, say, _revision(folder) if config.resume else None)
     if "quantization" in base.config and mx.default_device() == mx.cpu:
         say("note: MLX's quantised products are very slow on a CPU: use a plain base")
     if (warning := memory.too_low(config.memory_limit)) is not None:
@@ -146,10 +146,17 @@ def _opened(
             _restore(trainer, folder, identity, dated, say)
         folder.tidy(config.saving.keep)
         resumable = dataclasses.replace(config, resume=False)
-        folder.create(resumable, mixture, base.id, found)
+        folder.create(resumable, mixture, base.id, found, base.revision)
         if trainer.position.step:  # the process may have been killed before this
             folder.write_experts(mixture, trainer.position.step)
         yield Session(trainer, folder, identity, documents)
+
+
+def _revision(folder: RunFolder) -> str | None:
+    """The commit of the run's base model; a lacking description is made anew."""
+    with contextlib.suppress(RunError):
+        return description.revision(folder.read_info())
+    return None
 
 
 def make_trainer(

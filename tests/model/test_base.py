@@ -203,7 +203,11 @@ def test_code_of_the_model_is_never_run(folder, tmp_path):
     assert not trap.exists()
 
 
-def test_code_of_the_tokenizer_is_never_run_nor_asked_about(folder, tmp_path):
+def test_code_of_the_tokenizer_is_never_run_nor_asked_about(
+    folder, tmp_path, monkeypatch
+):
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda *text: asked.append(text) or "y")
     trap = tmp_path / "ran"
     (folder / "trap.py").write_text(f"open({str(trap)!r}, 'w')\n")
     settings = {
@@ -212,6 +216,7 @@ def test_code_of_the_tokenizer_is_never_run_nor_asked_about(folder, tmp_path):
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     assert "never run" in refusal(folder)
+    assert asked == []
     assert not trap.exists()
 
 
@@ -373,3 +378,41 @@ def test_a_base_whose_files_have_changed_is_another(folder, monkeypatch):
     (folder / "config.json").write_text(json.dumps({**CONFIG, "rope_theta": 5.0}))
     assert not loaded.is_still(str(folder))
     assert not loaded.is_still("demo")
+
+
+class TestRevision:
+    COMMIT = "0123abc"
+
+    @pytest.fixture
+    def asked(self, folder, tmp_path, monkeypatch):
+        """What is asked of the Hub; only `COMMIT` is in the cache, if anything."""
+        asked, snapshots = [], tmp_path / "hub" / "snapshots"
+        snapshots.mkdir(parents=True)
+        folder.rename(snapshots / self.COMMIT)
+
+        def snapshot_download(repo_id, allow_patterns, **how):
+            asked.append(how)
+            if how.get("local_files_only") and how["revision"] != self.COMMIT:
+                raise errors.LocalEntryNotFoundError("not here")
+            return str(snapshots / self.COMMIT)
+
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+        return asked
+
+    def test_is_that_of_the_snapshot(self, asked):
+        assert load_base("someone/model").revision == self.COMMIT
+        assert asked == [{}]
+
+    def test_a_wanted_one_that_is_here_asks_nobody(self, asked):
+        said = []
+        base = load_base("someone/model", said.append, self.COMMIT)
+        assert base.revision == self.COMMIT
+        assert asked == [{"revision": self.COMMIT, "local_files_only": True}]
+        assert not [line for line in said if "Hub" in line]
+
+    def test_a_wanted_one_that_is_not_here_is_fetched(self, asked):
+        load_base("someone/model", revision="other")
+        assert asked[-1] == {"revision": "other"}
+
+    def test_folders_have_none(self, folder):
+        assert load_base(str(folder)).revision is None
