@@ -146,7 +146,7 @@ def test_without_the_package_the_command_to_install_it_is_told(
 
 
 def test_a_signature_is_good_in_its_own_federation_only(key):
-    """Ann's signed files copied into another federation with the same people and base."""
+    """Ann's signed files copied into another federation of the same people."""
     member = {"ann": Member(public_key=signatures.public_key(key))}
     work = sharing.manifest(CURRENT, participants=member, id="ab" * 16)
     other = dataclasses.replace(work, id="cd" * 16)

@@ -9,6 +9,7 @@ import pytest
 import tests.federation.sharing as sharing
 from comigs_mlx.federation import closing, contributing, rounds, vouching
 from comigs_mlx.federation.contribution import Contribution
+from comigs_mlx.federation.exchange import Unreachable
 from comigs_mlx.federation.manifest import Member
 from comigs_mlx.federation.memory import MemoryExchange
 
@@ -331,3 +332,24 @@ def test_vouchers_of_others_are_not_carried_on(pool):
     assert vouching.read(ann, ann.snapshot(), 1).vouchers == record.vouchers
     ann.commit({vouching.place(1): record.to_json() + b" "}, "ann's own")
     assert vouching.trusted(ann, ann.snapshot(), 1).vouchers == record.vouchers
+
+
+def test_what_was_damaged_on_its_way_is_nobodys_fault():
+    """A review fails and is tried again; it does not refuse the contribution."""
+
+    class Noisy(MemoryExchange):
+        def read(self, path, revision, max_bytes):
+            content = super().read(path, revision, max_bytes)
+            return content[:-1] + b"!" if path.endswith(self.damaged) else content
+
+    exchange = MemoryExchange("ann")
+    rounds.initialise(exchange, _agreed(), FIRST, 0.0)
+    give(exchange, "ben")
+    noisy, federation = Noisy("ann", exchange.store), rounds.current(exchange)
+    for file in ("ben/adapters.safetensors", "ben/contribution.json"):
+        noisy.damaged = file
+        with (
+            pytest.raises(Unreachable, match="was damaged on its way"),
+            closing.review(noisy, federation),
+        ):
+            pass
