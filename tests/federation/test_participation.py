@@ -566,7 +566,7 @@ def _generalist(opened):
     found = {}
     parameters = opened.trainer.mixture.model.parameters()
     for path, array in dict(params.flatten(parameters)).items():
-        if params.role_of(path) == "generalist":
+        if ".generalist." in path:
             name = path.replace(".generalist.", ".")
             found[name] = np.array(array)[0] if array.ndim == 3 else np.array(array)
     return found
