@@ -6,6 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from comigs_mlx.errors import TrainingError
 from comigs_mlx.model import params
 from comigs_mlx.simulation import method
 from tests.simulation.setting import people, simulation, stream
@@ -96,3 +97,13 @@ def test_shares_of_a_layer_are_those_of_the_text_without_padding():
         wanted = np.concatenate(weights, 2).mean((1, 2))
         assert found[mine.name] == pytest.approx(wanted, abs=1e-5)
         assert np.abs(wanted - 0.5).max() > 0.01
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+def test_a_loss_that_is_no_number_is_an_error_and_no_result(value):
+    made = simulation("local")
+    bob = made.participants[1]
+    flat = params.flatten(bob.values)
+    bob.values = params.unflatten({p: mx.full(a.shape, value) for p, a in flat.items()})
+    with pytest.raises(TrainingError, match="bob answers with a loss of .* no result"):
+        made.outcome()
