@@ -120,6 +120,8 @@ def _push(config: PushConfig) -> tuple[Any, str]:
     run, name = Path(config.run).expanduser(), config.participant
     if config.dry_run:
         leaving = desk.leaving(run, exchange, name, config.privacy)
+        for line in desk.remarks(leaving):
+            command.say(line)
         return leaving, json.dumps(leaving, indent=2)
     result = desk.push(
         run,
@@ -130,6 +132,8 @@ def _push(config: PushConfig) -> tuple[Any, str]:
         command.say,
         config.trust,
     )
+    for line in desk.remarks(result):
+        command.say(line)
     if config.create_pr:
         text = f"{'proposed' if result['new'] else 'proposed before'}: {result['url']}"
     else:

@@ -30,7 +30,8 @@ python -m comigs_mlx.sync pull --federation {uri} --run runs/mine
 The people listed below improve this LoRA adapter for `{base}` together: each trains a
 copy on text that stays on their own device, and the copies become the next one. It is
 the *generalist* of a CoMiGS mixture ([arXiv:2409.13931]({paper})); specialists, routers
-and text are never here.
+and text are never here. What a contribution has learnt from its owner's text is, and
+can give passages of it away; only noise (`--dp-clip`, `--dp-noise`) bounds that.
 
 ## Use it
 

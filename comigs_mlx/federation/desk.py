@@ -23,8 +23,9 @@ from comigs_mlx.federation import (
     vouching,
 )
 from comigs_mlx.federation import kept as keeping
-from comigs_mlx.federation.contribution import Prepared
+from comigs_mlx.federation.contribution import CONTRIBUTION, Prepared
 from comigs_mlx.federation.exchange import Exchange, Say
+from comigs_mlx.federation.privacy import GIVES_AWAY
 from comigs_mlx.federation.rounds import Federation
 from comigs_mlx.federation.sources import Array, digest
 from comigs_mlx.federation.verifying import Trust, Untrusted
@@ -83,6 +84,21 @@ def leaving(
     """Everything that a push would send, and nothing is sent: see `status.leaving`."""
     _, prepared, _ = _prepared(run, exchange, participant, options, send=False)
     return status.leaving(prepared)
+
+
+def remarks(leaving: dict[str, Any]) -> list[str]:
+    """What people should know of a push, a sentence each, for commands and the app.
+
+    Args:
+        leaving: What `leaving` or `push` returned.
+    """
+    found = [] if leaving[CONTRIBUTION]["privacy"] else [GIVES_AWAY]
+    if leaving[CONTRIBUTION]["counters"].get("steps") == 0:
+        found.append(
+            "this run has not been trained since its last pull: what it contributes is "
+            "the generalist as it was, which a mean leaves out"
+        )
+    return found
 
 
 def pull(

@@ -389,15 +389,28 @@ def _signed(prepared: Prepared, federation: Federation, name: str) -> Prepared:
     return dataclasses.replace(prepared, metadata=metadata)
 
 
+def public_name(base_id: str) -> str:
+    """What others may know a base model by: its id on the Hub, or a folder's name.
+
+    A path is private, and one of two parts looks like an id on the Hub. Whether there
+    is such a folder says nothing: it may have been moved, or be relative to another
+    one. So an id is published only where the model was fetched from the Hub onto this
+    device; of everything else it is the last part.
+    """
+    from comigs_mlx.model.base import is_from_hub
+
+    if is_from_hub(base_id):
+        return base_id
+    return Path(base_id).expanduser().resolve().name or "model"
+
+
 def described(info: dict[str, Any]) -> tuple[BaseModel, Experts]:
     """Base model and shape of the generalists, of the content of comigs.json."""
     base_id, fingerprint = base_model(info)
-    if Path(base_id).expanduser().exists():
-        base_id = Path(base_id).expanduser().resolve().name
     names = [field.name for field in dataclasses.fields(Experts)]
     values = {name: info[name] for name in names}
     shape = {**values, "targets": tuple(sorted(info["targets"]))}
-    return BaseModel(base_id, fingerprint), Experts(**shape)
+    return BaseModel(public_name(base_id), fingerprint), Experts(**shape)
 
 
 def _counters(run: Path, steps: int) -> dict[str, int]:

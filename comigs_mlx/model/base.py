@@ -186,6 +186,21 @@ def _locate(model_id: str, report: Report, revision: str | None) -> Path:
     return _fetch(model_id, report, revision)
 
 
+def is_from_hub(model_id: str) -> bool:
+    """Whether an id names a model that was fetched from the Hub onto this device.
+
+    Looks into the Hub's cache only: no network. A folder of that name, here and now,
+    goes first when a model is loaded, so it is not from the Hub.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    if model_id == DEMO:
+        return True
+    if os.path.exists(os.path.expanduser(model_id)) or not HUB_ID.fullmatch(model_id):
+        return False
+    return isinstance(try_to_load_from_cache(model_id, "config.json"), str)
+
+
 def _fetch(model_id: str, report: Report, revision: str | None) -> Path:
     """The local snapshot of a Hub model: of a revision, or brought up to date."""
     from huggingface_hub import snapshot_download

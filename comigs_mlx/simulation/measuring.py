@@ -10,6 +10,7 @@ import numpy as np
 from comigs_mlx.data.batches import Batch, evaluation_batches, sampled_batches
 from comigs_mlx.data.content import Content
 from comigs_mlx.data.tokens import TokenStream
+from comigs_mlx.errors import TrainingError
 from comigs_mlx.model import params
 from comigs_mlx.model.params import Tree
 from comigs_mlx.model.selection import Selection
@@ -20,6 +21,9 @@ from comigs_mlx.simulation.options import SimulateConfig
 from comigs_mlx.simulation.participant import Participant
 from comigs_mlx.simulation.people import Person
 from comigs_mlx.training.evaluation import Score
+
+DIVERGED = 700.0
+"""Nats per token from which on a perplexity is no number any more."""
 
 
 class Measuring:
@@ -114,7 +118,13 @@ class Measuring:
     ) -> Score:
         self.layouts.mixture(participant.options).model.update(values)
         evaluator = self.layouts.evaluator(participant.options)
-        return evaluator.score(batches, selection)
+        score = evaluator.score(batches, selection)
+        if not score.loss < DIVERGED:
+            raise TrainingError(
+                f"{participant.name} answers with a loss of {score.loss:g} nats per "
+                "token, which is no result: choose a lower --learning-rate"
+            )
+        return score
 
     def _batches(self, content: Content) -> list[Batch]:
         learning = self.config.learning

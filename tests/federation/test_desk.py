@@ -12,6 +12,7 @@ from comigs_mlx import sync, train
 from comigs_mlx.errors import ComigsError, FederationError, RunError
 from comigs_mlx.federation import desk, kept, membership
 from comigs_mlx.federation.exchange import open_exchange
+from comigs_mlx.options import PrivacyOptions
 from comigs_mlx.runs.folder import RunFolder
 from tests.federation import sharing
 
@@ -203,6 +204,30 @@ class TestOwn:
         kept.write(tmp_path, 2, "new", sharing.tensors(seed=2))
         assert kept.own(tmp_path) == [-1]
         assert kept.rounds(tmp_path) == [2]
+
+
+class TestRemarks:
+    def test_what_a_contribution_can_give_away_and_that_it_is_untrained(self, ann, uri):
+        gives, untrained = desk.remarks(desk.leaving(ann, open_exchange(uri), "ann"))
+        assert "can give passages of it away" in gives
+        assert "has not been trained since its last pull" in untrained
+
+    def test_a_trained_one_with_noise_needs_neither(self, ann, uri):
+        go_on(ann, 8)
+        options = PrivacyOptions(dp_clip=1.0, dp_noise=1.0)
+        made = desk.leaving(ann, open_exchange(uri), "ann", options)
+        assert desk.remarks(made) == []
+
+    def test_sync_push_says_them(self, ann, uri, capsys):
+        sync.main(
+            [
+                "push",
+                *tiny.flags(federation=uri, run=ann, participant="ann", dry_run=True),
+            ]
+        )
+        told = capsys.readouterr().err
+        assert "can give passages of it away" in told
+        assert "has not been trained" in told
 
 
 def test_after_rolling_back_a_pull_comes_before_a_push(ann, uri):
