@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,9 +46,22 @@ def serve(config: AppConfig, block: bool) -> tuple[Any, Any]:
     office.submit("Loading the model", lambda s: s.choose(first, config.model))
     command.say(f"open {address} (Ctrl-C ends it)")
     if block:
-        page.block_thread()
-        office.close()
+        _until_ended(page, office)
     return page, office
+
+
+def _until_ended(page: Any, office: Any) -> None:
+    """Wait for Ctrl-C or a request to end; keep what is being said then."""
+
+    def ended(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, ended)
+    try:
+        page.block_thread()
+    finally:
+        office.close()
 
 
 def _speaker(office: Any) -> Any:

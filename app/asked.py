@@ -67,8 +67,11 @@ class Asked:
     @property
     def title(self) -> str:
         """Name of the answer: the selection, and the run's name."""
-        if self.run is None:
+        if self.run is None and self.experts in ("auto", "base"):
             return NAMES["base"]
+        if self.run is None:
+            wanted = NAMES[self.experts].lower()
+            return f"Base (no run is chosen, so there is no {wanted})"
         name = NAMES[self.experts]
         if self.experts == "blend":
             name = f"{name}, {self.blend:.0%} specialist"

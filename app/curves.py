@@ -33,7 +33,14 @@ class Scale:
         return self.start + share * (self.end - self.start)
 
 
-def chart(title: str, lines: Mapping[str, Points], x: str, y: str) -> str:
+def chart(
+    title: str,
+    lines: Mapping[str, Points],
+    x: str,
+    y: str,
+    least: float = 0.0,
+    bounds: tuple[float, float] | None = None,
+) -> str:
     """A line chart with a legend, or a sentence where there is nothing to draw.
 
     Args:
@@ -41,6 +48,8 @@ def chart(title: str, lines: Mapping[str, Points], x: str, y: str) -> str:
         lines: Name -> points; what is not finite is left out.
         x: Name of the horizontal axis.
         y: Name of the vertical one.
+        least: What the vertical axis spans at least, so that noise looks small.
+        bounds: Its ends, where they are known; None: what the values need.
     """
     drawn = {name: _thin(_finite(points)) for name, points in lines.items()}
     drawn = {name: points for name, points in drawn.items() if points}
@@ -48,7 +57,8 @@ def chart(title: str, lines: Mapping[str, Points], x: str, y: str) -> str:
         return f'<p class="cm-note">{escape(title)}: nothing to draw yet.</p>'
     every = [point for points in drawn.values() for point in points]
     across = Scale(*_range([p[0] for p in every], 0.0), LEFT, WIDTH - RIGHT)
-    up = Scale(*_range([p[1] for p in every], 0.08), HEIGHT - BOTTOM, TOP)
+    low, high = bounds or _range([p[1] for p in every], 0.08, least)
+    up = Scale(low, high, HEIGHT - BOTTOM, TOP)
     body = [_grid(across, up, x, y)]
     legend = []
     for (name, points), hue in zip(drawn.items(), HUES, strict=False):
@@ -82,8 +92,14 @@ def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return [points[round(i * step)] for i in range(MOST_POINTS)]
 
 
-def _range(values: Sequence[float], margin: float) -> tuple[float, float]:
+def _range(
+    values: Sequence[float], margin: float, least: float = 0.0
+) -> tuple[float, float]:
     low, high = min(values), max(values)
+    if high - low < least:
+        middle = (low + high) / 2
+        low = max(middle - least / 2, min(low, 0.0))  # no axis below what can be
+        high = low + least
     if high - low < 1e-9:
         return low - 0.5, high + 0.5
     room = margin * (high - low)

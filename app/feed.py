@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 Event = dict[str, Any]
@@ -27,7 +28,7 @@ class Feed:
 
     def __init__(self, epoch: int = 0) -> None:
         self._lock = threading.Lock()
-        self._events: list[Event] = []
+        self._events: list[Any] = []
         self._epoch = epoch
         self._active = False
         self._status = ""
@@ -42,15 +43,16 @@ class Feed:
         with self._lock:
             self._events.append({"kind": kind, **values})
 
-    def cut(self, length: int) -> None:
-        """Keep the first `length` events; pages begin anew."""
+    def append(self, event: Any) -> None:
+        """Append one event that is kept small: its method `event` makes the values."""
         with self._lock:
-            del self._events[length:]
-            self._epoch += 1
+            self._events.append(event)
 
-    def __len__(self) -> int:
+    def show(self, events: Sequence[Any]) -> None:
+        """Put other events in the place of all; pages begin anew."""
         with self._lock:
-            return len(self._events)
+            self._events = list(events)
+            self._epoch += 1
 
     def tell(self, status: str, active: bool) -> None:
         """Set the line below the conversation.
@@ -82,7 +84,10 @@ class Feed:
         """
         with self._lock:
             start = max(since, 0) if epoch == self._epoch else 0
-            events = self._events[start : start + MOST_EVENTS]
+            events = [
+                one if isinstance(one, dict) else one.event()
+                for one in self._events[start : start + MOST_EVENTS]
+            ]
             more = start + len(events) < len(self._events)
             return {
                 "epoch": self._epoch,

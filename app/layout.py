@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
+from html import escape
 from typing import Any
 
 import gradio as gr
@@ -16,16 +17,20 @@ from app.actions.train import TrainActions
 from app.office import Office
 from app.options import AppConfig
 from app.tabs import chat, compare, routing, share, train
-from app.tabs.parts import QUIET, element, html
+from app.tabs.parts import QUIET, element, html, remembered, restored
 
 TITLE = "comigs_mlx"
 ONE_DAY = 86400
+
+EACH = 3.0
+"""Seconds between two looks at the folder of runs."""
 
 
 def build(config: AppConfig, office: Office) -> gr.Blocks:
     """The page, not yet served."""
     folder = config.runs_folder
     talking = ChatActions(office, folder, config.model)
+    office.before_end(talking.close)
     with gr.Blocks(
         title=TITLE, analytics_enabled=False, delete_cache=(3600, ONE_DAY)
     ) as page:
@@ -33,7 +38,7 @@ def build(config: AppConfig, office: Office) -> gr.Blocks:
         advice = html("advice")
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Chat", id="chat"):
-                chat.build(talking, run)
+                kept = chat.build(talking, run)
             with gr.Tab("Routing", id="routing"):
                 scoring = RoutingActions(office, folder, config.model)
                 other = routing.build(scoring, run)
@@ -41,10 +46,12 @@ def build(config: AppConfig, office: Office) -> gr.Blocks:
                 compare.build(CompareActions(talking), run)
             with gr.Tab("Train", id="train"):
                 training = TrainActions(folder, config.local, office)
-                train.build(training, config.model, page)
+                trainings, form = train.build(training, config.model, page)
             with gr.Tab("Share", id="share"):
-                share.build(ShareActions(folder), run, page)
-        _runs(config, page, run, other, advice)
+                federation = share.build(ShareActions(folder), run, page)
+        kept = {"run": run, **kept, **form, **federation}
+        lists = [run, other, advice, trainings]
+        _runs(config, page, kept, lists, training.names)
     return page
 
 
@@ -75,22 +82,60 @@ def _head(config: AppConfig, office: Office) -> gr.Dropdown:
 
 
 def _runs(
-    config: AppConfig, page: gr.Blocks, run: Any, other: Any, advice: Any
+    config: AppConfig,
+    page: gr.Blocks,
+    kept: dict[str, Any],
+    lists: list[Any],
+    trainings: Callable[[], list[str]],
 ) -> None:
-    """Fill the choices of runs when the page is opened, and when one is focused."""
+    """Fill the choices of runs when the page is opened, and whenever they change.
+
+    Args:
+        config: Knows the folder of runs.
+        page: Being built.
+        kept: Widgets whose values the browser keeps, by name.
+        lists: The choice of run, that of a second one, the advice, and the trainings.
+        trainings: Their names.
+    """
     folder = config.runs_folder
+    state, known = remembered(page, kept), gr.State(None)
+    run, other, advice, training = lists
+    others = {name: box for name, box in kept.items() if name != "run"}
 
-    def opened() -> Any:
-        found = runs.choices(folder)
-        return (
-            gr.update(choices=found, value=runs.first(folder)),
-            gr.update(choices=[("the same run", ""), *found[1:]], value=""),
-            _advice(folder),
-        )
+    def opened(saved: Any) -> Any:
+        now, first = runs.overview(folder), runs.first(folder)
+        last = saved.get("run") if isinstance(saved, dict) else None
+        value = last if last in now.labels and last != runs.BASE else first
+        lists = _lists(now, value, _advice(folder))
+        return [*lists, now.as_dict(), *restored(others, saved)]
 
-    page.load(opened, None, [run, other, advice], **QUIET)
-    listed = partial(runs.choices, folder)
-    run.focus(lambda: gr.update(choices=listed()), None, run, **QUIET)
+    def watch(before: Any, value: Any) -> Any:
+        now = runs.overview(folder)
+        if now.as_dict() == before:
+            return [gr.skip()] * 5
+        value, told = runs.news(before, now, value)
+        for sentence in told:
+            gr.Info(escape(sentence))
+        named = gr.update(choices=trainings())
+        return [*_lists(now, value, _advice(folder)), named, now.as_dict()]
+
+    told = "() => { window.comigs.restored = true; }"
+    page.load(
+        opened, state, [run, other, advice, known, *others.values()], **QUIET
+    ).then(None, js=told)
+    gr.Timer(EACH).tick(
+        watch, [known, run], [run, other, advice, training, known], **QUIET
+    )
+
+
+def _lists(now: runs.Overview, value: str, advice: str) -> list[Any]:
+    """Updates of the choice of run, of that of a second one, and of the advice."""
+    found = now.choices
+    return [
+        gr.update(choices=found, value=value),
+        gr.update(choices=[("the same run", ""), *found[1:]]),
+        advice,
+    ]
 
 
 def _advice(folder: Any) -> str:

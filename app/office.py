@@ -15,7 +15,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from app import words
 from comigs_mlx.errors import ComigsError
+from comigs_mlx.inference.worker import clear_streams
 
 T = TypeVar("T")
 
@@ -54,6 +56,7 @@ class Office:
         self._lock = threading.Lock()
         self._speaker: Any = None
         self._waiting = 0
+        self._closing: list[Callable[[], None]] = []
         self._standing = Standing("starting", "Starting")
 
     @property
@@ -79,8 +82,14 @@ class Office:
             self._waiting += 1
         return self._worker.submit(self._do, what, job)
 
+    def before_end(self, act: Callable[[], None]) -> None:
+        """Have something done when the office closes, while jobs may be under way."""
+        self._closing.append(act)
+
     def close(self) -> None:
         """Take no more jobs, and end what is being said."""
+        for act in self._closing:
+            act()
         self._worker.shutdown(wait=False, cancel_futures=True)
         if self._speaker is not None:
             self._speaker.close()
@@ -102,6 +111,7 @@ class Office:
             self._stand("ready", "Ready")
             return result
         finally:
+            clear_streams()  # a thread that ends with MLX's streams open aborts
             with self._lock:
                 self._waiting -= 1
 
@@ -115,11 +125,11 @@ class Office:
 
 
 def explain(error: BaseException) -> str:
-    """An error in one sentence for people; the unexpected also on stderr."""
+    """An error in a sentence of the page's words; the unexpected also on stderr."""
     if isinstance(error, ComigsError):
-        return str(error)
-    words = str(error).lower()
-    if isinstance(error, MemoryError) or any(word in words for word in MEMORY_WORDS):
+        return words.page(str(error))
+    said = str(error).lower()
+    if isinstance(error, MemoryError) or any(word in said for word in MEMORY_WORDS):
         return OUT_OF_MEMORY
     traceback.print_exception(error, file=sys.stderr)
-    return f"Something went wrong ({type(error).__name__}): the terminal tells more."
+    return "Something went wrong here: the terminal that runs the app tells more."

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,9 @@ from comigs_mlx.errors import ConfigError
 
 LEAST_PASSWORD = 8
 """Characters a password must have."""
+
+UNTYPED = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+"""Unicode categories that no keyboard makes: controls, zero width, unassigned."""
 
 USER = "me"
 """The name to sign in with where there is a password."""
@@ -47,19 +52,38 @@ class AppConfig:
         """One sentence for each value that cannot work."""
         if not 1 <= self.port <= 65535:
             yield f"--port {self.port} must be from 1 to 65535"
-        if not self.local and self.password_file is None:
+        if not self.address or re.search(r"[\s/@?#\x00-\x1f]", self.address):
+            yield f"--host {self.host!r} is no address: leave it out, or give 127.0.0.1"
+        elif not self.local and self.password_file is None:
             yield (
                 f"--host {self.host} would let others in: add --password-file FILE, or "
                 "leave --host out"
             )
 
     @property
+    def address(self) -> str:
+        """The host without the brackets that addresses of pages put around IPv6."""
+        inner = re.fullmatch(r"\[(.*)\]", self.host)
+        return inner[1] if inner else self.host
+
+    @property
+    def name(self) -> str:
+        """The host as it stands in the address of a page: `[::1]`."""
+        return f"[{self.address}]" if ":" in self.address else self.address
+
+    @property
     def local(self) -> bool:
         """Whether only this machine can reach the page."""
         try:
-            return ipaddress.ip_address(self.host).is_loopback
+            return ipaddress.ip_address(self.address).is_loopback
         except ValueError:
-            return self.host == "localhost"
+            return self.address == "localhost"
+
+    @property
+    def url(self) -> str:
+        """The page's address, for this machine."""
+        every = {"0.0.0.0": "localhost", "[::]": "localhost"}
+        return f"http://{every.get(self.name, self.name)}:{self.port}/"
 
     @property
     def runs_folder(self) -> Path:
@@ -76,15 +100,36 @@ class AppConfig:
             return None
         try:
             path = Path(self.password_file).expanduser()
-            text = path.read_text(encoding="utf-8").strip()
+            text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(
                 f"--password-file {self.password_file} cannot be read: write the "
-                "password into a text file"
+                "password into a text file (UTF-8)"
             ) from error
-        if len(text) < LEAST_PASSWORD:
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        if len(lines) > 1:
+            raise ConfigError(
+                f"--password-file {self.password_file} has {len(lines)} lines: leave "
+                "the password alone in it, on one line"
+            )
+        found = spelled(lines[0] if lines else "")
+        if len(found) < LEAST_PASSWORD:
             raise ConfigError(
                 f"--password-file {self.password_file}: the password needs at least "
                 f"{LEAST_PASSWORD} characters"
             )
-        return text
+        if odd := [c for c in found if unicodedata.category(c) in UNTYPED]:
+            raise ConfigError(
+                f"--password-file {self.password_file}: the password has a character "
+                f"that cannot be typed (U+{ord(odd[0]):04X}): write it anew"
+            )
+        return found
+
+
+def spelled(password: str) -> str:
+    """A password in the one spelling that is compared.
+
+    An accented letter may be one character or two, and keyboards, editors and file
+    systems differ in which they make (Unicode's normal form C makes them one).
+    """
+    return unicodedata.normalize("NFC", password)

@@ -30,6 +30,7 @@ def keep() -> None:
     """
     uploads = cache_dir() / "uploads"
     uploads.mkdir(mode=0o700, parents=True, exist_ok=True)
+    uploads.chmod(0o700)  # also where an older version made it
     os.environ.update(SETTINGS, GRADIO_TEMP_DIR=str(uploads))
     for name in FROM_OUTSIDE:
         os.environ.pop(name, None)

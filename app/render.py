@@ -10,22 +10,6 @@ PER_MILLE = 1000
 """Weights travel as whole thousandths: short, and finer than any tint."""
 
 
-def token(spoken: Any) -> dict[str, Any]:
-    """One spoken token as JSON values.
-
-    Args:
-        spoken: A `SpokenToken`, or anything with its `text`, `weights` and
-            `alternatives`.
-
-    Returns:
-        `text`, `w` (weights by layer, then expert, in thousandths), `alt` (text and
-        probability of the likeliest).
-    """
-    weights = [round(PER_MILLE * w) for layer in spoken.weights for w in layer]
-    likeliest = [[one.text, round(one.probability, 4)] for one in spoken.alternatives]
-    return {"text": spoken.text, "w": weights, "alt": likeliest}
-
-
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "") -> str:
     """An HTML table; every cell is escaped. Without rows: a line that says so."""
     body = "".join(_row("td", row) for row in rows)
@@ -98,3 +82,13 @@ def size(count: int) -> str:
         if count >= factor:
             return f"{count / factor:.3g} {unit}"
     return f"{count} bytes"
+
+
+def busy(queue: int) -> str:
+    """What somebody is told who has to wait for `queue` others; empty for none."""
+    return f"Waiting: the model is busy ({queue} before you)" if queue else ""
+
+
+def waiting(queue: int) -> str:
+    """The same as HTML."""
+    return note(busy(queue)) if queue else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import re
 import urllib.parse
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from app.options import USER, AppConfig
+from app.options import USER, AppConfig, spelled
 
 SCRIPTS = ("tokens.js", "detail.js", "feed.js", "routing.js")
 """In the order in which they build on one another."""
@@ -44,32 +45,64 @@ class Gate:
         self.app, self.names = app, names
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
-        """Answer, or refuse with 403."""
-        if scope["type"] == "http" and not self._welcome(scope):
-            await _refuse(send)
-        else:
+        """Answer, or refuse with 403 and a sentence."""
+        if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
+        elif refusal := self._refusal(scope):
+            await _refuse(scope, send, refusal)
+        else:
+            own = [(k, v) for k, v in scope["headers"] if not _forwarded(k)]
+            await self.app({**scope, "headers": own}, receive, send)
 
-    def _welcome(self, scope: Scope) -> bool:
+    def _refusal(self, scope: Scope) -> str:
+        """Why a request is not answered; empty where it is."""
         headers = {
             key.lower(): value.decode("latin-1") for key, value in scope["headers"]
         }
         host, origin = headers.get(b"host", ""), headers.get(b"origin")
         if FETCH.match(urllib.parse.unquote(scope["path"])):
-            return False
+            return "This page fetches nothing from elsewhere."
         if self.names is not None and _name(host) not in self.names:
-            return False
-        return origin is None or urllib.parse.urlsplit(origin).netloc == host
+            return (
+                f"This page answers on its own machine alone, as {self.names[0]} or "
+                "localhost: open it under that name. To reach it under another name, "
+                "start it with --host and --password-file."
+            )
+        if origin is not None and urllib.parse.urlsplit(origin).netloc != host:
+            return "Another page asked for this one: open it directly."
+        return ""
 
 
 def _name(host: str) -> str:
     return re.sub(r":\d+$", "", host).lower()
 
 
-async def _refuse(send: Any) -> None:
+def _forwarded(key: bytes) -> bool:
+    """Whether a header says for whom a proxy asks.
+
+    Whoever asks can write it, and Gradio would build the page's addresses from it.
+    """
+    return key.lower() == b"forwarded" or key.lower().startswith(b"x-forwarded-")
+
+
+async def _refuse(scope: Scope, send: Any, why: str) -> None:
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008})
+        return
     head = [(b"content-type", b"text/plain; charset=utf-8")]
     await send({"type": "http.response.start", "status": 403, "headers": head})
-    await send({"type": "http.response.body", "body": b"refused"})
+    await send({"type": "http.response.body", "body": f"Refused. {why}\n".encode()})
+
+
+def sign_in(password: str) -> Callable[[str, str], bool]:
+    """Whether a name and a password are right; told apart in constant time."""
+
+    def right(user: str, given: str) -> bool:
+        pairs = ((user, USER), (spelled(given), password))
+        same = [hmac.compare_digest(a.encode(), b.encode()) for a, b in pairs]
+        return all(same)
+
+    return right
 
 
 def theme() -> gr.themes.Base:
@@ -121,12 +154,12 @@ def launch(page: gr.Blocks, config: AppConfig, block: bool = True) -> str:
     from starlette.middleware import Middleware
 
     password = config.password()
-    names = (*LOCAL_NAMES, config.host) if config.local else None
+    names = (*LOCAL_NAMES, config.name.lower()) if config.local else None
     page.queue(default_concurrency_limit=8, api_open=False)
-    _, address, _ = page.launch(
-        server_name=config.host,
+    page.launch(
+        server_name=config.name,
         server_port=config.port,
-        auth=None if password is None else (USER, password),
+        auth=None if password is None else sign_in(password),
         app_kwargs={"middleware": [Middleware(Gate, names=names)]},
         theme=theme(),
         css=_static("page.css"),
@@ -145,7 +178,7 @@ def launch(page: gr.Blocks, config: AppConfig, block: bool = True) -> str:
     )
     if block:
         page.block_thread()
-    return str(address)
+    return config.url
 
 
 def _static(name: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from comigs_mlx.errors import ConfigError
 
 MOST = 64
-"""Sessions kept; the one not used for longest goes first."""
+"""Sessions in memory; the one not used for longest goes first."""
 
 SECRET = re.compile(r"[0-9a-f]{32}")
 """Names of sessions."""
@@ -21,17 +21,23 @@ class Sessions:
     """Sessions by name.
 
     Args:
-        make: Makes a new one.
+        make: Makes one, from its name.
         most: How many are kept.
+        needed: Whether one must stay: it is at work.
     """
 
-    def __init__(self, make: Callable[[], Any], most: int = MOST):
-        self._make, self._most = make, most
+    def __init__(
+        self,
+        make: Callable[[str], Any],
+        most: int = MOST,
+        needed: Callable[[Any], bool] = lambda one: False,
+    ):
+        self._make, self._most, self._needed = make, most, needed
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, Any] = OrderedDict()
 
     def find(self, name: Any) -> Any:
-        """The session of that name, a new one where it is not known (any more).
+        """The session of that name, made where it is not in memory.
 
         Args:
             name: 128 random bits in hexadecimal, which a page makes for itself.
@@ -39,12 +45,34 @@ class Sessions:
         Raises:
             ConfigError: If it is no such name.
         """
-        if not isinstance(name, str) or not SECRET.fullmatch(name):
-            raise ConfigError("This page is out of date: reload it.")
+        name = secret(name)
         with self._lock:
             if name not in self._kept:
-                self._kept[name] = self._make()
+                self._kept[name] = self._make(name)
             self._kept.move_to_end(name)
-            while len(self._kept) > self._most:
-                self._kept.popitem(last=False)
+            others = [n for n, one in self._kept.items() if not self._needed(one)]
+            for old in others[: max(len(self._kept) - self._most, 0)]:
+                if old != name:
+                    del self._kept[old]
             return self._kept[name]
+
+    def drop(self, name: Any) -> None:
+        """Forget the session of that name."""
+        with self._lock:
+            self._kept.pop(name, None)
+
+    def all(self) -> list[Any]:
+        """Every session in memory."""
+        with self._lock:
+            return list(self._kept.values())
+
+
+def secret(name: Any) -> str:
+    """A name that could not be guessed.
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    if not isinstance(name, str) or not SECRET.fullmatch(name):
+        raise ConfigError("This page is out of date: reload it.")
+    return name

@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from app import curves, render
+from app import curves, render, words
 
 SHOWN_LINES = 12
 """Lines of the log on the page."""
+
+NOTE = "note: "
+"""How a line begins that a training means for its reader."""
+
+LEAST_LOSS = 0.5
+"""Nats that the axis of losses spans at least: less is the noise of batches."""
 
 
 def progress(state: Any, metrics: Sequence[dict[str, Any]]) -> str:
@@ -21,13 +27,14 @@ def progress(state: Any, metrics: Sequence[dict[str, Any]]) -> str:
             text += f", {render.duration(state.eta_seconds)} left"
         parts.append(render.bar(done, total, text))
     if state.problem is not None:
-        parts.append(render.problem(state.problem))
+        parts.append(render.problem(words.page(state.problem)))
     elif state.running:
         stopping = "Stopping after this step; what was learned is saved."
         running = "Training. It goes on when this page is closed."
         parts.append(render.note(stopping if state.stopping else running))
     else:
         parts.append(render.note("Not training."))
+    parts += [render.problem(text) for text in notes(state.lines)]
     if metrics:
         parts.append(render.facts(latest(metrics[-1]), "Last report"))
     lines = "\n".join(state.lines[-SHOWN_LINES:])
@@ -37,6 +44,14 @@ def progress(state: Any, metrics: Sequence[dict[str, Any]]) -> str:
             f'aria-label="Log">{render.escape(lines)}</pre></details>'
         )
     return "".join(parts)
+
+
+def notes(lines: Sequence[str]) -> list[str]:
+    """What a training remarked about itself, in the page's words, each once."""
+    found = [text.removeprefix(NOTE) for text in lines if text.startswith(NOTE)]
+    return [
+        words.page(text[:1].upper() + text[1:]) for text in dict.fromkeys(found) if text
+    ]
 
 
 def latest(report: dict[str, Any]) -> dict[str, str]:
@@ -71,6 +86,6 @@ def drawn(metrics: Sequence[dict[str, Any]]) -> str:
         name: [(m["step"], 100 * m["expert_share"].get(name, 0.0)) for m in metrics]
         for name in experts
     }
-    return curves.chart("Loss", losses, "step", "nats per token") + curves.chart(
-        "Expert shares", shares, "step", "%"
-    )
+    return curves.chart(
+        "Loss", losses, "step", "nats per token", least=LEAST_LOSS
+    ) + curves.chart("Expert shares", shares, "step", "%", bounds=(0.0, 100.0))

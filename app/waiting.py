@@ -71,11 +71,10 @@ def page(config: AppConfig) -> Iterator[str]:
         ConfigError: If nothing can listen there.
     """
     server = _listening(config)
-    host = "localhost" if config.host == "0.0.0.0" else config.host
     thread = Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
-        yield f"http://{host}:{config.port}/"
+        yield config.url
     finally:
         server.shutdown()
         server.server_close()
@@ -83,13 +82,14 @@ def page(config: AppConfig) -> Iterator[str]:
 
 
 def _listening(config: AppConfig) -> _Server:
-    host = config.host.strip("[]")
+    host = config.address
     kind = type("_Kind", (_Server,), {"address_family": _family(host)})
     try:
         server: _Server = kind((host, config.port), _Page)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or "no such address"
         raise ConfigError(
-            f"cannot listen on {config.host}, port {config.port} ({error.strerror}): "
+            f"cannot listen on {config.host}, port {config.port} ({why}): "
             "end what listens there, or choose another --port"
         ) from error
     return server

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from comigs_mlx import command
 from comigs_mlx.config import option, parse
+from comigs_mlx.files import check_replaceable
 from comigs_mlx.options import parse_experts
+
+if TYPE_CHECKING:
+    from comigs_mlx.inference.generate import Generation
+    from comigs_mlx.model.base import Base
+
+QUIET_SECONDS = 2.0
+"""While a prompt is being read, a line of progress no more often than this."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +68,9 @@ class GenerateConfig:
             yield "--run DIR is missing: the folder of a run"
         if not self.prompt:
             yield "--prompt TEXT is missing"
-        if self.max_tokens < 1:
-            yield f"--max-tokens {self.max_tokens} must be at least 1"
-        if self.temp < 0:
-            yield f"--temp {self.temp} must be at least 0"
-        if not 0 < self.top_p <= 1:
-            yield f"--top-p {self.top_p} must be above 0 and at most 1"
-        if self.seed < 0:
-            yield f"--seed {self.seed} must be at least 0"
+        elif not self.prompt.strip():
+            yield "--prompt is blank: give some text"
+        yield from _sampling_problems(self)
         if self.fuse and (self.trace is not None or self.html is not None):
             yield "--fuse leaves one expert, so there is nothing to trace: drop one"
         for name in ("trace", "html"):
@@ -73,8 +78,22 @@ class GenerateConfig:
                 yield from _unwritable(f"--{name} {file}", Path(file).expanduser())
 
 
+def _sampling_problems(config: GenerateConfig) -> Iterator[str]:
+    """What the app refuses too, by the flags' names."""
+    from comigs_mlx.inference.spoken import sampling_problems
+
+    names = ("--temp", "--top-p", "--max-tokens", "--seed")
+    given = (config.temp, config.top_p, config.max_tokens, config.seed)
+    return sampling_problems(*given, names)
+
+
 def _unwritable(option: str, file: Path) -> Iterator[str]:
     """Known before the answer is made, not after."""
+    try:
+        check_replaceable(file)
+    except OSError as error:
+        yield f"{option}: {error.strerror}"
+        return
     if not file.parent.is_dir():
         yield f"{option}: there is no folder {file.parent}"
     elif file.is_dir():
@@ -88,35 +107,65 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = parse(GenerateConfig, "comigs_mlx.generate", argv)
     selection = parse_experts(config.experts)
     from comigs_mlx.inference.generate import Generation, Sampling
-    from comigs_mlx.inference.prompts import prompt_tokens
     from comigs_mlx.model.fusing import fused
     from comigs_mlx.model.mixture import Mixture
     from comigs_mlx.runs.folder import RunFolder
 
     folder = RunFolder(config.run)
     base, mixture = folder.load(best=config.best, report=command.say)
-    tokens = prompt_tokens(
-        base.tokenizer,
-        config.prompt,
-        config.system_prompt,
-        template=not config.ignore_chat_template,
-    )
     sampling = Sampling(config.temp, config.top_p, config.seed)
-    generation = Generation(base, mixture, tokens, config.max_tokens, sampling)
+    asked = (_tokens(base, config), config.max_tokens, sampling)
+    generation = Generation(base, mixture, *asked, reading=_Reading())
     speaking = fused if config.fuse else Mixture.selected
     with speaking(mixture, selection):
-        for piece in generation:
-            command.show(piece.text, end="")
-    command.show("")
+        _stream(generation)
     _write(generation, config)
 
 
-def _write(generation: object, config: GenerateConfig) -> None:
+def _tokens(base: Base, config: GenerateConfig) -> list[int]:
+    from comigs_mlx.inference.prompts import prompt_tokens
+
+    template = not config.ignore_chat_template
+    if template and not base.tokenizer.has_chat_template:
+        command.say(
+            f"note: {base.id} has no chat template, so it is no chat model: it "
+            "continues the prompt rather than answering it"
+        )
+    return prompt_tokens(base.tokenizer, config.prompt, config.system_prompt, template)
+
+
+def _stream(generation: Generation) -> None:
+    """The answer on stdout; what is said of a Ctrl-C begins on a line of its own."""
+    begun = False
+    try:
+        for piece in generation:
+            command.show(piece.text, end="")
+            begun = True
+    except KeyboardInterrupt:
+        if begun:
+            command.show("")
+        raise
+    command.show("")
+
+
+class _Reading:
+    """Says on stderr how far a long prompt has been read; of a short one nothing."""
+
+    def __init__(self) -> None:
+        self._first = self._last = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if 0 < done < total and now - self._last > QUIET_SECONDS:
+            self._last = now
+            left = command.clock((now - self._first) / done * (total - done))
+            command.say(f"reading the prompt {done:,}/{total:,} tokens  eta {left}")
+
+
+def _write(generation: Generation, config: GenerateConfig) -> None:
     from comigs_mlx.files import write_text
-    from comigs_mlx.inference.generate import Generation
     from comigs_mlx.inference.trace import summary, to_html, to_json
 
-    assert isinstance(generation, Generation)
     trace = generation.trace()
     if config.experts != "base" and not config.fuse:
         command.say(summary(trace))

@@ -1,8 +1,9 @@
 """Safetensors files, written and read through Python's own file objects.
 
 The same arrays give the same bytes: MLX's writer puts them in an order that differs
-from one process, and one dictionary, to the next. MLX's own file access raises RuntimeError without a reason where a disk is full, and
-cannot open names that are not UTF-8; Python's says which file and why.
+from one process, and one dictionary, to the next. Its own file access raises
+RuntimeError without a reason where a disk is full, and cannot open names that are not
+UTF-8; Python's says which file and why.
 """
 
 from __future__ import annotations

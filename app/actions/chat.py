@@ -9,13 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from app import asked
+from app import asked, render
 from app.actions import runs
 from app.asked import Asked
-from app.chat import Chat, Reply, check, finish, speak
+from app.chat import Chat, check, finish, speak
 from app.feed import Feed
 from app.office import Office
-from app.sessions import Sessions
+from app.said import Reply
+from app.sessions import Sessions, secret
+from app.store import Store
 from comigs_mlx.errors import ConfigError
 from comigs_mlx.inference.trace import to_html, to_json
 
@@ -34,7 +36,38 @@ class ChatActions:
 
     def __init__(self, office: Office, folder: Path, model: str):
         self.office, self.folder, self.model = office, folder, model
-        self.sessions = Sessions(lambda: Chat(office))
+        self.store = Store(folder)
+        self.sessions = Sessions(
+            lambda name: Chat(office, self.store, name),
+            needed=lambda chat: chat.feed.active or bool(chat.extras["notice"]),
+        )
+
+    def close(self) -> None:
+        """Keep every conversation, also an answer under way."""
+        for chat in self.sessions.all():
+            chat.close()
+
+    def kept(self, question: Any) -> list[dict[str, str]]:
+        """The conversations of a browser, the newest first: `name`, `title`, `when`.
+
+        Args:
+            question: `owner`, the secret of the browser.
+        """
+        return self.store.listed(secret(question.get("owner")))
+
+    def forget(self, question: Any) -> dict[str, str]:
+        """Delete a conversation for good.
+
+        Args:
+            question: Its name as `id`.
+        """
+        name = secret(question.get("id"))
+        chat = self.sessions.find(name)
+        if chat.feed.active:
+            raise ConfigError("An answer is under way: wait for it, or stop it.")
+        self.sessions.drop(name)
+        self.store.remove(name)
+        return {}
 
     def changes(self, question: Any) -> dict[str, Any]:
         """What a page lacks: `id`, `epoch` and `since` in, events out."""
@@ -68,18 +101,25 @@ class ChatActions:
 
     def send(self, session: dict[str, str], text: str, *chosen: Any) -> dict[str, str]:
         """Say something; returns the element's value, changed so that it asks."""
-        self.sessions.find(session["id"]).send(text, self.asked(*chosen))
+        self._chat(session).send(text, self.asked(*chosen))
         return woken(session)
+
+    def _chat(self, session: dict[str, str]) -> Any:
+        chat = self.sessions.find(session["id"])
+        chat.owner = chat.owner or session.get("owner", "")
+        return chat
 
     def command(
         self, session: dict[str, str], order: dict[str, Any], *chosen: Any
     ) -> dict[str, str]:
-        """Retry or edit, as the conversation's own buttons say."""
-        chat, settings = self.sessions.find(session["id"]), self.asked(*chosen)
-        if order.get("retry"):
-            chat.retry(settings)
+        """Retry, edit or undo, as the conversation's own buttons say."""
+        chat = self._chat(session)
+        if order.get("undo"):
+            chat.undo()
+        elif order.get("retry"):
+            chat.retry(self.asked(*chosen))
         elif isinstance(index := order.get("edit"), int):
-            chat.edit(index, order.get("text"), settings)
+            chat.edit(index, order.get("text"), self.asked(*chosen))
         return woken(session)
 
     def stop(self, session: dict[str, str]) -> None:
@@ -87,7 +127,7 @@ class ChatActions:
         self.sessions.find(session["id"]).stop()
 
     def clear(self, session: dict[str, str]) -> dict[str, str]:
-        """Forget the conversation."""
+        """Begin with nothing; the conversation can be had back."""
         self.sessions.find(session["id"]).clear()
         return woken(session)
 
@@ -132,13 +172,12 @@ class Comparison:
             raise ConfigError("Answers are under way: wait for them, or stop them.")
         self.feed = feed = self.feed.successor()
         stop = self._stop = threading.Event()
-        queue = self._office.queue
-        feed.tell("Waiting: the model is busy" if queue else "", True)
+        feed.tell(render.busy(self._office.queue), True)
         messages = [{"role": "user", "content": text}]
         seeded = replace(settings, seed=random.randrange(2**31))
 
         def job(speaker: Any) -> None:
-            voice = speaker.choose(settings.run, settings.model)
+            voice = speaker.choose(settings.run, settings.model, stop=stop.is_set)
             for name in COMPARED:
                 if stop.is_set():
                     break
@@ -153,13 +192,20 @@ class Comparison:
         """End what is under way."""
         self._stop.set()
 
+    @property
+    def extras(self) -> dict[str, Any]:
+        """Nothing beside the answers."""
+        return {}
+
 
 class CompareActions:
     """What the Compare tab does; see `ChatActions`."""
 
     def __init__(self, chat: ChatActions):
         self._chat = chat
-        self.sessions = Sessions(lambda: Comparison(chat.office))
+        self.sessions = Sessions(
+            lambda name: Comparison(chat.office), needed=lambda one: one.feed.active
+        )
 
     def changes(self, question: Any) -> dict[str, Any]:
         """What a page lacks."""
@@ -198,9 +244,9 @@ def answer(sessions: Sessions, question: Any) -> dict[str, Any]:
         raise ConfigError("expected id, epoch and since")
     session = sessions.find(question.get("id"))
     changes: dict[str, Any] = session.feed.changes(*(question[n] for n in numbers))
-    return changes
+    return {**changes, **session.extras}
 
 
 def woken(session: dict[str, str]) -> dict[str, str]:
     """The element's value, changed so that it asks for what is new."""
-    return {"id": session["id"], "turn": f"{random.getrandbits(32):x}"}
+    return {**session, "turn": f"{random.getrandbits(32):x}"}

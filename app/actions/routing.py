@@ -6,13 +6,19 @@ import math
 from pathlib import Path
 from typing import Any
 
+from app import render
 from app.actions import runs
 from app.chat import check
 from app.office import Office
 from app.render import PER_MILLE
 from comigs_mlx.errors import ConfigError
 
-SCORED = {"generalist": "generalist", "specialist": "specialist", "auto": "mixture"}
+SCORED = {
+    "base": "base",
+    "generalist": "generalist",
+    "specialist": "specialist",
+    "auto": "mixture",
+}
 """Selections whose perplexity is shown, and their names."""
 
 
@@ -48,6 +54,10 @@ class RoutingActions:
             wanted.append((check(second), self._run(other_run or run)))
         panels = [self._panel(*one) for one in wanted]
         return {"panels": panels}
+
+    def waiting(self) -> str:
+        """HTML that says how many are served before; empty for none."""
+        return render.waiting(self.office.queue)
 
     def _run(self, name: Any) -> Path:
         path = runs.find(self.folder, name)

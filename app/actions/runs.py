@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from app import words
 from comigs_mlx.errors import RunError
 from comigs_mlx.runs.listing import RunEntry, list_runs
 
@@ -17,6 +20,70 @@ def choices(folder: Path) -> list[tuple[str, str]]:
     return [("Base model only", BASE), *((label(e), e.name) for e in entries(folder))]
 
 
+@dataclass(frozen=True)
+class Overview:
+    """Every run, as far as lists show it.
+
+    Attributes:
+        labels: Value -> label of each choice.
+        usable: Names of those that can be talked to.
+        training: Names of those that are being trained.
+    """
+
+    labels: dict[str, str]
+    usable: list[str]
+    training: list[str]
+
+    @property
+    def choices(self) -> list[tuple[str, str]]:
+        """Label and value of each."""
+        return [(label, value) for value, label in self.labels.items()]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self)
+
+
+def overview(folder: Path) -> Overview:
+    """The runs in a folder."""
+    found = entries(folder)
+    return Overview(
+        labels={BASE: "Base model only", **{e.name: label(e) for e in found}},
+        usable=[e.name for e in found if e.problem is None and e.step is not None],
+        training=[e.name for e in found if e.training],
+    )
+
+
+def news(
+    before: Mapping[str, Any] | None, now: Overview, chosen: Any
+) -> tuple[str, list[str]]:
+    """What to choose and to say when the runs have changed.
+
+    Args:
+        before: The overview that the page has, as JSON values; None: it has none.
+        now: The overview of this moment.
+        chosen: The run that is chosen on the page.
+
+    Returns:
+        The run to choose: the first one that can be talked to where there was none;
+        and a sentence for each training that has ended, or run that can be used now.
+    """
+    value = chosen if chosen in now.labels else BASE
+    if before is None:
+        return value, []
+    ended = [n for n in before["training"] if n not in now.training]
+    fresh = [n for n in now.usable if n not in before["usable"]]
+    if value == BASE and fresh and not before["usable"]:
+        value = fresh[0]
+    told = []
+    for name in dict.fromkeys((*fresh, *ended)):
+        if name in now.usable:
+            what = "is trained" if name not in now.training else "has its first save"
+            where = "chosen now" if name == value else "choose it under Run"
+            told.append(f"{name} {what}: {where}.")
+    return value, told
+
+
 def entries(folder: Path) -> list[RunEntry]:
     """The runs in a folder; none where there is no folder."""
     return list_runs(folder) if folder.is_dir() else []
@@ -25,7 +92,7 @@ def entries(folder: Path) -> list[RunEntry]:
 def label(entry: RunEntry) -> str:
     """A run in a word or two."""
     if entry.problem is not None:
-        return f"{entry.name} · broken"
+        return f"{entry.name} · {'training' if entry.training else 'broken'}"
     state = "training" if entry.training else "ready"
     at = f"step {entry.step}" if entry.step is not None else state
     return f"{entry.name} · {at}" + (" · training" if entry.training else "")
@@ -48,6 +115,11 @@ def find(folder: Path, name: Any) -> Path | None:
         return None
     for entry in entries(folder):
         if entry.name == name:
+            if entry.problem is not None and entry.training:
+                raise RunError(
+                    f"{entry.name} is being trained and has nothing saved yet: wait "
+                    "for its first save."
+                )
             if entry.problem is not None:
                 raise RunError(f"{entry.name} cannot be used: {entry.problem}")
             return entry.path
@@ -62,5 +134,17 @@ def advice(folder: Path) -> str:
             "No run yet: this is the base model alone. Train one of your own in the "
             "Train tab."
         )
-    broken = [f"{e.name}: {e.problem}" for e in found if e.problem is not None]
-    return f"Broken run. {' '.join(broken)}" if broken else ""
+    first = [e.name for e in found if e.problem is not None and e.training]
+    broken = [
+        f"{e.name}: {words.page(e.problem)}"
+        for e in found
+        if e.problem is not None and not e.training
+    ]
+    told = [f"Broken run. {' '.join(broken)}"] if broken else []
+    if first and all(e.problem is not None for e in found):
+        told.insert(
+            0,
+            f"{', '.join(first)}: the first training is under way. It can be talked to "
+            "after its first save; until then this is the base model alone.",
+        )
+    return " ".join(told)

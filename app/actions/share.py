@@ -12,9 +12,10 @@ from typing import Any
 from app import curves, render
 from app.actions import runs
 from comigs_mlx.errors import ConfigError, FederationError
-from comigs_mlx.federation import desk, status
+from comigs_mlx.federation import desk, membership, status
 from comigs_mlx.federation.exchange import Exchange, open_exchange
 from comigs_mlx.federation.strict import visible
+from comigs_mlx.runs import listing
 
 PATIENCE = 30.0
 """Seconds to go on trying for, while somebody waits before the page."""
@@ -52,9 +53,40 @@ class ShareActions:
         text = f"Contributed to round {result['round']} as {who}."
         return text + (" The round is closed: pull." if result.get("closed") else "")
 
-    def pull(self, run: Any, uri: Any, name: Any) -> str:
-        """Fetch the newest generalist into a run; returns a sentence."""
+    def replaced(self, run: Any, uri: Any) -> str:
+        """What a pull would take from a run, in a sentence; empty for nothing.
+
+        A run that comes from elsewhere has a generalist of its own, which the
+        federation does not know.
+        """
+        folder, where = self._run(run), opened(uri)
+        record = membership.read(folder)
+        step = listing.entry(folder).step or 0
+        known = None if record is None else record.uri
+        if step == 0 or known == membership.place(where.uri):
+            return ""
+        by = f"{step} steps" if known is None else f"{step} steps and in {known}"
+        return (
+            f"{folder.name} has a generalist of its own, learnt in {by}. A pull puts "
+            "the federation's in its place: answers by the generalist or the mixture "
+            "change at once. Press Pull again to go on."
+        )
+
+    def pull(self, run: Any, uri: Any, name: Any, sure: bool = False) -> str:
+        """Fetch the newest generalist into a run.
+
+        Args:
+            run: Its name.
+            uri: Of the federation.
+            name: Of the participant.
+            sure: Whether it was said what would be replaced.
+
+        Returns:
+            What was done, or what would be replaced; nothing has been changed then.
+        """
         folder = self._run(run)
+        if not sure and (question := self.replaced(run, uri)):
+            return question
         pulled = desk.pull(folder, opened(uri), participant(name))
         what = "has the newest generalist now" if pulled.changed else "is up to date"
         return f"{folder.name} {what}."
@@ -67,15 +99,15 @@ class ShareActions:
         return " ".join([*(f"{line}." for line in told), f"Round {done.round} {end}"])
 
     def roll_back(self, run: Any, number: Any) -> str:
-        """Go back to the generalist of an earlier round; returns a sentence."""
+        """Go back to an earlier generalist; returns a sentence."""
         folder = self._run(run)
         if number not in desk.kept(folder):
-            raise ConfigError("Choose a round that is kept on this device.")
-        desk.roll_back(folder, int(number))
-        return f"{folder.name} has the generalist of round {number} again."
+            raise ConfigError("Choose a generalist that is kept on this device.")
+        desk.roll_back(folder, number)
+        return f"{folder.name} has the generalist of {which(number)} again."
 
     def kept(self, run: Any) -> list[int]:
-        """Rounds whose generalist is kept on this device."""
+        """Rounds whose generalist is kept on this device; `which` names them."""
         path = runs.find(self.folder, run)
         return [] if path is None else desk.kept(path)
 
@@ -91,6 +123,11 @@ class ShareActions:
                 "Choose a run: the base model alone has nothing to share."
             )
         return path
+
+
+def which(number: int) -> str:
+    """A kept generalist in words: of a round, or the run's own of before a pull."""
+    return f"round {number}" if number >= 0 else "before the first pull"
 
 
 def opened(uri: Any) -> Exchange:
@@ -172,12 +209,27 @@ def would_leave(values: Mapping[str, Any]) -> str:
         for name, size in inner.items()
     ]
     total = sum(values["files"].values())
-    return (
+    idle = _counted(values) == 0
+    remark = render.problem(IDLE) if idle else ""
+    return remark + (
         render.note(f"{render.size(total)} would leave this machine, and nothing else.")
         + render.table(("file", "bytes"), files, "Files")
         + render.table(("field", "value"), fields, "Every field of contribution.json")
         + render.table(("file", "tensor", "numbers"), tensors, "Every tensor")
     )
+
+
+IDLE = (
+    "This run has not been trained since the last pull: it would contribute nothing of "
+    "its own (0 steps), and yet count as one of those who took part. Train it first."
+)
+"""What is said before a contribution that has learnt nothing."""
+
+
+def _counted(values: Mapping[str, Any]) -> Any:
+    """The training steps behind a contribution; None where they are not told."""
+    counters = values.get("contribution.json", {}).get("counters", {})
+    return counters.get("steps") if isinstance(counters, Mapping) else None
 
 
 def flat(value: Any, path: str = "") -> list[tuple[str, str]]:
@@ -196,7 +248,14 @@ def by_round(rounds: Sequence[Mapping[str, Any]]) -> str:
         ]
         for name, key in (("validation", "valid_loss"), ("test", "test_loss"))
     }
-    return curves.chart("Perplexity by round", lines, "round", "perplexity")
+    values = [value for points in lines.values() for _, value in points]
+    return curves.chart(
+        "Perplexity by round",
+        lines,
+        "round",
+        "perplexity",
+        least=max(values, default=0.0) / 10,
+    )
 
 
 def _has(one: Mapping[str, Any], key: str) -> bool:

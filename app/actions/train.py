@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import shutil
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from app import render, training
 from app.actions import runs
 from app.office import Office
 from comigs_mlx.config import from_dict, leaves
 from comigs_mlx.data.preview import preview
-from comigs_mlx.errors import ConfigError, DataError
+from comigs_mlx.errors import ComigsError, ConfigError, DataError, RunError
 from comigs_mlx.files import replacing_dir
 from comigs_mlx.runs import estimate, listing, process
+from comigs_mlx.runs.place import Place
 from comigs_mlx.train_options import TrainConfig
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+NAME = re.compile(r"[^\W_](?:[\w -]{0,62}[\w-])?")
 """Names a new run may have: nothing that leads out of the folder of runs."""
 
 SIMPLE = ("steps", "batch_size", "seq_len", "rank", "specialists")
@@ -36,6 +40,9 @@ ADVANCED = (
     "grad_checkpoint",
 )
 """Options of train on the page; the others keep their defaults."""
+
+MOST_NAME = 100
+"""Bytes of a run's name: file systems take 255, and saves add to it."""
 
 UPLOADS = ".uploads"
 """Where uploaded files are kept, in the folder of runs: a resume reads them again."""
@@ -59,9 +66,14 @@ class TrainActions:
         Raises:
             ComigsError: If it cannot be.
         """
+        text = str(path or "").strip()
+        if files and text:
+            raise DataError(
+                "There are files and a path: remove the files, or clear the path, so "
+                "that it is clear what is learned from."
+            )
         if files:
             return str(self._keep([Path(file) for file in files]))
-        text = str(path or "").strip()
         if not text:
             raise DataError("Name a folder or file, or add files.")
         known = text == "demo" or text.startswith("demo:")
@@ -70,7 +82,11 @@ class TrainActions:
                 "This page can be reached from other machines: add files instead of a "
                 "path, or use demo."
             )
-        return text if known else str(Path(text).expanduser())
+        return text if known else str(typed(text))
+
+    def waiting(self) -> str:
+        """HTML that says how many are served before; empty for none."""
+        return render.waiting(self.office.queue)
 
     def preview(self, path: Any, files: Sequence[str] | None) -> str:
         """What the text is: HTML."""
@@ -78,7 +94,8 @@ class TrainActions:
         counting = self.office.submit(
             "Reading the text", lambda speaker: preview(data, speaker.tokenizer)
         )
-        found = counting.result()
+        with self._plainly():
+            found = counting.result()
         rows = [
             (split, f"{count:,}", self._tokens(found.tokens, split))
             for split, count in found.documents.items()
@@ -87,7 +104,7 @@ class TrainActions:
             render.note(f"Read as {found.kind}."),
             render.table(("split", "documents", "tokens"), rows, "Splits"),
         ]
-        parts += [render.problem(text) for text in found.notes]
+        parts += [render.problem(self._plain(text)) for text in found.notes]
         parts.append(render.listing(found.examples, "Beginnings of some documents"))
         return "".join(parts)
 
@@ -153,33 +170,61 @@ class TrainActions:
             return render.note("No training yet."), "", False
         run = self.folder / str(name)
         state, metrics = process.state(run), listing.metrics(run)
-        return training.progress(state, metrics), training.drawn(metrics), state.running
+        shown = self._plain(training.progress(state, metrics))
+        return shown, training.drawn(metrics), state.running
 
     def estimate(self, options: dict[str, Any]) -> str:
         """Time and memory, by what earlier runs of the base measured here: HTML."""
         config = from_dict(TrainConfig, options)
         paths = [entry.path for entry in runs.entries(self.folder)]
         seconds, known = estimate.seconds(config, paths)
+        untrained = unrouted(config)
         if seconds is None:
-            return render.note(f"Time: {known}. Memory is told as training begins.")
+            told = f"Time: {known}. Memory is told as training begins."
+            return untrained + render.note(told)
         alike = [e for e in runs.entries(self.folder) if e.base_id == config.model]
         peaks = [r["peak_memory_gb"] for e in alike for r in listing.metrics(e.path)]
         memory = f" They took up to {max(peaks):.2f} GB." if peaks else ""
-        return render.note(f"About {render.duration(seconds)}, by {known}.{memory}")
+        about = f"About {render.duration(seconds)}, by {known}.{memory}"
+        return untrained + render.note(about)
 
     def _new(self, name: Any) -> Path:
-        if not isinstance(name, str) or not NAME.fullmatch(name.strip()):
+        name = unicodedata.normalize("NFC", str(name or "")).strip()
+        if not NAME.fullmatch(name) or len(name.encode()) > MOST_NAME:
             raise ConfigError(
-                "A run's name has letters, digits, - and _, and begins with one of the "
-                "first two."
+                "A run's name has letters, digits, blanks, - and _, begins with one of "
+                "the first two, and is not long."
             )
-        run = self.folder / name.strip()
-        if run.exists():
-            raise ConfigError(f"There is a run named {run.name}: choose another name.")
+        run = self.folder / name
+        try:
+            Place(run).check_new()
+        except RunError:
+            raise ConfigError(
+                f"There is a run named {run.name}: choose another name."
+            ) from None
         return run
+
+    def _plain(self, text: str) -> str:
+        """A text that names no hidden folder: uploads are the reader's files."""
+        where = re.escape(str(self.folder / UPLOADS))
+        return re.sub(rf"{where}/[0-9a-f]{{16}}(?=\W|$)", "your files", text)
+
+    @contextlib.contextmanager
+    def _plainly(self) -> Iterator[None]:
+        """Errors inside name no hidden folder."""
+        try:
+            yield
+        except ComigsError as error:
+            plain = self._plain(str(error))
+            if plain == str(error):
+                raise
+            raise type(error)(plain) from error
 
     def _keep(self, files: Sequence[Path]) -> Path:
         """Uploaded files as a folder of their own, the same for the same content."""
+        names = [file.name for file in files]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise DataError(f"Two files are named {twice[0]}: rename one of them.")
         digest = hashlib.sha256()
         for file in sorted(files, key=lambda f: f.name):
             digest.update(file.name.encode() + b"\0" + file.read_bytes())
@@ -189,6 +234,36 @@ class TrainActions:
                 for file in files:
                     shutil.copyfile(file, temporary / file.name)
         return target
+
+
+def unrouted(config: TrainConfig) -> str:
+    """HTML that warns of a router which would learn nothing; empty where it learns."""
+    steps, each = config.training.steps, config.training.router_every
+    if steps >= each or config.experts.generalists + config.experts.specialists < 2:
+        return ""
+    return render.problem(
+        f"The router will not be trained: it learns after every {each} steps, and "
+        f"{steps} are planned. Choose more steps, or a smaller Router every."
+    )
+
+
+def typed(text: str) -> Path:
+    """The path that somebody typed, dropped or pasted.
+
+    Terminals quote names with blanks or escape these, and file managers copy file://
+    addresses; a name that exists just as it is typed is taken as it is.
+    """
+    exact = Path(text).expanduser()
+    if exact.exists():
+        return exact
+    if text[:1] in "'\"" and text[:1] == text[-1:] and len(text) > 2:
+        text = text[1:-1]
+    if text.lower().startswith("file://"):
+        text = unquote(urlsplit(text).path)
+    plain = Path(text).expanduser()
+    if not plain.exists() and "\\" in text:
+        return Path(re.sub(r"\\(.)", r"\1", text)).expanduser()
+    return plain
 
 
 def defaults() -> list[tuple[str, Any, str]]:

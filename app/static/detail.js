@@ -62,6 +62,10 @@
     const where = layer < 0 ? "all layers"
       : `layer ${layerNumber(list.layers[layer] || "", layer)}`;
     add(add(panel, "p"), "code", "cm-picked", JSON.stringify(token.text));
+    if (token.parts) {
+      add(panel, "p", "cm-soft", `${token.parts.length} tokens of the model: ${
+        token.parts.map((part) => JSON.stringify(part)).join(" ")}`);
+    }
     const spoken = weights.some((w) => w > 0);
     add(panel, "p", "", spoken
       ? `${percent(own.reduce((sum, e) => sum + weights[e], 0))} specialist, ${where}`

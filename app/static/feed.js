@@ -3,6 +3,8 @@
 {
   const { add, Tints, TokenList, detail } = window.comigs;
   const EACH = 110; // milliseconds between two questions while something is being said
+  const IDLE = 2000; // and while nothing is
+  const LONG = 2000; // characters of a message that gets a scroll bar of its own
 
   function button(parent, text, label, act) {
     const node = add(parent, "button", "cm-act", text);
@@ -12,21 +14,24 @@
     return node;
   }
 
-  // The name of this tab's own session: nobody else knows it, and a reload finds it again.
-  function secret(name) {
+  function random() {
+    const bytes = crypto.getRandomValues(new Uint8Array(16));
+    return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  }
+
+  // A secret that is made once: in sessionStorage the name of this tab's conversation,
+  // which a reload finds again; in localStorage that of this browser, which lists them.
+  function secret(storage, name) {
     const key = `comigs-${name}`;
-    if (!sessionStorage.getItem(key)) {
-      const bytes = crypto.getRandomValues(new Uint8Array(16));
-      sessionStorage.setItem(key,
-        Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join(""));
-    }
-    return sessionStorage.getItem(key);
+    if (!storage.getItem(key)) storage.setItem(key, random());
+    return storage.getItem(key);
   }
 
   class Feed {
     constructor({ element, server, props, watch, trigger, name, editable, empty }) {
       Object.assign(this, { server, props, trigger, name, editable, empty });
       this.root = element.querySelector(".cm-feed");
+      if (editable) this.kept();
       const bar = add(this.root, "div", "cm-bar");
       this.tints = new Tints(bar);
       this.tints.onchange = () => this.explain();
@@ -41,9 +46,72 @@
       this.status = add(this.root, "p", "cm-status");
       this.status.setAttribute("role", "status");
       this.reset(0);
-      props.value = { id: secret(name), turn: 0 };
+      const owner = secret(localStorage, "browser");
+      props.value = { id: secret(sessionStorage, name), owner, turn: 0 };
       watch("value", () => this.wake());
       this.wake();
+      this.list_kept();
+      // Another tab may show the same conversation, as a duplicated one does.
+      setInterval(() => { if (!document.hidden && this.root.isConnected) this.wake(); }, IDLE);
+      document.addEventListener("visibilitychange", () => {
+        if (!document.hidden) this.wake();
+      });
+    }
+
+    // The conversations of this browser: one to go on with, a new one, or one less.
+    kept() {
+      const bar = add(this.root, "div", "cm-bar cm-kept");
+      const label = add(bar, "label", "cm-layer");
+      add(label, "span", "", "Conversation");
+      this.choice = add(label, "select");
+      this.choice.addEventListener("change", () => this.open(this.choice.value));
+      this.choice.addEventListener("focus", () => this.list_kept());
+      button(bar, "New", "Begin a new conversation", () => this.open(random()));
+      this.undo = button(bar, "Undo", "Undo the last edit, retry or clear",
+        () => this.command({ undo: true }));
+      this.undo.hidden = true;
+      button(bar, "Delete", "Delete this conversation for good", () => this.forget());
+      this.notice = add(bar, "span", "cm-problem");
+    }
+
+    async list_kept() {
+      if (!this.choice) return;
+      let found;
+      try {
+        found = await this.server.kept({ owner: this.props.value.owner });
+      } catch {
+        return; // the line below the title tells
+      }
+      if (!Array.isArray(found)) return;
+      const { id } = this.props.value;
+      if (!found.some((one) => one.name === id)) {
+        found.unshift({ name: id, title: "New conversation", when: "" });
+      }
+      const told = JSON.stringify([id, found]);
+      if (told === this.listed) return;
+      this.listed = told;
+      this.choice.textContent = "";
+      for (const { name, title, when } of found) {
+        const option = add(this.choice, "option", "", when ? `${title} · ${when}` : title);
+        option.value = name;
+        option.selected = name === id;
+      }
+    }
+
+    open(id) {
+      sessionStorage.setItem(`comigs-${this.name}`, id);
+      this.reset(0);
+      this.status.textContent = "";
+      this.props.value = { ...this.props.value, id, turn: random() };
+      this.wake();
+      this.list_kept();
+    }
+
+    async forget() {
+      if (!window.confirm("Delete this conversation for good?")) return;
+      const answer = await this.server.forget({ id: this.props.value.id });
+      if (answer.problem) this.status.textContent = answer.problem;
+      else this.open(random());
     }
 
     reset(epoch) {
@@ -88,12 +156,20 @@
         this.status.textContent = answer.problem;
         return false;
       }
+      if (question.id !== this.props.value.id) return true; // another one is open now
       if (answer.epoch !== this.epoch) this.reset(answer.epoch);
       const nearEnd = this.log.scrollHeight - this.log.scrollTop - this.log.clientHeight < 80;
       this.take(answer.events);
       if (nearEnd && answer.events.length) this.log.scrollTop = this.log.scrollHeight;
       if (this.status.textContent !== answer.status) this.status.textContent = answer.status;
-      this.root.classList.toggle("cm-active", answer.active);
+      if (this.root.classList.toggle("cm-active", answer.active) !== this.active) {
+        this.active = answer.active;
+        if (!answer.active) this.list_kept();
+      }
+      if (this.undo) {
+        this.undo.hidden = !answer.undo || answer.active;
+        this.notice.textContent = answer.notice;
+      }
       return answer.active;
     }
 
@@ -128,6 +204,13 @@
       const head = add(turn, "header");
       add(head, "h3", "", "You");
       const text = add(turn, "div", "cm-text", event.text);
+      text.dir = "auto";
+      if (event.text.length > LONG) {
+        text.tabIndex = 0; // it scrolls by itself
+        text.classList.add("cm-long");
+        text.setAttribute("role", "region");
+        text.setAttribute("aria-label", "Your message");
+      }
       if (!this.editable) return;
       button(head, "Edit", "Edit this message", () => this.edit(turn, text, index, event.text));
     }
@@ -138,16 +221,27 @@
       const form = add(turn, "form", "cm-edit");
       const box = add(form, "textarea");
       box.value = before;
+      box.dir = "auto";
       box.setAttribute("aria-label", "Your message");
       const close = () => { form.remove(); text.hidden = false; };
-      button(form, "Answer anew", "Answer the edited message", () => {
+      const send = () => {
         if (this.root.classList.contains("cm-active")) {
           this.status.textContent = "An answer is under way: wait for it, or stop it.";
           return;
         }
         if (box.value.trim()) this.command({ edit: index, text: box.value });
         close();
+      };
+      // As in the message box below: Enter sends, Shift+Enter makes a new line.
+      box.addEventListener("keydown", (event) => {
+        if (event.isComposing) return;
+        if (event.key === "Escape") close();
+        else if (event.key === "Enter" && !event.shiftKey) send();
+        else return;
+        event.preventDefault();
+        event.stopPropagation();
       });
+      button(form, "Answer anew", "Answer the edited message", send);
       button(form, "Cancel", "Leave the message as it was", close);
       form.addEventListener("submit", (event) => event.preventDefault());
       box.focus();
@@ -176,6 +270,7 @@
     }
 
     reply_ends(event) {
+      this.list.end();
       if (event.problem) {
         add(this.reply, "p", "cm-problem", event.problem).setAttribute("role", "alert");
       }

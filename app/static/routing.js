@@ -1,8 +1,19 @@
 // A scored text: heat map of layers and tokens, perplexities, usage by layer.
 "use strict";
 {
-  const { add, draw, percent, layerNumber, palette, weightsOf, leanOf } = window.comigs;
+  const { add, draw, percent, layerNumber, palette, weightsOf, leanOf, LEAST } = window.comigs;
   const ROW = 12; // pixels of a layer
+  const SIDE = 26, TOP = 64; // pixels for the numbers of layers, and for the tokens' texts
+  const NARROW = 10; // pixels of a token below which its text is not written
+
+  // 15700 -> "15,700", 3.14159 -> "3.14".
+  const figure = (x) => (x >= 1e9 ? "over 1,000,000,000" : x.toLocaleString("en",
+    x < 100 ? { maximumSignificantDigits: 3 } : { maximumFractionDigits: 0 }));
+
+  function shortened(text) {
+    const line = text.replace(/\n/g, "↵").replace(/\s/g, "·");
+    return line.length > 10 ? `${line.slice(0, 9)}…` : line;
+  }
 
   class Panel {
     constructor(parent, panel) {
@@ -11,7 +22,7 @@
       this.box = add(parent, "section", "cm-panel");
       this.box.setAttribute("aria-label", panel.title);
       add(this.box, "h3", "", panel.title);
-      const all = Object.entries(panel.perplexity).map(([n, v]) => `${n} ${v.toFixed(2)}`);
+      const all = Object.entries(panel.perplexity).map(([n, v]) => `${n} ${figure(v)}`);
       add(this.box, "p", "cm-soft", `Perplexity: ${all.join(" · ")}`);
       this.map();
       this.table();
@@ -41,30 +52,60 @@
       this.paint();
     }
 
+    // The strongest lean in view has full colour, but noise is not stretched to it.
+    strongest() {
+      const { tokens, layers } = this.panel;
+      return Math.max(LEAST, ...tokens.flatMap((token) =>
+        layers.map((_, l) => Math.abs(leanOf(token, this.colours, l).lean))));
+    }
+
     paint() {
       const { tokens, layers } = this.panel;
       const ratio = window.devicePixelRatio || 1;
-      const [width, height] = [tokens.length * this.width, layers.length * ROW];
+      const width = SIDE + tokens.length * this.width;
+      const height = TOP + layers.length * ROW;
       Object.assign(this.canvas, { width: width * ratio, height: height * ratio });
       Object.assign(this.canvas.style, { width: `${width}px`, height: `${height}px` });
       const brush = this.canvas.getContext("2d");
       brush.scale(ratio, ratio);
+      this.axes(brush);
+      this.full = this.full || this.strongest();
       tokens.forEach((token, i) => layers.forEach((_, l) => {
         const { lean, rgb } = leanOf(token, this.colours, l);
-        // Most leans are small: the square root keeps them visible.
-        brush.fillStyle = `rgb(${rgb} / ${Math.sqrt(Math.abs(lean)).toFixed(3)})`;
-        brush.fillRect(i * this.width, l * ROW, this.width, ROW);
+        brush.fillStyle = `rgb(${rgb} / ${(Math.abs(lean) / this.full).toFixed(3)})`;
+        brush.fillRect(SIDE + i * this.width, TOP + l * ROW, this.width, ROW);
       }));
       brush.lineWidth = 2;
       brush.strokeStyle = getComputedStyle(this.frame).color;
       const [i, l] = this.at;
-      brush.strokeRect(i * this.width + 1, l * ROW + 1, this.width - 2, ROW - 2);
+      brush.strokeRect(SIDE + i * this.width + 1, TOP + l * ROW + 1, this.width - 2, ROW - 2);
+    }
+
+    // The layers' numbers at the side, the tokens' texts along the top.
+    axes(brush) {
+      const { tokens, layers } = this.panel;
+      brush.fillStyle = getComputedStyle(this.frame).color;
+      brush.font = "10px system-ui, sans-serif";
+      brush.textBaseline = "middle";
+      brush.textAlign = "right";
+      layers.forEach((path, l) => {
+        brush.fillText(layerNumber(path, l), SIDE - 4, TOP + (l + 0.5) * ROW);
+      });
+      if (this.width < NARROW) return;
+      brush.textAlign = "left";
+      tokens.forEach((token, i) => {
+        brush.save();
+        brush.translate(SIDE + (i + 0.5) * this.width, TOP - 4);
+        brush.rotate(-Math.PI / 2);
+        brush.fillText(shortened(token.text), 0, 0);
+        brush.restore();
+      });
     }
 
     point(event) {
       const box = this.canvas.getBoundingClientRect();
-      this.go(Math.floor((event.clientX - box.left) / this.width),
-        Math.floor((event.clientY - box.top) / ROW));
+      this.go(Math.floor((event.clientX - box.left - SIDE) / this.width),
+        Math.floor((event.clientY - box.top - TOP) / ROW));
     }
 
     move(event) {
@@ -75,7 +116,8 @@
       if (!step) return;
       event.preventDefault();
       this.go(this.at[0] + step[0], this.at[1] + step[1]);
-      this.frame.scrollLeft = Math.max(0, this.at[0] * this.width - this.frame.clientWidth / 2);
+      this.frame.scrollLeft = Math.max(
+        0, SIDE + this.at[0] * this.width - this.frame.clientWidth / 2);
     }
 
     go(token, layer) {
@@ -99,9 +141,9 @@
       box.setAttribute("role", "region");
       box.setAttribute("aria-label", "Tokens by specialist share");
       const table = add(box, "table", "cm-table");
-      add(table, "caption", "", "Tokens by specialist share; perplexity of each");
+      add(table, "caption", "", "Tokens by share of the specialists; perplexity of each token");
       const head = add(add(table, "thead"), "tr");
-      for (const name of ["token", "specialist", ...names]) {
+      for (const name of ["token", "share of specialists", ...names]) {
         add(head, "th", "", name).scope = "col";
       }
       const body = add(table, "tbody");
@@ -110,10 +152,10 @@
       for (const { token, share } of rows) {
         const row = add(body, "tr");
         add(add(row, "td"), "code", "", JSON.stringify(token.text));
-        add(row, "td", "", percent(share));
+        add(row, "td", "", `${(100 * share).toFixed(1)} %`);
         for (const name of names) {
           const value = token.perplexity[name];
-          add(row, "td", "", value === null ? "–" : value.toPrecision(3));
+          add(row, "td", "", value === null ? "–" : figure(value));
         }
       }
     }

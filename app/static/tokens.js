@@ -6,7 +6,9 @@ window.comigs = {};
   // Okabe and Ito's colours, which colour-blind readers can tell apart.
   const BLUE = "0 114 178";
   const OTHERS = ["230 120 0", "204 90 160", "0 150 110", "150 110 220"];
-  const LEAST = 0.02; // a weaker lean than this is not worth showing
+  // Full tint is never less than this lean (62 % of one side): a router that has learnt
+  // nothing leans by a hundredth, and must look neutral.
+  const LEAST = 0.25;
   const SVG = "http://www.w3.org/2000/svg";
 
   function add(parent, tag, className = "", text = "") {
@@ -59,7 +61,6 @@ window.comigs = {};
   }
 
   function write(span, text) {
-    if (!text) return add(span, "span", "cm-sign", "▯");
     text.split("\n").forEach((line, i) => {
       if (i) {
         add(span, "span", "cm-sign", "↵");
@@ -67,6 +68,20 @@ window.comigs = {};
       }
       span.append(line);
     });
+  }
+
+  // Tokens as they are shown: one that adds no text, such as a part of a character or
+  // the end, belongs to the next one with text, at the end to the one before.
+  function joined(tokens) {
+    if (tokens.length === 1) return tokens[0];
+    const shown = tokens.find((one) => one.text) || tokens[0];
+    const parts = tokens.flatMap((one) => one.parts || [one.own || one.text]);
+    const sums = new Array(Math.max(...tokens.map((one) => one.w.length))).fill(0);
+    for (const one of tokens) {
+      const count = one.parts ? one.parts.length : 1;
+      one.w.forEach((w, i) => { sums[i] += count * w; });
+    }
+    return { ...shown, w: sums.map((w) => w / parts.length), parts };
   }
 
   // A legend and a layer slider over any number of token lists, each with its scale.
@@ -118,7 +133,7 @@ window.comigs = {};
       const gains = this.lists.filter((list) => list.tinted).map((list) => list.gain);
       const texts = [...new Set(gains.map((gain) => percent((1 + gain) / 2)))];
       this.scale.textContent = texts.length
-        ? `strongest tint${gains.length > 1 ? " of each answer" : ""}: ${texts.join(", ")} of one side`
+        ? `full tint${gains.length > 1 ? " of each answer" : ""}: ${texts.join(", ")} of one side`
         : "";
     }
 
@@ -142,10 +157,11 @@ window.comigs = {};
   class TokenList {
     constructor(parent, tints, experts, layers, name, onpick) {
       Object.assign(this, { tints, layers, onpick, tokens: [], spans: [], current: -1,
-        gain: LEAST, tinted: false });
+        held: [], gain: LEAST, tinted: false });
       this.colours = palette(experts);
       this.box = add(parent, "div", "cm-tokens");
       this.box.setAttribute("role", "listbox");
+      this.box.dir = "auto";
       this.box.setAttribute("aria-label", `${name}: tokens; arrow keys move`);
       this.box.addEventListener("click", (event) => this.pick(event));
       this.box.addEventListener("focusin", (event) => this.pick(event));
@@ -157,16 +173,29 @@ window.comigs = {};
       const first = this.spans.length;
       const part = document.createDocumentFragment();
       for (const token of tokens) {
+        this.held.push(token);
+        if (!token.text) continue; // its text comes with the next
         const span = add(part, "span", "cm-token");
         span.setAttribute("role", "option");
         span.tabIndex = this.spans.length ? -1 : 0;
         span.dataset.index = this.spans.length;
         write(span, token.text);
         this.spans.push(span);
-        this.tokens.push(token);
+        this.tokens.push(joined(this.held));
+        this.held = [];
       }
       this.tint(first);
       this.box.append(part);
+    }
+
+    // Nothing follows: what is held back belongs to the last token that has text.
+    end() {
+      const last = this.spans.length - 1;
+      if (!this.held.length || last < 0) return;
+      this.tokens[last] = joined([this.tokens[last], ...this.held]);
+      this.held = [];
+      this.tint(last);
+      if (this.current === last) this.onpick(this);
     }
 
     tint(first) {
@@ -176,7 +205,7 @@ window.comigs = {};
         const style = this.spans[i].style;
         style.setProperty("--rgb", rgb);
         style.setProperty("--lean", Math.abs(lean).toFixed(3));
-        const text = this.tokens[i].text || "part of a character";
+        const { text } = this.tokens[i];
         this.spans[i].setAttribute("aria-label", `${text}, ${percent(share)} specialist`);
         strongest = Math.max(strongest, Math.abs(lean));
       }
@@ -184,7 +213,8 @@ window.comigs = {};
     }
 
     // Tints are relative to the strongest lean of the answer, which the legend states:
-    // beside an answer of one side alone, a mixture's small leans would not be seen.
+    // beside an answer of one side alone, a mixture's leans would not be seen. They are
+    // never stretched beyond LEAST: noise is no signal.
     widen(lean) {
       const told = this.tinted && lean <= this.gain;
       this.tinted = this.tinted || lean > 0;
@@ -223,6 +253,6 @@ window.comigs = {};
   }
 
   Object.assign(window.comigs, {
-    add, draw, percent, layerNumber, palette, weightsOf, leanOf, Tints, TokenList,
+    add, draw, percent, layerNumber, palette, weightsOf, leanOf, Tints, TokenList, LEAST,
   });
 }

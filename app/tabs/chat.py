@@ -16,12 +16,15 @@ EMPTY = (
 )
 
 
-def build(actions: ChatActions, run: gr.Dropdown) -> None:
+def build(actions: ChatActions, run: gr.Dropdown) -> dict[str, Any]:
     """Put the Chat tab on the page.
 
     Args:
         actions: What its buttons do.
         run: The choice of run, above all tabs.
+
+    Returns:
+        The widgets whose values outlive a reload, by name.
     """
     with gr.Row(elem_classes="cm-choices"):
         experts = gr.Radio(
@@ -36,7 +39,12 @@ def build(actions: ChatActions, run: gr.Dropdown) -> None:
     view = element(
         "feed",
         f"name: 'chat', editable: true, empty: {EMPTY!r}",
-        {"changes": actions.changes, "save": actions.save},
+        {
+            "changes": actions.changes,
+            "save": actions.save,
+            "kept": actions.kept,
+            "forget": actions.forget,
+        },
         "cm-feed",
     )
     text = gr.Textbox(
@@ -53,7 +61,8 @@ def build(actions: ChatActions, run: gr.Dropdown) -> None:
         page_file = gr.Button("Save as HTML", elem_id="save-html", min_width=90)
         trace_file = gr.Button("Save as JSON", elem_id="save-json", min_width=90)
     with gr.Accordion("Settings", open=False):
-        chosen = [run, experts, blend, *drawing()]
+        temperature, top_p, most, system = drawing()
+    chosen = [run, experts, blend, temperature, top_p, most, system]
 
     @told
     def command(session: Any, data: gr.EventData, *values: Any) -> Any:
@@ -73,3 +82,12 @@ def build(actions: ChatActions, run: gr.Dropdown) -> None:
     experts.change(
         lambda name: gr.update(visible=name == "blend"), experts, blend, **QUIET
     )
+    return {
+        "experts": experts,
+        "blend": blend,
+        "temperature": temperature,
+        "top_p": top_p,
+        "max_tokens": most,
+        "system": system,
+        "message": text,
+    }

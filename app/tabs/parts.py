@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Mapping
 from html import escape
 from typing import Any
@@ -11,10 +12,13 @@ import gradio as gr
 
 from app import asked
 from app.office import explain
-from comigs_mlx.errors import ComigsError
+from comigs_mlx.inference.worker import clear_streams
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 """For events that are answered at once, or tell how they stand themselves."""
+
+MOST_KEPT = 20_000
+"""Characters of a text that is put back when the page is opened again."""
 
 SLOW: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private"}
 """For events whose outcome takes a moment."""
@@ -27,10 +31,10 @@ def told(act: Callable[..., Any]) -> Callable[..., Any]:
     def safe(*values: Any) -> Any:
         try:
             return act(*values)
-        except ComigsError as error:
-            gr.Warning(escape(str(error)), title="Not done")
         except Exception as error:
             gr.Warning(escape(explain(error)), title="Not done")
+        finally:
+            clear_streams()
         return gr.skip()
 
     return safe
@@ -46,6 +50,8 @@ def shown(act: Callable[..., str]) -> Callable[..., str]:
             return act(*values)
         except Exception as error:
             return problem(explain(error))
+        finally:
+            clear_streams()
 
     return safe
 
@@ -89,6 +95,55 @@ def element(
         server_functions=served,
         apply_default_css=False,
     )
+
+
+def remembered(page: gr.Blocks, kept: Mapping[str, Any]) -> gr.BrowserState:
+    """What the browser keeps of what was chosen, across reloads and restarts.
+
+    Args:
+        page: Being built.
+        kept: Name -> widget. Their changes are noted from the moment on that
+            `restored` has put them back, and not before: opening a page changes them.
+    """
+    # The secret hides nothing: with another one, what was kept could not be read.
+    state = gr.BrowserState({}, storage_key="comigs_mlx", secret="comigs_mlx")
+    names = json.dumps(list(kept))
+    gr.on(
+        [box.change for box in kept.values()],
+        None,
+        [state, *kept.values()],
+        state,
+        js=(
+            "(saved, ...now) => window.comigs.restored ? [Object.fromEntries("
+            f"{names}.map((name, i) => [name, now[i]]))] : [saved]"
+        ),
+        **QUIET,
+    )
+    return state
+
+
+def restored(kept: Mapping[str, Any], saved: Any) -> list[Any]:
+    """Updates of the widgets from what the browser kept; what no widget gives stays."""
+    known = saved if isinstance(saved, dict) else {}
+    return [
+        gr.update(value=known[name]) if possible(box, known.get(name)) else gr.skip()
+        for name, box in kept.items()
+    ]
+
+
+def possible(box: Any, value: Any) -> bool:
+    """Whether a widget can have a value."""
+    if isinstance(box, gr.Checkbox):
+        return isinstance(value, bool)
+    if isinstance(box, (gr.Slider, gr.Number)):
+        low, high = box.minimum, box.maximum
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return (
+            number and (low is None or value >= low) and (high is None or value <= high)
+        )
+    if isinstance(box, (gr.Radio, gr.Dropdown)):
+        return value in [choice for _, choice in box.choices]
+    return isinstance(value, str) and len(value) <= MOST_KEPT
 
 
 def html(name: str = "") -> gr.HTML:

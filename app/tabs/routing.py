@@ -5,7 +5,7 @@ from __future__ import annotations
 import gradio as gr
 
 from app.actions.routing import RoutingActions
-from app.tabs.parts import SLOW, element, told
+from app.tabs.parts import QUIET, SLOW, element, html, told
 
 
 def build(actions: RoutingActions, run: gr.Dropdown) -> gr.Dropdown:
@@ -23,6 +23,9 @@ def build(actions: RoutingActions, run: gr.Dropdown) -> gr.Dropdown:
         other = gr.Textbox(label="Second text", lines=3, placeholder="the same text")
         other_run = gr.Dropdown([], label="Second run", elem_id="other-run")
     score = gr.Button("Score", variant="primary", elem_id="score")
+    told_wait = html("routing-wait")
     view = element("routing", "", {}, "cm-routing")
-    score.click(told(actions.score), [text, run, other, other_run], [view], **SLOW)
+    score.click(actions.waiting, None, told_wait, **QUIET).then(
+        told(actions.score), [text, run, other, other_run], [view], **SLOW
+    ).then(lambda: "", None, told_wait, **QUIET)
     return other_run

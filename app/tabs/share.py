@@ -6,22 +6,31 @@ from typing import Any
 
 import gradio as gr
 
-from app.actions.share import ShareActions
+from app.actions.share import ShareActions, which
 from app.tabs.parts import QUIET, SLOW, html, shown, told
 
+WHAT_LEAVES = (
+    "Generalists are averaged over everybody in a federation. No file of yours leaves "
+    "this machine, and neither do specialists and routers. What a contribution has "
+    "learnt from your text does leave, and can give passages of it away. Each "
+    "contribution can be seen by itself by whoever can read the federation, not only "
+    "the average. Only differential privacy bounds what it can give away; it is set "
+    "when pushing from a terminal (the README says how)."
+)
 
-def build(actions: ShareActions, run: gr.Dropdown, page: gr.Blocks) -> None:
+
+def build(actions: ShareActions, run: gr.Dropdown, page: gr.Blocks) -> dict[str, Any]:
     """Put the Share tab on the page.
 
     Args:
         actions: What its buttons do.
         run: The choice of run, above all tabs.
         page: Shows the history when it is opened.
+
+    Returns:
+        The widgets whose values outlive a reload, by name.
     """
-    gr.Markdown(
-        "Generalists are averaged over everybody in a federation. Specialists, routers "
-        "and text never leave this machine."
-    )
+    gr.Markdown(WHAT_LEAVES)
     with gr.Row():
         uri = gr.Textbox(
             label="Federation", placeholder="hf://owner/name or a folder", elem_id="uri"
@@ -37,7 +46,7 @@ def build(actions: ShareActions, run: gr.Dropdown, page: gr.Blocks) -> None:
     digest = gr.State("")
     plot = html("history")
     with gr.Row():
-        kept = gr.Dropdown([], label="Kept generalist (round)", elem_id="kept")
+        kept = gr.Dropdown([], label="Kept generalist", elem_id="kept")
         back = gr.Button("Roll back", elem_id="roll-back", min_width=90)
 
     @told
@@ -50,14 +59,24 @@ def build(actions: ShareActions, run: gr.Dropdown, page: gr.Blocks) -> None:
 
     def past(name: Any) -> Any:
         try:
-            rounds = actions.kept(name)
+            rounds = [(which(number), number) for number in actions.kept(name)]
             return actions.history(name), gr.update(choices=rounds, value=None)
         except Exception:  # a broken run is told of where it is chosen
             return "", gr.update(choices=[], value=None)
 
     chosen = [run, uri, name]
     look.click(shown(actions.status), [uri], state, **SLOW)
-    pull.click(told(actions.pull), chosen, done, **SLOW).then(
+    asked = gr.State("")
+
+    @told
+    def fetch(name: Any, uri: Any, who: Any, before: Any) -> Any:
+        """Pull; where something would be replaced, at the second press alone."""
+        question = actions.replaced(name, uri)
+        sure = not question or question == before
+        text = actions.pull(name, uri, who, sure)
+        return text, "" if sure else question
+
+    pull.click(fetch, [*chosen, asked], [done, asked], **SLOW).then(
         past, run, [plot, kept], **QUIET
     )
     dry.click(show, chosen, [leaving, digest, push], **SLOW)
@@ -68,5 +87,7 @@ def build(actions: ShareActions, run: gr.Dropdown, page: gr.Blocks) -> None:
     back.click(told(actions.roll_back), [run, kept], done, **SLOW)
     for box in (uri, name, run):
         box.change(forget, None, [leaving, digest, push], **QUIET)
+        box.change(lambda: ("", ""), None, [asked, done], **QUIET)
     run.change(past, run, [plot, kept], **QUIET)
     page.load(past, run, [plot, kept], **QUIET)
+    return {"federation": uri, "participant": name}

@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 from typing import Any
 
 import gradio as gr
 
+from app import words
 from app.actions.train import ADVANCED, SIMPLE, TrainActions, defaults
 from app.tabs.parts import QUIET, SLOW, html, shown, told
+from comigs_mlx.errors import ConfigError
 
 EACH = 2.0
 """Seconds between two looks at a training."""
 
+DEFAULTS = {name: default for name, default, _ in defaults()}
+"""Of the options on the page."""
+
 KINDS = [".txt", ".md", ".jsonl"]
 
 
-def build(actions: TrainActions, model: str, page: gr.Blocks) -> None:
+def build(
+    actions: TrainActions, model: str, page: gr.Blocks
+) -> tuple[gr.Dropdown, dict[str, Any]]:
     """Put the Train tab on the page.
 
     Args:
         actions: What its buttons do.
         model: Base model to begin with.
         page: Finds a training again when it is opened.
+
+    Returns:
+        The choice of trainings, and the widgets whose values outlive a reload, by name.
     """
     with gr.Row(elem_classes="cm-halves"):
         with gr.Column():
@@ -39,6 +50,7 @@ def build(actions: TrainActions, model: str, page: gr.Blocks) -> None:
     @told
     def begin(name: Any, path: Any, files: Any, *values: Any) -> Any:
         made = actions.start(name, path, files, chosen(model, names, values))
+        gr.Info(f"{escape(made)} is being trained: see its progress under Training.")
         return gr.update(choices=actions.names(), value=made)
 
     @shown
@@ -46,10 +58,12 @@ def build(actions: TrainActions, model: str, page: gr.Blocks) -> None:
         return actions.estimate(chosen(model, names, values))
 
     widgets = [base, *options.values()]
-    look.click(shown(actions.preview), [path, files], found, **SLOW).then(
-        estimated, widgets, cost, **QUIET
-    )
+    look.click(actions.waiting, None, found, **QUIET).then(
+        shown(actions.preview), [path, files], found, **SLOW
+    ).then(estimated, widgets, cost, **QUIET)
     start.click(begin, [name, path, files, *widgets], run, **SLOW)
+    form = {f"option_{key}": box for key, box in options.items()}
+    return run, {"run_name": name, "data": path, "base": base, **form}
 
 
 def chosen(model: str, names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
@@ -59,10 +73,15 @@ def chosen(model: str, names: Sequence[str], values: Sequence[Any]) -> dict[str,
         model: Where the first value, the base model, is empty.
         names: Of the options after it.
         values: As widgets give them: whole numbers may be floats.
+
+    Raises:
+        ConfigError: If a number was left out.
     """
     base, *rest = values
     given: dict[str, Any] = {"model": str(base or "").strip() or model}
     for name, value in zip(names, rest, strict=True):
+        if value is None and DEFAULTS[name] is not None:
+            raise ConfigError(f"{words.label(name)}: fill in a number.")
         whole = isinstance(value, float) and value.is_integer()
         given[name] = int(value) if whole and name != "learning_rate" else value
     return given
@@ -126,7 +145,7 @@ def _options(model: str) -> tuple[gr.Textbox, dict[str, Any]]:
 
 
 def _widget(key: str, default: Any, help: str) -> Any:
-    label = key.replace("_", " ").capitalize()
+    label = words.label(key)
     if isinstance(default, bool):
         return gr.Checkbox(
             default, label=label, info=help, elem_id=f"option-{key}", min_width=200

@@ -79,10 +79,10 @@ def _bound(metadata: Contribution, manifest: Manifest, start: str | None) -> Non
             f"it did not start from the generalist of round {metadata.round - 1}"
         )
     signed = metadata.signature is not None and manifest.id is not None
-    if signed and (metadata.federation is None or metadata.start is None):
+    if signed and metadata.federation is None:
         raise FederationError(
-            "its signature does not say for which federation and start: update "
-            "comigs_mlx and push again"
+            "its signature does not say for which federation: update comigs_mlx and "
+            "push again"
         )
 
 

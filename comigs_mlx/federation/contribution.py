@@ -33,7 +33,7 @@ from comigs_mlx.federation.manifest import (
     Manifest,
 )
 from comigs_mlx.federation.schema import between, each, item, matching
-from comigs_mlx.federation.sources import Array, Source, digest, file_of
+from comigs_mlx.federation.sources import Array, Source, file_of
 from comigs_mlx.federation.strict import canonical
 from comigs_mlx.federation.tensorfile import Content, Layout, read_tensor
 from comigs_mlx.files import write_bytes
@@ -179,6 +179,7 @@ def prepare(
     residual: Mapping[str, Array] | None = None,
     generator: np.random.Generator | None = None,
     privacy: Privacy | None = None,
+    start: str | None = None,
 ) -> Prepared:
     """Make a contribution; nothing is written.
 
@@ -192,6 +193,7 @@ def prepare(
         residual: What rounding took away in the round before.
         generator: For stochastic rounding (int8); None rounds to nearest.
         privacy: What `privacy.privatise` was done with, if it was.
+        start: Digest of `current`, to be stated.
 
     Raises:
         FederationError: If a value is not finite, or the metadata cannot work.
@@ -213,14 +215,10 @@ def prepare(
         privacy=privacy,
         federation=manifest.id,
         # Earlier versions refuse what they do not know: only where the id is new too.
-        start=None if manifest.id is None else digest(_values(current)),
+        start=None if manifest.id is None else start,
     )
     metadata.to_json()  # refuses what no one would accept
     return Prepared(metadata, done.files, done.residual)
-
-
-def _values(source: Source) -> dict[str, Array]:
-    return {name: source.read(name) for name in source.names()}
 
 
 def _experts(experts: Experts, values: Mapping[str, npt.NDArray[Any]]) -> Experts:

@@ -116,9 +116,7 @@ class HubExchange:
         api, repo, authors = self._api, self.repo, self._known.authors
 
         def ask(new: list[str]) -> dict[str, str | None]:
-            return self._ask(
-                lambda: hub_reading.origins(api, repo, new, revision, authors)
-            )
+            return hub_reading.origins(api, repo, new, revision, authors, self._ask)
 
         with self._rewritten(revision):
             return self._known.origins(paths, revision, ask)
@@ -205,13 +203,11 @@ class HubExchange:
     def proposed(self, number: int) -> tuple[Snapshot, frozenset[str]]:
         """Against the commit of the branch that the pull request builds upon."""
         api, repo = self._api, self.repo
-
-        def action() -> tuple[Snapshot, frozenset[str]]:
-            head = self._at(f"refs/pr/{number}")
-            base = hub_reading.ancestor(api, repo, head, self.branch)
-            return self._listed(head), hub_reading.changed(api, repo, base, head)
-
-        return self._ask(action, was_there=number in self._offered)
+        offered = number in self._offered
+        head = self._ask(lambda: self._at(f"refs/pr/{number}"), was_there=offered)
+        base = self._ask(lambda: hub_reading.ancestor(api, repo, head, self.branch))
+        changed = self._ask(lambda: hub_reading.changed(api, repo, base, head))
+        return self._ask(lambda: self._listed(head)), changed
 
     def dismiss(self, number: int, comment: str) -> None:
         """Close a pull request."""

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
+from comigs_mlx.errors import FederationError
 from comigs_mlx.federation.exchange import NotAllowed, Say, Unreachable
 from comigs_mlx.federation.hub_errors import STRAY, Garbled, Missing, translated
 from comigs_mlx.federation.hub_later import later, pause
@@ -28,8 +29,8 @@ FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0
 """Seconds before trying again where the Hub names none; doubled each time."""
 
 DOUBTFUL_TRIES = 5
-"""Tries of what may be passing and may be final: an answer that makes no sense, a file
-that is gone. With the waits above they take about ten seconds."""
+"""Tries, one after the other, of what may be passing and may be final: an answer that
+makes no sense, a file that is gone. With the waits above they take ten seconds."""
 
 T = TypeVar("T")
 _deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
@@ -80,9 +81,11 @@ def patiently(
         FederationError: Ours in place of the library's, whose text is never shown
             unread: it can quote a header.
     """
-    end, wait, doubtful = time.monotonic() + patience, FIRST_WAIT, 0
+    end, wait = time.monotonic() + patience, FIRST_WAIT
+    error: FederationError | None = None
+    doubtful = 0
     while True:
-        error = None
+        before = type(error)
         with _within(end):
             try:
                 return action()
@@ -90,7 +93,8 @@ def patiently(
                 error = translated(raised, where)
         asked = error.after if isinstance(error, Unreachable) else None
         seconds = pause(asked, wait, FIRST_WAIT)
-        doubtful += isinstance(error, Garbled | Missing)
+        same = type(error) is before
+        doubtful = (1 + same * doubtful) * isinstance(error, Garbled | Missing)
         passing = isinstance(error, Unreachable) and error.passing
         if (
             not (passing or again(error))

@@ -5,7 +5,8 @@ Functions take the library's `HfApi` and raise its errors; `hub` translates them
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice, zip_longest
 from typing import Any
 from urllib.parse import quote
@@ -123,20 +124,23 @@ def origins(
     paths: Sequence[str],
     revision: str,
     known: dict[str, str | None],
+    ask: Callable[[Callable[[], Any]], Any],
 ) -> dict[str, str | None]:
     """Path -> who first committed what it has at `revision`; see `Exchange.origins`.
 
     One question a commit, of the newest `FAR`: it is for files that somebody else has
-    committed again, which is rare.
+    committed again, which is rare. Each goes through `ask`, which tries again.
     """
-    now = files(api, repo, paths, revision)
+    now = ask(lambda: files(api, repo, paths, revision))
     left, found = set(now), dict[str, str | None]()
-    commits = [commit for commit, _ in islice(_commits(api, repo, revision), FAR)]
-    for commit in reversed(commits):
-        there = files(api, repo, sorted(left), commit) if left else {}
-        first = [path for path in left if there.get(path) == now[path]]
-        found |= authors(api, repo, first, commit, known) if first else {}
-        left.difference_update(first)
+    newest = ask(lambda: list(islice(_commits(api, repo, revision), FAR)))
+    for commit, _ in reversed(newest):
+        if not left:
+            break
+        there = ask(partial(files, api, repo, sorted(left), commit))
+        if first := [path for path in left if there.get(path) == now[path]]:
+            found |= ask(partial(authors, api, repo, first, commit, known))
+            left.difference_update(first)
     return found
 
 

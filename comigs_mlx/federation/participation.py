@@ -14,12 +14,14 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
+from comigs_mlx.errors import FederationError
 from comigs_mlx.federation import closing, contributing, local, membership, rounds
 from comigs_mlx.federation.contributing import Late
 from comigs_mlx.federation.exchange import Exchange, Moved, Unreachable
 from comigs_mlx.federation.membership import Membership
 from comigs_mlx.federation.metered import Metered
 from comigs_mlx.federation.rounds import Federation
+from comigs_mlx.federation.trust import Changed
 from comigs_mlx.federation.verifying import Untrusted
 from comigs_mlx.runs.session import Say, Session
 from comigs_mlx.train_options import TrainConfig
@@ -146,12 +148,22 @@ class Participation:
 
         Raises:
             Changed: If it is not.
+            FederationError: If it does not let this participant take part any more.
         """
         place = self.exchange.uri
         believed = local.trusting(self.run_folder, place)
         federation = rounds.current(self.exchange, believed)
         parts = self.run_folder, self.exchange, federation
-        local.agreed(*parts, self._accept, self.say)
+        try:
+            local.agreed(*parts, self._accept, self.say)
+        except Changed as change:
+            allowed = federation.manifest.participants
+            if allowed is None or self.name in allowed:
+                raise
+            raise FederationError(
+                f"{self.name} is not among the participants of {place} any more: ask "
+                f"its owner; {change}"
+            ) from change
         return federation
 
     def _met(self, stop: Stop) -> Iterator[Event]:

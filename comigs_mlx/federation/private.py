@@ -25,6 +25,7 @@ from comigs_mlx.federation import membership, privacy
 from comigs_mlx.federation.contribution import Contribution, Prepared, Privacy
 from comigs_mlx.federation.membership import Membership, Noise
 from comigs_mlx.federation.sources import Array, Source
+from comigs_mlx.federation.sources import digest as digest
 from comigs_mlx.federation.tensorfile import serialise
 from comigs_mlx.files import write_bytes
 from comigs_mlx.options import PrivacyOptions

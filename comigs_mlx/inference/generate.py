@@ -8,7 +8,7 @@ one, so routing is kept by position, never by "the latest".
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -17,12 +17,30 @@ import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
 
-from comigs_mlx.inference.prompts import segments
+from comigs_mlx.errors import ConfigError, raise_all
+from comigs_mlx.inference.prompts import room, segments
+from comigs_mlx.inference.spoken import sampling_problems
 from comigs_mlx.inference.trace import Trace, TraceToken
 from comigs_mlx.model.base import Base
 from comigs_mlx.model.mixture import Mixture
 
 Weights = npt.NDArray[np.float32]
+Reading = Callable[[int, int], None]
+"""Told how many tokens of a prompt have been read, and of how many, after each chunk;
+what it raises ends the reading."""
+
+
+def unheard(done: int, total: int) -> None:
+    """A `Reading` that is told and does nothing."""
+
+
+def chunk_tokens() -> int:
+    """Tokens of a prompt that are read between two points where it can be stopped.
+
+    Few enough for a fraction of a second on a GPU and a few seconds on a slow CPU. The
+    same for every prompt: with other chunks, sums are rounded in another way.
+    """
+    return 512 if mx.default_device() == mx.Device(mx.gpu) else 64
 
 
 @dataclass(frozen=True)
@@ -111,6 +129,7 @@ def responses(
     max_tokens: int,
     sampling: Sampling,
     cache: list[Any] | None = None,
+    reading: Reading = unheard,
 ) -> Iterator[Any]:
     """mlx-lm's `GenerationResponse` of each token, as it is drawn.
 
@@ -123,6 +142,7 @@ def responses(
         max_tokens: Tokens to generate at most.
         sampling: How they are drawn.
         cache: mlx-lm's prompt cache of what stands before `prompt`; it is read on.
+        reading: Told how much of `prompt` has been read, before and after each chunk.
     """
     from mlx_lm.generate import stream_generate
     from mlx_lm.sample_utils import make_sampler
@@ -135,6 +155,8 @@ def responses(
         max_tokens=max_tokens,
         sampler=make_sampler(sampling.temperature, sampling.top_p),
         prompt_cache=cache,
+        prefill_step_size=chunk_tokens(),
+        prompt_progress_callback=reading,
     )
 
 
@@ -147,6 +169,11 @@ class Generation:
         prompt: Token ids, at least one.
         max_tokens: Tokens to generate at most.
         sampling: How they are drawn.
+        reading: Told how much of the prompt has been read.
+
+    Raises:
+        ConfigError: If a setting cannot work, or the prompt is empty or too long for
+            the model: what a `Speaker` refuses too.
     """
 
     def __init__(
@@ -156,8 +183,12 @@ class Generation:
         prompt: Sequence[int],
         max_tokens: int,
         sampling: Sampling,
+        reading: Reading = unheard,
     ):
+        given = (sampling.temperature, sampling.top_p, max_tokens, sampling.seed)
+        raise_all(ConfigError, list(sampling_problems(*given)))
         self.base, self.mixture, self.prompt = base, mixture, list(prompt)
+        self._room, self._reading = room(base, self.prompt), reading
         self.max_tokens, self.sampling = max_tokens, sampling
         self.pieces: list[Piece] = []
         self._recorder = Recorder(mixture)
@@ -165,10 +196,9 @@ class Generation:
     def __iter__(self) -> Iterator[Piece]:
         """Generate, from the start each time; may be left early."""
         self.pieces, self._recorder = [], Recorder(self.mixture)
-        tokenizer, most = self.base.tokenizer, self.max_tokens
-        for response in responses(
-            self._recorder, tokenizer, self.prompt, most, self.sampling
-        ):
+        most = min(self.max_tokens, self._room)
+        asked = (self.prompt, most, self.sampling, None, self._reading)
+        for response in responses(self._recorder, self.base.tokenizer, *asked):
             piece = Piece(response.token, response.text, response.finish_reason)
             self.pieces.append(piece)
             yield piece

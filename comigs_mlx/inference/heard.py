@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 
+from comigs_mlx.inference.prompts import own_text
 from comigs_mlx.inference.spoken import Alternative, SpokenToken
 
 LIKELIEST = 5
@@ -32,10 +33,15 @@ class Heard:
         response, probabilities = self._response, self._logs.exp().tolist()
         pairs = zip(probabilities, self._likely.tolist(), strict=True)
         others = [
-            Alternative(id, tokenizer.decode([id]), probability)
+            Alternative(id, own_text(tokenizer, id), probability)
             for probability, id in sorted(pairs, reverse=True)
         ]
-        weights: Any = self._weights.tolist()
+        id, weights = response.token, cast("list[list[float]]", self._weights.tolist())
         return SpokenToken(
-            response.token, response.text, weights, others, response.finish_reason
+            id=id,
+            text=response.text,
+            weights=weights,
+            alternatives=others,
+            finish_reason=response.finish_reason,
+            own=own_text(tokenizer, id),
         )

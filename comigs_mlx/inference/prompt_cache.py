@@ -7,7 +7,7 @@ are.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 
@@ -31,31 +31,68 @@ class PromptCache:
             prompt: At least one token is left to be read.
             model: For a new cache, where the old one is of no use.
         """
-        from mlx_lm.models.cache import (
-            can_trim_prompt_cache,
-            make_prompt_cache,
-            trim_prompt_cache,
-        )
+        from mlx_lm.models.cache import make_prompt_cache
 
         cache, shared = self._cache, _common(self._tokens, prompt[:-1])
         surplus = len(self._tokens) - shared
         usable = cache is not None and shared > 0 and key == self._key
         self.clear()
-        if cache is not None and usable:
-            if surplus == 0:
-                return cache, shared
-            if can_trim_prompt_cache(cache):
-                trim_prompt_cache(cache, surplus)
-                return cache, shared
+        if cache is not None and usable and _cut(cache, surplus, shared):
+            return cache, shared
         return make_prompt_cache(model), 0
 
     def keep(self, key: Hashable, tokens: Sequence[int], cache: list[Any]) -> None:
-        """Keep a cache that has read exactly these tokens, instead of the old one."""
-        self._key, self._tokens, self._cache = key, list(tokens), cache
+        """Keep a cache instead of the old one, under what it says it has read.
+
+        A cache that has read nothing, or whose layers disagree, is not kept: it was
+        left in the middle of something.
+
+        Args:
+            key: As for `take`.
+            tokens: What it was given, from the first token on; it may have read only
+                the first of them, as when it was stopped.
+            cache: No computation in it has failed.
+        """
+        self.clear()
+        read = tokens_read(cache)
+        if read is not None and read > len(tokens):
+            read = len(tokens) if _cut(cache, read - len(tokens), len(tokens)) else None
+        if read:
+            self._key, self._tokens, self._cache = key, list(tokens[:read]), cache
 
     def clear(self) -> None:
         """Forget it."""
         self._key, self._tokens, self._cache = None, [], None
+
+
+def tokens_read(cache: Sequence[Any]) -> int | None:
+    """How many tokens a cache has read, by its own count.
+
+    Returns:
+        None where no layer counts, or the layers disagree.
+    """
+    counts = {layer.offset for layer in _layers(cache) if hasattr(layer, "offset")}
+    return counts.pop() if len(counts) == 1 else None
+
+
+def _layers(cache: Sequence[Any]) -> Iterator[Any]:
+    """The caches of all layers; mlx-lm puts several of one layer into a `CacheList`."""
+    for layer in cache:
+        if hasattr(layer, "caches"):
+            yield from _layers(layer.caches)
+        else:
+            yield layer
+
+
+def _cut(cache: list[Any], surplus: int, left: int) -> bool:
+    """Forget the last `surplus` tokens; whether exactly `left` are left."""
+    from mlx_lm.models.cache import can_trim_prompt_cache, trim_prompt_cache
+
+    if surplus:
+        if not can_trim_prompt_cache(cache):
+            return False
+        trim_prompt_cache(cache, surplus)
+    return tokens_read(cache) == left
 
 
 def _common(tokens: Sequence[int], others: Sequence[int]) -> int:

@@ -11,18 +11,23 @@ asked for. Importing this module loads no MLX.
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from comigs_mlx.inference.spoken import Alternative as Alternative
 from comigs_mlx.inference.spoken import Message as Message
+from comigs_mlx.inference.spoken import Progress as Progress
 from comigs_mlx.inference.spoken import Scored as Scored
 from comigs_mlx.inference.spoken import ScoredToken as ScoredToken
 from comigs_mlx.inference.spoken import Settings as Settings
 from comigs_mlx.inference.spoken import SpokenToken as SpokenToken
+from comigs_mlx.inference.spoken import Stopped as Stopped
 from comigs_mlx.inference.spoken import Voice as Voice
+from comigs_mlx.inference.spoken import Watch, ignore, never
 from comigs_mlx.inference.spoken import to_trace as to_trace
 from comigs_mlx.inference.worker import Worker
 
@@ -31,10 +36,8 @@ if TYPE_CHECKING:
     from comigs_mlx.train_options import TrainConfig
 
 Say = Callable[[str], None]
-
-
-def _never() -> bool:
-    return False
+Listen = Callable[[Progress], None]
+T = TypeVar("T")
 
 
 class Speaker:
@@ -68,7 +71,12 @@ class Speaker:
         return None if base is None else base.tokenizer
 
     def choose(
-        self, run: Path | str | None, model: str = "demo", best: bool = False
+        self,
+        run: Path | str | None,
+        model: str = "demo",
+        best: bool = False,
+        stop: Callable[[], bool] = never,
+        listen: Listen = ignore,
     ) -> Voice:
         """Speak with this run from now on, as its files are now.
 
@@ -79,47 +87,61 @@ class Speaker:
             run: The run's folder; None: the base model alone.
             model: The base model, where there is no run.
             best: The run's save with the lowest validation loss.
+            stop: Asked between the steps of loading, on the speaker's thread.
+            listen: Told the progress of loading, on the speaker's thread.
 
         Raises:
             ComigsError: If there is no such run or it is broken, the base cannot be
                 loaded, or there is not enough memory.
+            Stopped: If it was stopped; nothing is chosen then.
         """
         path = None if run is None else Path(run).expanduser()
-        return self._worker.call(lambda: self._open().choose(path, model, best))
+        asked = (path, model, best)
+        return self._call(lambda w: self._open().choose(*asked, w), stop, listen)
 
     def reply(
         self,
         messages: Sequence[Message],
         settings: Settings,
-        stop: Callable[[], bool] = _never,
+        stop: Callable[[], bool] = never,
         voice: Voice | None = None,
+        listen: Listen = ignore,
     ) -> Iterator[SpokenToken]:
         """Speak the next turn of a conversation, token by token.
 
         What was read for an earlier turn is not read again, as far as base, experts'
-        values, selection and tokens are the same.
+        values, selection and tokens are the same. The oldest messages are left out of a
+        conversation that is longer than the model's context: `listen` is told how many.
 
         Args:
             messages: The turns so far, without the system prompt.
             settings: Who speaks, and how.
-            stop: Asked before each token, on the speaker's thread.
+            stop: Asked before each token, and between chunks of what is read, on the
+                speaker's thread.
             voice: Choose this first, as its files are now, in one go: so that
                 conversations with several runs do not mix. None: the last choice.
+            listen: Told the progress of reading, on the speaker's thread.
 
         Raises:
-            ComigsError: If nothing was chosen, a setting cannot work, or the
-                conversation is too long for the model or its memory.
+            ComigsError: If nothing was chosen, a setting cannot work, or the last
+                message is too long for the model or its memory.
         """
         heard = [dict(message) for message in messages]
 
         def speak(left: Callable[[], bool]) -> Iterator[SpokenToken]:
-            speech = self._as(voice)
-            return speech.reply(heard, settings, lambda: left() or stop())
+            watch = Watch(lambda: left() or stop(), listen)
+            with contextlib.suppress(Stopped):
+                yield from self._as(voice, watch).reply(heard, settings, watch)
 
         return self._worker.stream(speak)
 
     def score(
-        self, text: str, selections: Sequence[str], voice: Voice | None = None
+        self,
+        text: str,
+        selections: Sequence[str],
+        voice: Voice | None = None,
+        stop: Callable[[], bool] = never,
+        listen: Listen = ignore,
     ) -> Scored:
         """Read a text: each token's loss under some selections, and its routing.
 
@@ -127,11 +149,18 @@ class Speaker:
             text: Not longer than the model can read at once.
             selections: Of the voice's.
             voice: As for `reply`.
+            stop: Asked between chunks of the text, on the speaker's thread.
+            listen: Told the progress, on the speaker's thread.
 
         Raises:
             ComigsError: As for `reply`.
+            Stopped: If it was stopped.
         """
-        return self._worker.call(lambda: self._as(voice).score(text, selections))
+
+        def score(watch: Watch) -> Scored:
+            return self._as(voice, watch).score(text, selections, watch)
+
+        return self._call(score, stop, listen)
 
     def memory(self, config: TrainConfig) -> tuple[int, list[str]] | None:
         """What training with these options would need, before it is started.
@@ -153,11 +182,25 @@ class Speaker:
         self._finalizer()
         self._speech = None
 
-    def _as(self, voice: Voice | None) -> Speech:
+    def _call(
+        self, do: Callable[[Watch], T], stop: Callable[[], bool], listen: Listen
+    ) -> T:
+        """Have it done; who gives up waiting (Ctrl-C) or closes the speaker ends it."""
+        gone = threading.Event()
+
+        def stopped() -> bool:
+            return gone.is_set() or self._worker.closed or stop()
+
+        try:
+            return self._worker.call(lambda: do(Watch(stopped, listen)))
+        finally:
+            gone.set()
+
+    def _as(self, voice: Voice | None, watch: Watch) -> Speech:
         speech = self._open()
         if voice is not None:
             run = None if voice.run is None else Path(voice.run)
-            speech.choose(run, voice.base_id, voice.best)
+            speech.choose(run, voice.base_id, voice.best, watch)
         return speech
 
     def _open(self) -> Speech:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +18,19 @@ import mlx.core as mx
 
 from comigs_mlx.errors import ComigsError, ConfigError
 from comigs_mlx.inference import scoring
-from comigs_mlx.inference.generate import Recorder, Sampling, responses
+from comigs_mlx.inference.generate import Reading, Recorder, Sampling, responses
 from comigs_mlx.inference.heard import Heard
 from comigs_mlx.inference.prompt_cache import PromptCache
-from comigs_mlx.inference.prompts import chat_tokens
+from comigs_mlx.inference.prompts import fitting, room
 from comigs_mlx.inference.spoken import (
     Message,
+    Progress,
     Scored,
     Settings,
     SpokenToken,
+    Stopped,
     Voice,
+    Watch,
 )
 from comigs_mlx.model import params
 from comigs_mlx.model.base import Base, load_base
@@ -38,8 +43,13 @@ from comigs_mlx.runs.folder import RunFolder
 from comigs_mlx.train_options import TrainConfig
 from comigs_mlx.training import memory
 
+LOADING_STEPS = 3
+"""Base model, its fingerprint, experts."""
+
 NOBODY = ExpertOptions(generalists=1, specialists=0, rank=1, attention_lora=False)
 """Experts for a base model without a run: they never speak."""
+
+UNWATCHED = Watch()
 
 
 class Speech:
@@ -59,7 +69,9 @@ class Speech:
         self._signature: Hashable = None
         self._prompts = PromptCache()
 
-    def choose(self, run: Path | None, model: str, best: bool) -> Voice:
+    def choose(
+        self, run: Path | None, model: str, best: bool, watch: Watch = UNWATCHED
+    ) -> Voice:
         """Take a run, as it is now, or a base model alone; see `Speaker.choose`."""
         folder = None if run is None else RunFolder(run)
         if folder is not None:
@@ -70,17 +82,25 @@ class Speech:
             return self.voice
         self.voice = None
         with _memory(self._forget):
-            self._take(model)
+            self._take(model, watch)
+            watch.step("loading", LOADING_STEPS - 1, LOADING_STEPS)
             step = 0 if folder is None else self._wear(folder, best)
+        watch.listen(Progress("loading", LOADING_STEPS, LOADING_STEPS))
         self.voice = self._described(folder, best, step)
         self._signature = signature
         return self.voice
 
-    def _take(self, model: str) -> None:
+    def _take(self, model: str, watch: Watch) -> None:
         """Have this base in memory, and no other."""
         if self.base is None or not self.base.is_still(model):
             self._forget()
-            base = load_base(model, self._say)
+
+            def say(sentence: str) -> None:
+                watch.step("loading", 0, LOADING_STEPS)
+                self._say(sentence)
+
+            base = load_base(model, say)
+            watch.step("loading", 1, LOADING_STEPS)
             self._fingerprint = base.fingerprint()
             self.base = base
         if self._mixture is None:
@@ -114,11 +134,12 @@ class Speech:
 
     def _described(self, folder: RunFolder | None, best: bool, step: int) -> Voice:
         base, mixture = self._ready()
+        chat = bool(base.tokenizer.has_chat_template)
         if folder is None:
-            return Voice(None, base.id, [], [], 0, ["base"])
+            return Voice(None, base.id, [], [], 0, ["base"], chat=chat)
         names, options = mixture.options.names, usable(mixture.options)
-        run = str(folder.path)
-        return Voice(run, base.id, names, mixture.layers, step, options, best)
+        said = (str(folder.path), base.id, names, mixture.layers, step, options, best)
+        return Voice(*said, chat=chat)
 
     def _ready(self) -> tuple[Base, Mixture]:
         if self.base is None or self._mixture is None:
@@ -126,18 +147,20 @@ class Speech:
         return self.base, self._mixture
 
     def reply(
-        self, messages: Sequence[Message], settings: Settings, stop: Callable[[], bool]
+        self, messages: Sequence[Message], settings: Settings, watch: Watch
     ) -> Iterator[SpokenToken]:
         """Speak the next turn; see `Speaker.reply`."""
         settings.check()
         base, mixture = self._ready()
         selection = self._selection(settings.selection)
-        prompt = chat_tokens(base.tokenizer, messages, settings.system)
-        most = min(settings.max_tokens, _room(base, prompt))
+        given = (messages, settings.system, settings.max_tokens)
+        prompt, left_out = fitting(base, *given)
+        most = min(settings.max_tokens, room(base, prompt))
         seed = secrets.randbits(32) if settings.seed is None else settings.seed
         sampling = Sampling(settings.temperature, settings.top_p, seed)
+        told = replace(watch, listen=partial(_mention, watch.listen, left_out))
         with _memory(mx.clear_cache), mixture.selected(selection):
-            yield from self._speak(prompt, most, sampling, stop)
+            yield from self._speak(prompt, most, sampling, told)
 
     def _selection(self, wanted: Selection) -> Selection:
         """What to select; a base without a run speaks for itself."""
@@ -150,11 +173,7 @@ class Speech:
         raise ConfigError(f"there is no {wanted} without a run: choose a run, or base")
 
     def _speak(
-        self,
-        prompt: list[int],
-        max_tokens: int,
-        sampling: Sampling,
-        stop: Callable[[], bool],
+        self, prompt: list[int], max_tokens: int, sampling: Sampling, watch: Watch
     ) -> Iterator[SpokenToken]:
         """Tokens, each handed out while the one after the next is being computed."""
         base, mixture = self._ready()
@@ -164,11 +183,10 @@ class Speech:
         rest, heard = prompt[read:], list[int]()
         traced = self.voice is not None and self.voice.run is not None
         last: Heard | None = None
-        stream: Any = responses(
-            recorder, base.tokenizer, rest, max_tokens, sampling, cache
-        )
-        with contextlib.closing(stream):
-            while not stop() and (response := next(stream, None)) is not None:
+        asked = (rest, max_tokens, sampling, cache, _reading(watch, read))
+        stream: Any = responses(recorder, base.tokenizer, *asked)
+        with contextlib.suppress(Stopped), contextlib.closing(stream):
+            while not watch.stop() and (response := next(stream, None)) is not None:
                 if last is not None:
                     yield last.token(base.tokenizer)
                 weights = recorder.at(len(rest) + len(heard)) if traced else None
@@ -189,21 +207,25 @@ class Speech:
             accumulation=config.training.grad_accumulation,
         )
         voice, self.voice = self.voice, None
-        plan = memory.plan(self._attach(config.experts), work)
-        notes = list(plan.notes(config.memory_limit))
-        if voice is not None:
-            run = None if voice.run is None else Path(voice.run)
-            self.choose(run, voice.base_id, voice.best)
+        try:
+            plan = memory.plan(self._attach(config.experts), work)
+            notes = list(plan.notes(config.memory_limit))
+        finally:
+            if voice is not None:
+                run = None if voice.run is None else Path(voice.run)
+                self.choose(run, voice.base_id, voice.best)
         return plan.estimate.peak, notes
 
-    def score(self, text: str, selections: Sequence[str]) -> Scored:
+    def score(
+        self, text: str, selections: Sequence[str], watch: Watch = UNWATCHED
+    ) -> Scored:
         """Read a text; see `Speaker.score`."""
         base, mixture = self._ready()
         chosen = {name: self._selection(name) for name in (*selections, "auto")}
         assert self.voice is not None
         with _memory(mx.clear_cache):
             tokens = scoring.encode(base, text)
-            read = scoring.read(mixture, tokens, chosen)
+            read = scoring.read(mixture, tokens, chosen, watch)
         return scoring.scored(base, self.voice, tokens, selections, read)
 
 
@@ -213,16 +235,29 @@ def _digest(mixture: Mixture) -> str:
     return array_digest(values, repr(mixture.options))
 
 
-def _room(base: Base, prompt: Sequence[int]) -> int:
-    """Tokens that can be spoken before the model's context is full."""
-    if (most := base.context) is None:
-        return 2**31
-    if len(prompt) >= most:
-        raise ConfigError(
-            f"the conversation is {len(prompt):,} tokens long, {base.id} reads at most "
-            f"{most:,}: clear it, or shorten what you said"
-        )
-    return most - len(prompt)
+def _reading(watch: Watch, before: int) -> Reading:
+    """What is told to mlx-lm, as progress of the whole prompt.
+
+    Between two chunks it asks whether to stop; before the first chunk and the first
+    token that is asked elsewhere.
+
+    Args:
+        watch: Who is told and asked.
+        before: Tokens read for an earlier turn.
+    """
+
+    def reading(done: int, total: int) -> None:
+        if 0 < done < total - 1 and watch.stop():
+            raise Stopped
+        watch.listen(Progress("reading", before + done, before + total))
+
+    return reading
+
+
+def _mention(
+    listen: Callable[[Progress], None], left_out: int, progress: Progress
+) -> None:
+    listen(replace(progress, left_out=left_out))
 
 
 @contextlib.contextmanager

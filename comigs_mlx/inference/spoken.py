@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from comigs_mlx.errors import ConfigError, raise_all
+from comigs_mlx.errors import ComigsError, ConfigError, raise_all
 from comigs_mlx.inference.trace import Trace, TraceToken
 
 Message = dict[str, str]
@@ -18,7 +19,7 @@ class Alternative:
 
     Attributes:
         id: Its number in the vocabulary.
-        text: Its text alone.
+        text: The token alone: a part of a character as its bytes, such as "<0xF0>".
         probability: Of the distribution before temperature and top-p, 0 to 1.
     """
 
@@ -39,6 +40,8 @@ class SpokenToken:
         alternatives: The likeliest tokens in its place, likeliest first.
         finish_reason: `stop` or `length` with the last token; None with the others,
             and with the last one of a reply that was stopped.
+        own: The token alone, whatever it adds to the text: "<0xF0>" for the first part
+            of a character, "<|im_end|>" for an end token.
     """
 
     id: int
@@ -46,6 +49,98 @@ class SpokenToken:
     weights: list[list[float]]
     alternatives: list[Alternative]
     finish_reason: str | None
+    own: str = ""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far long work has come.
+
+    Attributes:
+        what: `loading` (its steps are counted), `reading` a conversation or `scoring` a
+            text (their tokens are counted).
+        done: Steps or tokens done; what was read for an earlier turn counts as done.
+        total: Steps or tokens in all.
+        left_out: Oldest messages that are not read, because the conversation is longer
+            than the model's context.
+    """
+
+    what: str
+    done: int
+    total: int
+    left_out: int = 0
+
+
+class Stopped(ComigsError):
+    """What was asked for was stopped before it was done."""
+
+    def __init__(self) -> None:
+        super().__init__("stopped")
+
+
+def never() -> bool:
+    """A `stop` that never stops."""
+    return False
+
+
+def ignore(progress: Progress) -> None:
+    """A `listen` that does not."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Long work is watched: it may be stopped, and tells how far it has come.
+
+    Attributes:
+        stop: Whether to stop; asked on the thread that does the work.
+        listen: Told the progress, on the same thread.
+    """
+
+    stop: Callable[[], bool] = never
+    listen: Callable[[Progress], None] = ignore
+
+    def step(self, what: str, done: int, total: int, left_out: int = 0) -> None:
+        """Between two parts of the work: tell, and go on or not.
+
+        Raises:
+            Stopped: If it is to stop.
+        """
+        if self.stop():
+            raise Stopped
+        self.listen(Progress(what, done, total, left_out))
+
+
+MOST_TEMPERATURE = 100.0
+SEEDS = 2**64
+"""mlx's random generator takes seeds below this."""
+
+NAMES = ("temperature", "top-p", "max tokens", "seed")
+
+
+def sampling_problems(
+    temperature: float,
+    top_p: float,
+    max_tokens: int,
+    seed: int | None,
+    names: tuple[str, str, str, str] = NAMES,
+) -> Iterator[str]:
+    """One sentence for each value that cannot work, whoever speaks.
+
+    Args:
+        temperature: 0 takes the likeliest token.
+        top_p: Draw from the likeliest tokens of this much probability; 1 = all.
+        max_tokens: Tokens at most.
+        seed: Of the draws; None: another one each time.
+        names: What the four are called where they are set.
+    """
+    if not (math.isfinite(temperature) and 0 <= temperature <= MOST_TEMPERATURE):
+        yield f"{names[0]} {temperature} must be from 0 to {MOST_TEMPERATURE:.0f}"
+    if not 0 < top_p <= 1:
+        yield f"{names[1]} {top_p} must be above 0 and at most 1"
+    if max_tokens < 1:
+        yield f"{names[2]} {max_tokens} must be at least 1"
+    if seed is not None and not 0 <= seed < SEEDS:
+        yield f"{names[3]} {seed} must be from 0 to 2^64 - 1"
 
 
 @dataclass(frozen=True)
@@ -71,17 +166,8 @@ class Settings:
 
     def check(self) -> None:
         """Raise `ConfigError` where a value cannot work; one sentence for each."""
-        raise_all(ConfigError, list(self._problems()))
-
-    def _problems(self) -> Iterator[str]:
-        if not 0 <= self.temperature <= 100:
-            yield f"temperature {self.temperature} must be from 0 to 100"
-        if not 0 < self.top_p <= 1:
-            yield f"top-p {self.top_p} must be above 0 and at most 1"
-        if self.max_tokens < 1:
-            yield f"max tokens {self.max_tokens} must be at least 1"
-        if self.seed is not None and not 0 <= self.seed < 2**64:
-            yield f"seed {self.seed} must be from 0 to 2^64 - 1"
+        given = (self.temperature, self.top_p, self.max_tokens, self.seed)
+        raise_all(ConfigError, list(sampling_problems(*given)))
 
 
 @dataclass(frozen=True)
@@ -96,6 +182,8 @@ class Voice:
         step: The training step of the experts.
         selections: The named selections that can be used, the usual one first.
         best: Whether it is the run's save with the lowest validation loss.
+        chat: Whether the model has a chat template. Without one it is no chat model:
+            it continues the turns, joined by blank lines.
     """
 
     run: str | None
@@ -105,6 +193,7 @@ class Voice:
     step: int
     selections: list[str]
     best: bool = False
+    chat: bool = True
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -48,6 +49,11 @@ class Worker:
         """How many calls and streams are being done or wait to be."""
         with self._lock:
             return self._unfinished
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes nothing new, and what is being done is to end."""
+        return self._closed.is_set()
 
     def call(self, do: Callable[[], T]) -> T:
         """Do it, and wait for what it returns or raises."""
@@ -115,9 +121,22 @@ class _Raised:
 
 
 def _work(tasks: queue.Queue[Callable[[], None] | None]) -> None:
-    while (task := tasks.get()) is not None:
-        task()
-        del task  # it may hold a model that nobody else does
+    try:
+        while (task := tasks.get()) is not None:
+            task()
+            del task  # it may hold a model that nobody else does
+    finally:
+        clear_streams()
+
+
+def clear_streams() -> None:
+    """To be called at the end of each thread but the main one that has used MLX.
+
+    MLX keeps a native thread for each stream, and the process aborts at its exit
+    (`terminate called without an active exception`) where one outlives its owner.
+    """
+    if (mlx := sys.modules.get("mlx.core")) is not None:
+        mlx.clear_streams()
 
 
 def _fill(

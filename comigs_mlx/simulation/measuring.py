@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import mlx.core as mx
 import numpy as np
 
-from comigs_mlx.data.batches import Batch, evaluation_batches
+from comigs_mlx.data.batches import Batch, evaluation_batches, sampled_batches
 from comigs_mlx.data.content import Content
 from comigs_mlx.data.tokens import TokenStream
 from comigs_mlx.errors import TrainingError
@@ -42,10 +41,10 @@ class Measuring:
         self.layouts, self.config = layouts, config
         limit = config.measuring.test_tokens
         self.test = {p.name: self._batches(_first(p.test, limit)) for p in people}
-        first = config.measuring.valid_batches
+        sizes = (config.learning.seq_len, config.learning.batch_size)
+        count = config.measuring.valid_batches
         self.valid = {
-            p.name: list(itertools.islice(self._batches(p.person.valid), first))
-            for p in participants
+            p.name: sampled_batches(p.person.valid, *sizes, count) for p in participants
         }
 
     def scores(self, method: Method) -> dict[str, Score]:
@@ -76,7 +75,7 @@ class Measuring:
         selection: Selection,
         values: Tree | None = None,
     ) -> float:
-        """Nats per token on the first validation batches, maybe with other values."""
+        """Nats per token on a sample of validation text, maybe with other values."""
         chosen = participant.values if values is None else values
         return self._score(
             participant, self.valid[participant.name], selection, chosen

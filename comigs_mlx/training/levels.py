@@ -107,6 +107,8 @@ class Level:
 
         If the result is not finite, nothing has been changed.
         """
+        for batch in batches:
+            self.mixture.tables.check_tokens(batch.tokens)
         model = self.mixture.model
         trained = self._values(self.trains)
         others = self._values(lambda path: not self.trains(path))

@@ -18,6 +18,7 @@ import mlx.optimizers as optim
 
 from comigs_mlx.data.batches import Batch, BatchSource
 from comigs_mlx.errors import TrainingError
+from comigs_mlx.model.tables import Tables, tables_of
 from comigs_mlx.model.x86.substitutes import instead, substitutes
 from comigs_mlx.training import lanes
 
@@ -51,6 +52,7 @@ class Pretraining:
             bias_correction=True,
         )
         self.optimizer.init(model.trainable_parameters())
+        self._tables = tables_of(model)
         self._cheap = substitutes(model)
         state = [model.state, self.optimizer.state]
         self._state: Any = state
@@ -65,7 +67,9 @@ class Pretraining:
 
         Raises:
             TrainingError: If that is not a number.
+            ComigsError: If the model has no row for one of its tokens or positions.
         """
+        _check(self._tables, batch)
         with instead(self._cheap), lanes.evaluating(len(batch.tokens)):
             loss = self._compiled(mx.array(batch.tokens))
             mx.eval(loss, self._state)
@@ -132,13 +136,19 @@ def steps_within(model: nn.Module, source: BatchSource, seconds: float) -> int:
 
 def heldout_loss(model: nn.Module, batches: Iterable[Batch]) -> float:
     """Mean loss over all targets that count, nats per token."""
-    total, count = 0.0, 0.0
+    total, count, tables = 0.0, 0.0, tables_of(model)
     with instead(substitutes(model)):
         for batch in batches:
+            _check(tables, batch)
             losses = _losses(model, mx.array(batch.tokens))
             total += float((losses * mx.array(batch.mask)).sum())
             count += float(batch.mask.sum())
     return total / count
+
+
+def _check(tables: Tables, batch: Batch) -> None:
+    tables.check_tokens(batch.tokens)
+    tables.check_length(batch.tokens.shape[1] - 1, "a window")
 
 
 def _losses(model: nn.Module, tokens: mx.array) -> mx.array:

@@ -33,7 +33,8 @@ class Report:
         step: Expert steps so far.
         train_loss: Nats per token over the expert steps.
         router_loss: Nats per token over the router steps; None if there were none.
-        valid_loss: Nats per token of the first validation batches, where measured.
+        valid_loss: Nats per token of a fixed sample of the validation text, where
+            measured.
         learning_rate: Of the experts, in the last step.
         expert_share: Expert name -> mean weight in the expert steps.
         tokens_per_second: Of both levels, over the time spent in steps.

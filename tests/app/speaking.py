@@ -24,11 +24,11 @@ class Parrot:
 
     def __init__(self, delay=0.0, problem=None):
         self.delay, self.problem = delay, problem
-        self.asked, self.chosen = [], []
+        self.asked, self.chosen, self.at = [], [], 2
         self.speaking = threading.Lock()
         self.voice = self.tokenizer = None
 
-    def choose(self, run, model="demo", best=False):
+    def choose(self, run, model="demo", best=False, stop=None, listen=None):
         self.chosen.append(run)
         if run is not None and not Path(run).is_dir():
             raise RunError(f"no run at {run}")
@@ -43,7 +43,7 @@ class Parrot:
         )
         return self.voice
 
-    def reply(self, messages, settings, stop=lambda: False, voice=None):
+    def reply(self, messages, settings, stop=lambda: False, voice=None, listen=None):
         assert self.speaking.acquire(blocking=False), "two answers at once"
         try:
             self.asked.append((messages, settings))
@@ -56,7 +56,7 @@ class Parrot:
         for i, word in enumerate(words):
             if stop():
                 return
-            if self.problem is not None and i == 2:
+            if self.problem is not None and i == self.at:
                 raise self.problem
             time.sleep(self.delay)
             last = i + 1 == len(words)
@@ -65,7 +65,7 @@ class Parrot:
     def close(self):
         self.delay = 0.0
 
-    def score(self, text, selections):
+    def score(self, text, selections, voice=None, stop=None, listen=None):
         words = text.split(" ")
         tokens = [
             ScoredToken(

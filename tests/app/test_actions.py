@@ -1,7 +1,9 @@
 """What the tabs' buttons do, on plain data and real runs of the tiny model."""
 
+import dataclasses
 import shutil
 import types
+import unicodedata
 
 import pytest
 
@@ -11,7 +13,9 @@ from app.actions.chat import ChatActions, CompareActions
 from app.actions.routing import RoutingActions
 from app.actions.share import ShareActions
 from app.actions.train import TrainActions
+from comigs_mlx import sync
 from comigs_mlx.errors import ComigsError, ConfigError, DataError, RunError
+from comigs_mlx.runs.listing import RunEntry
 
 CHOSEN = ("notes", "auto", 50, 0.7, 0.95, 3, "")
 
@@ -36,6 +40,19 @@ def test_runs_are_told_apart(folder, tmp_path):
     assert runs.first(tmp_path / "none") == ""
     assert "No run yet" in runs.advice(tmp_path / "none")
     assert "Broken run. broken:" in runs.advice(folder)
+
+
+def test_a_first_training_is_not_called_broken(tmp_path, monkeypatch):
+    entry = RunEntry("mine", tmp_path, problem="has no save: --resume", training=True)
+    monkeypatch.setattr(runs, "entries", lambda folder: [entry])
+    assert "mine: the first training is under way" in runs.advice(tmp_path)
+    assert "roken" not in runs.advice(tmp_path)
+    assert runs.choices(tmp_path)[1] == ("mine · training", "mine")
+    with pytest.raises(RunError, match="being trained and has nothing saved yet"):
+        runs.find(tmp_path, "mine")
+    ended = dataclasses.replace(entry, training=False)
+    monkeypatch.setattr(runs, "entries", lambda folder: [ended])
+    assert "Broken run. mine: has no save: Resume" in runs.advice(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["..", "../runs/notes", "/etc", "nothing", 3])
@@ -99,16 +116,18 @@ def test_routing_scores_one_text_or_two(office, folder):
     actions = RoutingActions(office()[0], folder, "demo")
     (panel,) = actions.score("a b", "notes", "", "")["panels"]
     assert panel["perplexity"] == {
-        "generalist": 2.718,
-        "specialist": 3.718,
-        "mixture": 4.718,
+        "base": 2.718,
+        "generalist": 3.718,
+        "specialist": 4.718,
+        "mixture": 5.718,
     }
     first, second = panel["tokens"]
     assert first["perplexity"]["mixture"] is None
     assert second["perplexity"] == {
-        "generalist": 2.718,
-        "specialist": 7.389,
-        "mixture": 20.086,
+        "base": 2.718,
+        "generalist": 7.389,
+        "specialist": 20.086,
+        "mixture": 54.598,
     }
     panels = actions.score("a b", "notes", "c", "")["panels"]
     assert [len(p["tokens"]) for p in panels] == [2, 1]
@@ -116,11 +135,124 @@ def test_routing_scores_one_text_or_two(office, folder):
         actions.score("a", "", "", "")
 
 
-@pytest.mark.parametrize("name", ["", "../x", ".hidden", "a b", "x" * 65, None, "-x"])
+@pytest.mark.parametrize(
+    "name",
+    ["", "../x", ".hidden", "a\tb", "x" * 65, None, "-x", "a/b", "a\0b", "é" * 60],
+)
 def test_names_a_run_may_not_have(office, folder, text_folder, name):
     actions = TrainActions(folder, True, office()[0])
     with pytest.raises(ConfigError, match="A run's name has letters"):
         actions.start(name, str(text_folder), None, {})
+
+
+@pytest.mark.parametrize("name", ["my notes", "Tagebücher", "日記", "a-b_c", " mine "])
+def test_names_a_run_may_have(office, tmp_path, name, started):
+    actions = TrainActions(tmp_path / "runs", True, office()[0])
+    made = actions.start(name, "demo", None, {})
+    assert made == name.strip()
+    assert started == [(tmp_path / "runs" / made, {"data": "demo"})]
+
+
+def test_one_name_has_one_spelling(office, tmp_path, started):
+    actions = TrainActions(tmp_path / "runs", True, office()[0])
+    made = actions.start(unicodedata.normalize("NFD", "Tagebücher"), "demo", None, {})
+    assert made == unicodedata.normalize("NFC", "Tagebücher")
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """The trainings that were begun: folder and options; none really is."""
+    told = []
+    monkeypatch.setattr(train.process, "start", lambda *given: told.append(given))
+    return told
+
+
+def test_the_name_of_a_start_that_failed_can_be_used_again(office, tmp_path, started):
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / ".train.log").write_text("error: no such model")
+    actions = TrainActions(tmp_path / "runs", True, office()[0])
+    assert actions.start("mine", "demo", None, {}) == "mine"
+
+
+def test_files_and_a_path_together_are_refused(office, tmp_path):
+    file = tmp_path / "note.txt"
+    file.write_text("words\n")
+    actions = TrainActions(tmp_path / "runs", True, office()[0])
+    with pytest.raises(DataError, match="remove the files, or clear the path"):
+        actions.data(str(file), [str(file)])
+    assert not (tmp_path / "runs").exists()
+
+
+def test_two_files_of_one_name_are_refused(office, tmp_path):
+    files = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        files.append(tmp_path / folder / "note.txt")
+        files[-1].write_text(folder)
+    actions = TrainActions(tmp_path / "runs", True, office()[0])
+    with pytest.raises(DataError, match="Two files are named note.txt"):
+        actions.data("", [str(file) for file in files])
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        "{}/my notes",
+        " {}/my notes ",
+        "'{}/my notes'",
+        '"{}/my notes"',
+        "{}/my\\ notes",
+        "file://{}/my%20notes",
+        "FILE://localhost{}/my%20notes",
+    ],
+)
+def test_a_path_however_it_was_copied(office, tmp_path, spelled):
+    (tmp_path / "my notes").mkdir()
+    actions = TrainActions(tmp_path / "runs", True, office()[0])
+    found = actions.data(spelled.format(tmp_path), None)
+    assert found == str(tmp_path / "my notes")
+
+
+def test_a_name_with_quotes_of_its_own_is_taken_as_it_is(office, tmp_path):
+    odd = tmp_path / "back\\slash 'n"
+    odd.mkdir()
+    actions = TrainActions(tmp_path / "runs", True, office()[0])
+    assert actions.data(str(odd), None) == str(odd)
+
+
+def test_too_little_text_is_told_without_a_hidden_folder(office, tmp_path):
+    files = []
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("words\n")
+        files.append(str(tmp_path / name))
+    actions = TrainActions(tmp_path / "runs", True, office()[0])
+    with pytest.raises(DataError, match="your files") as told:
+        actions.preview("", files)
+    assert train.UPLOADS not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("steps", "warned"), [(20, True), (29, True), (30, False), (300, False)]
+)
+def test_a_router_that_would_learn_nothing_is_told_before(
+    office, folder, steps, warned
+):
+    made = TrainActions(folder, True, office()[0]).estimate({"steps": steps})
+    assert ("router will not be trained" in made) is warned
+
+
+def test_what_a_training_remarks_is_seen_without_its_log():
+    state = types.SimpleNamespace(
+        running=True,
+        progress=(17, 24),
+        eta_seconds=1.0,
+        problem=None,
+        stopping=False,
+        lines=["note: the router will not be trained: --steps 24 is less", "step 1/24"],
+    )
+    made = training.progress(state, [])
+    shown = made[: made.index("<details>")]
+    assert "The router will not be trained: Steps 24 is less" in shown
 
 
 def test_training_refuses_before_anything_is_written(office, folder, text_folder):
@@ -223,6 +355,43 @@ def test_a_push_sends_only_what_was_shown():
 def test_sharing_asks_for_what_is_missing(folder, given, message):
     with pytest.raises(ConfigError, match=message):
         ShareActions(folder).leaving(*given)
+
+
+def federation(tmp_path, cli, run):
+    """One that somebody else founded with a run of the same shape."""
+    uri = str(tmp_path / "federation")
+    other = shutil.copytree(run, tmp_path / "other")
+    assert cli(sync.main, "init", federation=uri, run=other)[0] == 0
+    return uri
+
+
+def test_a_pull_says_what_it_would_replace_and_changes_nothing(folder, tmp_path, cli):
+    run = folder / "notes"
+    uri = federation(tmp_path, cli, run)
+    before = tree(run)
+    page = ShareActions(folder)
+    told = page.pull("notes", uri, "ann")
+    assert "learnt in 6 steps" in told
+    assert "federation's" in told
+    assert "again to go on" in told
+    assert tree(run) == before
+    assert page.replaced("notes", uri) == told
+    assert "has the newest generalist now" in page.pull("notes", uri, "ann", sure=True)
+    assert page.replaced("notes", uri) == ""  # it is of this federation now
+    assert page.pull("notes", uri, "ann") == "notes is up to date."
+
+
+def tree(folder):
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_what_has_learnt_nothing_is_not_sent_without_a_remark():
+    fields = {"counters": {"tokens": 0, "steps": 0}}
+    made = share.would_leave({**LEAVING, "contribution.json": fields})
+    assert "has not been trained since the last pull" in made
+    trained = {"counters": {"tokens": 5, "steps": 1}}
+    made = share.would_leave({**LEAVING, "contribution.json": trained})
+    assert "has not been trained" not in made
 
 
 def test_rounds_become_a_plot():

@@ -47,3 +47,31 @@ def test_long_lines_are_thinned_and_keep_their_ends():
 
 def test_one_point_is_a_dot():
     assert "<circle" in curves.chart("Loss", {"train": [(1, 1.0)]}, "step", "nats")
+
+
+def heights(made, line="a"):
+    path = re.search(rf'class="cm-line-{line}" d="M([^"]+)"', made)[1]
+    return [float(pair.split()[1]) for pair in path.split("L")]
+
+
+def test_noise_is_not_drawn_as_large_as_the_chart():
+    noise = {"train": [(0, 2.00), (1, 2.01), (2, 2.00)]}
+    up = heights(curves.chart("Loss", noise, "step", "nats", least=0.5))
+    inner = curves.HEIGHT - curves.TOP - curves.BOTTOM
+    # a hundredth of half a nat: a fiftieth of the axis, and its room above and below
+    assert max(up) - min(up) < inner / 40
+    full = heights(curves.chart("Loss", noise, "step", "nats"))
+    assert max(full) - min(full) > inner / 2
+
+
+def test_an_axis_with_bounds_has_these():
+    shares = {"g": [(0, 50.0), (1, 49.9)]}
+    up = heights(curves.chart("Shares", shares, "step", "%", bounds=(0, 100)))
+    middle = (curves.TOP + curves.HEIGHT - curves.BOTTOM) / 2
+    assert up == pytest.approx([middle, middle], abs=0.5)
+
+
+def test_no_axis_goes_below_what_can_be():
+    made = curves.chart("Loss", {"train": [(0, 0.1), (1, 0.2)]}, "x", "y", least=1.0)
+    labels = [float(v) for v in re.findall(r'class="cm-end">(-?[\d.]+)<', made)]
+    assert min(labels) >= -0.1

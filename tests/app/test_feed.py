@@ -16,11 +16,11 @@ def test_only_what_is_new_is_sent():
     assert texts(feed.changes(0, 3)) == []
 
 
-def test_after_a_cut_pages_begin_anew():
+def test_after_a_change_pages_begin_anew():
     feed = Feed()
     for text in "abc":
         feed.add("user", text=text)
-    feed.cut(1)
+    feed.show([{"kind": "user", "text": "a"}])
     answer = feed.changes(0, 3)
     assert (answer["epoch"], texts(answer)) == (1, ["a"])
 
@@ -28,7 +28,7 @@ def test_after_a_cut_pages_begin_anew():
 def test_a_successor_is_new_to_every_page():
     feed = Feed()
     feed.add("user", text="a")
-    feed.cut(0)
+    feed.show([])
     assert feed.successor().changes(1, 0)["epoch"] == 2
 
 

@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 import pytest
 
 from app import curves, render
+from app.said import Said
 from tests.app.speaking import spoken
 
 ATTACK = "\"'><img src=x onerror=alert(1)></script><script>alert(2)</script>"
@@ -44,8 +45,9 @@ def test_texts_are_escaped(made):
 
 
 def test_tokens_travel_as_thousandths():
-    token = render.token(spoken("<b>", i=1))
+    token = Said.of(spoken("<b>", i=1)).event()
     assert token == {
+        "kind": "token",
         "text": "<b>",
         "w": [750, 250] * 4,
         "alt": [["<b>", 0.5], ["<i>", 0.25]],

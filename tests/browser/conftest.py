@@ -108,11 +108,35 @@ def serving():
         )
 
 
-@contextlib.contextmanager
-def _served(module, given, up, environment):
+@pytest.fixture
+def restarted(serving):
+    """(module, arguments after the port) -> an address, and what ends and starts it."""
+    with contextlib.ExitStack() as stack:
+
+        def start(module, *given, ended=lambda: None):
+            port, running = _free_port(), contextlib.ExitStack()
+            stack.callback(lambda: running.close())
+
+            def again():
+                running.close()
+                ended()
+                running.enter_context(_served(module, given, True, {}, port))
+
+            again()
+            return f"http://127.0.0.1:{port}", again
+
+        yield start
+
+
+def _free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+@contextlib.contextmanager
+def _served(module, given, up, environment, port=None):
+    port = port or _free_port()
     first = ["--port", str(port)] if module == "app" else [str(port)]
     command = [sys.executable, "-m", module, *first, *map(str, given)]
     process = subprocess.Popen(command, env={**os.environ, **environment})
@@ -122,7 +146,7 @@ def _served(module, given, up, environment):
         yield address
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(20)
 
 
 def _wait(address, process, up):

@@ -74,8 +74,8 @@ def test_dry_run_push_close_pull_and_back(share, hub):
         push(share, hub, round)
         press(share, "#close", f"Round {round + 1} is not due yet.")
         press(share, "#pull", "notes has the newest generalist now")
-    share.get_by_label("Kept generalist (round)").click()
-    share.get_by_role("option", name="1", exact=True).click()
+    share.get_by_label("Kept generalist").click()
+    share.get_by_role("option", name="round 1", exact=True).click()
     press(share, "#roll-back", "notes has the generalist of round 1 again.")
     sent = b"".join(r.body for r in hub.requests)
     for private in (b"specialist/", b"router/", b"metrics.jsonl", b"state/"):

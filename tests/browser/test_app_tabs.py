@@ -44,7 +44,7 @@ def test_routing_shows_where_each_token_went(tab):
     page.keyboard.press("ArrowDown")
     assert panel.locator(".cm-readout").inner_text().startswith('"b", layer 1: ')
     shares = panel.locator("tbody td:nth-child(2)").all_inner_texts()
-    numbers = [int(share.split()[0]) for share in shares]
+    numbers = [float(share.split()[0]) for share in shares]
     assert numbers == sorted(numbers, reverse=True)
 
 
@@ -78,7 +78,9 @@ def test_compare_answers_four_times(tab):
     )
     assert gains[1] == gains[2] == 0.5  # one side alone: the faintest scale
     assert gains[3] > 0.5  # the mixture's small leans are seen beside them
-    assert "of each answer: 100 %, " in view.locator(".cm-legend").inner_text()
+    assert (
+        "full tint of each answer: 100 %, " in view.locator(".cm-legend").inner_text()
+    )
 
 
 def test_a_training_is_started_found_again_and_stopped(

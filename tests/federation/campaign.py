@@ -123,11 +123,14 @@ class Campaign:
             owner = self.exchange("p0")
             agreed = sharing.manifest(FIRST, quorum=self.quorum, encoding="fp32")
             rounds.initialise(owner, agreed, FIRST, time.time())
+            opened = {name: self.exchange(name) for name in self.names}
+            for exchange in opened.values():
+                exchange.snapshot()  # a 404 to the very first question is final
             self._spoil(stack)
             time.sleep(self.server.lag)  # it was founded long ago
             threads = [
-                threading.Thread(target=self._contributor, args=(name,))
-                for name in self.names
+                threading.Thread(target=self._contributor, args=one)
+                for one in opened.items()
             ]
             for thread in threads:
                 thread.start()
@@ -165,8 +168,8 @@ class Campaign:
                 self.server.store.rename(REPO, f"{REPO}-2")
                 renamed = True
 
-    def _contributor(self, name):
-        exchange, seed = self.exchange(name), int(name[1:])
+    def _contributor(self, name, exchange):
+        seed = int(name[1:])
         while True:
             try:
                 if self._step(exchange, name, seed):
@@ -221,7 +224,9 @@ class Campaign:
             worst = max(worst, self._distance(commits[0], number, names))
         told = {key for key in self.ledger.told if key[0] <= self.last}
         if lost := told - counted.keys():
-            yield f"lost: {sorted(lost)}"
+            why = {key: refused(closings.get(key[0]), key[1]) for key in sorted(lost)}
+            known = {key: reason for key, reason in why.items() if reason}
+            yield f"lost: {sorted(lost)}" + (f", refused: {known}" if known else "")
         if more := [key for key, times in counted.items() if times > 1]:
             yield f"doubled: {sorted(more)}"
         if strange := counted.keys() - self.ledger.told.keys():
@@ -246,6 +251,12 @@ class Campaign:
                     worst, float(np.abs(value - mean).max() / np.abs(mean).max())
                 )
         return worst
+
+
+def refused(commits, name):
+    """Why the round that was closed leaves a contribution out, if it says so."""
+    state = json.loads(commits[0].files["round.json"].content) if commits else {}
+    return state.get("refused", {}).get(name)
 
 
 def contributors(commit):

@@ -317,3 +317,16 @@ def test_an_error_is_ours_whatever_the_answer(ann, hub, on_hub):
             with pytest.raises(FederationError) as error:
                 ann.read("round.json", ann.snapshot().revision, 9)
             assert "\n" not in str(error.value)
+
+
+def test_doubtful_answers_among_others_do_not_end_the_patience(ann, hub, monkeypatch):
+    """Each of these passes; only one kind, one after the other, looks final."""
+    monkeypatch.setattr(hub_client, "FIRST_WAIT", 0.002)
+    gone = {"X-Error-Code": "RevisionNotFound"}
+    answers = [404, 500, 404, 503] * 2 + [404, 500]
+    assert answers.count(404) == hub_client.DOUBTFUL_TRIES
+    hub.faults[:] = [
+        Fault("/revision/", status=status, headers=gone) for status in answers
+    ]
+    assert ann.snapshot().files
+    assert all(fault.times == 0 for fault in hub.faults)

@@ -82,3 +82,14 @@ def test_a_lost_answer_is_not_taken_for_done_before_it_shows(ann, hub, kind):
     assert ann.read("a", revision, 9) == b"2"
     assert ann.snapshot().revision == revision
     assert hub.faults[0].times == 0
+
+
+def test_a_state_between_that_we_never_saw_is_older_than_ours(ann, hub, on_hub, repo):
+    hub.store.repos[repo].rights["ben"] = "write"
+    ann.snapshot()
+    on_hub("ben").commit({"b": b"1"}, "between")
+    hub.lag = 0.6
+    time.sleep(0.3)
+    mine = ann.commit({"a": b"1"}, "ours")
+    time.sleep(0.35)  # now the answer is the state between
+    assert ann.snapshot().revision == mine

@@ -56,10 +56,7 @@ def made(exchange, name, seed, **others):
     federation = rounds.current(exchange)
     values, opened = sharing.moved(FIRST, seed), federation.open_round
     given = {"participant": name, "round": opened, **others}
-    prepared = sharing.contributed(values, FIRST, federation.manifest, **given)
-    # Made of the first generalists in every round: that is not what is tried here.
-    metadata = dataclasses.replace(prepared.metadata, start=None)
-    return dataclasses.replace(prepared, metadata=metadata)
+    return sharing.contributed(values, FIRST, federation.manifest, **given)
 
 
 def offer(exchange, name, seed):

@@ -1,6 +1,7 @@
 """Whose a contribution is, where the history was rewritten or somebody interfered."""
 
 import dataclasses
+import hashlib
 import json
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 import tests.federation.sharing as sharing
 from comigs_mlx.federation import closing, contributing, rounds, vouching
 from comigs_mlx.federation.contribution import Contribution
+from comigs_mlx.federation.exchange import Unreachable
 from comigs_mlx.federation.manifest import Member
 from comigs_mlx.federation.memory import MemoryExchange
 
@@ -100,10 +102,7 @@ def give(exchange, name, seed=1):
 def made(federation, name, seed=1):
     values = sharing.moved(FIRST, seed)
     given = {"participant": name, "round": federation.open_round}
-    prepared = sharing.contributed(values, FIRST, federation.manifest, **given)
-    # Made of the first generalists in every round: that is not what is tried here.
-    metadata = dataclasses.replace(prepared.metadata, start=None)
-    return dataclasses.replace(prepared, metadata=metadata)
+    return sharing.contributed(values, FIRST, federation.manifest, **given)
 
 
 def judged(exchange):
@@ -212,3 +211,145 @@ def test_the_new_field_is_left_out_where_it_says_nothing():
 
 def _agreed():
     return sharing.manifest(FIRST)
+
+
+def rewritten(pool, user, **changes):
+    """Commit federation.json with some fields changed, as somebody who may write."""
+    manifest = dataclasses.replace(rounds.current(pool(user)).manifest, **changes)
+    pool(user).commit({"federation.json": manifest.to_json() + b" "}, "mine now")
+
+
+def keeper(pool):
+    exchange = pool("ben")
+    return vouching.keeper(exchange, exchange.snapshot())
+
+
+def stranger(pool):
+    exchange = pool("ben")
+    return vouching.stranger(exchange, exchange.snapshot())
+
+
+def vouch(pool, user, participant, account, seed=5):
+    """A contribution and a voucher that says it is another account's."""
+    exchange = pool(user)
+    federation = rounds.current(exchange)
+    files = made(federation, participant, seed).files()
+    digest = hashlib.sha256(files["contribution.json"]).hexdigest()
+    record = vouching.Accepted({participant: vouching.Voucher(account, 1, digest)})
+    folder = f"contributions/{federation.open_round}/{participant}"
+    changes = {f"{folder}/{name}": content for name, content in files.items()}
+    place = vouching.place(federation.open_round)
+    exchange.commit({**changes, place: record.to_json()}, "x")
+
+
+def test_who_writes_federation_json_last_owns_nothing(pool):
+    begin(pool, listed=True)
+    assert (keeper(pool), stranger(pool)) == ("ann", None)
+    rewritten(pool, "eve")
+    assert (keeper(pool), stranger(pool)) == ("ann", "eve")
+    vouch(pool, "eve", "ben", "ben")
+    accepted, refused = judged(pool("ann"))
+    assert (accepted, set(refused)) == ({}, {"ben"})
+    rewritten(pool, "ann", quorum=2)
+    assert (keeper(pool), stranger(pool)) == ("ann", None)
+
+
+def test_who_says_she_founded_it_and_did_not_owns_nothing(pool):
+    """And then nobody does: the history and the file disagree."""
+    begin(pool, listed=True)
+    rewritten(pool, "eve", founder="eve")
+    assert keeper(pool) is None
+    vouch(pool, "eve", "ben", "ben")
+    assert judged(pool("ann"))[0] == {}
+
+
+def test_deleting_it_and_putting_it_back_is_no_founding(pool):
+    begin(pool, listed=True)
+    give(pool("ben"), "ben")
+    eve = pool("eve")
+    content = eve.read("federation.json", eve.snapshot().revision, 10**6)
+    eve.commit({"federation.json": None}, "away")
+    eve.commit({"federation.json": content}, "back")
+    assert keeper(pool) == "ann"
+    stated = json.loads(content)
+    stated.pop("founder")
+    eve.commit({"federation.json": json.dumps(stated).encode()}, "as if old")
+    assert keeper(pool) == "eve"  # nothing says otherwise but the runs' memory
+
+
+def test_a_squashed_history_leaves_the_founder(pool):
+    begin(pool)
+    pool.squash("eve")
+    assert (keeper(pool), stranger(pool)) == ("ann", None)
+
+
+def test_a_founder_with_another_name_stays_the_founder(pool, renames):
+    begin(pool)
+    renames("ann", "anna")
+    assert keeper(pool) == "anna"
+
+
+def test_a_federation_of_an_earlier_version_is_its_first_authors(pool):
+    begin(pool)
+    rewritten(pool, "ann", founder=None, id=None)
+    rewritten(pool, "eve", quorum=2)
+    assert keeper(pool) == "ann"
+
+
+def test_tensors_that_somebody_else_commits_do_not_count(pool):
+    """Also where contribution.json is the right account's own."""
+    begin(pool, listed=True)
+    give(pool("ben"), "ben")
+    eve = pool("eve")
+    path = "contributions/1/ben/adapters.safetensors"
+    eve.commit({path: made(rounds.current(eve), "ben", 9).files()[path[20:]]}, "x")
+    accepted, refused = judged(pool("ann"))
+    assert accepted == {}
+    assert "committed by 'eve'" in refused["ben"]
+
+
+def test_vouchers_hold_for_the_owners_files_only(pool):
+    """Ann's voucher for ben's contribution does not cover what eve commits later."""
+    begin(pool, listed=True)
+    vouch(pool, "ann", "ben", "ben")
+    assert judged(pool("ann")) == ({"ben": "ben"}, {})
+    eve = pool("eve")
+    now = eve.snapshot()
+    path = "contributions/1/ben/contribution.json"
+    content = eve.read(path, now.revision, 10**6)
+    eve.commit({path: None}, "x")
+    eve.commit({path: content}, "the same bytes, by eve")
+    assert "committed by 'eve'" in judged(pool("ann"))[1]["ben"]
+
+
+def test_vouchers_of_others_are_not_carried_on(pool):
+    """What eve wrote into accepted.json is gone with the next proposal accepted."""
+    begin(pool, listed=True)
+    ann, eve = pool("ann"), pool("eve")
+    record = vouching.Accepted({"ben": vouching.Voucher("ben", 1, "0" * 64)})
+    eve.commit({vouching.place(1): record.to_json()}, "mine")
+    assert vouching.trusted(ann, ann.snapshot(), 1).vouchers == {}
+    assert vouching.read(ann, ann.snapshot(), 1).vouchers == record.vouchers
+    ann.commit({vouching.place(1): record.to_json() + b" "}, "ann's own")
+    assert vouching.trusted(ann, ann.snapshot(), 1).vouchers == record.vouchers
+
+
+def test_what_was_damaged_on_its_way_is_nobodys_fault():
+    """A review fails and is tried again; it does not refuse the contribution."""
+
+    class Noisy(MemoryExchange):
+        def read(self, path, revision, max_bytes):
+            content = super().read(path, revision, max_bytes)
+            return content[:-1] + b"!" if path.endswith(self.damaged) else content
+
+    exchange = MemoryExchange("ann")
+    rounds.initialise(exchange, _agreed(), FIRST, 0.0)
+    give(exchange, "ben")
+    noisy, federation = Noisy("ann", exchange.store), rounds.current(exchange)
+    for file in ("ben/adapters.safetensors", "ben/contribution.json"):
+        noisy.damaged = file
+        with (
+            pytest.raises(Unreachable, match="was damaged on its way"),
+            closing.review(noisy, federation),
+        ):
+            pass

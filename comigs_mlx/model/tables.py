@@ -1,0 +1,141 @@
+"""How far the indexes into a base model's tables may go.
+
+MLX compares no index with the table it indexes: one beyond the end reads whatever
+memory lies there, and the numbers that come of it look like others. So the sizes are
+read off the model itself (not its `config.json`, which may say something else), once,
+and everything that hands token ids or lengths to a model compares them here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from comigs_mlx.errors import ConfigError, ModelError
+from comigs_mlx.model.surgery import put_before
+
+EMBEDDINGS = (nn.Embedding, nn.QuantizedEmbedding)
+
+PROBE = (1, 0, 1)
+"""Token ids of the dry run; no positions are numbered like this."""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The sizes of one model's tables.
+
+    Attributes:
+        vocabulary: Token ids below this are known: rows of the embedding, or logits
+            where these are fewer; None where neither could be found.
+        positions: Tokens that can be read at once; None where positions are computed
+            (RoPE) and not looked up.
+    """
+
+    vocabulary: int | None = None
+    positions: int | None = None
+
+    def check_tokens(self, tokens: Any, what: str = "the text") -> None:
+        """Refuse token ids that the model does not know.
+
+        Args:
+            tokens: Integers of any shape: a NumPy array, or a list.
+            what: Where they come from.
+
+        Raises:
+            ModelError: If one is negative or too large; it names the worst one.
+        """
+        ids = np.asarray(tokens)
+        if self.vocabulary is None or not ids.size:
+            return
+        least, most = int(ids.min()), int(ids.max())
+        if least < 0 or most >= self.vocabulary:
+            raise ModelError(
+                f"{what} has token id {least if least < 0 else most}, the base model "
+                f"knows the ids 0 to {self.vocabulary - 1}: its tokenizer and its "
+                "weights do not belong together; use those of one model, or resize its "
+                "embedding"
+            )
+
+    def check_length(
+        self, count: int, what: str = "a sequence", fix: str = "shorten it"
+    ) -> None:
+        """Refuse more tokens at once than the model has positions for.
+
+        Args:
+            count: Tokens that are read at once, those in a cache included.
+            what: What has that many tokens.
+            fix: What to do.
+
+        Raises:
+            ConfigError: If there are too many.
+        """
+        if self.positions is not None and count > self.positions:
+            raise ConfigError(
+                f"{what} of {count:,} tokens is longer than the base model's table of "
+                f"{self.positions:,} positions: {fix}"
+            )
+
+
+def tables_of(model: nn.Module) -> Tables:
+    """The tables of a model, found in one dry run of which nothing is computed.
+
+    A table that is asked for the tokens themselves is the embedding; one asked for
+    consecutive numbers holds positions. A model that cannot be run so has no tables
+    known.
+    """
+    calls: list[tuple[int, mx.array]] = []
+    tokens, undo = mx.array([PROBE]), list[Callable[[], None]]()
+    try:
+        for _, module in model.named_modules():
+            if isinstance(module, EMBEDDINGS):
+                undo.append(put_before(module, _watching(calls)))
+        logits = model(tokens)
+        width = [int(logits.shape[-1])]
+    except Exception:  # each family fails in its own way, and says so when it is used
+        width = []
+    finally:
+        for each in undo:
+            each()
+    return Tables(_vocabulary(calls, tokens, width), _positions(calls))
+
+
+def _watching(calls: list[tuple[int, mx.array]]) -> type[Any]:
+    """Goes before an embedding's class; notes its rows and what it is asked for."""
+
+    class Watched:
+        weight: mx.array
+
+        def __call__(self, indexes: mx.array) -> mx.array:
+            calls.append((self.weight.shape[0], indexes))
+            y: mx.array = super().__call__(indexes)  # type: ignore[misc]
+            return y
+
+    return Watched
+
+
+def _vocabulary(
+    calls: list[tuple[int, mx.array]], tokens: mx.array, width: list[int]
+) -> int | None:
+    """The smallest of the tables that are asked for the tokens, and of the logits.
+
+    Where none is given the tokens as they are, those given copies of them count.
+    """
+    rows = [rows for rows, asked in calls if asked is tokens]
+    copies = [rows for rows, asked in calls if asked.reshape(-1).tolist() == [*PROBE]]
+    return min([*(rows or copies), *width], default=None)
+
+
+def _positions(calls: list[tuple[int, mx.array]]) -> int | None:
+    """The rows that are left from where the first position is looked up."""
+    last = len(PROBE) - 1
+    found = []
+    for rows, asked in calls:
+        numbers: Any = asked.reshape(-1).tolist()
+        if numbers == list(range(numbers[0], numbers[0] + last + 1)):
+            found.append(rows - numbers[0])
+    return min(found, default=None)

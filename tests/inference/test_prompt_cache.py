@@ -1,0 +1,212 @@
+"""Whatever was stopped or failed before: the next answer is a fresh speaker's."""
+
+import numpy as np
+import pytest
+from mlx_lm.models.cache import CacheList, KVCache, make_prompt_cache
+
+from comigs_mlx.inference import generate
+from comigs_mlx.inference.prompt_cache import PromptCache, tokens_read
+from comigs_mlx.inference.speaker import Settings, Speaker
+from comigs_mlx.model.base import load_base
+from comigs_mlx.model.mixture import Mixture
+
+CHUNK = 8
+GREEDY = Settings(temperature=0.0, max_tokens=4)
+ASK = [{"role": "user", "content": "What did I plan for the spring?"}]
+OTHER = [{"role": "user", "content": "What did she plant in the autumn?"}]
+ON = [*ASK, {"role": "assistant", "content": "x"}, {"role": "user", "content": "More"}]
+
+
+class Failure(RuntimeError):
+    """Something that nobody expected."""
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch):
+    monkeypatch.setattr(generate, "chunk_tokens", lambda: CHUNK)
+
+
+@pytest.fixture(params=["llama", "gemma3_text"])
+def run(request, trained):
+    return trained(request.param, specialists=2, learning_rate=0.05)
+
+
+@pytest.fixture
+def speaker(run):
+    made = Speaker()
+    made.choose(run)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def fresh(run, speaker):
+    """(messages, settings) -> what a speaker says that has read nothing."""
+    told = {}
+
+    def say(messages, settings=GREEDY):
+        key = repr((messages, settings))
+        if key not in told:
+            speaker._speech._prompts.clear()
+            told[key] = list(speaker.reply(messages, settings))
+            speaker._speech._prompts.clear()
+        return told[key]
+
+    return say
+
+
+def same(found, expected):
+    assert [t.id for t in found] == [t.id for t in expected]
+    for one, other in zip(found, expected, strict=True):
+        pairs = zip(one.alternatives, other.alternatives, strict=True)
+        for a, b in pairs:
+            assert a.probability == pytest.approx(b.probability, abs=1e-5)
+        assert np.allclose(one.weights, other.weights, atol=1e-5)
+    return True
+
+
+def at_call(number, do):
+    """A function that does something else at one call, counted from 0."""
+    calls = iter(range(10_000))
+    return lambda *_: do() if next(calls) == number else False
+
+
+def test_stopped_at_any_moment(speaker, fresh):
+    """Before the first token, between chunks, between tokens, after the last."""
+    expected = {repr(m): fresh(m) for m in (ASK, ON, OTHER)}
+    asked = []
+    list(speaker.reply(ASK, GREEDY, lambda: asked.append(1)))
+    speaker._speech._prompts.clear()
+    assert len(asked) > 7  # one before, three between chunks, one before each token
+    for moment in range(len(asked) + 1):
+        for messages in (ASK, ON, ASK):  # retry, go on, retry: all from what is kept
+            said = list(speaker.reply(ASK, GREEDY, at_call(moment, lambda: True)))
+            assert said == [] or same(said, expected[repr(ASK)][: len(said)])
+            assert same(list(speaker.reply(messages, GREEDY)), expected[repr(messages)])
+        speaker._speech._prompts.clear()
+
+
+def test_failed_at_any_moment(speaker, fresh):
+    expected = fresh(ASK)
+
+    def fail():
+        raise Failure
+
+    told = []
+    list(speaker.reply(ASK, GREEDY, listen=told.append))
+    for moment in range(len(told)):
+        speaker._speech._prompts.clear()
+        with pytest.raises(Failure):
+            list(speaker.reply(ASK, GREEDY, listen=at_call(moment, fail)))
+        assert same(list(speaker.reply(ASK, GREEDY)), expected)
+
+
+def test_failed_in_the_middle_of_the_model(speaker, fresh, monkeypatch):
+    """Some blocks have read a chunk, the others have not."""
+    expected = fresh(ASK)
+    layers = speaker._speech._mixture.model.layers
+    kind, real = type(layers[1]), type(layers[1]).__call__
+    for moment in range(0, 14, 2):
+        speaker._speech._prompts.clear()
+        calls = iter(range(10_000))
+
+        def failing(self, *args, moment=moment, calls=calls, **kwargs):
+            if next(calls) == moment + 1:
+                raise Failure
+            return real(self, *args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(kind, "__call__", failing)
+            with pytest.raises(Failure):
+                list(speaker.reply(ASK, GREEDY))
+        assert same(list(speaker.reply(ASK, GREEDY)), expected)
+
+
+@pytest.mark.parametrize("most", [1, 2, 5])
+def test_cut_by_the_limit(speaker, fresh, most):
+    limited = Settings(temperature=0.0, max_tokens=most)
+    for messages in (ASK, ASK, ON):
+        assert same(list(speaker.reply(messages, limited)), fresh(messages, limited))
+
+
+def test_left_in_the_middle(speaker, fresh):
+    expected = fresh(ASK)
+    for taken in range(3):
+        reply = speaker.reply(ASK, GREEDY)
+        for _ in range(taken):
+            next(reply)
+        reply.close()
+        assert same(list(speaker.reply(ASK, GREEDY)), expected)
+
+
+def test_two_pages_take_turns(speaker, fresh):
+    for number in range(6):
+        page, other = (ASK, OTHER) if number % 2 else (OTHER, ASK)
+        list(speaker.reply(page, GREEDY, at_call(number, lambda: True)))
+        assert same(list(speaker.reply(other, GREEDY)), fresh(other))
+        assert same(list(speaker.reply(page, GREEDY)), fresh(page))
+
+
+def test_what_was_read_before_the_stop_is_not_read_again(speaker, trained):
+    speaker.choose(trained("llama", specialists=2, learning_rate=0.05))
+    told = []
+    assert list(speaker.reply(ASK, GREEDY, at_call(2, lambda: True))) == []
+    list(speaker.reply(ASK, GREEDY, listen=told.append))
+    assert told[0].done == 2 * CHUNK
+    assert {one.total for one in told} == {told[-1].done}
+
+
+class TestKeep:
+    """Filed under what the cache itself says it has read."""
+
+    @pytest.fixture
+    def mixture(self, tiny_folder, trained):
+        from comigs_mlx.options import ExpertOptions
+
+        return Mixture(load_base(str(tiny_folder())).model, ExpertOptions())
+
+    @pytest.fixture
+    def read(self, mixture):
+        """(tokens) -> a cache that has read them."""
+        import mlx.core as mx
+
+        def make(tokens):
+            cache = make_prompt_cache(mixture.model)
+            if tokens:
+                mx.eval(mixture(mx.array([tokens]), cache=cache)[0])
+            return cache
+
+        return make
+
+    @pytest.mark.parametrize("count", range(6))
+    def test_no_more_than_it_has_read(self, mixture, read, count):
+        prompts, tokens = PromptCache(), [1, 2, 3, 4, 5]
+        prompts.keep("key", tokens, read(tokens[:count]))
+        cache, shared = prompts.take("key", [*tokens, 6], mixture.model)
+        assert shared == count
+        assert tokens_read(cache) == count
+
+    def test_no_more_than_is_known(self, mixture, read):
+        """It has read a token that nobody has been told of."""
+        prompts = PromptCache()
+        prompts.keep("key", [1, 2], read([1, 2, 3]))
+        cache, shared = prompts.take("key", [1, 2, 9, 9], mixture.model)
+        assert (shared, tokens_read(cache)) == (2, 2)
+
+    def test_layers_that_disagree(self, mixture, read):
+        prompts, cache = PromptCache(), read([1, 2, 3])
+        cache[1].trim(1)
+        assert tokens_read(cache) is None
+        prompts.keep("key", [1, 2, 3], cache)
+        assert prompts.take("key", [1, 2, 3, 4], mixture.model)[1] == 0
+
+    def test_another_key_or_taken_out(self, mixture, read):
+        prompts = PromptCache()
+        prompts.keep("key", [1, 2, 3], read([1, 2, 3]))
+        assert prompts.take("other", [1, 2, 3, 4], mixture.model)[1] == 0
+        assert prompts.take("key", [1, 2, 3, 4], mixture.model)[1] == 0
+
+
+def test_caches_of_one_layer_are_counted_too():
+    assert tokens_read([CacheList(KVCache(), KVCache())]) == 0
+    assert tokens_read([object()]) is None
