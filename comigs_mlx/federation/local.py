@@ -33,7 +33,7 @@ from comigs_mlx.federation.rounds import Federation
 from comigs_mlx.federation.sources import Array, Arrays, digest, shapes
 from comigs_mlx.federation.verifying import Have, Trust
 from comigs_mlx.options import ExpertOptions, PrivacyOptions
-from comigs_mlx.runs.description import base_model
+from comigs_mlx.runs.description import base_model, revision
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,8 @@ def of_model(model: str, options: ExpertOptions, seed: int, say: Any) -> Origin:
         experts.write(Path(folder), mixture, base.id, 0)
         tensors, _ = generalists.read(Path(folder), options.generalists)
     return Origin(
-        *described(description.describe(mixture, base.id, fingerprint)), tensors
+        *described(description.describe(mixture, base.id, fingerprint, base.revision)),
+        tensors,
     )
 
 
@@ -195,8 +196,8 @@ def _replaced(
     if record.generalist is None:
         return False
     if (stated := federation.round.generalist) is None or accept:
-        revision = federation.snapshot.revision
-        stated = digest(verifying.fetch(exchange, revision, federation.manifest))
+        there = federation.snapshot.revision
+        stated = digest(verifying.fetch(exchange, there, federation.manifest))
     if stated != record.generalist and not accept:
         stating = dataclasses.replace(federation.round, generalist=stated)
         trust.check(record, exchange.uri, federation.manifest, stating)
@@ -389,17 +390,21 @@ def _signed(prepared: Prepared, federation: Federation, name: str) -> Prepared:
     return dataclasses.replace(prepared, metadata=metadata)
 
 
-def public_name(base_id: str) -> str:
+def public_name(base_id: str, fetched: bool = False) -> str:
     """What others may know a base model by: its id on the Hub, or a folder's name.
 
     A path is private, and one of two parts looks like an id on the Hub. Whether there
     is such a folder says nothing: it may have been moved, or be relative to another
-    one. So an id is published only where the model was fetched from the Hub onto this
-    device; of everything else it is the last part.
+    one. So an id is published only where the model was fetched from the Hub, as the run
+    recorded or the cache on this device shows; of everything else it is the last part.
+
+    Args:
+        base_id: As the run has it.
+        fetched: Whether the run recorded the commit of the Hub that it was of.
     """
     from comigs_mlx.model.base import is_from_hub
 
-    if is_from_hub(base_id):
+    if fetched or is_from_hub(base_id):
         return base_id
     return Path(base_id).expanduser().resolve().name or "model"
 
@@ -410,7 +415,9 @@ def described(info: dict[str, Any]) -> tuple[BaseModel, Experts]:
     names = [field.name for field in dataclasses.fields(Experts)]
     values = {name: info[name] for name in names}
     shape = {**values, "targets": tuple(sorted(info["targets"]))}
-    return BaseModel(public_name(base_id), fingerprint), Experts(**shape)
+    fetched = revision(info) is not None
+    name = public_name(base_id, fetched)
+    return BaseModel(name, fingerprint), Experts(**shape)
 
 
 def _counters(run: Path, steps: int) -> dict[str, int]:

@@ -66,6 +66,9 @@ class TestPublicName:
         assert local.public_name("org/base") == "org/base"
         assert local.public_name("other/base") == "base"
 
+    def test_a_run_that_recorded_the_hubs_commit_needs_no_cache(self, cached):
+        assert local.public_name("org/base", fetched=True) == "org/base"
+
     def test_a_folder_here_goes_before_a_model_of_the_same_id(
         self, tmp_path, monkeypatch, cached
     ):
