@@ -28,7 +28,7 @@ class Known:
 
     Attributes:
         authors: Commit -> first author.
-        parents: Commit -> the one it builds upon.
+        parents: Revision and path -> the path's last commit; commit -> the one before.
     """
 
     def __init__(self) -> None:

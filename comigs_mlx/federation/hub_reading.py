@@ -149,15 +149,19 @@ def before(
 ) -> str | None:
     """The commit that the last commit of `path`, up to `revision`, builds upon.
 
-    `known` is commit -> that one, of those met so far; it grows.
+    `known` is revision and path -> its last commit, and commit -> the one before, of
+    those met so far; it grows.
     """
-    last = _last_commit(api, repo, path, revision)
-    if last is None:
+    place = f"{revision} {path}"
+    if place not in known:
+        found = _last_commit(api, repo, path, revision)
+        known[place] = None if found is None else str(found.oid)
+    if (last := known[place]) is None:
         return None
-    if last.oid not in known:
-        pair = [commit for commit, _ in islice(_commits(api, repo, last.oid), 2)]
-        known[last.oid] = pair[1] if len(pair) > 1 else None
-    return known[last.oid]
+    if last not in known:
+        pair = [commit for commit, _ in islice(_commits(api, repo, last), 2)]
+        known[last] = pair[1] if len(pair) > 1 else None
+    return known[last]
 
 
 def committed(api: Any, repo: str, path: str, revision: str) -> float | None:
