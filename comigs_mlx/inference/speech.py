@@ -38,7 +38,7 @@ from comigs_mlx.model.fingerprint import array_digest
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.model.selection import Selection, usable
 from comigs_mlx.options import ExpertOptions
-from comigs_mlx.runs.description import base_model, expert_options
+from comigs_mlx.runs.description import base_model, expert_options, revision
 from comigs_mlx.runs.folder import RunFolder
 from comigs_mlx.train_options import TrainConfig
 from comigs_mlx.training import memory
@@ -73,16 +73,17 @@ class Speech:
         self, run: Path | None, model: str, best: bool, watch: Watch = UNWATCHED
     ) -> Voice:
         """Take a run, as it is now, or a base model alone; see `Speaker.choose`."""
-        folder = None if run is None else RunFolder(run)
+        folder, commit = None if run is None else RunFolder(run), None
         if folder is not None:
-            model, _ = base_model(folder.read_info())
+            info = folder.read_info()
+            (model, _), commit = base_model(info), revision(info)
         signature = (run, model, best, folder and folder.signature())
         same = self.base is not None and self.base.is_still(model)
         if self.voice is not None and same and signature == self._signature:
             return self.voice
         self.voice = None
         with _memory(self._forget):
-            self._take(model, watch)
+            self._take(model, commit, watch)
             watch.step("loading", LOADING_STEPS - 1, LOADING_STEPS)
             step = 0 if folder is None else self._wear(folder, best)
         watch.listen(Progress("loading", LOADING_STEPS, LOADING_STEPS))
@@ -90,8 +91,14 @@ class Speech:
         self._signature = signature
         return self.voice
 
-    def _take(self, model: str, watch: Watch) -> None:
-        """Have this base in memory, and no other."""
+    def _take(self, model: str, commit: str | None, watch: Watch) -> None:
+        """Have this base in memory, and no other.
+
+        Args:
+            model: The base model's id.
+            commit: The one of the Hub that a run was trained on, where it is known.
+            watch: Told how far it is.
+        """
         if self.base is None or not self.base.is_still(model):
             self._forget()
 
@@ -99,7 +106,7 @@ class Speech:
                 watch.step("loading", 0, LOADING_STEPS)
                 self._say(sentence)
 
-            base = load_base(model, say)
+            base = load_base(model, say, commit)
             watch.step("loading", 1, LOADING_STEPS)
             self._fingerprint = base.fingerprint()
             self.base = base

@@ -90,6 +90,10 @@ def test_one_bit_off_the_mean_is_seen(quiet):
     assert "from the mean, at most 0" in "\n".join(quiet.problems())
 
 
+def test_two_that_cancel_stop_nobody():
+    assert campaign.cancelling() == []
+
+
 def test_kinds_of_faults():
     every = [*FAULTS, *SETTINGS]
     assert faults_of("all") == every

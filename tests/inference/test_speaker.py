@@ -138,6 +138,24 @@ class TestChoose:
         assert old() is None
         assert same_as(spoken(speaker), generation(other))
 
+    def test_the_revision_of_the_base_a_run_was_trained_on(
+        self, speaker, runs, tmp_path, monkeypatch
+    ):
+        """What is upstream by now may be another model."""
+        run = shutil.copytree(runs[0], tmp_path / "run")
+        info = json.loads((run / "comigs.json").read_text())
+        info["base_model"]["revision"] = "0123abc"
+        (run / "comigs.json").write_text(json.dumps(info))
+        asked = []
+
+        def load(model, say, revision):
+            asked.append(revision)
+            return load_base(model, say)
+
+        monkeypatch.setattr(speech, "load_base", load)
+        speaker.choose(run)
+        assert asked == ["0123abc"]
+
     def test_the_best_save(self, speaker, runs):
         voice = speaker.choose(runs[0], best=True)
         assert voice.best
