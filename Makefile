@@ -29,8 +29,8 @@ test-real: model  ## with the demo model
 test-browser: $(READY)  ## in headless Chromium, where it is installed
 	$(BIN)/python -m pytest -m browser
 
-test-pythons: $(READY)  ## the fast tests with every other declared Python that is here
-	scripts/test_pythons.sh "$(PYTHONS)" $(FAST)
+test-pythons: $(READY)  ## fast tests with every other declared Python that is here
+	scripts/test_pythons.sh "$(PYTHONS)" $(FAST) $(WHAT)
 
 resolve: $(READY)  ## check that the dependencies can be had on aarch64, for every Python
 	for version in $(PYTHONS); do \

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from comigs_mlx import command, registry
 from comigs_mlx.config import option, parse
 from comigs_mlx.errors import ConfigError
+from comigs_mlx.options import BATCH, RANK, WINDOW
 
 if TYPE_CHECKING:
     from comigs_mlx.benchmark.kept import Kept
@@ -52,8 +53,8 @@ class BenchConfig:
         "(GPT-2's shape, 124M) or tiny (a look in seconds)",
         "ID|PATH|demo|gpt2|tiny",
     )
-    batch_size: int = option(4, "sequences in a batch", "N")
-    seq_len: int = option(128, "tokens in a sequence", "TOKENS")
+    batch_size: int = option(4, "sequences in a batch", "N", BATCH)
+    seq_len: int = option(128, "tokens in a sequence", "TOKENS", WINDOW)
     experts: str = option(
         "1,2,4,8",
         "numbers of experts to measure a training step with: one generalist, the rest "
@@ -63,7 +64,7 @@ class BenchConfig:
     naive: bool = option(
         False, "measure the naive mixture for all of --experts, not only for 2"
     )
-    rank: int = option(8, "rank of every LoRA pair, also of mlx-lm's", "R")
+    rank: int = option(8, "rank of every LoRA pair, also of mlx-lm's", "R", RANK)
     rounds: int = option(
         ENOUGH_ROUNDS,
         f"runs of each variant that count; fewer than {ENOUGH_ROUNDS} are a glimpse, "

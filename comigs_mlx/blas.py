@@ -125,7 +125,10 @@ def _use(library: Path) -> None:
     try:
         ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
     except OSError as error:  # such as a folder from which nothing may be run
-        raise Unusable(f"{error}: set XDG_CACHE_HOME to another folder") from None
+        advice = (
+            f"set XDG_CACHE_HOME to another folder, or pip install --upgrade {WHEEL}"
+        )
+        raise Unusable(f"{error}: {advice}") from None
 
 
 def _installed() -> tuple[Path, str]:

@@ -26,10 +26,20 @@ LARGEST = 2**63 - 1
 """Of a whole number: what MLX, NumPy and the files take."""
 
 
-def option(default: Any, help: str, metavar: str | None = None) -> Any:
-    """A dataclass field that is also a command-line option."""
+def option(
+    default: Any, help: str, metavar: str | None = None, most: int = LARGEST
+) -> Any:
+    """A dataclass field that is also a command-line option.
+
+    Args:
+        default: Its value where none is given.
+        help: A sentence for `--help`.
+        metavar: What stands for the value there.
+        most: Of whole numbers; the least is the business of `problems`, which knows
+            what it means.
+    """
     return dataclasses.field(
-        default=default, metadata={"help": help, "metavar": metavar}
+        default=default, metadata={"help": help, "metavar": metavar, "most": most}
     )
 
 
@@ -91,7 +101,8 @@ def _build(kind: type[T], values: Mapping[str, Any], problems: list[str]) -> T:
             chosen[field.name] = _build(inner, values, problems)
         elif field.name in values:
             try:
-                chosen[field.name] = _checked(field.name, hint, values[field.name])
+                value = _checked(field.name, hint, values[field.name])
+                chosen[field.name] = _bounded(field, value)
             except ConfigError as error:
                 problems.append(str(error))
     return kind(**chosen)
@@ -135,6 +146,20 @@ def _checked(name: str, hint: Any, value: Any) -> Any:
         raise ConfigError(f"{name}: expected {kind.__name__}, got {value!r}")
     if (problem := _unusable(value)) is not None:
         raise ConfigError(f"--{name.replace('_', '-')} {problem}")
+    return value
+
+
+def _bounded(field: dataclasses.Field[Any], value: Any) -> Any:
+    """`value`, where it or each of its parts is not above the option's bound.
+
+    Raises:
+        ConfigError: If one is.
+    """
+    most = field.metadata.get("most", LARGEST)
+    for part in value if isinstance(value, tuple) else (value,):
+        if isinstance(part, int) and part > most:
+            flag = field.name.replace("_", "-")
+            raise ConfigError(f"--{flag} {part} must be at most {most}")
     return value
 
 

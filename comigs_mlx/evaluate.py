@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,18 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from comigs_mlx import command
 from comigs_mlx.config import option, parse, read_yaml
-from comigs_mlx.options import DataOptions, parse_experts
+from comigs_mlx.options import BATCH, WINDOW, DataOptions, parse_experts
 
 if TYPE_CHECKING:
+    from comigs_mlx.data.content import Content
+    from comigs_mlx.model.base import Base
     from comigs_mlx.training.evaluation import Score
-
-RESULTS = {
-    "base": "base",
-    "generalist": "generalist",
-    "specialist": "specialist",
-    "auto": "mixture",
-}
-"""Expert selection -> its name in the results."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +25,9 @@ class EvaluateConfig:
     generalists, of the specialists, and of the mixture.
 
     Every token but the first is predicted once, in consecutive windows without context
-    from the one before. Loss is in nats per token; the interval is a 95 % bootstrap of
-    the perplexity over documents.
+    from the one before; conversations begin a window each. Loss is in nats per token;
+    the interval is a 95 % bootstrap of the perplexity over documents, where there are
+    at least two.
 
       python -m comigs_mlx.evaluate --run runs/notes
       python -m comigs_mlx.evaluate --run runs/notes --data ~/Other --split all --json
@@ -54,10 +50,10 @@ class EvaluateConfig:
     )
     best: bool = option(False, "use the save with the lowest validation loss")
     batch_size: int | None = option(
-        None, "sequences in a batch (default: the run's)", "N"
+        None, "sequences in a batch (default: the run's)", "N", BATCH
     )
     seq_len: int | None = option(
-        None, "tokens in a window (default: the run's)", "TOKENS"
+        None, "tokens in a window (default: the run's)", "TOKENS", WINDOW
     )
     token_cache: bool | None = option(
         None, "keep the text's tokens for the next time (default: as the run)"
@@ -78,46 +74,77 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Load run and text, measure, print."""
     config = parse(EvaluateConfig, "comigs_mlx.evaluate", argv)
     wanted = None if config.experts is None else parse_experts(config.experts)
+    from comigs_mlx.data.batches import evaluation_batches
     from comigs_mlx.data.splits import load_split
-    from comigs_mlx.model.selection import allowed
+    from comigs_mlx.data.tokens import TokenStream
+    from comigs_mlx.model.selection import check, usable
     from comigs_mlx.runs.folder import RunFolder
-    from comigs_mlx.training.evaluation import Evaluator
+    from comigs_mlx.training.evaluation import RESULTS, Evaluator, result_name
+    from comigs_mlx.training.fitting import check_texts
 
     folder = RunFolder(config.run)
     folder.check_exists()
     data = _data_options(config, folder.config)
     samples, kind = load_split(data["data"], config.split)
     base, mixture = folder.load(best=config.best, report=command.say)
-    usable = [
-        name for name in ("generalist", "specialist") if allowed(name, mixture.options)
-    ]
-    selections = [wanted] if wanted is not None else ["base", *usable, "auto"]
-    batches = _batches(samples, kind, base.tokenizer, data)
+    everybody = [name for name in RESULTS if name in usable(mixture.options)]
+    selections = everybody if wanted is None else [wanted]
+    for selection in selections:
+        check(selection, mixture.options)
+    content, notes = _content(samples, kind, base, data)
+    parts = {} if isinstance(content, TokenStream) else _parts(samples, content, data)
+    fits = check_texts(base, {config.split: content}, data["seq_len"])
+    for note in [*notes, *_parts_note(parts, data), *fits]:
+        command.say(f"note: {config.split}: {note}")
+    sizes = (data["seq_len"], data["batch_size"])
+    batches = list(evaluation_batches(content, *sizes))
     evaluator, scores = Evaluator(mixture), {}
     with command.progress(len(batches) * len(selections), "batch") as advance:
         for selection in selections:
-            name = RESULTS.get(str(selection), "mixture")
+            name = result_name(selection)
             watched = _watched(batches, lambda: advance(name))  # noqa: B023
             scores[name] = evaluator.score(watched, selection)
-    results = summary(config.split, scores, mixture.options.names)
-    command.show(json.dumps(results) if config.json else table(results))
+    results = summary(config.split, scores, mixture.options.names) | parts
+    command.show(
+        json.dumps(results, allow_nan=False) if config.json else table(results)
+    )
 
 
-def _batches(samples: Any, kind: str, tokenizer: Any, data: dict[str, Any]) -> Any:
-    from comigs_mlx.data.batches import evaluation_batches
+def _content(
+    samples: Sequence[Any], kind: str, base: Base, data: dict[str, Any]
+) -> tuple[Content, list[str]]:
+    """All tokens of the text, nothing cut off, and notes on what has no target."""
     from comigs_mlx.data.cache import TokenCache
     from comigs_mlx.data.content import tokenised
 
-    content, _ = tokenised(
+    return tokenised(
         samples,
         kind,
-        tokenizer,
-        seq_len=data["seq_len"],
+        base.tokenizer,
+        seq_len=None,
         mask_prompt=data["mask_prompt"],
         cache=TokenCache.of_user(command.say) if data["token_cache"] else None,
         say=command.say,
     )
-    return list(evaluation_batches(content, data["seq_len"], data["batch_size"]))
+
+
+def _parts(
+    samples: Sequence[Any], content: Sequence[Any], data: dict[str, Any]
+) -> dict[str, Any]:
+    """How many conversations are measured in several windows, and how many are not."""
+    long = sum(len(sample.tokens) - 1 > data["seq_len"] for sample in content)
+    left_out = len(samples) - len(content)
+    return {"conversations": {"in_windows": long, "left_out": left_out}}
+
+
+def _parts_note(parts: dict[str, Any], data: dict[str, Any]) -> Iterator[str]:
+    count = parts.get("conversations", {}).get("in_windows", 0)
+    if count:
+        yield (
+            f"{count} conversations are longer than --seq-len {data['seq_len']}: "
+            "measured in windows without context from the one before; raise --seq-len "
+            "to measure them at once"
+        )
 
 
 def _data_options(config: EvaluateConfig, saved: Path) -> dict[str, Any]:
@@ -141,7 +168,11 @@ def _watched(batches: Sequence[Any], advance: Any) -> Iterator[Any]:
 def summary(
     split: str, scores: dict[str, Score], experts: Sequence[str]
 ) -> dict[str, Any]:
-    """The public form of the results; `expert_share` is the mixture's."""
+    """The public form of the results; `expert_share` is the mixture's.
+
+    `perplexity` is null where the loss is too large for one, and `ci95` where one
+    document leaves nothing to resample.
+    """
     one = next(iter(scores.values()))
     routed = scores.get("mixture", one)
     return {
@@ -151,13 +182,24 @@ def summary(
         "results": {
             name: {
                 "loss": score.loss,
-                "perplexity": score.perplexity,
-                "ci95": list(score.interval()),
+                "perplexity": _finite(score.perplexity),
+                "ci95": _interval(score),
             }
             for name, score in scores.items()
         },
         "expert_share": dict(zip(experts, routed.share, strict=True)),
     }
+
+
+def _interval(score: Score) -> list[float | None] | None:
+    if len(score.losses) < 2:
+        return None
+    return [_finite(end) for end in score.interval()]
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no infinity."""
+    return value if math.isfinite(value) else None
 
 
 def table(results: dict[str, Any]) -> str:
@@ -168,13 +210,17 @@ def table(results: dict[str, Any]) -> str:
         f"{'':12}{'loss':>8}{'perplexity':>12}   95 % interval",
     ]
     for name, found in results["results"].items():
-        low, high = found["ci95"]
-        lines.append(
-            f"{name:12}{found['loss']:8.4f}{found['perplexity']:12.2f}"
-            f"   {low:.2f} to {high:.2f}"
-        )
+        interval = "one document: none"
+        if found["ci95"] is not None:
+            interval = " to ".join(map(_shown, found["ci95"]))
+        perplexity = _shown(found["perplexity"])
+        lines.append(f"{name:12}{found['loss']:8.4f}{perplexity:>12}   {interval}")
     shares = (f"{name} {share:.1%}" for name, share in results["expert_share"].items())
     return "\n".join([*lines, f"expert share: {', '.join(shares)}"])
+
+
+def _shown(value: float | None) -> str:
+    return "above 1e304" if value is None else f"{value:.2f}"
 
 
 if __name__ == "__main__":

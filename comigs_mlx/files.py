@@ -46,7 +46,11 @@ def replacing(path: Path) -> Iterator[Path]:
     A reader sees the old file or the new one, never a part; after an exception the
     old one is untouched. The temporary name keeps the suffix of `path`, because some
     writers choose their format by it.
+
+    Raises:
+        OSError: If `path` is a device or the like (see `check_replaceable`).
     """
+    check_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _beside(path, f".tmp{path.suffix}")
     try:
@@ -56,6 +60,21 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_replaceable(path: Path) -> None:
+    """Refuse a name that only an ordinary file may be renamed to.
+
+    The superuser's /dev/null would become a file for the whole machine, and /dev/stdout
+    one that nobody sees.
+
+    Raises:
+        OSError: If `path` is a device, a pipe or a socket, or in /dev or /proc.
+    """
+    kept_by_system = Path(os.path.abspath(path)).parts[1:2] in (("dev",), ("proc",))
+    if kept_by_system or (path.exists() and not (path.is_file() or path.is_dir())):
+        reason = "not an ordinary file, and must not be replaced: name another one"
+        raise OSError(errno.EINVAL, reason, str(path))
 
 
 @contextlib.contextmanager

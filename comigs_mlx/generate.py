@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from comigs_mlx import command
 from comigs_mlx.config import option, parse
+from comigs_mlx.files import check_replaceable
 from comigs_mlx.options import parse_experts
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ class GenerateConfig:
             yield "--run DIR is missing: the folder of a run"
         if not self.prompt:
             yield "--prompt TEXT is missing"
+        elif not self.prompt.strip():
+            yield "--prompt is blank: give some text"
         yield from _sampling_problems(self)
         if self.fuse and (self.trace is not None or self.html is not None):
             yield "--fuse leaves one expert, so there is nothing to trace: drop one"
@@ -86,6 +89,11 @@ def _sampling_problems(config: GenerateConfig) -> Iterator[str]:
 
 def _unwritable(option: str, file: Path) -> Iterator[str]:
     """Known before the answer is made, not after."""
+    try:
+        check_replaceable(file)
+    except OSError as error:
+        yield f"{option}: {error.strerror}"
+        return
     if not file.parent.is_dir():
         yield f"{option}: there is no folder {file.parent}"
     elif file.is_dir():
@@ -103,7 +111,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     from comigs_mlx.model.mixture import Mixture
     from comigs_mlx.runs.folder import RunFolder
 
-    _check_texts(config)
     folder = RunFolder(config.run)
     base, mixture = folder.load(best=config.best, report=command.say)
     sampling = Sampling(config.temp, config.top_p, config.seed)
@@ -113,15 +120,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     with speaking(mixture, selection):
         _stream(generation)
     _write(generation, config)
-
-
-def _check_texts(config: GenerateConfig) -> None:
-    """Before anything is loaded."""
-    from comigs_mlx.inference.prompts import check_text
-
-    check_text(config.prompt, "--prompt")
-    if config.system_prompt is not None:
-        check_text(config.system_prompt, "--system-prompt")
 
 
 def _tokens(base: Base, config: GenerateConfig) -> list[int]:

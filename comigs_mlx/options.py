@@ -12,6 +12,10 @@ from comigs_mlx import registry
 from comigs_mlx.config import option
 from comigs_mlx.errors import ConfigError
 
+BATCH, WINDOW, RANK, EXPERTS = 2**16, 2**24, 2**16, 2**10
+"""Most sequences in a batch, tokens in one of them, columns of a LoRA matrix and
+experts of a kind: beyond any machine, and such that their products can be counted."""
+
 
 @dataclass(frozen=True)
 class DataOptions:
@@ -24,8 +28,8 @@ class DataOptions:
         "demo:reference, demo:code, demo:journal",
         "PATH|DATASET",
     )
-    batch_size: int = option(4, "sequences in a batch", "N")
-    seq_len: int = option(128, "tokens in a sequence", "TOKENS")
+    batch_size: int = option(4, "sequences in a batch", "N", BATCH)
+    seq_len: int = option(128, "tokens in a sequence", "TOKENS", WINDOW)
     packing: bool = option(
         False,
         "cut text into consecutive windows, each seen once an epoch, instead of "
@@ -50,10 +54,10 @@ class DataOptions:
 class ExpertOptions:
     """The mixture of LoRA experts in each block (DESIGN: the method, exactly)."""
 
-    generalists: int = option(1, "experts shared with other participants", "G")
-    specialists: int = option(1, "experts that stay on this device", "S")
+    generalists: int = option(1, "experts shared with other participants", "G", EXPERTS)
+    specialists: int = option(1, "experts that stay on this device", "S", EXPERTS)
     top_k: int = option(2, "experts that a token uses in each block", "K")
-    rank: int = option(8, "rank of every LoRA pair", "R")
+    rank: int = option(8, "rank of every LoRA pair", "R", RANK)
     alpha: float = option(16.0, "LoRA strength; see --scaling", "A")
     scaling: Literal["rslora", "lora"] = option(
         "rslora", "scale = alpha / sqrt(rank) (rslora) or alpha / rank (lora)"
@@ -133,7 +137,7 @@ class TrainingOptions:
         1.0, "factor of the generalists in the load-balancing loss", "F"
     )
     grad_accumulation: int = option(
-        1, "batches whose gradients make one step, weighted by their tokens", "N"
+        1, "batches whose gradients make one step, weighted by their tokens", "N", BATCH
     )
     grad_checkpoint: bool = option(
         False, "recompute each block in the backward pass: less memory, more time"
@@ -195,6 +199,12 @@ class SharingOptions:
         "how long to wait for the others after contributing; then training goes on, "
         "and contributes again",
         "SECONDS",
+    )
+
+    trust: bool = option(
+        False,
+        "accept what was changed in the federation since this run took part, and what "
+        "cannot be verified, as it is at the start: look at sync status first",
     )
 
     def problems(self) -> Iterator[str]:

@@ -84,7 +84,7 @@ def _init(config: InitConfig) -> tuple[Any, str]:
     if config.run is not None:
         run = Path(config.run).expanduser()
         local.remember(run, exchange.uri, made, None, origin.step)
-    return agreed, exchange.url()
+    return to_dict(made.manifest), exchange.url()
 
 
 def _status(config: StatusConfig) -> tuple[Any, str]:
@@ -97,12 +97,17 @@ def _status(config: StatusConfig) -> tuple[Any, str]:
 def _pull(config: PullConfig) -> tuple[Any, str]:
     from comigs_mlx.federation import desk, rounds
 
-    exchange, metered = _open(config)
     run = Path(config.run).expanduser()
+    if config.back is not None:
+        desk.roll_back(run, config.back)
+        return {
+            "back": config.back
+        }, f"{run} has again: {desk.kept_as(run)[config.back]}"
+    exchange, metered = _open(config)
     if config.dry_run:
         number = rounds.current(exchange).round.round
         return {"round": number}, f"would pull the generalist of round {number}"
-    pulled = desk.pull(run, exchange, config.participant)
+    pulled = desk.pull(run, exchange, config.participant, config.trust, command.say)
     what, counts = "now has" if pulled.changed else "has already", _counts(metered)
     text = f"{run} {what} the generalist of round {pulled.round}{_traffic(counts)}"
     return {"round": pulled.round, "changed": pulled.changed, **counts}, text
@@ -115,10 +120,20 @@ def _push(config: PushConfig) -> tuple[Any, str]:
     run, name = Path(config.run).expanduser(), config.participant
     if config.dry_run:
         leaving = desk.leaving(run, exchange, name, config.privacy)
+        for line in desk.remarks(leaving):
+            command.say(line)
         return leaving, json.dumps(leaving, indent=2)
     result = desk.push(
-        run, exchange, name, config.privacy, config.create_pr, command.say
+        run,
+        exchange,
+        name,
+        config.privacy,
+        config.create_pr,
+        command.say,
+        config.trust,
     )
+    for line in desk.remarks(result):
+        command.say(line)
     if config.create_pr:
         text = f"{'proposed' if result['new'] else 'proposed before'}: {result['url']}"
     else:
@@ -149,7 +164,7 @@ def _merge(config: MergeConfig) -> tuple[Any, str]:
         due, found = values["due"], values["proposals"]
         lines = [*map(status.proposal, found), "due" if due else "not due"]
         return {"due": due, "proposals": found}, "\n".join(lines)
-    done = desk.close(exchange, command.say)
+    done = desk.close(exchange, command.say, config.trust)
     end = f"round {done.round} is {'closed' if done.closed else 'not due yet'}"
     text = "\n".join([*map(status.proposal, done.proposals), end])
     return dataclasses.asdict(done), text

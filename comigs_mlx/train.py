@@ -46,10 +46,14 @@ def _shared(config: TrainConfig, flags: Collection[str]) -> Session:
     assert config.sharing.federation is not None
     uri = config.sharing.federation
     exchange = open_exchange(uri, patience=PATIENCE, say=command.say)
+    # Accepted is what is there now: resumed, the run must not go on accepting.
+    accept, sharing = config.sharing.trust, config.sharing
+    sharing = dataclasses.replace(sharing, trust=False)
+    config = dataclasses.replace(config, sharing=sharing)
     config, check = join(config, flags, exchange)
     with session(config, command.say, check) as opened:
         _introduce(opened)
-        part = Participation(exchange, opened, config, command.say)
+        part = Participation(exchange, opened, config, command.say, accept)
         _train(config, opened, part.run, part.steps_left)
     return opened
 
@@ -158,6 +162,7 @@ def news(event: Exchanged) -> str:
         "contributed": f"contributed to round {event.round}",
         "late": f"round {event.round} was closed before this run could contribute",
         "offline": f"out of reach: round {event.round} gets its contribution later",
+        "refused": f"round {event.round}: nothing is sent or pulled, training goes on",
     }
     parts = [f"step {event.step}", told[event.event]]
     if event.bytes_sent or event.bytes_received:

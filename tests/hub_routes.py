@@ -5,12 +5,17 @@ from __future__ import annotations
 import base64
 import json
 import re
-from urllib.parse import parse_qs
+import time
+from urllib.parse import parse_qs, quote
 
 from tests.hub_store import DATE, Refused, Stored
 
-PAGE = 20
 REPO = r"/api/models/(?P<repo>[^/]+/[^/]+)"
+LFS = r"/lfs/(?P<repo>[^/]+/[^/]+)/(?P<oid>\w+)"
+IN_PROGRESS = (
+    "Another commit operation is in progress for this repository. "
+    "Please try again later."
+)
 ROUTES = []
 
 
@@ -54,11 +59,30 @@ def create_repo(self):
     return told
 
 
+@route("DELETE", "/api/repos/delete")
+def delete_repo(self):
+    wanted = self.json()
+    name = f"{wanted.get('organization') or self.user}/{wanted['name']}"
+    self.repo(name, "write")
+    self.server.store.delete(name)
+    return {}
+
+
+@route("GET", r"/api/users/(?P<name>[^/]+)/overview")
+def overview(self, name):
+    now = self.server.store.accounts.get(name)
+    if now is not None:
+        raise Refused(307, "", "", {"Location": f"/api/users/{now}/overview"})
+    if name not in self.server.store.users.values():
+        raise Refused(404, "", "This user does not exist")
+    return {"user": name, "fullname": name.title(), "type": "user"}
+
+
 @route("GET", REPO)
 @route("GET", REPO + "/revision/(?P<revision>[^/]+)")
 def info(self, repo, revision="main"):
     found = self.repo(repo)
-    commit = found.revision(revision)
+    commit = found.seen(revision, self.server.lag)
     return {
         "id": repo,
         "sha": commit.oid,
@@ -80,15 +104,15 @@ def tree(self, repo, revision):
     folders = {path.rsplit("/", 1)[0] for path, _ in files if "/" in path}
     listed = [{"type": "directory", "path": f, "oid": "0" * 40} for f in folders]
     listed += [file.describe(path) for path, file in files]
-    return page(self, listed)
+    return page(self, listed, self.server.entries_a_page)
 
 
-def page(self, items):
+def page(self, items, most):
     start = int(self.query.get("cursor", ["0"])[0])
     path = self.path.split("?")[0]
-    more = f'<{self.server.url}{path}?cursor={start + PAGE}>; rel="next"'
-    headers = {"Link": more} if start + PAGE < len(items) else {}
-    return 200, headers, json.dumps(items[start : start + PAGE]).encode()
+    more = f'<{self.server.url}{path}?cursor={start + most}>; rel="next"'
+    headers = {"Link": more} if start + most < len(items) else {}
+    return 200, headers, json.dumps(items[start : start + most]).encode()
 
 
 @route("POST", REPO + "/paths-info/(?P<revision>[^/]+)")
@@ -114,12 +138,18 @@ def commits(self, repo, revision):
             "id": commit.oid,
             "title": commit.title,
             "message": commit.message,
-            "authors": [{"user": author} for author in commit.authors],
+            "authors": [{"user": a} if a else {} for a in commit.authors],
             "date": DATE,
         }
         for commit in self.repo(repo).history(revision)
     ]
-    return page(self, listed)
+    return page(self, listed, self.server.commits_a_page)
+
+
+@route("POST", REPO + "/super-squash/(?P<branch>[^/]+)")
+def super_squash(self, repo, branch):
+    self.repo(repo, "write").squash(branch, self.user, self.json()["message"])
+    return {}
 
 
 @route("GET", REPO + "/refs")
@@ -137,14 +167,13 @@ def branch(self, repo, branch):
     if branch in found.refs:
         raise Refused(409, "", "reference already exists")
     start = self.json().get("startingPoint", "main")
-    found.refs[branch] = found.revision(start).oid
+    found.put(branch, found.revision(start).oid)
     return {}
 
 
 @route("POST", REPO + "/preupload/(?P<revision>[^/]+)")
 def preupload(self, repo, revision):
-    proposed = "create_pr" in self.query
-    found = self.repo(repo, "read" if proposed and self.user else "write")
+    found = self.repo(repo, right_for(self, repo, revision))
     told, files = [], found.revision(revision).files
     for file in self.json()["files"]:
         path = file["path"]
@@ -162,16 +191,17 @@ def preupload(self, repo, revision):
 
 @route("POST", r"/(?P<repo>[^/]+/[^/]+)\.git/info/lfs/objects/batch")
 def lfs_batch(self, repo):
-    self.repo(repo)
-    return {
-        "transfer": "basic",
-        "objects": [_upload(self.server, item) for item in self.json()["objects"]],
-    }
+    found, wanted = self.repo(repo), self.json()
+    if wanted.get("operation") == "upload" and self.user is None:
+        raise Refused(401, "", "Invalid username or password.")
+    objects = [_upload(self.server, found, item) for item in wanted["objects"]]
+    return {"transfer": "basic", "objects": objects}
 
 
-def _upload(server, item):
-    told, href = {**item}, f"{server.url}/lfs/{item['oid']}"
-    if item["oid"] not in server.store.lfs:
+def _upload(server, repo, item):
+    told, href = {**item}, f"{server.url}/lfs/{repo.name}/{item['oid']}"
+    believed = server.believes_lfs and item["oid"] in server.store.forgotten
+    if item["oid"] not in repo.lfs and not believed:
         upload = {"href": href}
         if server.part_bytes:
             parts = range(1, -(-item["size"] // server.part_bytes) + 1)
@@ -182,39 +212,60 @@ def _upload(server, item):
     return told
 
 
-@route("PUT", r"/lfs/(?P<oid>\w+)(/part/(?P<part>\d+))?")
-def lfs_put(self, oid, part=None):
+@route("PUT", LFS + r"(/part/(?P<part>\d+))?")
+def lfs_put(self, repo, oid, part=None):
     if part is None:
-        return keep_lfs(self, oid, self.body)
-    self.server.store.parts[oid, int(part)] = self.body
+        return keep_lfs(self, repo, oid, self.body)
+    self.server.store.parts[repo, oid, int(part)] = self.body
     return 200, {"ETag": f'"{part}"'}, b""
 
 
-@route("POST", r"/lfs/(?P<oid>\w+)/complete")
-def lfs_complete(self, oid):
+@route("POST", LFS + "/complete")
+def lfs_complete(self, repo, oid):
     parts = sorted(part["partNumber"] for part in self.json()["parts"])
-    whole = b"".join(self.server.store.parts.pop((oid, n)) for n in parts)
-    return keep_lfs(self, oid, whole)
+    whole = b"".join(self.server.store.parts.pop((repo, oid, n)) for n in parts)
+    return keep_lfs(self, repo, oid, whole)
 
 
-def keep_lfs(self, oid, content):
+def keep_lfs(self, repo, oid, content):
     if Stored(content, True).sha256 != oid:
         raise Refused(400, "", "wrong content")
-    self.server.store.lfs[oid] = content
+    self.server.store.repos[repo].lfs[oid] = content
     return {}
 
 
-@route("POST", r"/lfs/(?P<oid>\w+)/verify")
-def lfs_verify(self, oid):
-    if len(self.server.store.lfs.get(oid, b"")) != self.json()["size"]:
+@route("POST", LFS + "/verify")
+def lfs_verify(self, repo, oid):
+    if len(self.server.store.repos[repo].lfs.get(oid, b"")) != self.json()["size"]:
         raise Refused(404, "", "not uploaded")
     return {}
 
 
+def right_for(self, repo, revision):
+    """What a commit to a revision needs: proposing needs an account only."""
+    if self.user is None:
+        return "write"
+    if "create_pr" in self.query:
+        return "read"
+    match = re.fullmatch(r"refs/pr/(\d+)", revision)
+    pulls = self.repo(repo).pulls
+    mine = match and pulls.get(int(match[1])) and pulls[int(match[1])].author
+    return "read" if mine == self.user else "write"
+
+
 @route("POST", REPO + "/commit/(?P<revision>[^/]+)")
 def commit(self, repo, revision):
-    proposed = "create_pr" in self.query
-    found = self.repo(repo, "read" if proposed and self.user else "write")
+    found = self.repo(repo, right_for(self, repo, revision))
+    if not found.busy.acquire(blocking=not self.server.commit_seconds):
+        raise Refused(409, "", IN_PROGRESS)
+    try:
+        time.sleep(self.server.commit_seconds)
+        return committed(self, repo, found, revision)
+    finally:
+        found.busy.release()
+
+
+def committed(self, repo, found, revision):
     lines = [json.loads(line) for line in self.body.splitlines()]
     header, changes = lines[0]["value"], {}
     for line in lines[1:]:
@@ -222,11 +273,15 @@ def commit(self, repo, revision):
         if line["key"] == "file":
             changes[path] = Stored(base64.b64decode(value["content"]), False)
         elif line["key"] == "lfsFile":
-            changes[path] = Stored(self.server.store.lfs[value["oid"]], True)
+            if value["oid"] not in found.lfs:
+                raise Refused(
+                    400, "", "LFS pointer pointed to a file that does not exist"
+                )
+            changes[path] = Stored(found.lfs[value["oid"]], True)
         else:
             changes[path] = None
     title, told = header["summary"], {}
-    if proposed:
+    if "create_pr" in self.query:
         number, oid = found.propose(self.user, title, revision, changes)
         told = {"pullRequestUrl": f"{self.server.url}/{repo}/discussions/{number}"}
     else:
@@ -247,6 +302,9 @@ def resolve(self, repo, revision, path):
     file = commit.files[path]
     headers = {"ETag": f'"{file.oid}"', "X-Repo-Commit": commit.oid}
     headers["Content-Type"] = "application/octet-stream"
+    if file.lfs and self.server.downloads is not None:
+        to = f"{self.server.downloads.url}/cdn/{repo}/{commit.oid}/{path}"
+        return 302, {**headers, "Location": quote(to, safe=":/")}, b""
     wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
     if wanted:
         end = int(wanted[2]) + 1 if wanted[2] else len(file.content)
@@ -254,28 +312,62 @@ def resolve(self, repo, revision, path):
     return 200, headers, file.content
 
 
+@route("GET", r"/cdn/(?P<repo>[^/]+/[^/]+)/(?P<oid>\w+)/(?P<path>.+)")
+def cdn(self, repo, oid, path):
+    """Another host, with an address that is signed: two ways to log in are refused."""
+    if "Authorization" in self.headers:
+        raise Refused(400, "", "Only one auth mechanism allowed")
+    return 200, {}, self.server.store.repos[repo].commits[oid].files[path].content
+
+
 @route("GET", REPO + "/discussions")
 def discussions(self, repo):
     status = self.query.get("status", [None])[0]
     told = [
-        {
-            "title": pull.title,
-            "num": pull.number,
-            "author": {"name": pull.author},
-            "createdAt": DATE,
-            "status": pull.status,
-            "isPullRequest": True,
-            "repo": {"name": repo, "type": "model"},
-        }
+        described(repo, pull)
         for pull in self.repo(repo).pulls.values()
         if status in (None, pull.status)
     ]
     return {"count": len(told), "start": 0, "discussions": told}
 
 
+def described(repo, pull):
+    return {
+        "title": pull.title,
+        "num": pull.number,
+        "author": {"name": pull.author},
+        "createdAt": DATE,
+        "status": pull.status,
+        "isPullRequest": True,
+        "repo": {"name": repo, "type": "model"},
+    }
+
+
+@route("POST", REPO + "/discussions")
+def create_discussion(self, repo):
+    if self.user is None:
+        raise Refused(401, "", "Invalid username or password.")
+    return {"num": self.repo(repo).draft(self.user, self.json()["title"]).number}
+
+
+@route("GET", REPO + r"/discussions/(?P<number>\d+)")
+def discussion(self, repo, number):
+    told = described(repo, self.repo(repo).pull(int(number)))
+    changes = {"base": "refs/heads/main"}
+    return {**told, "events": [], "filesWithConflicts": [], "changes": changes}
+
+
+@route("POST", REPO + r"/discussions/(?P<number>\d+)/merge")
+def merge(self, repo, number):
+    self.repo(repo, "write").merge(int(number), self.user)
+    return {}
+
+
 @route("POST", REPO + r"/discussions/(?P<number>\d+)/status")
 def change_status(self, repo, number):
     wanted = self.json()
-    self.repo(repo, "write").close(int(number), wanted["comment"])
+    mine = self.repo(repo).pull(int(number)).author == self.user is not None
+    found = self.repo(repo, "read" if mine else "write")
+    found.change(int(number), wanted["status"], wanted.get("comment", ""))
     event = {"id": "0", "type": "status-change", "createdAt": DATE}
     return {"newStatus": {**event, "data": {"status": wanted["status"]}}}

@@ -9,12 +9,14 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import socket
 import struct
 import sys
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -31,10 +33,13 @@ class Fault:
 
     Attributes:
         kind: status (answer it, do nothing), after (do it, answer status), reset,
-            reset-after, cut, wrong (other bytes of the same number), longer, hang,
-            body (answer `body`).
+            reset-after, cut (the connection ends within the answer), shorter (half of
+            the answer, whole by its length), wrong (other bytes of the same number),
+            longer, hang, stall (wait `seconds`, then answer), body (answer `body`),
+            replace (`old` by `new` in the answer).
         skip: Matching requests to let pass first.
         times: How many to spoil then.
+        chance: Of each matching request to be one of those.
     """
 
     pattern: str
@@ -42,11 +47,18 @@ class Fault:
     status: int = 500
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
+    old: bytes = b""
+    new: bytes = b""
     skip: int = 0
     times: int = 1
+    chance: float = 1.0
+    seconds: float = 60.0
 
-    def due(self, line):
+    def due(self, line, chance):
+        """Whether a request is spoilt; `chance` draws a number from 0 to 1."""
         if not re.search(self.pattern, line) or self.times == 0:
+            return False
+        if self.chance < 1 and chance() >= self.chance:
             return False
         self.skip -= 1
         if self.skip >= 0:
@@ -63,17 +75,38 @@ class Sent:
 
 
 class Server(ThreadingHTTPServer):
+    """The Hub, or the host that its downloads come from (`downloads`).
+
+    Attributes:
+        commit_seconds: How long a commit takes; others are answered 409 meanwhile.
+        lag: Seconds that the answer about a branch's newest commit lags behind.
+        downloads: Another server of the same store, which LFS files are fetched from.
+        believes_lfs: Whether objects of deleted repositories are believed to be there.
+        spoilt: Kind -> how many requests were.
+    """
+
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, port=0, users=USERS):
+    def __init__(self, port=0, users=USERS, store=None, name="127.0.0.1"):
         super().__init__(("127.0.0.1", port), Handler)
-        self.store = Store(dict(users))
+        self.store = store or Store(dict(users))
         self.requests: list[Sent] = []
         self.faults: list[Fault] = []
-        self.part_bytes: int | None = None
+        self.random, self.spoilt = random.Random(0), Counter()
+        self.usual()
         self.lock, self.ended = threading.Lock(), threading.Event()
-        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.url = f"http://{name}:{self.server_port}"
+
+    def usual(self):
+        """Nothing goes wrong from now on."""
+        self.faults.clear()
+        self.requests.clear()
+        self.part_bytes: int | None = None
+        self.commit_seconds = self.lag = 0.0
+        self.commits_a_page, self.entries_a_page = 50, 1000
+        self.downloads: Server | None = None
+        self.believes_lfs = False
 
     def __enter__(self):
         poll = {"poll_interval": 0.02}
@@ -91,7 +124,11 @@ class Server(ThreadingHTTPServer):
 
     def fault(self, line):
         with self.lock:
-            return next((fault for fault in self.faults if fault.due(line)), None)
+            draw = self.random.random
+            found = next((f for f in self.faults if f.due(line, draw)), None)
+            if found is not None:
+                self.spoilt[f"{found.kind} {found.status}"] += 1
+            return found
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -110,8 +147,8 @@ class Handler(BaseHTTPRequestHandler):
         self.server.requests.append(Sent(line, dict(self.headers), self.body))
         fault = self.server.fault(line)
         kind = fault.kind if fault else ""
-        if kind == "hang":
-            self.server.ended.wait(60)
+        if kind in ("hang", "stall"):
+            self.server.ended.wait(fault.seconds)
         if kind in ("reset", "hang"):
             return self._reset()
         if kind in ("status", "body"):
@@ -123,11 +160,15 @@ class Handler(BaseHTTPRequestHandler):
             answer = fault.status, fault.headers, b""
         if kind == "wrong":
             answer = *answer[:2], bytes(b ^ 1 for b in answer[2])
+        if kind == "replace":
+            answer = *answer[:2], answer[2].replace(fault.old, fault.new)
+        if kind == "shorter":
+            answer = *answer[:2], answer[2][: len(answer[2]) // 2]
         if kind == "longer":
             answer = *answer[:2], answer[2] + b"x" * 100_000
         return self._answer(*answer, cut=kind == "cut")
 
-    do_POST = do_PUT = do_HEAD = do_GET
+    do_POST = do_PUT = do_HEAD = do_DELETE = do_GET
 
     def _body(self):
         if self.headers.get("Transfer-Encoding") == "chunked":
@@ -142,6 +183,7 @@ class Handler(BaseHTTPRequestHandler):
     def _routed(self, path):
         try:
             self.user = self._user()
+            self._sent_on(path)
             for method, pattern, function in ROUTES:
                 match = pattern.fullmatch(path)
                 wanted = "GET" if self.command == "HEAD" else self.command
@@ -153,10 +195,17 @@ class Handler(BaseHTTPRequestHandler):
                     return result
             raise Refused(404, "", f"no route {self.command} {path}")
         except Refused as refused:
-            headers = {"X-Error-Message": refused.text}
+            headers = {"X-Error-Message": refused.text, **refused.headers}
             if refused.code:
                 headers["X-Error-Code"] = refused.code
             return refused.status, headers, json.dumps({"error": refused.text}).encode()
+
+    def _sent_on(self, path):
+        """Raise a redirect where a repository has another name now."""
+        for old, new in self.server.store.renamed.items():
+            if re.search(rf"/{old}(/|\.git/|$)", path):
+                to = self.path.replace(f"/{old}", f"/{new}", 1)
+                raise Refused(307, "", "renamed", {"Location": self.server.url + to})
 
     def _user(self):
         given = self.headers.get("Authorization")

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import hashlib
-import itertools
 import secrets
 import threading
+import time
 from dataclasses import dataclass, field
 
 DATE = "2026-11-22T10:00:00.000Z"
 
 
 class Refused(Exception):
-    """An error answer: status, X-Error-Code, text."""
+    """An error answer: status, X-Error-Code, text, further headers."""
 
-    def __init__(self, status, code="", text=""):
+    def __init__(self, status, code="", text="", headers=()):
         super().__init__(f"{status} {code} {text}")
         self.status, self.code, self.text = status, code, text
+        self.headers = dict(headers)
 
 
 def git_hash(content):
@@ -56,7 +58,7 @@ class Stored:
 class Commit:
     oid: str
     parent: str | None
-    authors: tuple[str, ...]
+    authors: tuple[str | None, ...]  # None: an address no account is linked to
     title: str
     message: str
     files: dict[str, Stored]
@@ -82,6 +84,9 @@ class Repo:
     refs: dict[str, str] = field(default_factory=dict)
     commits: dict[str, Commit] = field(default_factory=dict)
     pulls: dict[int, Pull] = field(default_factory=dict)
+    lfs: dict[str, bytes] = field(default_factory=dict)
+    moves: dict[str, list[tuple[float, str]]] = field(default_factory=dict)
+    busy: threading.Lock = field(default_factory=threading.Lock)
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def right(self, user):
@@ -96,6 +101,26 @@ class Repo:
             raise Refused(404, "RevisionNotFound", "Invalid rev id")
         return self.commits[oid]
 
+    def seen(self, name, lag):
+        """The commit that an answer `lag` seconds behind gives for a branch."""
+        until = time.monotonic() - lag
+        moves = self.moves.get(name, [])
+        old = [oid for moment, oid in moves if moment <= until] or [
+            oid for _, oid in moves[:1]
+        ]
+        return self.revision(old[-1] if old and lag else name)
+
+    def put(self, ref, oid):
+        """Let a branch be at a commit: also how an older state is put back."""
+        self.refs[ref] = oid
+        self.moves.setdefault(ref, []).append((time.monotonic(), oid))
+
+    def squash(self, ref, user, message):
+        """One commit of `user` in place of a branch's history."""
+        with self.lock:
+            files = dict(self.revision(ref).files)
+            return self._add(ref, None, (user,), message, "", files)
+
     def history(self, name):
         """Newest first."""
         commit = self.revision(name)
@@ -107,10 +132,11 @@ class Repo:
 
     def last_commit(self, path, name):
         """The commit that put the file at `path` there as it is at `name`."""
-        now = self.revision(name).files[path]
-        for older, newer in itertools.pairwise(reversed([*self.history(name)])):
-            if newer.files.get(path) == now != older.files.get(path):
-                found = newer
+        found, now = self.revision(name), self.revision(name).files[path]
+        for commit in self.history(name):
+            if commit.files.get(path) != now:
+                return found
+            found = commit
         return found
 
     def commit(self, ref, user, title, message, changes, parent=None):
@@ -138,17 +164,44 @@ class Repo:
             number = len(self.pulls) + 1
             start = self.revision(base).oid
             self.pulls[number] = Pull(number, user, title, start)
-            self.refs[f"refs/pr/{number}"] = start
+            self.put(f"refs/pr/{number}", start)
             return number, self.commit(f"refs/pr/{number}", user, title, "", changes)
 
-    def close(self, number, comment):
+    def draft(self, user, title):
+        """An empty pull request, a draft until somebody opens it."""
         with self.lock:
-            pull = self.pulls.get(number)
-            if pull is None:
-                raise Refused(404, "", "No such discussion")
-            if pull.status != "open":
+            number = len(self.pulls) + 1
+            start = self.revision("main").oid
+            self.pulls[number] = Pull(number, user, title, start, "draft")
+            self.put(f"refs/pr/{number}", start)
+            return self.pulls[number]
+
+    def pull(self, number):
+        if number not in self.pulls:
+            raise Refused(404, "", "No such discussion")
+        return self.pulls[number]
+
+    def change(self, number, status, comment):
+        with self.lock:
+            pull = self.pull(number)
+            if (pull.status, status) not in STEPS:
                 raise Refused(409, "", "This pull request is not open")
-            pull.status, pull.comment = "closed", comment
+            pull.status, pull.comment = status, comment
+
+    def merge(self, number, user):
+        with self.lock:
+            pull, head = self.pull(number), self.revision(f"refs/pr/{number}")
+            if pull.status != "open":
+                raise Refused(400, "", f"Cannot merge a {pull.status} pull request")
+            base, now = self.revision(pull.base).files, self.revision("main")
+            files = {**now.files}
+            for path in {*base, *head.files}:
+                if base.get(path) != head.files.get(path):
+                    files.pop(path, None)
+                    if path in head.files:
+                        files[path] = head.files[path]
+            pull.status = "merged"
+            return self._add("main", now.oid, (user,), pull.title, "", files)
 
     def ignored(self, ref, path):
         listed = self.revision(ref).files.get(".gitignore")
@@ -158,18 +211,23 @@ class Repo:
     def _add(self, ref, parent, authors, title, message, files):
         oid = secrets.token_hex(20)
         self.commits[oid] = Commit(oid, parent, authors, title, message, files)
-        self.refs[ref] = oid
+        self.put(ref, oid)
         return oid
+
+
+STEPS = {("draft", "open"), ("open", "closed"), ("draft", "closed"), ("closed", "open")}
 
 
 @dataclass
 class Store:
-    """All repositories; `users` is token -> account."""
+    """All repositories; `users` is token -> account, `renamed` old -> new name."""
 
     users: dict[str, str] = field(default_factory=dict)
     repos: dict[str, Repo] = field(default_factory=dict)
-    lfs: dict[str, bytes] = field(default_factory=dict)
-    parts: dict[tuple[str, int], bytes] = field(default_factory=dict)
+    renamed: dict[str, str] = field(default_factory=dict)
+    accounts: dict[str, str] = field(default_factory=dict)
+    forgotten: set[str] = field(default_factory=set)
+    parts: dict[tuple[str, str, int], bytes] = field(default_factory=dict)
 
     def create(self, name, owner, private=False):
         repo = self.repos[name] = Repo(name, owner, private)
@@ -177,3 +235,26 @@ class Store:
         start = {".gitattributes": attributes}
         repo._add("main", None, (owner,), "initial commit", "", start)
         return repo
+
+    def rename(self, old, new):
+        """Requests for the old name are sent on to the new one."""
+        self.repos[new] = self.repos.pop(old)
+        self.repos[new].name = self.renamed[old] = new
+
+    def rename_account(self, old, new):
+        """Everything of the account goes on under its new name."""
+        self.accounts[old] = new
+        self.users = {t: new if u == old else u for t, u in self.users.items()}
+        for repo in self.repos.values():
+            if old in repo.rights:
+                repo.rights[new] = repo.rights.pop(old)
+            for oid, one in repo.commits.items():
+                authors = tuple(new if a == old else a for a in one.authors)
+                repo.commits[oid] = dataclasses.replace(one, authors=authors)
+
+    def delete(self, name):
+        """The repository goes, and with it its LFS objects."""
+        gone = self.repos.pop(name, None)
+        if gone is None:
+            raise Refused(404, "RepoNotFound", "not found")
+        self.forgotten.update(gone.lfs)

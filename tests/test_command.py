@@ -68,6 +68,21 @@ class TestExitCodes:
         assert cli(main) == (0, "", "warning: take care\n")
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[malloc_or_wait] Unable to allocate 99 bytes."),
+        RuntimeError("[metal::malloc] Attempting to allocate 99 bytes"),
+    ],
+)
+def test_too_little_memory_is_one_line(cli, error):
+    code, out, err = cli(raising(error))
+    assert (code, out) == (2, "")
+    assert err.startswith("error: there is not enough memory for this: choose smaller")
+    assert err.count("\n") == 1
+
+
 class TestMissingExtras:
     """An optional package that is not there is one line with the command for it."""
 

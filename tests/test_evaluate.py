@@ -142,7 +142,8 @@ class TestJson:
         [
             ("auto", "auto", "mixture"),
             ("specialist", "specialist", "specialist"),
-            ("0.3,0.5,0.2", (0.3, 0.5, 0.2), "mixture"),
+            ("0.3,0.5,0.2", (0.3, 0.5, 0.2), "fixed 0.3,0.5,0.2"),
+            ("1,0,0", (1.0, 0.0, 0.0), "fixed 1,0,0"),
         ],
     )
     def test_of_one_selection(
@@ -163,6 +164,14 @@ class TestJson:
         losses, _ = by_hand(loaded, text, "auto", tiny.TRAINING["seq_len"])
         assert found["documents"] == 3
         assert found["results"]["mixture"]["loss"] == pytest.approx(np.mean(losses))
+
+    def test_one_document_has_no_interval(self, cli, run, tmp_path):
+        (tmp_path / "other.txt").write_text("a single document of some words")
+        options = {"data": tmp_path / "other.txt", "split": "all"}
+        found = results(cli, run, **options)["results"]
+        assert [one["ci95"] for one in found.values()] == [None] * 4
+        _, out, _ = cli(main, run=run, **options)
+        assert out.count("one document: none") == 4
 
     def test_of_the_best_save(self, cli, run):
         base, mixture = RunFolder(run).load(best=True)
@@ -201,7 +210,110 @@ def test_without_specialists_they_are_left_out(cli, trained):
     assert found["expert_share"] == {"generalist": pytest.approx(1.0)}
 
 
+class TestConversations:
+    """Whole, in windows where they are longer; nothing is left out without a word."""
+
+    LONG, SHORT = "tale " * 30, "ok"
+
+    def rows(self, tmp_path, *answers):
+        turns = (
+            [
+                {"role": "user", "content": f"q{i}"},
+                {"role": "assistant", "content": answer},
+            ]
+            for i, answer in enumerate(answers)
+        )
+        lines = [json.dumps({"messages": messages}) for messages in turns]
+        (tmp_path / "chat.jsonl").write_text("\n".join(lines) + "\n")
+        return {"data": tmp_path / "chat.jsonl", "split": "all", "experts": "base"}
+
+    def tokens_of(self, base, question, answer):
+        messages = [
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": answer},
+        ]
+        rendered = base.tokenizer.apply_chat_template(messages, tokenize=False)
+        return base.tokenizer.encode(rendered, add_special_tokens=False)
+
+    def test_every_token_but_the_first_of_each_is_predicted_once(
+        self, cli, run, loaded, tmp_path
+    ):
+        options = self.rows(tmp_path, self.LONG, self.SHORT, self.LONG)
+        base, mixture = loaded
+        losses = []
+        for i, answer in enumerate([self.LONG, self.SHORT, self.LONG]):
+            tokens = self.tokens_of(base, f"q{i}", answer)
+            with mixture.selected("base"):
+                for start in range(0, len(tokens) - 1, 64):
+                    window = tokens[start : start + 65]
+                    logits = np.array(
+                        mixture(mx.array([window[:-1]]))[0][0], np.float64
+                    )
+                    picked = logits[np.arange(len(logits)), window[1:]]
+                    losses += (np.log(np.exp(logits).sum(-1)) - picked).tolist()
+        code, out, err = cli(main, "--json", run=run, seq_len=64, **options)
+        found = json.loads(out)
+        assert code == 0, err
+        assert found["tokens"] == len(losses)
+        assert found["documents"] == 3
+        assert found["results"]["base"]["loss"] == pytest.approx(np.mean(losses))
+        assert found["conversations"] == {"in_windows": 2, "left_out": 0}
+        assert "note: all: 2 conversations are longer than --seq-len 64" in err
+
+    def test_a_window_that_holds_them_needs_no_word(self, cli, run, tmp_path):
+        options = self.rows(tmp_path, self.LONG, self.SHORT)
+        code, out, err = cli(main, "--json", run=run, seq_len=512, **options)
+        assert json.loads(out)["conversations"] == {"in_windows": 0, "left_out": 0}
+        assert "conversations are longer" not in err
+
+    def test_answers_far_behind_their_prompts_are_measured(
+        self, cli, trained, tmp_path
+    ):
+        """Masked, the targets of each are those beyond the first window."""
+        from comigs_mlx.runs.place import Place
+
+        copy = shutil.copytree(trained(**OPTIONS), tmp_path / "run")
+        file = Place(copy).config
+        file.write_text(
+            file.read_text().replace("mask_prompt: false", "mask_prompt: true")
+        )
+        assert "mask_prompt: true" in file.read_text()
+        messages = [
+            {"role": "user", "content": "word " * 40},
+            {"role": "assistant", "content": "fine"},
+        ]
+        (tmp_path / "chat.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
+        options = {"data": tmp_path / "chat.jsonl", "split": "all", "experts": "base"}
+        found = results(cli, copy, seq_len=16, **options)
+        assert found["tokens"] >= len("fine")
+        assert found["documents"] == 1
+        assert found["conversations"] == {"in_windows": 1, "left_out": 0}
+
+
 class TestRefused:
+    def test_values_that_are_not_numbers(self, cli, run, tmp_path):
+        copy = shutil.copytree(run, tmp_path / "run")
+        file = copy / "specialist" / "experts.safetensors"
+        arrays, metadata = mx.load(str(file), return_metadata=True)
+        broken = {name: array * mx.nan for name, array in arrays.items()}
+        mx.save_safetensors(str(file), broken, metadata)
+        code, out, err = cli(main, "--json", run=copy)
+        assert (code, out) == (2, "")
+        assert err.splitlines()[-1].startswith("error: the loss of specialist is nan")
+
+    def test_windows_past_the_table_of_positions(self, cli, trained):
+        run = trained(family="gpt2", steps=2)
+        code, out, err = cli(main, run=run, seq_len=129)
+        assert (code, out) == (2, "")
+        assert "129 tokens is longer" in err
+        assert "--seq-len to at most 128" in err
+        assert cli(main, run=run, seq_len=128, experts="base")[0] == 0
+
+    def test_windows_past_a_trained_context_are_noted(self, cli, run):
+        code, _, err = cli(main, run=run, seq_len=129, experts="base")
+        assert code == 0
+        assert "note: test: --seq-len: a window of 129 tokens is longer than" in err
+
     @pytest.mark.parametrize(
         ("flags", "expected"),
         [

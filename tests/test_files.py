@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import threading
+import types
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from comigs_mlx import files
 from comigs_mlx.files import (
     cache_dir,
+    check_replaceable,
     replacing,
     replacing_dir,
     restore,
@@ -47,6 +49,29 @@ def umask():
     os.umask(before)
 
 
+@pytest.fixture
+def synced(monkeypatch):
+    """What is renamed, and whether its files were flushed to the disk before."""
+    flushed, seen = set(), types.SimpleNamespace(before_rename=[])
+    fsync, replace, rename = os.fsync, os.replace, os.rename
+
+    def note(number):
+        flushed.add(os.fstat(number).st_ino)
+        fsync(number)
+
+    def before(old, new):
+        old, new = Path(old), Path(new)
+        files = [f for f in old.rglob("*") if f.is_file()] if old.is_dir() else [old]
+        name = lambda f: new.name if f == old else str(f.relative_to(old))
+        facts = {name(f): f.stat().st_ino in flushed for f in files}
+        seen.before_rename.append((new.name, facts))
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(os, "replace", lambda a, b: (before(a, b), replace(a, b)))
+    monkeypatch.setattr(os, "rename", lambda a, b: (before(a, b), rename(a, b)))
+    return seen
+
+
 class TestReplacing:
     def test_new_file_in_a_new_folder(self, tmp_path):
         with replacing(tmp_path / "a" / "b" / "file.txt") as temporary:
@@ -60,6 +85,27 @@ class TestReplacing:
             temporary.write_text("new")
             assert path.read_text() == "old"
         assert content(tmp_path) == {"file.txt": b"new"}
+
+    @pytest.mark.parametrize("name", ["/dev/comigs", "/dev/x/y", "/proc/comigs"])
+    def test_the_system_s_own_folders_are_left_alone(self, name):
+        """Asked without writing: a test must not try that on its machine."""
+        with pytest.raises(OSError, match="must not be replaced") as caught:
+            check_replaceable(Path(name))
+        assert caught.value.filename == name
+
+    def test_a_pipe_is_not_replaced_also_behind_a_link(self, tmp_path):
+        os.mkfifo(pipe := tmp_path / "pipe")
+        (link := tmp_path / "link").symlink_to(pipe)
+        for path in (pipe, link):
+            with pytest.raises(OSError, match="not an ordinary file"):
+                write_text(path, "x")
+        assert stat.S_ISFIFO(pipe.stat().st_mode)
+        assert link.is_symlink()
+
+    def test_content_is_on_the_disk_before_the_name(self, tmp_path, synced):
+        """Else a power cut leaves the new name with nothing behind it."""
+        write_text(tmp_path / "file.txt", "new")
+        assert synced.before_rename == [("file.txt", {"file.txt": True})]
 
     @pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt])
     def test_an_error_leaves_the_old_file_and_nothing_else(self, tmp_path, failure):
@@ -151,6 +197,14 @@ class TestReplacingDir:
             (temporary / "inner").mkdir()
             (temporary / "inner" / "file").write_text("new")
         assert content(tmp_path) == {"a/b/inner/file": b"new"}
+
+    def test_every_file_is_on_the_disk_before_the_name(self, tmp_path, synced):
+        with replacing_dir(tmp_path / "folder") as temporary:
+            (temporary / "inner").mkdir()
+            for name in ("one", "inner/two"):
+                (temporary / name).write_text("new")
+        facts = {"one": True, "inner/two": True}
+        assert synced.before_rename == [("folder", facts)]
 
     def test_old_folder_is_replaced_whole(self, tmp_path):
         path = tmp_path / "folder"

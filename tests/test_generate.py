@@ -4,13 +4,19 @@ import json
 import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 
 import mlx.core as mx
 import mlx_lm
 import numpy as np
 import pytest
 
+from comigs_mlx import generate
 from comigs_mlx.generate import main
+from comigs_mlx.inference import generate as inference
+from comigs_mlx.inference.generate import Recorder
 from comigs_mlx.runs.folder import RunFolder
 from tests.runs.compare import tree
 
@@ -103,6 +109,97 @@ class TestText:
         assert "user\nhello" in prompt
 
 
+class TestWhileItWorks:
+    @pytest.fixture
+    def interrupted(self, monkeypatch):
+        """(number) -> Ctrl-C when the model is run for that time, counted from 0."""
+
+        def at(number):
+            real, calls = Recorder.__call__, iter(range(1000))
+
+            def call(self, *args, **kwargs):
+                if next(calls) == number:
+                    raise KeyboardInterrupt
+                return real(self, *args, **kwargs)
+
+            monkeypatch.setattr(Recorder, "__call__", call)
+
+        return at
+
+    def test_ctrl_c_while_reading_is_one_line(self, cli, run, interrupted):
+        interrupted(0)
+        code, out, err = cli(main, run=run, prompt="hello")
+        assert (code, out) == (130, "")
+        assert err.splitlines()[-1] == "interrupted"
+
+    def test_ctrl_c_while_answering_begins_a_line(self, cli, run, interrupted):
+        text = generated(cli, run, max_tokens=8)
+        interrupted(5)
+        code, out, err = cli(main, run=run, prompt="hello", max_tokens=8)
+        assert code == 130
+        assert out.endswith("\n")
+        assert text.startswith(out[:-1])
+        assert err.splitlines()[-1] == "interrupted"
+
+    def test_a_real_ctrl_c_is_heard_within_a_chunk(self, run):
+        """As the terminal sends it, while a prompt is read."""
+        command = [sys.executable, "-c", SLOW_READING, "--run", str(run)]
+        command += ["--prompt", "x" * 90]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "reading\n"
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+        assert (process.returncode, out) == (130, "")
+        assert err.splitlines()[-1] == "interrupted"
+        assert "Traceback" not in err
+
+    def test_reading_a_long_prompt_tells_how_far_it_is(self, cli, run, monkeypatch):
+        monkeypatch.setattr(inference, "chunk_tokens", lambda: 16)
+        monkeypatch.setattr(generate, "QUIET_SECONDS", -1.0)
+        _, _, err = cli(main, run=run, prompt="x" * 40, max_tokens=1)
+        lines = [line for line in err.splitlines() if line.startswith("reading")]
+        assert len(lines) > 2
+        assert re.fullmatch(r"reading the prompt 16/\d+ tokens  eta \d+:\d\d", lines[0])
+
+    def test_of_a_short_one_nothing_is_said(self, cli, run):
+        _, _, err = cli(main, run=run, prompt="hello", max_tokens=1)
+        assert "reading" not in err
+
+    def test_a_model_without_a_chat_template_is_no_chat_model(self, cli, run, tmp_path):
+        copy, base = tmp_path / "run", tmp_path / "base"
+        shutil.copytree(run, copy)
+        info = json.loads((copy / "comigs.json").read_text())
+        shutil.copytree(info["base_model"]["id"], base)
+        info["base_model"]["id"] = str(base)
+        (copy / "comigs.json").write_text(json.dumps(info))
+        settings = json.loads((base / "tokenizer_config.json").read_text())
+        settings["chat_template"] = None
+        (base / "tokenizer_config.json").write_text(json.dumps(settings))
+        note = f"note: {base} has no chat template, so it is no chat model"
+        _, _, err = cli(main, run=copy, prompt="hello", max_tokens=1)
+        assert err.count(note) == 1
+        flags = {"ignore_chat_template": True, "max_tokens": 1}
+        assert note not in cli(main, run=copy, prompt="hello", **flags)[2]
+
+
+SLOW_READING = """
+import time
+from comigs_mlx import command, generate
+from comigs_mlx.inference import generate as inference
+inference.chunk_tokens = lambda: 8
+real = generate._Reading.__call__
+def slow(self, done, total):
+    if done == 8:
+        print("reading", flush=True)
+    time.sleep(0.2)
+generate._Reading.__call__ = slow
+command.run(generate.main)
+"""
+
+
 class TestTrace:
     @pytest.fixture
     def trace(self, cli, run, tmp_path):
@@ -159,14 +256,31 @@ class TestRefused:
             ({"experts": "nobody"}, "unknown experts 'nobody'"),
             ({"experts": "1,2"}, "expected 3 weights"),
             ({"max_tokens": 0}, "--max-tokens 0 must be at least 1"),
+            ({"temp": 100.5}, "--temp 100.5 must be from 0 to 100"),
             ({"temp": -1.0}, "--temp -1.0 must be from 0 to 100"),
             ({"top_p": 0.0}, "--top-p 0.0 must be above 0"),
             ({"fuse": True}, "are more than one, or not of weight 1"),
             ({"fuse": True, "trace": "x.json"}, "nothing to trace: drop one"),
             ({"seed": -1}, "--seed -1 must be from 0 to 2^64 - 1"),
+            ({"seed": 2**64}, f"--seed {2**64} must be at most {2**63 - 1}"),
+            ({"temp": "nan"}, "--temp nan must be a finite number"),
+            ({"temp": "inf"}, "--temp inf must be a finite number"),
+            ({"top_p": 1.5}, "--top-p 1.5 must be above 0 and at most 1"),
+            ({"top_p": "nan"}, "--top-p nan must be a finite number"),
+            ({"experts": "1,x,0"}, "--experts 1,x,0: expected auto, base"),
+            ({"experts": "nan,0.5,0.5"}, "weights"),
+            ({"prompt": " \n"}, "--prompt is blank: give some text"),
+            ({"prompt": " ", "ignore_chat_template": True}, "--prompt is blank"),
+            ({"system_prompt": "\udcff"}, " is not UTF-8 text"),
+            ({"prompt": "x" * 200}, "tokens long, "),
+            ({"prompt": "x" * 200}, " reads at most 128: shorten it"),
             ({"run": "/no/such/run"}, "no run at /no/such/run"),
             ({"trace": "/no/such/folder/x.json"}, "there is no folder /no/such/folder"),
             ({"html": "/no/such/folder/x.html"}, "there is no folder /no/such/folder"),
+            (
+                {"html": "/proc/comigs"},
+                "not an ordinary file, and must not be replaced",
+            ),
         ],
     )
     def test_in_one_line_and_nothing_changes(self, cli, run, flags, expected):
@@ -177,6 +291,16 @@ class TestRefused:
         assert last.startswith("error: ")
         assert expected in last
         assert tree(run) == before
+
+    def test_bytes_that_are_not_utf_8_on_a_real_command_line(self, run):
+        command = [sys.executable, "-m", "comigs_mlx.generate", "--run", str(run)]
+        done = subprocess.run(
+            [*map(os.fsencode, command), b"--prompt", b"caf\xe9"], capture_output=True
+        )
+        assert (done.returncode, done.stdout) == (2, b"")
+        first, *_ = done.stderr.decode().splitlines()
+        assert first.startswith("error: --prompt 'caf\\udce9' is not UTF-8 text")
+        assert "Traceback" not in done.stderr.decode()
 
     def test_a_trace_that_could_not_be_written_before_anything_is_said(
         self, cli, run, tmp_path, monkeypatch

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import comigs_mlx
+from comigs_mlx.bench import BenchConfig
 from comigs_mlx.config import dump_yaml, from_dict, leaves, read_yaml, to_dict
 from comigs_mlx.errors import ConfigError
 from comigs_mlx.evaluate import EvaluateConfig
@@ -17,6 +18,7 @@ from comigs_mlx.options import (
     ExpertOptions,
     parse_experts,
 )
+from comigs_mlx.simulation.options import SimulateConfig
 from comigs_mlx.train_options import CHANGEABLE, TrainConfig, train_config
 
 PACKAGE = Path(comigs_mlx.__file__).parent
@@ -142,12 +144,29 @@ def test_defaults_are_the_papers_setting():
         ({"save_every": 0}, "--save-every 0 must be at least 1"),
         ({"keep": 0}, "--keep 0 must be at least 1"),
         ({"valid_batches": 0}, "--valid-batches 0 must be at least 1"),
+        ({"batch_size": 2**16 + 1}, "--batch-size 65537 must be at most 65536"),
+        ({"seq_len": 2**62}, f"--seq-len {2**62} must be at most 16777216"),
+        ({"rank": 2**32}, "--rank 4294967296 must be at most 65536"),
+        ({"specialists": 2000}, "--specialists 2000 must be at most 1024"),
+        ({"dp_clip": 1.0}, "--dp-clip and --dp-noise go together: give both"),
+        ({"dp_noise": 1.0}, "--dp-clip and --dp-noise go together: give both"),
     ],
 )
 def test_values_out_of_range_are_named(values, text):
     with pytest.raises(ConfigError) as error:
         from_dict(TrainConfig, values)
     assert text in str(error.value).splitlines()
+
+
+@pytest.mark.parametrize("kind", [EvaluateConfig, BenchConfig, SimulateConfig])
+@pytest.mark.parametrize("name", ["batch_size", "seq_len"])
+def test_bounds_of_a_size_are_the_same_in_every_command(kind, name):
+    most = {f.name: f.metadata["most"] for f in leaves(TrainConfig)}[name]
+    with pytest.raises(ConfigError, match=f"must be at most {most}"):
+        from_dict(kind, {name: most + 1})
+    with pytest.raises(ConfigError) as error:  # others are missing or not there
+        from_dict(kind, {name: most, "no_such_option": 1})
+    assert "at most" not in str(error.value)
 
 
 def test_all_mistakes_of_all_groups_are_said_at_once():
@@ -279,3 +298,12 @@ def test_experts_that_are_neither(text):
         f"--experts {text}: expected auto, base, generalist, specialist, or weights "
         "such as 0.3,0.7"
     )
+
+
+@pytest.mark.parametrize("name", ["dp_clip", "dp_noise"])
+def test_clipping_and_noise_go_together(name):
+    """One alone would give no privacy, and the user would not know."""
+    with pytest.raises(ConfigError) as caught:
+        from_dict(TrainConfig, {name: 1.0})
+    assert str(caught.value) == "--dp-clip and --dp-noise go together: give both"
+    from_dict(TrainConfig, {"dp_clip": 1.0, "dp_noise": 1.0})

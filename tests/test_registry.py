@@ -53,3 +53,26 @@ def test_adding_a_file_is_adding_a_plugin(tmp_path, monkeypatch):
 def test_an_unknown_kind_is_a_programming_error():
     with pytest.raises(KeyError):
         registry.names("furniture")
+
+
+class TestParse:
+    @pytest.mark.parametrize(
+        ("text", "found"),
+        [
+            ("mean", ("mean", {})),
+            ("trimmed_mean:fraction=0.3", ("trimmed_mean", {"fraction": 0.3})),
+            ("a: b = 2 , c=-1e-3", ("a", {"b": 2, "c": -0.001})),
+        ],
+    )
+    def test_a_name_with_numbers(self, text, found):
+        assert registry.parse(text) == found
+
+    @pytest.mark.parametrize("text", ["a:", "a:b", "a:=1", "a:b=1,b=2", "a:b=1,"])
+    def test_what_is_written_otherwise_is_refused_with_the_form(self, text):
+        with pytest.raises(ConfigError, match="write NAME, or NAME:key=value"):
+            registry.parse(text)
+
+    @pytest.mark.parametrize("value", ["x", "", "nan", "inf", "-1e999", "1;2"])
+    def test_a_value_is_a_finite_number(self, value):
+        with pytest.raises(ConfigError, match="a:b=.*: b must be a number, got"):
+            registry.parse(f"a:b={value}")

@@ -240,6 +240,15 @@ class TestRefusals:
         line = self.refused(cli, out, *argv)
         assert line.startswith("error: --method fedavg cannot share experts of ranks 1")
 
+    def test_windows_past_the_table_of_positions(
+        self, cli, given, tiny_folder, tmp_path
+    ):
+        out = tmp_path / "out"
+        options = {**given, "model": tiny_folder("gpt2"), "seq_len": 129}
+        line = self.refused(cli, out, *flags(out, ["local"], **options))
+        assert "129 tokens is longer" in line
+        assert line.endswith("set --seq-len to at most 128")
+
     def test_a_text_too_short_is_named(self, cli, given, tmp_path):
         out = tmp_path / "out"
         argv = flags(out, ["local"], **{**given, "seq_len": 5000})

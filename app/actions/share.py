@@ -14,6 +14,7 @@ from app.actions import runs
 from comigs_mlx.errors import ConfigError, FederationError
 from comigs_mlx.federation import desk, membership, status
 from comigs_mlx.federation.exchange import Exchange, open_exchange
+from comigs_mlx.federation.strict import visible
 from comigs_mlx.runs import listing
 
 PATIENCE = 30.0
@@ -166,7 +167,7 @@ def overview(values: Mapping[str, Any]) -> str:
     facts = {
         "round closed": last["round"],
         "round open": f"{values['open_round']}{', due' if values['due'] else ''}",
-        "base model": manifest["base_model"]["id"],
+        "base model": visible(manifest["base_model"]["id"]),
         "quorum": manifest["quorum"],
         "aggregator": manifest["aggregator"]["name"],
         "last contributors": ", ".join(last["contributors"]) or "nobody yet",

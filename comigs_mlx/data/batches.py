@@ -159,24 +159,67 @@ def evaluation_batches(
     """Every target exactly once, in a fixed order.
 
     A stream is cut into consecutive windows of `seq_len` inputs, each without context
-    from the one before; of its N tokens all but the first are predicted. Short windows
-    and missing rows are padded, so that all batches of a stream have one shape.
+    from the one before; of its N tokens all but the first are predicted. So is a
+    conversation that is longer. Short windows and missing rows are padded, so that all
+    batches of a stream have one shape.
 
     Raises:
         DataError: If there is nothing to predict.
     """
     if not isinstance(content, TokenStream):
         _check_samples(content)
-        return _sample_batches(content, seq_len, batch_size)
-    if len(content.tokens) < 2:
-        raise DataError(f"expected at least 2 tokens, found {len(content.tokens)}")
-    return _stream_batches(content, seq_len, batch_size)
+        return _sample_batches(content, range(len(content)), seq_len, batch_size)
+    return _stream_batches(content, _starts(content, seq_len), seq_len, batch_size)
+
+
+def sampled_batches(
+    content: Content, seq_len: int, batch_size: int, count: int
+) -> list[Batch]:
+    """A sample of `evaluation_batches`, always the same one: an estimate of them all.
+
+    `count` batches' worth of windows, or of conversations, are drawn: one from each of
+    as many equal parts of the text, at random. So long and short ones, and documents
+    from the beginning to the end, have the share that they have in the whole.
+
+    Args:
+        content: As for `evaluation_batches`.
+        seq_len: The same.
+        batch_size: The same.
+        count: Batches; conversations of several padded lengths may need a few more.
+
+    Raises:
+        DataError: If there is nothing to predict.
+    """
+    if isinstance(content, TokenStream):
+        starts = _starts(content, seq_len)
+        starts = starts[_spread(len(starts), count * batch_size)]
+        return list(_stream_batches(content, starts, seq_len, batch_size))
+    _check_samples(content)
+    drawn = _spread(len(content), count * batch_size).tolist()
+    return list(_sample_batches(content, drawn, seq_len, batch_size))
+
+
+def _spread(count: int, wanted: int) -> npt.NDArray[np.int64]:
+    """`wanted` of `count` indices, ascending, one from each of as many equal parts."""
+    if wanted >= count:
+        return np.arange(count)
+    ends = np.linspace(0, count, wanted + 1).astype(np.int64)
+    return np.random.default_rng(0).integers(ends[:-1], ends[1:])
+
+
+def _starts(stream: TokenStream, seq_len: int) -> npt.NDArray[np.int64]:
+    """Where the windows begin in which every token but the first is predicted once."""
+    if len(stream.tokens) < 2:
+        raise DataError(f"expected at least 2 tokens, found {len(stream.tokens)}")
+    return np.arange(0, len(stream.tokens) - 1, seq_len)
 
 
 def _stream_batches(
-    stream: TokenStream, seq_len: int, batch_size: int
+    stream: TokenStream,
+    starts: npt.NDArray[np.int64],
+    seq_len: int,
+    batch_size: int,
 ) -> Iterator[Batch]:
-    starts = np.arange(0, len(stream.tokens) - 1, seq_len)
     for at in range(0, len(starts), batch_size):
         some = starts[at : at + batch_size]
         # A start at the end of the stream has no target: a row of padding.
@@ -185,10 +228,35 @@ def _stream_batches(
 
 
 def _sample_batches(
-    samples: Sequence[LabelledSample], seq_len: int, batch_size: int
+    samples: Sequence[LabelledSample],
+    members: Sequence[int],
+    seq_len: int,
+    batch_size: int,
 ) -> Iterator[Batch]:
-    for length, members in grouped(buckets(samples, seq_len), batch_size):
-        yield padded(samples, members, length, batch_size)
+    """Batches of the samples numbered `members`; longer ones as several rows."""
+    pieces: list[LabelledSample] = []
+    owners: list[int] = []
+    for member in members:
+        mine = _pieces(samples[member], seq_len)
+        pieces += mine
+        owners += [member] * len(mine)
+    of_piece = np.array(owners, np.int32)
+    for length, some in grouped(buckets(pieces, seq_len), batch_size):
+        batch = padded(pieces, some, length, batch_size)
+        documents = np.where(batch.mask > 0, of_piece[batch.documents], 0)
+        yield batch._replace(documents=documents.astype(np.int32))
+
+
+def _pieces(sample: LabelledSample, seq_len: int) -> list[LabelledSample]:
+    """Consecutive windows of a sample, those without a target left out."""
+    found = []
+    for start in range(0, max(len(sample.tokens) - 1, 1), seq_len):
+        mine = slice(start, start + seq_len + 1)
+        labelled = sample.labelled[mine].copy()
+        labelled[:1] = False  # the target of the window before
+        if labelled.any():
+            found.append(LabelledSample(sample.tokens[mine], labelled))
+    return found
 
 
 @functools.lru_cache(maxsize=2)

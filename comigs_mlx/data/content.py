@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from comigs_mlx.data.identity import (
     depends_on_date,
     tokenizer_digest,
 )
+from comigs_mlx.data.progress import Advance, ignore
 from comigs_mlx.data.splits import Sample
 from comigs_mlx.data.tokens import (
     Labelled,
@@ -25,15 +27,16 @@ from comigs_mlx.data.tokens import (
     labelled_samples,
     token_stream,
 )
+from comigs_mlx.errors import DataError
 
 Content = TokenStream | list[LabelledSample]
 """One split: a stream of plain text, or conversations."""
 
-FORMAT = 1
+FORMAT = 2
 """Goes up when the same samples become other tokens, or are kept in another way."""
 
 STREAM = ("tokens", "documents")
-LABELLED = ("tokens", "labelled", "ends", "unproven")
+LABELLED = ("tokens", "labelled", "ends", "turns")
 
 
 def tokenised(
@@ -41,10 +44,12 @@ def tokenised(
     kind: str,
     tokenizer: Tokenizer,
     *,
-    seq_len: int,
+    seq_len: int | None,
     mask_prompt: bool,
     cache: TokenCache | None = None,
     say: Say = quiet,
+    advance: Advance = ignore,
+    split: str = "",
 ) -> tuple[Content, list[str]]:
     """Tokenise one split, or read from the cache what was tokenised before.
 
@@ -52,10 +57,13 @@ def tokenised(
         samples: One split of `load_splits`.
         kind: Its kind, "text" or "chat".
         tokenizer: The base model's.
-        seq_len: Inputs per sequence, in tokens; conversations are cut to it.
+        seq_len: Inputs per sequence, in tokens; conversations are cut to it. None
+            leaves them whole.
         mask_prompt: Train on the assistant's tokens only (chat).
         cache: Where tokens are kept between runs; None keeps them in memory only.
         say: Told how far it is, where it takes long.
+        advance: Told how far it is each moment; may end it by raising.
+        split: What errors call these samples, such as "valid".
 
     Returns:
         The content, and counted notes for the user.
@@ -67,18 +75,33 @@ def tokenised(
 
     def fresh() -> Arrays:
         if plain:
-            return _stream_arrays(token_stream(samples, tokenizer, say))
-        return _labelled_arrays(labelled_samples(samples, tokenizer, mask_prompt, say))
+            return _stream_arrays(token_stream(samples, tokenizer, say, advance))
+        return _labelled_arrays(
+            labelled_samples(samples, tokenizer, mask_prompt, say, advance)
+        )
 
     key = None
     if cache is not None:
         key = cache_key(samples, tokenizer, None if plain else mask_prompt)
     names = STREAM if plain else LABELLED
-    arrays = _once(cache, key, names, fresh)
-    if plain:
-        return TokenStream(arrays["tokens"], arrays["documents"]), []
-    kept, notes = cut(_labelled(arrays), seq_len)
+    with named(split):
+        arrays = _once(cache, key, names, fresh)
+        if plain:
+            return TokenStream(arrays["tokens"], arrays["documents"]), []
+        kept, notes = cut(_labelled(arrays), seq_len)
     return kept, [*notes, *_date_note(tokenizer)]
+
+
+@contextlib.contextmanager
+def named(split: str) -> Iterator[None]:
+    """Have every line of a `DataError` say which split it is about; "" adds nothing."""
+    try:
+        yield
+    except DataError as error:
+        if not split:
+            raise
+        lines = str(error).splitlines()
+        raise DataError("\n".join(f"{split}: {line}" for line in lines)) from error
 
 
 def _date_note(tokenizer: Tokenizer) -> list[str]:
@@ -143,7 +166,10 @@ def _stream_arrays(stream: TokenStream) -> Arrays:
 
 
 def _labelled_arrays(labelled: Labelled) -> Arrays:
-    """All samples one after the other: `ends` is [S] int64, the end of each."""
+    """All samples one after the other.
+
+    `ends` is [S] int64, the end of each; `turns` counts turns as `Labelled` does.
+    """
     samples = labelled.samples
     return {
         "tokens": np.concatenate(
@@ -153,7 +179,9 @@ def _labelled_arrays(labelled: Labelled) -> Arrays:
             [s.labelled for s in samples] or [np.zeros(0, bool)]
         ),
         "ends": np.cumsum([len(s.tokens) for s in samples], dtype=np.int64),
-        "unproven": np.array([labelled.unproven], np.int64),
+        "turns": np.array(
+            [labelled.rewritten, labelled.unfound, labelled.endless], np.int64
+        ),
     }
 
 
@@ -165,4 +193,4 @@ def _labelled(arrays: Arrays) -> Labelled:
         LabelledSample(tokens[start:end], labelled[start:end])
         for start, end in zip([0, *ends], ends, strict=False)
     ]
-    return Labelled(samples, int(arrays["unproven"][0]))
+    return Labelled(samples, *arrays["turns"].tolist())

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from comigs_mlx.data.conversation import Ints, Tokenizer, inner_tokenizer
+from comigs_mlx.data.progress import Advance, ignore
 from comigs_mlx.errors import DataError
 
 Say = Callable[[str], None]
@@ -30,12 +31,18 @@ def quiet(sentence: str) -> None:
 class Progress:
     """Says now and then how many documents are tokenised."""
 
-    def __init__(self, total: int, say: Say) -> None:
-        """For `total` documents; `say` is told at most every `QUIET_SECONDS`."""
-        self._total, self._say, self._last = total, say, time.monotonic()
+    def __init__(self, total: int, say: Say, advance: Advance = ignore) -> None:
+        """For `total` documents; `say` is told at most every `QUIET_SECONDS`.
+
+        `advance` is told each time, and ends the work where it raises.
+        """
+        self._total, self._say, self._advance = total, say, advance
+        self._last = time.monotonic()
+        advance("documents", 0, total)
 
     def __call__(self, done: int) -> None:
         """Note that `done` documents are tokenised."""
+        self._advance("documents", done, self._total)
         now = time.monotonic()
         if now - self._last > QUIET_SECONDS and done < self._total:
             self._last = now

@@ -34,6 +34,12 @@ def content_digest(samples: Iterable[Sample]) -> str:
     return digest.hexdigest()
 
 
+def depends_on_date(tokenizer: Tokenizer) -> bool:
+    """Whether the chat template writes today's date: other tokens every day."""
+    template = getattr(inner_tokenizer(tokenizer), "chat_template", None)
+    return CLOCK in json.dumps(template, default=str)
+
+
 def tokenizer_digest(tokenizer: Tokenizer, chat: bool) -> str | None:
     """SHA-256 of all that decides a tokenizer's output.
 
@@ -49,33 +55,64 @@ def tokenizer_digest(tokenizer: Tokenizer, chat: bool) -> str | None:
     backend = getattr(inner, "backend_tokenizer", None)
     if backend is None or getattr(backend.model, "dropout", None):
         return None
+    if chat and (_is_code(tokenizer, inner) or depends_on_date(tokenizer)):
+        return None
     facts = {
+        **_facts(tokenizer, inner, chat),
         "class": f"{type(inner).__module__}.{type(inner).__qualname__}",
-        "state": backend.to_str(),
-        "eos": tokenizer.eos_token_id,
-        "split_special_tokens": getattr(inner, "split_special_tokens", None),
         "versions": [_version(name) for name in PACKAGES],
     }
+    return _sha256(facts)
+
+
+def tokenizer_identity(tokenizer: Tokenizer, chat: bool) -> str:
+    """SHA-256 of all that a base's folder says of its tokenizer: for a run's state.
+
+    Unlike `tokenizer_digest` there always is one, and the versions of packages are left
+    out, as is the date: what differs was changed in the base's folder.
+
+    Args:
+        tokenizer: mlx-lm's `TokenizerWrapper`, or a transformers tokenizer.
+        chat: Whether conversations are rendered, so that the chat template counts.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    return _sha256(_facts(tokenizer, inner_tokenizer(tokenizer), chat))
+
+
+def _facts(tokenizer: Tokenizer, inner: Any, chat: bool) -> dict[str, Any]:
+    facts = {
+        "state": _state(inner),
+        "eos": tokenizer.eos_token_id,
+        "split_special_tokens": getattr(inner, "split_special_tokens", None),
+    }
     if chat:
-        if (template := _template(tokenizer, inner)) is None:
-            return None
-        facts["template"] = template
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        facts["template"] = getattr(inner, "chat_template", None)
+        facts["special"] = getattr(inner, "special_tokens_map", None)
+        facts["code"] = _is_code(tokenizer, inner)
+    return facts
 
 
-def depends_on_date(tokenizer: Tokenizer) -> bool:
-    """Whether the chat template writes the date: its tokens change from day to day."""
-    template = getattr(inner_tokenizer(tokenizer), "chat_template", None)
-    return CLOCK in json.dumps(template, default=str)
+def _state(inner: Any) -> Any:
+    """What turns text into tokens, without what a call may leave behind in it."""
+    backend = getattr(inner, "backend_tokenizer", None)
+    if backend is not None:
+        state = json.loads(backend.to_str())
+        # Every call sets these two anew; nothing here asks for either.
+        return {**state, "truncation": None, "padding": None}
+    get_vocab = getattr(inner, "get_vocab", None)
+    return sorted(get_vocab().items()) if get_vocab else None
 
 
-def _template(tokenizer: Tokenizer, inner: Any) -> str | None:
-    """The chat template with what is filled in; None where that says too little."""
-    if inner is not tokenizer and getattr(tokenizer, "_chat_template", None):
-        return None  # a Python function that mlx-lm brings for some families
-    content = [getattr(inner, "chat_template", None), inner.special_tokens_map]
-    text = json.dumps(content, default=str, sort_keys=True)
-    return None if CLOCK in text else text
+def _is_code(tokenizer: Tokenizer, inner: Any) -> bool:
+    """Whether mlx-lm renders with a Python function, as for some families."""
+    return inner is not tokenizer and bool(getattr(tokenizer, "_chat_template", None))
+
+
+def _sha256(facts: dict[str, Any]) -> str:
+    content = json.dumps(facts, default=str, sort_keys=True)
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _version(package: str) -> str:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from comigs_mlx.data.reading import list_dir, read_utf8
-from comigs_mlx.data.rows import read_rows
-from comigs_mlx.data.splits import Sample, load_split
+from comigs_mlx.data.rows import parsed, read_rows
+from comigs_mlx.data.splits import Sample, load_split, place
 from comigs_mlx.errors import DataError, raise_all
 
 
@@ -59,27 +59,19 @@ def read_corpus(source: str, field: str) -> Corpus:
 
 def _rows(path: Path, field: str) -> list[tuple[Sample, str]]:
     lines = enumerate(read_utf8(path).split("\n"), 1)
-    rows = [(f"{path}:{n}", _parsed(line)) for n, line in lines if line.strip()]
-    samples, problems = read_rows(rows)
-    labels = [row.get(field) if isinstance(row, dict) else None for _, row in rows]
-    problems += [
-        f"{place}: expected a label, a string or a number, in {field!r}: name its "
+    rows = [(f"{path}:{n}", parsed(line)) for n, line in lines if line.strip()]
+    found = read_rows(rows)
+    labels = {where: row.get(field) for where, row in rows if isinstance(row, dict)}
+    problems = found.problems + [
+        f"{where}: expected a label, a string or a number, in {field!r}: name its "
         "field with --label-field"
-        for (place, row), label in zip(rows, labels, strict=True)
-        if isinstance(row, dict) and not _is_label(label)
+        for where, label in labels.items()
+        if not _is_label(label)
     ]
     raise_all(DataError, problems)
-    if not rows:
+    if not found.samples:
         raise DataError(f"{path} holds no rows: add documents")
-    return list(zip(samples, map(str, labels), strict=True))
-
-
-def _parsed(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        reason = getattr(error, "msg", "too deeply nested")
-        return DataError(f"expected one JSON object: {reason}")
+    return [(sample, str(labels[place(sample)])) for sample in found.samples]
 
 
 def _is_label(label: Any) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from comigs_mlx.data.batches import training_batches
-from comigs_mlx.data.content import tokenised
+from comigs_mlx.data.content import named, tokenised
 from comigs_mlx.data.conversation import Tokenizer
 from comigs_mlx.data.splits import SPLITS, Sample, load_splits
 from comigs_mlx.data.tokens import TokenStream
@@ -67,11 +67,13 @@ def preview(
                 tokenizer,
                 seq_len=seq_len,
                 mask_prompt=mask_prompt,
+                split=name,
             )
             if name != "test":  # refuses what is too small to be learned from
-                _, more = training_batches(
-                    content, seq_len=seq_len, batch_size=1, seed=0, packing=False
-                )
+                with named(name):
+                    _, more = training_batches(
+                        content, seq_len=seq_len, batch_size=1, seed=0, packing=False
+                    )
                 found = [*found, *more]
             parts = [content] if isinstance(content, TokenStream) else content
             tokens[name] = sum(len(part.tokens) for part in parts)

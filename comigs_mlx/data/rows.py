@@ -6,36 +6,138 @@ messages (optionally tools), text. Other columns are ignored, as mlx-lm does.
 
 from __future__ import annotations
 
+import difflib
+import json
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
-from comigs_mlx.data.splits import Sample
+from comigs_mlx.data import tool_calls
+from comigs_mlx.data.reading import is_blank
+from comigs_mlx.data.splits import Placed, Sample
 from comigs_mlx.errors import DataError
 
 COLUMNS = (("prompt", "completion"), ("messages",), ("text",))
 """The columns of each format, in the order they are looked for."""
 
 
-def read_rows(rows: Iterable[tuple[str, Any]]) -> tuple[list[Sample], list[str]]:
+ROLES = ("system", "developer", "user", "assistant", "tool")
+"""Who may speak in a conversation."""
+
+OTHER_ROLES = (
+    "function",
+    "ipython",
+    "environment",
+    "observation",
+    "document",
+    "documents",
+    "context",
+    "control",
+    "critic",
+)
+"""Names that some families' chat templates know as well."""
+
+NICKNAMES = {
+    **dict.fromkeys(("human", "prompter", "question", "customer"), "user"),
+    **dict.fromkeys(("bot", "gpt", "model", "ai", "chatbot", "agent"), "assistant"),
+}
+"""What other formats call them; they are named in errors, not accepted."""
+
+DEPTH = 50
+"""How deep objects and lists may lie in each other: deeper ones end in no template."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What was read of rows.
+
+    Attributes:
+        samples: Those of valid rows, each with its place.
+        problems: One sentence each.
+        blank: Rows that were skipped, for there is nothing in them to learn.
+    """
+
+    samples: list[Sample] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    blank: int = 0
+
+    @property
+    def notes(self) -> list[str]:
+        """What was skipped, for the user."""
+        rows = "row" if self.blank == 1 else "rows"
+        return [f"skipped {self.blank} {rows} without text"] if self.blank else []
+
+
+def parsed(line: str) -> Any:
+    """What a line of JSON holds; a `DataError` for what cannot be parsed."""
+    try:
+        return json.loads(line, object_pairs_hook=_each_once)
+    except json.JSONDecodeError as error:
+        reason = error.msg
+    except RecursionError:
+        reason = "too deeply nested"
+    except DataError as error:
+        reason = str(error)
+    except ValueError:  # what Python says of numbers with thousands of digits
+        reason = "a number has too many digits"
+    return DataError(f"expected one JSON object: {reason}")
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object none of whose keys stands there twice: one would be lost."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise DataError(f"the key {json.dumps(twice)} stands there twice")
+    return made
+
+
+def read_rows(rows: Iterable[tuple[str, Any]]) -> Rows:
     """Turn rows into samples; the first one decides which columns all must have.
 
     Args:
         rows: Pairs of a place, such as "train.jsonl:3", and what stands there; a
             `DataError` for what could not be parsed.
-
-    Returns:
-        The samples of the valid rows, and one sentence for each problem.
     """
     samples: list[Sample] = []
     problems: list[str] = []
     columns: tuple[str, ...] | None = None
+    blank = 0
     for place, row in rows:
+        row = _normalised(row)
         columns = columns or _columns(row)
         found = _problems(row, columns)
         problems += [f"{place}: {problem}" for problem in found]
-        if not found and columns:
-            samples.append(_sample(row, columns))
-    return samples, problems
+        if found or not columns:
+            continue
+        sample = _sample(row, columns)
+        if _is_empty(sample):
+            blank += 1
+        else:
+            samples.append(Placed(sample, place))
+    return Rows(samples, problems, blank)
+
+
+def _normalised(row: Any) -> Any:
+    """The row with its messages in the one spelling that templates know."""
+    messages = row.get("messages") if isinstance(row, dict) else None
+    if not isinstance(messages, list):
+        return row
+    known = [tool_calls.normalised(m) if isinstance(m, dict) else m for m in messages]
+    return {**row, "messages": known}
+
+
+def _is_empty(sample: Sample) -> bool:
+    """Whether there is nothing in a sample to learn."""
+    messages = sample.get("messages", [])
+    if any(message.get("tool_calls") for message in messages):
+        return False
+    texts = [message.get("content") or "" for message in messages]
+    texts += [
+        sample[name] for name in ("text", "prompt", "completion") if name in sample
+    ]
+    return all(map(is_blank, texts))
 
 
 def _columns(row: Any) -> tuple[str, ...] | None:
@@ -53,9 +155,11 @@ def _problems(row: Any, columns: tuple[str, ...] | None) -> list[str]:
         expected = ", or ".join(" and ".join(names) for names in wanted)
         why = ", like the first row" if columns else ""
         return [f"found {_keys(row)}: expected {expected}{why}"]
-    if columns == ("messages",):
-        return _message_problems(row["messages"]) + _tools_problems(row)
-    return [*_string_problems(row, columns), *_tools_problems(row)]
+    if columns != ("messages",):
+        found = [*_string_problems(row, columns), *_tools_problems(row)]
+    else:
+        found = _message_problems(row["messages"]) + _tools_problems(row)
+    return found or _nested_problems(_sample(row, columns))
 
 
 def _message_problems(messages: Any) -> list[str]:
@@ -76,7 +180,32 @@ def _one_message_problems(message: Any) -> list[str]:
     needed = ("role",) if silent else ("role", "content")
     if any(name not in message for name in needed):
         return [f"found {_keys(message)}: expected role and content"]
-    return _string_problems(message, needed)
+    return _string_problems(message, needed) or _role_problems(message["role"])
+
+
+def _role_problems(role: str) -> list[str]:
+    if role in ROLES or role in OTHER_ROLES:
+        return []
+    plain = role.strip().lower()
+    near = difflib.get_close_matches(NICKNAMES.get(plain, plain), ROLES, 1)
+    wanted = near[0] if near else f"{', '.join(ROLES[:-1])} or {ROLES[-1]}"
+    return [f"role is {json.dumps(role, ensure_ascii=False)}: expected {wanted}"]
+
+
+def _nested_problems(sample: Sample) -> list[str]:
+    """What templates and digests choke on, however deep it lies."""
+    waiting: list[tuple[Any, int]] = [(sample, 0)]
+    while waiting:
+        value, depth = waiting.pop()
+        if depth > DEPTH:
+            return ["it is too deeply nested"]
+        if isinstance(value, str) and not _is_text(value):
+            return ["there is a string with half a character: expected UTF-8 text"]
+        if isinstance(value, dict):
+            waiting += [(each, depth + 1) for pair in value.items() for each in pair]
+        elif isinstance(value, list):
+            waiting += [(each, depth + 1) for each in value]
+    return []
 
 
 def _string_problems(row: dict[str, Any], names: Iterable[str]) -> list[str]:

@@ -10,16 +10,36 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from comigs_mlx import registry
+from comigs_mlx.data.progress import Advance, ignore
 from comigs_mlx.errors import DataError, raise_all
 
 Sample = dict[str, Any]
 """{"text": str}, {"messages": [...], "tools": [...]} or {"prompt": str,
 "completion": str}; "tools" is optional."""
+
+
+class Placed(dict[str, Any]):
+    """A `Sample` that knows where it was read.
+
+    Attributes:
+        place: Such as "train.jsonl:3".
+    """
+
+    def __init__(self, sample: Sample, place: str) -> None:
+        """`sample`, read at `place`."""
+        super().__init__(sample)
+        self.place = place
+
+
+def place(sample: Sample) -> str:
+    """Where `sample` was read; "" where that is not known."""
+    return sample.place if isinstance(sample, Placed) else ""
+
 
 SPLITS = ("train", "valid", "test")
 """The three splits: for the experts, for the routers, for nobody."""
@@ -60,31 +80,44 @@ class Splits:
     notes: list[str] = field(default_factory=list)
 
 
-def load_splits(source: str) -> Splits:
+def unsaid(sentence: str) -> None:
+    """Takes a sentence for the user, and says nothing."""
+    del sentence
+
+
+def load_splits(source: str, advance: Advance = ignore) -> Splits:
     """Read `source` and divide what it leaves undivided.
 
     Args:
         source: A folder or file of text or JSONL, a Hugging Face dataset id, or
             "demo[:persona]".
+        advance: Told how far reading is; may end it by raising.
 
     Raises:
         DataError: If no format reads `source`, its content is invalid or mixed, or
             train or valid would be empty.
     """
-    found = _read(source)
+    found = _read(source, advance)
     kind = _kind(source, found.splits)
-    splits, notes = _without_overlaps(divide(found.splits))
+    splits, notes = _divided(found.splits)
     notes = [*found.notes, *notes]
     _check_filled(source, splits, notes)
     return Splits(**splits, kind=kind, notes=notes)
 
 
-def load_split(source: str, split: str) -> tuple[list[Sample], str]:
+def load_split(
+    source: str,
+    split: str,
+    advance: Advance = ignore,
+    say: Callable[[str], None] = unsaid,
+) -> tuple[list[Sample], str]:
     """One split alone, to measure on; the others may be empty.
 
     Args:
         source: As for `load_splits`.
         split: "train", "valid", "test", or "all" for every document of the source.
+        advance: Told how far reading is; may end it by raising.
+        say: Told what was left out of the source, a sentence each.
 
     Returns:
         Its samples and their kind.
@@ -92,9 +125,11 @@ def load_split(source: str, split: str) -> tuple[list[Sample], str]:
     Raises:
         DataError: If `source` cannot be read or the split is empty.
     """
-    found = _read(source)
+    found = _read(source, advance)
     kind = _kind(source, found.splits)
-    divided, _ = _without_overlaps(divide(found.splits))
+    divided, notes = _divided(found.splits)
+    for note in [*found.notes, *notes]:
+        say(f"note: {note}")
     parts = divided if split != "all" else found.splits
     samples = [s for name in parts if split in (name, "all") for s in parts[name]]
     if not samples:
@@ -119,6 +154,39 @@ def divide(splits: dict[str, list[Sample]]) -> dict[str, list[Sample]]:
     if given == {"train", "test"}:
         return {**splits, **_by_hash(splits["train"], ("train", "valid"))}
     return {name: splits.get(name, []) for name in SPLITS}
+
+
+def _divided(
+    given: dict[str, list[Sample]],
+) -> tuple[dict[str, list[Sample]], list[str]]:
+    """The three splits without overlaps, and notes on how they were made."""
+    splits, notes = _without_overlaps(divide(given))
+    if "valid" in given:
+        return splits, notes
+    made = {name for name in SPLITS if name not in given or name != "test"}
+    return splits, [*notes, *_fill(splits, made)]
+
+
+def _fill(splits: dict[str, list[Sample]], made: set[str]) -> list[str]:
+    """Give train and valid a document of the fullest split where chance left none.
+
+    A handful of documents is often divided so; the one that the smallest change of its
+    position would have put there is taken, with its duplicates. Only the splits in
+    `made` were divided by chance.
+    """
+    notes = []
+    for name, at in (("valid", TRAIN_SHARE), ("train", 0.0)):
+        others = {other: {_digest(s) for s in splits[other]} for other in made}
+        fullest = max(sorted(others), key=lambda other: len(others[other]))
+        if splits[name] or len(others[fullest]) < (1 if fullest == "test" else 2):
+            continue
+        taken = _digest(min(splits[fullest], key=lambda s: abs(position(s) - at)))
+        splits[name] = [s for s in splits[fullest] if _digest(s) == taken]
+        splits[fullest] = [s for s in splits[fullest] if _digest(s) != taken]
+        notes.append(
+            f"too few documents to divide by chance: {name} got one of {fullest}'s"
+        )
+    return notes
 
 
 def position(sample: Sample) -> float:
@@ -164,12 +232,12 @@ def _without_overlaps(
     return kept, notes
 
 
-def _read(source: str) -> Source:
+def _read(source: str, advance: Advance) -> Source:
     path = os.path.expanduser(source)
     formats = [registry.load("format", name) for name in registry.names("format")]
     for plugin in sorted(formats, key=lambda plugin: int(plugin.ORDER)):
         if path and plugin.matches(path):
-            found: Source = plugin.read(path)
+            found: Source = plugin.read(path, advance)
             return found
     raise DataError(
         f"no such file or folder: {source!r} (give a folder or file of text or JSONL, "

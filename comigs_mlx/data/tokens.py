@@ -12,13 +12,16 @@ import numpy as np
 
 from comigs_mlx.data.conversation import (
     Bools,
+    ChatTokenizer,
     Conversation,
     Ints,
+    Mask,
     Tokenizer,
     has_template,
 )
 from comigs_mlx.data.encoding import Progress, Say, chunks, quiet, text_tokens
-from comigs_mlx.data.splits import Sample
+from comigs_mlx.data.progress import Advance, ignore
+from comigs_mlx.data.splits import Sample, place
 from comigs_mlx.errors import DataError, raise_all
 
 
@@ -54,15 +57,22 @@ class Labelled:
 
     Attributes:
         samples: In the order given.
-        unproven: Assistant turns that could not be labelled.
+        rewritten: Assistant turns not labelled, as the chat template rewrites them.
+        unfound: Assistant turns not labelled, as they were not found in the rendering.
+        endless: Labelled assistant turns without an end token.
     """
 
     samples: list[LabelledSample]
-    unproven: int
+    rewritten: int = 0
+    unfound: int = 0
+    endless: int = 0
 
 
 def token_stream(
-    samples: Sequence[Sample], tokenizer: Tokenizer, say: Say = quiet
+    samples: Sequence[Sample],
+    tokenizer: Tokenizer,
+    say: Say = quiet,
+    advance: Advance = ignore,
 ) -> TokenStream:
     """Concatenate all texts, each without a beginning token and with EOS at its end.
 
@@ -70,12 +80,13 @@ def token_stream(
         samples: Plain texts.
         tokenizer: The base model's.
         say: Told how far it is, where it takes long.
+        advance: Told how far it is each moment; may end it by raising.
 
     Raises:
         DataError: If the tokenizer has no EOS token.
     """
     parts: list[Ints] = []
-    progress = Progress(len(samples), say)
+    progress = Progress(len(samples), say, advance)
     for chunk in chunks([sample["text"] for sample in samples]):
         parts += text_tokens(chunk, tokenizer)
         progress(len(parts))
@@ -91,6 +102,7 @@ def labelled_samples(
     tokenizer: Tokenizer,
     mask_prompt: bool,
     say: Say = quiet,
+    advance: Advance = ignore,
 ) -> Labelled:
     """Render conversations with the tokenizer's chat template and label the targets.
 
@@ -100,25 +112,29 @@ def labelled_samples(
         mask_prompt: Label only the tokens that the assistant produces, else every
             token but the first.
         say: Told how far it is, where it takes long.
+        advance: Told how far it is each moment; may end it by raising.
 
     Raises:
         DataError: If the template is missing or refuses a sample, or a text is to be
             masked.
     """
     _check_labelling(samples, tokenizer, mask_prompt)
-    found, unproven, problems = [], 0, []
-    progress = Progress(len(samples), say)
+    found: list[LabelledSample] = []
+    counts, problems = [0, 0, 0], []
+    progress, chat = Progress(len(samples), say, advance), ChatTokenizer(tokenizer)
     for number, sample in enumerate(samples, 1):
         try:
-            one, missed = _labelled(sample, tokenizer, mask_prompt)
+            one, mask = _labelled(sample, chat, mask_prompt)
         except DataError as error:
-            problems.append(f"sample {number}: {error}")
+            problems.append(f"{place(sample) or f'sample {number}'}: {error}")
             continue
         found.append(one)
-        unproven += missed
+        if mask is not None:
+            more = mask.rewritten, mask.unfound, mask.endless
+            counts = [a + b for a, b in zip(counts, more, strict=True)]
         progress(number)
     raise_all(DataError, problems)
-    return Labelled(found, unproven)
+    return Labelled(found, *counts)
 
 
 def _check_labelling(
@@ -138,47 +154,75 @@ def _check_labelling(
 
 
 def _labelled(
-    sample: Sample, tokenizer: Tokenizer, mask_prompt: bool
-) -> tuple[LabelledSample, int]:
-    """The labelled sample, and how many assistant turns could not be labelled."""
-    unproven = 0
+    sample: Sample, chat: ChatTokenizer, mask_prompt: bool
+) -> tuple[LabelledSample, Mask | None]:
+    """The labelled sample, and what is known of its mask."""
+    mask = None
     if "text" in sample:
-        (tokens,) = text_tokens([sample["text"]], tokenizer)
-        labelled = np.ones(len(tokens), np.bool_)
+        (tokens,) = text_tokens([sample["text"]], chat.tokenizer)
     else:
-        conversation = Conversation(sample, tokenizer)
+        conversation = Conversation(sample, chat)
         tokens = np.array(conversation.tokens, np.int32)
-        labelled = np.ones(len(tokens), np.bool_)
-        if mask_prompt:
-            labelled, unproven = conversation.assistant_mask()
+        mask = conversation.assistant_mask() if mask_prompt else None
+    labelled = np.ones(len(tokens), np.bool_) if mask is None else mask.labelled.copy()
     labelled[:1] = False
-    return LabelledSample(tokens, labelled), unproven
+    return LabelledSample(tokens, labelled), mask
 
 
-def cut(labelled: Labelled, seq_len: int) -> tuple[list[LabelledSample], list[str]]:
-    """Truncate to `seq_len + 1` tokens and drop what has no target left.
+def cut(
+    labelled: Labelled, seq_len: int | None
+) -> tuple[list[LabelledSample], list[str]]:
+    """Truncate to `seq_len + 1` tokens (None: not) and drop what has no target left.
 
     Returns:
         The samples that have a target, in order, and counted notes on what was cut,
         dropped or not labelled.
 
     Raises:
-        DataError: If no sample has a target.
+        DataError: If no sample has a target, and why.
     """
-    found, unproven, size = labelled.samples, labelled.unproven, seq_len + 1
+    found = labelled.samples
+    size = None if seq_len is None else seq_len + 1
     shortened = [LabelledSample(s.tokens[:size], s.labelled[:size]) for s in found]
     kept = [sample for sample in shortened if sample.labelled.any()]
+    empty = sum(not sample.labelled.any() for sample in found)
+    late = len(found) - len(kept) - empty
     if not kept:
-        raise DataError(
-            f"none of {len(found)} samples has a target in its first {size} tokens "
-            f"({unproven} assistant turns rewritten by the chat template): raise "
-            "--seq-len, shorten the prompts, or leave out --mask-prompt"
-        )
-    long, dropped = sum(len(s.tokens) > size for s in found), len(found) - len(kept)
+        raise DataError(_no_target(labelled, size, empty, late))
+    long = sum(len(s.tokens) > size for s in found) if size is not None else 0
     counted = {
         f"cut {long} of {len(found)} samples to {size} tokens (--seq-len)": long,
-        f"dropped {dropped} of {len(found)} samples without a target": dropped,
-        f"not trained on {unproven} assistant turns that the chat template rewrites "
-        "later in the conversation": unproven,
+        f"dropped {late} of {len(found)} samples without a target": late,
+        f"dropped {empty} of {len(found)} samples without an assistant turn to learn "
+        "from": empty,
+        **_turn_notes(labelled),
     }
     return kept, [note for note, count in counted.items() if count]
+
+
+def _turn_notes(labelled: Labelled) -> dict[str, int]:
+    """What a user should know of turns, and of how many."""
+    return {
+        f"not trained on {labelled.rewritten} assistant turns that the chat template "
+        "rewrites later in the conversation": labelled.rewritten,
+        f"not trained on {labelled.unfound} assistant turns that were not found in "
+        "what the chat template makes of the conversation": labelled.unfound,
+        f"{labelled.endless} assistant turns have no end token in the chat template: "
+        "the model does not learn from them when to stop": labelled.endless,
+    }
+
+
+def _no_target(labelled: Labelled, size: int | None, empty: int, late: int) -> str:
+    """Why no sample has a target, and what helps."""
+    if not empty:
+        return (
+            f"none of {late} samples has a target in its first {size} tokens: raise "
+            "--seq-len, shorten the prompts, or leave out --mask-prompt"
+        )
+    left = [note for note, count in _turn_notes(labelled).items() if count]
+    left += [f"{late} samples have none in their first {size} tokens"] * (late > 0)
+    why = "; ".join(left) or "there is no turn of the role assistant"
+    return (
+        f"none of {empty + late} samples has a target ({why}): leave out --mask-prompt "
+        "or change the conversations"
+    )

@@ -28,18 +28,21 @@ from comigs_mlx.federation.exchange import (
     Unreachable,
 )
 from comigs_mlx.federation.proposing import Verdict
-from comigs_mlx.federation.rounds import TRIES, Federation, answered, current
+from comigs_mlx.federation.rounds import Federation, answered, current
+from comigs_mlx.federation.verifying import Trust
 from comigs_mlx.federation.vouching import FOLDER, Accepted, Voucher
+from comigs_mlx.federation.waiting import tries
 
 THANKS = "Checked, and committed to the repository as it was when it was checked."
 
 
-def accept(exchange: Exchange, say: Say) -> list[Verdict]:
+def accept(exchange: Exchange, say: Say, trust: Trust | None = None) -> list[Verdict]:
     """Commit what is fit of the open proposals, oldest first, and close those.
 
     Args:
-        exchange: Where, as the account that wrote federation.json.
+        exchange: Where, as the account that founded the federation.
         say: Told where a proposal could not be closed.
+        trust: What of the federation is taken without a look.
 
     Returns:
         One for each proposal, without the files. Refused ones stay open.
@@ -51,7 +54,7 @@ def accept(exchange: Exchange, say: Say) -> list[Verdict]:
     made = []
     expected: Expected | None = None
     for proposal in exchange.proposals():
-        verdict, expected = _settled(exchange, proposal, expected)
+        verdict, expected = _settled(exchange, proposal, expected, trust)
         if verdict.reason is None:
             _dismiss(exchange, proposal, say)
         made.append(dataclasses.replace(verdict, files={}))
@@ -59,15 +62,18 @@ def accept(exchange: Exchange, say: Say) -> list[Verdict]:
 
 
 def _settled(
-    exchange: Exchange, proposal: Proposal, expected: Expected | None
+    exchange: Exchange,
+    proposal: Proposal,
+    expected: Expected | None,
+    trust: Trust | None,
 ) -> tuple[Verdict, Expected | None]:
     """The verdict, carried out; `expected` is kept for the next proposal."""
-    for _ in range(TRIES):
-        federation = current(exchange)
+    for _ in tries():
+        federation = current(exchange, trust)
         keeper = vouching.keeper(exchange, federation.snapshot)
         account = exchange.account()
         if account is None or account.casefold() != (keeper or "").casefold():
-            reason = f"waits for {keeper or 'the owner'}, who wrote federation.json"
+            reason = f"waits for {keeper or 'the owner'}, who founded the federation"
             return Verdict(proposal, None, reason), expected
         if expected is None or not _is_of(expected, federation):
             expected = proposing.expectation(exchange, federation)

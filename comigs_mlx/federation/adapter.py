@@ -9,16 +9,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors.numpy import load
 
 from comigs_mlx.errors import FederationError
-from comigs_mlx.federation.checks import Refused, check_generalists
+from comigs_mlx.federation.checks import Refused, check_generalist
 from comigs_mlx.federation.manifest import Manifest, Shapes
 from comigs_mlx.federation.sources import ADAPTER, Array, by_file, file_of, linears
-from comigs_mlx.federation.tensorfile import serialise
+from comigs_mlx.federation.tensorfile import read_shapes, serialise
 
 CONFIG = "adapter_config.json"
+NAMED, MOST_NAMED = 500, 64 * 2**20
+"""Bytes that one tensor, and all of them, may take in the header of a file."""
+
 TENSOR = re.compile(r"(generalist-[1-9]\d?/)?[\w.]{1,300}\.lora_[ab]", re.ASCII)
 
 
@@ -63,7 +64,10 @@ def paths(manifest: Manifest) -> list[str]:
 
 
 def read(
-    contents: Mapping[str, bytes], manifest: Manifest, own: Shapes | None = None
+    contents: Mapping[str, bytes],
+    manifest: Manifest,
+    own: Shapes | None = None,
+    stated: str | None = None,
 ) -> dict[str, Array]:
     """Tensor -> values of a federation's current generalists.
 
@@ -72,12 +76,13 @@ def read(
         manifest: Of the federation.
         own: The shapes of this participant's generalists, which they must have; None
             takes any that the manifest allows (for who only closes rounds).
+        stated: Their digest, where round.json states it.
 
     Raises:
         FederationError: If they cannot be used, with the reason.
     """
-    found = check_generalists(
-        contents, _shapes(contents, manifest) if own is None else own
+    found = check_generalist(
+        contents, _shapes(contents, manifest) if own is None else own, stated
     )
     if isinstance(found, Refused):
         raise FederationError(
@@ -108,14 +113,16 @@ def check_shapes(shapes: Shapes, manifest: Manifest) -> None:
 
 def _shapes(contents: Mapping[str, bytes], manifest: Manifest) -> Shapes:
     """The shapes that the files claim, where the manifest allows them."""
-    found = {}
+    experts, found = manifest.experts, {}
+    tensors = 2 * experts.num_layers * max(len(experts.targets), 1)
     for path, content in contents.items():
         try:
-            for name, array in load(content).items():
-                found[path.removesuffix(ADAPTER) + name] = array.shape
-        except (SafetensorError, ValueError, KeyError, TypeError):
+            shapes = read_shapes(content, 4096 + min(tensors * NAMED, MOST_NAMED))
+        except FederationError:
             raise FederationError(
                 f"{path} of the federation is damaged: go back to an earlier commit"
             ) from None
+        for name, shape in shapes.items():
+            found[path.removesuffix(ADAPTER) + name] = shape
     check_shapes(found, manifest)
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -81,6 +81,80 @@ def aggregate(
     return result
 
 
+@dataclass(frozen=True)
+class Combined:
+    """What a round's contributions make: always something that can be published.
+
+    Attributes:
+        weights: As of `Aggregate`; a contributor that was left out has 0.
+        tensors: Tensor -> float32 values, finite, of the shapes of the generalists that
+            the round started from.
+        notes: What is to be said of it, a sentence each.
+    """
+
+    weights: dict[str, float]
+    tensors: dict[str, Array]
+    notes: tuple[str, ...] = ()
+
+
+def combine(
+    name: str,
+    contributions: Sequence[Source],
+    current: Source,
+    options: Mapping[str, Any] | None = None,
+    still: Collection[str] = (),
+) -> Combined:
+    """`aggregate`, whatever strangers' numbers do to it.
+
+    Where the result is not finite, the generalists stay as they are: no contribution
+    may keep a round from closing, and nothing is published that nobody could pull.
+    A mean counts the contributions that hold something new; who contributes the
+    generalists just as they were would only shorten everybody's step. For the robust
+    aggregators an unchanged number is a vote like every other one.
+
+    Args:
+        name: As of `aggregate`.
+        contributions: As of `aggregate`.
+        current: As of `aggregate`.
+        options: As of `aggregate`.
+        still: Participants whose update is zero.
+
+    Raises:
+        FederationError: As `aggregate`.
+    """
+    counted = [source for source in contributions if source.name not in still]
+    if load(name).ROBUST or not counted:
+        counted = list(contributions)
+    try:
+        with np.errstate(all="ignore"):
+            result = aggregate(name, counted, current, options)
+            tensors = dict(result.tensors)
+        if _fits(tensors, current):
+            return Combined(_shares(result, contributions), tensors)
+    except (ArithmeticError, np.linalg.LinAlgError):
+        pass  # numbers at the end of the range: the same as no finite result
+    kept = {tensor: current.read(tensor) for tensor in current.names()}
+    note = f"the {name} of these contributions is not finite: nothing was changed"
+    return Combined({}, kept, (note,))
+
+
+def _fits(tensors: Mapping[str, Array], current: Source) -> bool:
+    return tensors.keys() == set(current.names()) and all(
+        values.shape == current.read(name).shape and bool(np.isfinite(values).all())
+        for name, values in tensors.items()
+    )
+
+
+def _shares(result: Aggregate, contributions: Sequence[Source]) -> dict[str, float]:
+    """The weights, of all contributors where there are any, from 0 to 1."""
+    if not result.weights:
+        return {}
+    found = {
+        source.name: result.weights.get(source.name, 0) for source in contributions
+    }
+    return {name: min(max(weight, 0.0), 1.0) for name, weight in found.items()}
+
+
 def load(name: str) -> ModuleType:
     """The aggregator `name`.
 
@@ -103,12 +177,32 @@ def problems(name: str, options: Mapping[str, Any]) -> Iterator[str]:
     for key, value in options.items():
         option = offered.get(key)
         if option is None:
-            yield f"the aggregator {name} has no option {shown(key)}"
+            yield f"the aggregator {name} has no option {shown(key)}: {_takes(offered)}"
         elif isinstance(value, bool) or not isinstance(value, int | float):
             yield f"{name}: {key} is not a number: {shown(value)}"
         elif not option.low <= value <= option.high:
             limits = f"{option.low} to {option.high}"
             yield f"{name}: {key} {shown(value)} is not from {limits}"
+
+
+def misnamed(choice: str) -> Iterator[str]:
+    """What is wrong with a value of `--aggregator`; one sentence each.
+
+    Args:
+        choice: `name` or `name:key=value,...`.
+    """
+    try:
+        name, options = registry.parse(choice)
+    except ConfigError as error:
+        yield f"--aggregator {error}"
+    else:
+        yield from (f"--aggregator: {wrong}" for wrong in problems(name, options))
+
+
+def _takes(offered: Mapping[str, Option]) -> str:
+    """The options that can be given, with their ranges."""
+    known = [f"{k} ({o.low:g} to {o.high:g})" for k, o in sorted(offered.items())]
+    return f"it takes {', '.join(known)}" if known else "it takes none"
 
 
 def uniform(contributions: Sequence[Source]) -> dict[str, float]:
@@ -167,6 +261,13 @@ def update_norms(
     return np.sqrt(squares)
 
 
+ROUNDING = 1e-14
+"""What is shorter than this, in lengths of what was added up, is rounding."""
+
+MOST_INEXACT = 1e9
+"""The largest inexactness that round.json has room for."""
+
+
 def inexactness(contributions: Sequence[Source]) -> float | None:
     """How far averaging the factors is from averaging what they mean.
 
@@ -176,22 +277,43 @@ def inexactness(contributions: Sequence[Source]) -> float | None:
     cancellation. Reads every tensor twice; memory as of `lowrank.LowRankSum`.
 
     Returns:
-        A number from 0 (exact) up; 0 where nothing is learnt yet; None where ranks
-        differ, since factors then have no average.
+        A number from 0 (exact) up; 0 where nothing is learnt yet; None where there is
+        none: ranks differ, so that factors have no average, or the products cancel,
+        so that there is nothing to relate the difference to (above 10^9).
     """
-    missed = total = 0.0
-    for linear in linears(contributions[0].names()):
-        means = [_mean(contributions, f"{linear}.{part}") for part in PAIR]
-        if (a := means[0]) is None or (b := means[1]) is None:
-            return None
-        rest = lowrank.LowRankSum()
-        for source in contributions:
-            a_i, b_i = (wide(source, f"{linear}.{part}") for part in PAIR)
-            rest.add(a_i - a, b_i - b)
-        missed += rest.norm() ** 2
-        rest.add(len(contributions) * a, b)  # now it is the sum of all B A
-        total += rest.norm() ** 2
-    return math.sqrt(missed / total) if missed else 0.0
+    missed = total = size = 0.0
+    with np.errstate(all="ignore"):  # strangers' numbers; what comes of them is seen
+        for linear in linears(contributions[0].names()):
+            found = _missed(contributions, linear)
+            if found is None:
+                return None
+            missed, total, size = missed + found[0], total + found[1], size + found[2]
+    if missed <= size * ROUNDING**2:
+        return 0.0
+    ratio = math.sqrt(missed / total) if total > size * ROUNDING**2 else math.inf
+    return ratio if ratio <= MOST_INEXACT else None
+
+
+def _missed(
+    contributions: Sequence[Source], linear: str
+) -> tuple[float, float, float] | None:
+    """Squared lengths in one linear; None where shapes differ.
+
+    Returns:
+        That of sum (B - mean B)(A - mean A), that of sum B A, and the most that the
+        latter could have, which tells rounding from a result.
+    """
+    a, b = (_mean(contributions, f"{linear}.{part}") for part in PAIR)
+    if a is None or b is None:
+        return None
+    rest, size = lowrank.LowRankSum(), 0.0
+    for source in contributions:
+        a_i, b_i = (wide(source, f"{linear}.{part}") for part in PAIR)
+        size += float(np.linalg.norm(a_i) * np.linalg.norm(b_i))
+        rest.add(a_i - a, b_i - b)
+    missed = rest.norm() ** 2
+    rest.add(len(contributions) * a, b)  # now it is the sum of all B A
+    return missed, rest.norm() ** 2, size**2
 
 
 def _mean(contributions: Sequence[Source], tensor: str) -> Wide | None:

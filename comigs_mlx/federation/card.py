@@ -9,6 +9,7 @@ import re
 from comigs_mlx.federation.exchange import HUB
 from comigs_mlx.federation.manifest import Manifest
 from comigs_mlx.federation.state import Round
+from comigs_mlx.federation.strict import visible
 
 README = "README.md"
 README_BYTES = 1024 * 1024
@@ -29,7 +30,8 @@ python -m comigs_mlx.sync pull --federation {uri} --run runs/mine
 The people listed below improve this LoRA adapter for `{base}` together: each trains a
 copy on text that stays on their own device, and the copies become the next one. It is
 the *generalist* of a CoMiGS mixture ([arXiv:2409.13931]({paper})); specialists, routers
-and text are never here.
+and text are never here. What a contribution has learnt from its owner's text is, and
+can give passages of it away; only noise (`--dp-clip`, `--dp-noise`) bounds that.
 
 ## Use it
 
@@ -94,7 +96,8 @@ def hub_id(base: str) -> str | None:
 
 def escaped(text: str) -> str:
     """Text that neither Markdown nor HTML gives a meaning to."""
-    return re.sub(r"([\\`*_{}\[\]()#+!|~:-])", r"\\\1", html.escape(text))
+    plain = html.escape(visible(text))
+    return re.sub(r"([\\`*_{}\[\]()#+!|~:-])", r"\\\1", plain)
 
 
 def _metadata(manifest: Manifest) -> str:
@@ -113,7 +116,7 @@ def _metadata(manifest: Manifest) -> str:
 
 def _code(text: str) -> str:
     """Text between backticks."""
-    return text.replace("`", "'")
+    return visible(text).replace("`", "'")
 
 
 def _word(text: str) -> str:
@@ -145,7 +148,8 @@ def _state(manifest: Manifest, round: Round) -> str:
     ]
     if round.refused:
         parts.append(f"{len(round.refused)} refused in the last round (round.json)")
-    return "; ".join(parts) + "."
+    notes = [f"\nOf the last round: {escaped(note)}." for note in round.notes or ()]
+    return "\n".join(["; ".join(parts) + ".", *notes])
 
 
 def _table(round: Round) -> str:

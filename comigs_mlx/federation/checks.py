@@ -24,7 +24,7 @@ from comigs_mlx.federation.contribution import (
     Stored,
 )
 from comigs_mlx.federation.manifest import Manifest, Shapes
-from comigs_mlx.federation.sources import Array, Source, by_file, shapes
+from comigs_mlx.federation.sources import Array, Source, by_file, digest, shapes
 from comigs_mlx.federation.strict import shown
 from comigs_mlx.federation.tensorfile import (
     Layout,
@@ -32,6 +32,9 @@ from comigs_mlx.federation.tensorfile import (
     read_layout,
     read_tensor,
 )
+
+LARGEST = 1e18
+"""The largest number in a contribution: the product of two is finite in float32."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,11 @@ class Expected:
     manifest: Manifest
     round: int
     current: Source
+
+    @cached_property
+    def start(self) -> str:
+        """The digest of the current generalists."""
+        return digest({name: self.current.read(name) for name in self.current.names()})
 
     @cached_property
     def shapes(self) -> Shapes:
@@ -102,15 +110,23 @@ def check_author(
         owners: Participant -> account that already uses the name, where anyone may
             take part.
     """
-    if manifest.participants is None:
-        owner = (owners or {}).get(participant)
-    elif participant in manifest.participants:
-        owner = manifest.participants[participant].account
-    else:
+    listed = manifest.participants
+    if listed is not None and participant not in listed:
         return Refused("not among the participants of this federation")
+    owner = owner_of(participant, manifest, owners)
     if owner is None or (account or "").casefold() == owner.casefold():
         return None
     return Refused(f"committed by {shown(account)}, the name belongs to {owner}")
+
+
+def owner_of(
+    participant: str, manifest: Manifest, owners: Mapping[str, str] | None = None
+) -> str | None:
+    """The account that a name belongs to; None where it is anybody's."""
+    if manifest.participants is None:
+        return (owners or {}).get(participant)
+    member = manifest.participants.get(participant)
+    return None if member is None else member.account
 
 
 def check_contribution(
@@ -133,20 +149,26 @@ def check_contribution(
     if any(m.public_key for m in (expected.manifest.participants or {}).values()):
         signatures.require()
     try:
-        metadata = claims.check(files, participant, expected.round, expected.manifest)
+        parts = expected.round, expected.manifest, expected.start
+        metadata = claims.check(files, participant, *parts)
         return _tensors(metadata, files, expected)
     except FederationError as error:
         return _refused(error)
 
 
-def check_generalists(
-    files: Mapping[str, bytes], own: Shapes
+def check_generalist(
+    files: Mapping[str, bytes], own: Shapes, stated: str | None = None
 ) -> dict[str, Array] | Refused:
-    """Judge a federation's current generalists before a participant uses them.
+    """Judge a federation's generalists, both what is pulled and what is published.
+
+    What a round publishes passes here first, so that nothing is ever published that
+    nobody could pull.
 
     Args:
         files: Adapter file, relative to the repository -> content.
-        own: The shapes that this participant's generalists have.
+        own: The shapes that they must have: those of this participant's, or of the
+            generalists that the round started from.
+        stated: Their digest (`sources.digest`), where round.json states it.
 
     Returns:
         Tensor -> float32 values, or why they cannot be used.
@@ -159,11 +181,14 @@ def check_generalists(
         layouts = {file: _layout(files[file], wanted[file]) for file in files}
     except FederationError as error:
         return _refused(error)
-    return {
+    values = {
         name: read_tensor(files[file], layouts[file].entries[inner])
         for file, names in by_file(own).items()
         for inner, name in names.items()
     }
+    if stated is not None and digest(values) != stated:
+        return Refused("they are not those that round.json states")
+    return values
 
 
 def _refused(error: FederationError) -> Refused:
@@ -184,8 +209,10 @@ def _tensors(
     stored = Stored(metadata, contents, layouts, expected.current)
     for name in stored.names():
         with np.errstate(over="ignore", invalid="ignore"):
-            if not np.isfinite(stored.read(name)).all():
-                raise FederationError(f"{name} is not finite")
+            largest = np.abs(stored.read(name)).max(initial=0.0)
+        if not largest <= LARGEST:
+            what = "is not finite" if not np.isfinite(largest) else "is too large"
+            raise FederationError(f"{name} {what}")
     return stored
 
 

@@ -15,7 +15,11 @@ from comigs_mlx.federation.strict import shown
 
 
 def check(
-    files: Mapping[str, bytes], participant: str, round: int, manifest: Manifest
+    files: Mapping[str, bytes],
+    participant: str,
+    round: int,
+    manifest: Manifest,
+    start: str | None = None,
 ) -> Contribution:
     """The metadata among `files`, if everything it says is so.
 
@@ -24,12 +28,14 @@ def check(
         participant: The name of the folder they are in.
         round: The open round.
         manifest: Of the federation.
+        start: Digest of the generalists that everyone starts from.
 
     Raises:
         FederationError: In a few words, if not.
     """
     metadata = Contribution.from_json(files[CONTRIBUTION])
     _agree(metadata, participant, round, manifest)
+    _bound(metadata, manifest, start)
     _digests(metadata, files)
     _signature(metadata, manifest)
     return metadata
@@ -55,6 +61,29 @@ def _agree(
             _compare(f"experts.{name}", found, getattr(manifest.experts, name))
     if strangers := metadata.counters.keys() - set(manifest.counters):
         raise FederationError(f"counter {min(strangers)} is not in the manifest")
+
+
+def _bound(metadata: Contribution, manifest: Manifest, start: str | None) -> None:
+    """It is for this federation and was trained from its last generalists.
+
+    Written by hand or by an earlier version it need not say so, but what is signed
+    must: a signature would be as good in every other federation.
+    """
+    if metadata.federation not in (None, manifest.id):
+        raise FederationError(
+            f"it is for another federation ({metadata.federation[:8]}) than this "
+            f"({(manifest.id or 'without an id')[:8]})"
+        )
+    if metadata.start is not None and start is not None and metadata.start != start:
+        raise FederationError(
+            f"it did not start from the generalist of round {metadata.round - 1}"
+        )
+    signed = metadata.signature is not None and manifest.id is not None
+    if signed and metadata.federation is None:
+        raise FederationError(
+            "its signature does not say for which federation: update comigs_mlx and "
+            "push again"
+        )
 
 
 def _compare(name: str, found: Any, wanted: Any) -> None:

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Mapping
 
-from comigs_mlx.federation import adapter, aggregation, card, reviewing
+from comigs_mlx.errors import FederationError
+from comigs_mlx.federation import adapter, aggregation, card, checks, reviewing
 from comigs_mlx.federation.exchange import Exchange, Moved
+from comigs_mlx.federation.manifest import Manifest
 from comigs_mlx.federation.reviewing import Review
-from comigs_mlx.federation.rounds import TRIES, Federation, answered, current, pull
-from comigs_mlx.federation.sources import Array, Arrays
-from comigs_mlx.federation.state import ROUND
+from comigs_mlx.federation.rounds import (
+    Federation,
+    answered,
+    committer,
+    current,
+    pull,
+)
+from comigs_mlx.federation.sources import Array, Arrays, Source, digest, shapes
+from comigs_mlx.federation.state import ROUND, Round
 from comigs_mlx.federation.vouching import PATH
+from comigs_mlx.federation.waiting import tries
 
 KEEP_ROUNDS = 20
 """Rounds whose contributions stay in the repository; the history has all of them."""
@@ -45,6 +55,33 @@ def is_due(federation: Federation, contributions: int, now: float) -> bool:
     return contributions > 0 and deadline is not None and age >= deadline
 
 
+def fair(exchange: Exchange, federation: Federation, now: float) -> float:
+    """`now`, moved so that no clock decides how old the last round is.
+
+    A participant whose clock is ahead must neither close a round before its deadline
+    nor, by the time it wrote down, keep the next one open. So the exchange's own clock
+    counts where it has one: it limits `now`, and dates the commit of the last round.
+
+    Args:
+        exchange: Where.
+        federation: From `current`.
+        now: Seconds since the epoch, by this device.
+
+    Returns:
+        A time to compare with `round.closed_at`.
+    """
+    if federation.manifest.deadline_seconds is None:
+        return now
+    written, clock = federation.round.closed_at, exchange.clock()
+    at = now if clock is None else min(now, clock)
+    closed = exchange.committed(ROUND, federation.snapshot.revision)
+    if closed is None:
+        return at
+    # Written before the commit, by a clock that is right, it is a little earlier.
+    began = min(closed, at) if written > at else max(written, min(closed, at))
+    return written + (at - began)
+
+
 def close_if_due(
     exchange: Exchange, federation: Federation, now: float
 ) -> Federation | None:
@@ -60,31 +97,40 @@ def close_if_due(
         closed after many tries because others commit all the time.
     """
     wanted = federation.open_round
-    for _ in range(TRIES):
+    for _ in tries():
         if federation.round.round >= wanted:
             return federation
         listed = reviewing.candidates(federation.snapshot, wanted)
-        if not is_due(federation, len(listed), now):
-            return None
+        trust = federation.trust
         with contextlib.suppress(Moved):
-            if not _close(exchange, federation, now):
+            at = fair(exchange, federation, now)
+            if not is_due(federation, len(listed), at):
                 return None
-        federation = current(exchange)
+            made = _close(exchange, federation, now)
+            if made is None:
+                return None
+            trust = dataclasses.replace(trust, known=trust.known | {made})
+        federation = current(exchange, trust)
     return federation if federation.round.round >= wanted else None
 
 
-def _close(exchange: Exchange, federation: Federation, now: float) -> bool:
-    """One try; raises `Moved` if somebody was faster."""
+def _close(exchange: Exchange, federation: Federation, now: float) -> str | None:
+    """One try; the digest of the new generalists, or None where it is not due.
+
+    Raises:
+        Moved: If somebody was faster.
+    """
     generalists = pull(exchange, federation)
     with review(exchange, federation, generalists) as found:
-        if not is_due(federation, len(found.accepted), now):
-            return False
+        at = fair(exchange, federation, now)
+        if not is_due(federation, len(found.accepted), at):
+            return None
         changes = _closing(exchange, federation, generalists, found, now)
         assert (closed := changes[ROUND]) is not None
     message = f"Close round {federation.open_round}"
     with answered(exchange, {ROUND: closed}):
         exchange.commit(changes, message, federation.snapshot.revision)
-    return True
+    return Round.from_json(closed).generalist
 
 
 def _closing(
@@ -96,26 +142,65 @@ def _closing(
 ) -> dict[str, bytes | None]:
     """What the commit that closes the open round changes."""
     manifest, choice = federation.manifest, federation.manifest.aggregator
-    source = Arrays("", generalists)
-    result = aggregation.aggregate(choice.name, found.accepted, source, choice.options)
-    tensors = dict(result.tensors)
+    source, limited = Arrays("", generalists), found.limited
+    made = aggregation.combine(
+        choice.name, found.accepted, source, choice.options, limited.still
+    )
     closed = federation.round.following(
-        weights=result.weights,
+        weights=made.weights,
         aggregator=choice.name,
-        closed_at=now,
+        closed_at=_bounded(exchange, now),
         contributors=[source.name for source in found.accepted],
         refused=found.refused,
         inexactness=aggregation.inexactness(found.accepted),
         accounts={
             s.name: a for s in found.accepted if (a := found.accounts.get(s.name))
         },
+        start=digest(generalists),
+        generalist=digest(made.tensors),
+        closed_by=committer(exchange),
+        norm_known=limited.known,
+        norm=limited.norm,
+        notes=[*made.notes, *limited.notes, *_said(found)],
     )
     return {
         **_outdated(federation),
-        **adapter.files(tensors, manifest),
+        **_published(made.tensors, manifest, source),
         ROUND: closed.to_json(),
         card.README: card.render(manifest, closed, exchange.uri),
     }
+
+
+def _published(
+    tensors: Mapping[str, Array], manifest: Manifest, start: Source
+) -> dict[str, bytes]:
+    """The generalists' files, which pass what everybody who pulls them will ask.
+
+    Raises:
+        FederationError: If they do not; `aggregation.combine` makes none such.
+    """
+    made = adapter.files(tensors, manifest)
+    weights = {path: made[path] for path in adapter.paths(manifest)}
+    judged = checks.check_generalist(weights, shapes(start))
+    if isinstance(judged, checks.Refused):
+        raise FederationError(
+            f"the round's result cannot be published ({judged.reason}): report this"
+        )
+    return made
+
+
+def _said(found: Review) -> Iterator[str]:
+    """What happened to single contributions, a sentence each."""
+    for name, factor in found.clipped.items():
+        yield f"{name}: an outsized update, shortened to {factor:.2g} of its length"
+    for name in sorted(found.limited.still):
+        yield f"{name}: the generalist as it was, without training"
+
+
+def _bounded(exchange: Exchange, now: float) -> float:
+    """`now`, but not later than the exchange's own clock says."""
+    clock = exchange.clock()
+    return now if clock is None else min(now, clock)
 
 
 def _outdated(federation: Federation) -> dict[str, None]:

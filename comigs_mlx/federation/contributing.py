@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterable, Mapping
 
 from comigs_mlx.errors import FederationError
-from comigs_mlx.federation import checks, vouching
+from comigs_mlx.federation import vouching
 from comigs_mlx.federation.contribution import CONTRIBUTION, Prepared
-from comigs_mlx.federation.exchange import Exchange
+from comigs_mlx.federation.exchange import Exchange, Moved
 from comigs_mlx.federation.rounds import Federation, answered, current, is_there
+from comigs_mlx.federation.state import ROUND, ROUND_BYTES, Round
 from comigs_mlx.federation.vouching import FOLDER
 
 
@@ -29,7 +31,9 @@ def check_participant(exchange: Exchange, federation: Federation, name: str) -> 
     if name not in taken and allowed is None:
         return
     account = exchange.account()
-    if account is not None and checks.check_author(name, account, manifest, taken):
+    if account is not None and vouching.check_author(
+        exchange, name, account, manifest, taken
+    ):
         raise FederationError(
             f"the name {name} belongs to another account than {account}: choose "
             "another --participant"
@@ -43,7 +47,8 @@ def holders(exchange: Exchange, federation: Federation, name: str) -> Mapping[st
     if name in owners or path not in snapshot.files:
         return owners
     account = vouching.accounts(exchange, snapshot, [path]).get(path)
-    return owners if account is None else {**owners, name: account}
+    owner = vouching.owner_of(exchange, snapshot, path, account)
+    return owners if owner is None else {**owners, name: owner}
 
 
 def contribute(exchange: Exchange, federation: Federation, prepared: Prepared) -> bool:
@@ -64,16 +69,47 @@ def contribute(exchange: Exchange, federation: Federation, prepared: Prepared) -
         FederationError: If the name is not this account's.
     """
     changes, new = _admitted(exchange, federation, prepared)
-    if len(new) == len(changes) and is_there(exchange, federation.snapshot, new):
-        return False
     name, round = prepared.metadata.participant, prepared.metadata.round
+    if len(new) == len(changes) and is_there(exchange, federation.snapshot, new):
+        if _counts(exchange, federation, name, new):
+            return False
+        # The same bytes change nothing, and stay another account's.
+        exchange.commit(dict.fromkeys(new), f"{_title(prepared)}, once more")
+    revision = None
     with answered(exchange, new):
-        exchange.commit(changes, _title(prepared))
-    after = current(exchange)
-    closed = {one.round: one.contributors for one in after.round.history}
+        revision = exchange.commit(changes, _title(prepared))
+    then = _round_at(exchange, revision)
+    closed = {one.round: one.contributors for one in then.history}
     if name not in closed.get(round, ()):  # others may have closed more than this one
-        _check_open(after, round)
+        _check_open(then.round + 1, round)
     return True
+
+
+def _round_at(exchange: Exchange, revision: str | None) -> Round:
+    """The last closed round of the very state that a commit made.
+
+    The newest state would do too, but for an exchange whose answers about it lag.
+    """
+    if revision is not None:
+        with contextlib.suppress(Moved):  # a folder keeps no history, nor does it lag
+            return Round.from_json(exchange.read(ROUND, revision, ROUND_BYTES))
+    return current(exchange).round
+
+
+def _counts(
+    exchange: Exchange, federation: Federation, name: str, paths: Iterable[str]
+) -> bool:
+    """Whether files that are there count for who may use the name.
+
+    They do not where somebody has squashed the history, or committed them again.
+    """
+    snapshot, manifest = federation.snapshot, federation.manifest
+    taken = holders(exchange, federation, name)
+    found = vouching.accounts(exchange, snapshot, paths)
+    return not any(
+        vouching.check_author(exchange, name, account, manifest, taken)
+        for account in found.values()
+    )
 
 
 def propose(
@@ -109,9 +145,9 @@ def _admitted(
     exchange: Exchange, federation: Federation, prepared: Prepared
 ) -> tuple[dict[str, bytes | None], dict[str, bytes]]:
     """All that a contribution changes and what of it is new, if it may come in."""
-    _check_open(federation, prepared.metadata.round)
+    _check_open(federation.open_round, prepared.metadata.round)
     check_participant(exchange, federation, prepared.metadata.participant)
-    changes = contribution_changes(federation, prepared)
+    changes = contribution_changes(federation, prepared.by(exchange.account()))
     new = {path: content for path, content in changes.items() if content is not None}
     return changes, new
 
@@ -132,8 +168,8 @@ def contribution_changes(
     return {**{path: None for path in old if path not in new}, **new}
 
 
-def _check_open(federation: Federation, round: int) -> None:
-    if round != (now := federation.open_round):
+def _check_open(now: int, round: int) -> None:
+    if round != now:
         raise Late(
             f"round {round} is {'closed' if round < now else 'not open yet'}, round "
             f"{now} is open: python -m comigs_mlx.sync pull, train, then push again"

@@ -13,17 +13,20 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from comigs_mlx.federation import encoding, schema
 from comigs_mlx.federation.manifest import (
+    ACCOUNT,
     COUNTERS,
+    ID,
     PARTICIPANT,
     Encoding,
     Experts,
@@ -78,7 +81,13 @@ class Contribution:
         files: Tensor file, relative to contribution.json -> what it must be.
         signature: See `signatures`; None where it is not signed.
         privacy: None where no noise was added.
+        federation: The id of the federation that it is for.
+        start: Digest of the generalists that it was trained from.
+        account: The account that commits it, as it says itself; believed only where
+            the history does not tell any more, see `vouching`.
     """
+
+    NEWER: ClassVar = ("federation", "start", "account")
 
     participant: str = item(matching(PARTICIPANT, "a participant's name"))
     round: int = item(between(1, 10**9))
@@ -89,6 +98,9 @@ class Contribution:
     files: Mapping[str, FileEntry] = item(each(lambda name: None, 64))
     signature: str | None = item(matching(r"[0-9a-f]{128}", "a signature"), None)
     privacy: Privacy | None = None
+    federation: str | None = item(matching(ID, "the id of a federation"), None)
+    start: str | None = item(matching(r"[0-9a-f]{64}", "a SHA-256"), None)
+    account: str | None = item(matching(ACCOUNT, "an account of the Hub"), None)
 
     @classmethod
     def from_json(cls, content: bytes | str) -> Contribution:
@@ -139,6 +151,18 @@ class Prepared:
     tensors: dict[str, bytes]
     residual: dict[str, Array]
 
+    def by(self, account: str | None) -> Prepared:
+        """The same with the account that commits it, where that is not said yet.
+
+        What is signed stays as it was signed.
+        """
+        stated = self.metadata
+        known = account is not None and re.fullmatch(ACCOUNT, account)
+        if not known or stated.account is not None or stated.signature is not None:
+            return self
+        metadata = dataclasses.replace(stated, account=account)
+        return dataclasses.replace(self, metadata=metadata)
+
     def files(self) -> dict[str, bytes]:
         """All files, relative to the participant's folder: what leaves this device."""
         return {CONTRIBUTION: self.metadata.to_json(), **self.tensors}
@@ -155,6 +179,7 @@ def prepare(
     residual: Mapping[str, Array] | None = None,
     generator: np.random.Generator | None = None,
     privacy: Privacy | None = None,
+    start: str | None = None,
 ) -> Prepared:
     """Make a contribution; nothing is written.
 
@@ -168,6 +193,7 @@ def prepare(
         residual: What rounding took away in the round before.
         generator: For stochastic rounding (int8); None rounds to nearest.
         privacy: What `privacy.privatise` was done with, if it was.
+        start: Digest of `current`, to be stated.
 
     Raises:
         FederationError: If a value is not finite, or the metadata cannot work.
@@ -187,6 +213,9 @@ def prepare(
         counters=listed,
         files=entries,
         privacy=privacy,
+        federation=manifest.id,
+        # Earlier versions refuse what they do not know: only where the id is new too.
+        start=None if manifest.id is None else start,
     )
     metadata.to_json()  # refuses what no one would accept
     return Prepared(metadata, done.files, done.residual)

@@ -20,12 +20,15 @@ from comigs_mlx.federation import (
     membership,
     rounds,
     status,
+    vouching,
 )
 from comigs_mlx.federation import kept as keeping
-from comigs_mlx.federation.contribution import Prepared
+from comigs_mlx.federation.contribution import CONTRIBUTION, Prepared
 from comigs_mlx.federation.exchange import Exchange, Say
+from comigs_mlx.federation.privacy import GIVES_AWAY
 from comigs_mlx.federation.rounds import Federation
-from comigs_mlx.federation.sources import Array
+from comigs_mlx.federation.sources import Array, digest
+from comigs_mlx.federation.verifying import Trust, Untrusted
 from comigs_mlx.options import PrivacyOptions
 from comigs_mlx.runs.place import Place, reports
 
@@ -83,15 +86,45 @@ def leaving(
     return status.leaving(prepared)
 
 
-def pull(run: Path, exchange: Exchange, participant: str | None = None) -> Pulled:
+def remarks(leaving: dict[str, Any]) -> list[str]:
+    """What people should know of a push, a sentence each, for commands and the app.
+
+    Args:
+        leaving: What `leaving` or `push` returned.
+    """
+    found = [] if leaving[CONTRIBUTION]["privacy"] else [GIVES_AWAY]
+    if leaving[CONTRIBUTION]["counters"].get("steps") == 0:
+        found.append(
+            "this run has not been trained since its last pull: what it contributes is "
+            "the generalist as it was, which a mean leaves out"
+        )
+    return found
+
+
+def pull(
+    run: Path,
+    exchange: Exchange,
+    participant: str | None = None,
+    accept: bool = False,
+    say: Say = lambda line: None,
+) -> Pulled:
     """Replace a run's generalists by the federation's; they are kept to go back to.
 
+    Args:
+        run: Its folder.
+        exchange: Where the federation is.
+        participant: The run's name in it.
+        accept: Take what has changed or cannot be verified (`--trust`).
+        say: Told what is accepted.
+
     Raises:
+        Untrusted: Unless `accept`, if the federation is not what the run takes part in
+            or the generalists are not what the contributions make.
         ComigsError: If it cannot be read or the run does not fit; the run is
             unchanged then.
     """
     federation = rounds.current(exchange)
-    changed = local.pull(run, exchange, federation, participant)
+    changed = local.pull(run, exchange, federation, participant, accept, say)
     return Pulled(federation.round.round, changed)
 
 
@@ -102,6 +135,7 @@ def push(
     options: PrivacyOptions | None = None,
     propose: bool = False,
     say: Say = lambda line: None,
+    accept: bool = False,
 ) -> dict[str, Any]:
     """Contribute a run's generalists to the open round, and close it if it is due.
 
@@ -112,6 +146,7 @@ def push(
         options: Differential privacy.
         propose: Offer it to whoever may write, and close nothing.
         say: Told where a private contribution is sent again as it was.
+        accept: Take what has changed in federation.json (`--trust`).
 
     Returns:
         What `leaving` lists, with "participant", "round" and whether it is "closed"
@@ -121,10 +156,11 @@ def push(
         ComigsError: If the round does not take them, and what to do.
     """
     federation, prepared, before = _prepared(
-        run, exchange, participant, options, True, say
+        run, exchange, participant, options, True, say, accept
     )
     name, number = prepared.metadata.participant, federation.open_round
     result = {"participant": name, "round": number, "closed": False}
+    local.intend(run, exchange.uri, prepared, before)
     if propose:
         url, new = contributing.propose(exchange, federation, prepared)
         result |= {"url": url, "new": new}
@@ -132,20 +168,39 @@ def push(
         contributing.contribute(exchange, federation, prepared)
     local.contributed(run, exchange.uri, name, prepared, before)
     if not propose:
-        result["closed"] = is_closed(exchange, number)
+        result["closed"] = is_closed(exchange, number, federation.trust)
     return {**result, **status.leaving(prepared)}
 
 
-def close(exchange: Exchange, say: Say = lambda line: None) -> Closing:
-    """Accept the proposals that are fit, and close the open round if it is due."""
-    number = rounds.current(exchange).open_round
-    found = [one.as_dict() for one in accepting.accept(exchange, say)]
-    return Closing(number, is_closed(exchange, number), found)
+def close(
+    exchange: Exchange, say: Say = lambda line: None, accept: bool = False
+) -> Closing:
+    """Accept the proposals that are fit, and close the open round if it is due.
+
+    Args:
+        exchange: Where the federation is.
+        say: Told where a proposal could not be closed.
+        accept: Take a manifest that somebody else than the founder has changed, and
+            generalists that cannot be verified (`--trust`).
+
+    Raises:
+        Untrusted: Unless `accept`.
+    """
+    federation = rounds.current(exchange, believed := Trust(accept))
+    stranger = vouching.stranger(exchange, federation.snapshot)
+    if stranger is not None and not accept:
+        raise Untrusted(
+            f"federation.json was last changed by {stranger}, who did not found the "
+            "federation: look at sync status, and accept it with sync merge --trust"
+        )
+    number = federation.open_round
+    found = [one.as_dict() for one in accepting.accept(exchange, say, believed)]
+    return Closing(number, is_closed(exchange, number, believed), found)
 
 
-def is_closed(exchange: Exchange, wanted: int) -> bool:
+def is_closed(exchange: Exchange, wanted: int, believed: Trust | None = None) -> bool:
     """Whether a round is closed now, by this call or by somebody else."""
-    now = rounds.current(exchange)
+    now = rounds.current(exchange, believed)
     if now.open_round > wanted:
         return True
     return closing.close_if_due(exchange, now, time.time()) is not None
@@ -158,6 +213,7 @@ def _prepared(
     options: PrivacyOptions | None,
     send: bool,
     say: Say = lambda line: None,
+    accept: bool = False,
 ) -> tuple[Federation, Prepared, dict[str, Array]]:
     """The federation, a contribution to it, and the residual that went into it."""
     record = membership.read(run)
@@ -166,7 +222,8 @@ def _prepared(
         raise FederationError(
             "--participant NAME is missing: your name in the federation"
         )
-    federation = rounds.current(exchange)
+    federation = rounds.current(exchange, local.trusting(run, exchange.uri))
+    local.agreed(run, exchange, federation, accept and send, say)
     contributing.check_participant(exchange, federation, name)
     made = local.prepare(run, exchange, federation, name, options, send, say)
     return federation, *made
@@ -178,15 +235,22 @@ def history(run: Path) -> list[dict[str, Any]]:
 
 
 def kept(run: Path) -> list[int]:
-    """The rounds whose generalists are kept on this device, ascending."""
-    return keeping.rounds(Place(run).path)
+    """What generalists are kept on this device: own ones below 0, then rounds."""
+    folder = Place(run).path
+    return [*keeping.own(folder), *keeping.rounds(folder)]
+
+
+def kept_as(run: Path) -> dict[int, str]:
+    """Each of `kept` with what it is, for people."""
+    return {number: keeping.label(Place(run).path, number) for number in kept(run)}
 
 
 def roll_back(run: Path, round: int) -> None:
     """Give a run the generalists of an earlier round again; needs no network.
 
-    The run then stands where a pull of that round left it: a push is refused until the
-    newest round is pulled, and a pull brings that again.
+    The run then stands where a pull of that round left it, and with its own where it
+    was before a pull: a push is refused until the newest round is pulled, and a pull
+    brings that again.
 
     Args:
         run: Not being trained.
@@ -208,7 +272,13 @@ def roll_back(run: Path, round: int) -> None:
         tensors = keeping.read(folder.path, round, before.uri)
         step = local.of_run(folder.path).step
         # The record first: killed in between, the run only has to pull again.
-        after = dataclasses.replace(before, round=round, step=step)
+        own = round < 0
+        after = dataclasses.replace(
+            before,
+            round=-1 if own else round,
+            step=step,
+            generalist=None if own else digest(tensors),
+        )
         membership.write(folder.path, after)
         try:
             generalists.replace(folder, tensors)

@@ -10,6 +10,7 @@ Paths are relative and separated by `/`. No part of one begins with a dot: hidde
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 from comigs_mlx.errors import FederationError
+from comigs_mlx.federation.discreet import clean
 
 Changes = Mapping[str, bytes | None]
 """Path -> new content; None deletes (also what is not there)."""
@@ -72,10 +74,38 @@ class File:
     Attributes:
         size: Bytes.
         sha256: Of the content, in hexadecimal, where the listing knows it.
+        blob: git's name of the content (a SHA-1 in hexadecimal), where the listing
+            knows it and the content is not kept as LFS.
     """
 
     size: int
     sha256: str | None = None
+    blob: str | None = None
+
+    def has(self, content: bytes) -> bool:
+        """Whether `content` is this file's, as far as the listing can tell."""
+        if len(content) != self.size:
+            return False
+        if self.sha256 is not None:
+            return self.sha256 == hashlib.sha256(content).hexdigest()
+        return self.blob is None or self.blob == blob_of(content)
+
+
+def blob_of(content: bytes) -> str:
+    """git's name of a file with this content: no secret, but it tells damage."""
+    head = b"blob %d\0" % len(content)
+    return hashlib.sha1(head + content, usedforsecurity=False).hexdigest()
+
+
+def undamaged(path: str, file: File, content: bytes) -> bytes:
+    """`content`, if it is what the listing says; every exchange's `read` ends here.
+
+    Raises:
+        Unreachable: If it is not: the line is to blame, and reading again may help.
+    """
+    if not file.has(content):
+        raise Unreachable(f"{path} was damaged on its way here: try again")
+    return content
 
 
 @dataclass(frozen=True)
@@ -133,11 +163,12 @@ class Exchange(Protocol):
     def read(self, path: str, revision: str, max_bytes: int) -> bytes:
         """The content of the file at `path`.
 
-        Its size is that of the listing, its bytes are not checked: compare a SHA-256.
+        It is what the listing says, by its SHA-256 or git's hash where there is one:
+        damaged on its way it is read again. So whatever is wrong with the bytes that
+        come back, their author wrote it.
 
         Raises:
-            TooLarge: If the listing says so (nothing is read then), or as soon as
-                more than `max_bytes` arrive.
+            TooLarge: If the listing says so; nothing is read then.
             NotThere: If there was no such file.
             Moved: If the exchange keeps no history and the file has changed since.
         """
@@ -147,6 +178,33 @@ class Exchange(Protocol):
 
         None where it is not known; paths that are not there are left out.
         """
+
+    def origins(self, paths: Iterable[str], revision: str) -> dict[str, str | None]:
+        """Path -> the account that first committed the content it has at `revision`.
+
+        As far back as the history goes and this looks: some fifty commits. Where
+        nobody is known, as `authors`.
+        """
+
+    def before(self, path: str, revision: str) -> Snapshot | None:
+        """The files as they were just before the last change of `path`.
+
+        None where the history does not reach back that far (it was squashed), or where
+        there is none (a folder).
+        """
+
+    def committed(self, path: str, revision: str) -> float | None:
+        """When `path` was last committed, in seconds since the epoch.
+
+        By the exchange's own clock, whatever the clock of who committed; None where it
+        has none.
+        """
+
+    def clock(self) -> float | None:
+        """Seconds since the epoch by the exchange's own clock; None: it has none."""
+
+    def known_as(self, account: str) -> str | None:
+        """The name that an account has now; None where there is none of that name."""
 
     def commit(self, changes: Changes, message: str, parent: str | None = None) -> str:
         """Write all of `changes`, or nothing; return a revision that has them.
@@ -236,7 +294,7 @@ def hub_address(uri: str) -> tuple[str, str]:
     found = None if match is None else (match["repo"], match["branch"] or "main")
     if found is None or any(bad in uri for bad in ("..", "--", ".git/", "@/")):
         raise FederationError(
-            f"{uri!r} is no federation: write hf://owner/repo, "
+            f"{clean(uri)!r} is no federation: write hf://owner/repo, "
             "hf://owner/repo@branch, or the path of a folder"
         )
     return found
@@ -245,6 +303,7 @@ def hub_address(uri: str) -> tuple[str, str]:
 def _folder(text: str) -> Path:
     if not text.strip() or "\0" in text or re.fullmatch(r"[A-Za-z]{2,}:.*", text):
         raise FederationError(
-            f"{text!r} is no federation: write hf://owner/repo or a folder's path"
+            f"{clean(text)!r} is no federation: write hf://owner/repo or a folder's "
+            "path"
         )
     return Path(text).expanduser()

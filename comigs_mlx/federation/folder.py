@@ -102,6 +102,35 @@ class FolderExchange:
         entries = self._listings.get(revision) or self.snapshot().files
         return {path: None for path in paths if path in entries}
 
+    def origins(self, paths: Iterable[str], revision: str) -> dict[str, str | None]:
+        """Nobody is known."""
+        return self.authors(paths, revision)
+
+    def before(self, path: str, revision: str) -> Snapshot | None:
+        """A folder has no history."""
+        del path, revision
+        return None
+
+    def committed(self, path: str, revision: str) -> float | None:
+        """By the file system's clock, which on a shared drive is its server's."""
+        entries = self._listings.get(revision, {})
+        return entries[path].time / 1e9 if path in entries else None
+
+    def clock(self) -> float | None:
+        """What time a file gets that is touched now; None where it may not be."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+        try:
+            handle = os.open(self.root / HIDDEN / "clock", flags, 0o666)
+        except OSError:
+            return None
+        with open(handle, "wb") as touched:
+            os.utime(touched.fileno())
+            return os.fstat(touched.fileno()).st_mtime
+
+    def known_as(self, account: str) -> str | None:
+        """Names are what they are."""
+        return account
+
     def commit(self, changes: Changes, message: str, parent: str | None = None) -> str:
         """Write all of `changes`, or nothing."""
         check_changes(changes, message)

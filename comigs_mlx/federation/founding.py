@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from comigs_mlx import registry
 from comigs_mlx.errors import ConfigError
 from comigs_mlx.federation.local import Origin
 from comigs_mlx.federation.manifest import AggregatorChoice, Manifest, Member, cap
@@ -19,7 +20,7 @@ def manifest(config: InitConfig, origin: Origin) -> Manifest:
         origin.base,
         origin.experts,
         max_bytes=cap(shapes(Arrays("", origin.generalists))),
-        aggregator=AggregatorChoice(config.aggregator),
+        aggregator=AggregatorChoice(*registry.parse(config.aggregator)),
         quorum=config.quorum,
         deadline_seconds=config.deadline,
         participants=members(config.allow, config.keys),

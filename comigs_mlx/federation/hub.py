@@ -7,27 +7,30 @@ and files are never skipped in silence (a `.gitignore` in the repository).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+import re
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from comigs_mlx.federation import hub_commit, hub_reading
+from comigs_mlx.federation.discreet import clean
 from comigs_mlx.federation.exchange import (
     Changes,
-    File,
     Moved,
     NotAllowed,
     NotThere,
     Proposal,
     Say,
     Snapshot,
+    Unreachable,
 )
-from comigs_mlx.federation.hub_client import library, patiently
+from comigs_mlx.federation.hub_client import library, patiently, version
+from comigs_mlx.federation.hub_errors import Garbled, Missing, NoFile, NoRevision
+from comigs_mlx.federation.hub_known import Known
+from comigs_mlx.federation.hub_newest import Newest
 from comigs_mlx.federation.paths import check_changes, check_path, check_size
 
 T = TypeVar("T")
-
-KEPT = 4
-"""Listings remembered, so that `read` knows sizes without asking again."""
 
 
 class HubExchange:
@@ -48,7 +51,10 @@ class HubExchange:
         self._endpoint, self._token = endpoint, token
         self._made: Any = None
         self._account: str | None = None
-        self._listings: dict[str, dict[str, File]] = {}
+        self._known = Known()
+        self._newest = Newest(lambda oid: hub_reading.recent(self._api, repo, oid))
+        self._was_there = False
+        self._offered: set[int] = set()
 
     def account(self) -> str | None:
         """The account the token belongs to; None without a token."""
@@ -64,25 +70,32 @@ class HubExchange:
 
     def snapshot(self) -> Snapshot:
         """The branch's newest commit."""
-        return self._listed(self._ask(self._head))
+        return self._ask(lambda: self._listed(self._head()))
 
     def read(self, path: str, revision: str, max_bytes: int) -> bytes:
-        """From any commit; nothing is cached."""
+        """From any commit; small files are remembered by their hash, in memory."""
         check_path(path)
-        known = self._listings.get(revision)
-        if known is None:
-            known = self._ask(
-                lambda: hub_reading.files(self._api, self.repo, [path], revision)
+        api, repo = self._api, self.repo
+
+        def action() -> bytes:
+            # A listing can be damaged as well: each further try asks for the file's
+            # entry again.
+            known = self._known.listing(revision) if not tries else None
+            tries.append(None)
+            if known is None:
+                known = hub_reading.files(api, repo, [path], revision)
+            if path not in known:
+                raise NotThere(f"{path} is not in {repo} at {revision}")
+            file = known[path]
+            check_size(path, file.size, max_bytes)
+            place = path, revision, file
+            return self._known.content(
+                file, lambda: hub_reading.content(api, repo, *place)
             )
-        if path not in known:
-            raise NotThere(f"{path} is not in {self.repo} at {revision}")
-        size = known[path].size
-        check_size(path, size, max_bytes)
-        return self._ask(
-            lambda: hub_reading.content(
-                self._api, self.repo, path, revision, size, max_bytes
-            )
-        )
+
+        tries: list[None] = []
+        with self._rewritten(revision):
+            return self._ask(action)
 
     def authors(self, paths: Iterable[str], revision: str) -> dict[str, str | None]:
         """The first author of each path's last commit: the account that committed.
@@ -91,9 +104,46 @@ class HubExchange:
         write.
         """
         wanted = list(paths)
-        return self._ask(
-            lambda: hub_reading.authors(self._api, self.repo, wanted, revision)
-        )
+        with self._rewritten(revision):
+            return self._ask(
+                lambda: hub_reading.authors(
+                    self._api, self.repo, wanted, revision, self._known.authors
+                )
+            )
+
+    def origins(self, paths: Iterable[str], revision: str) -> dict[str, str | None]:
+        """By the history, commit by commit; answers are remembered by content."""
+        api, repo, authors = self._api, self.repo, self._known.authors
+
+        def ask(new: list[str]) -> dict[str, str | None]:
+            return hub_reading.origins(api, repo, new, revision, authors, self._ask)
+
+        with self._rewritten(revision):
+            return self._known.origins(paths, revision, ask)
+
+    def before(self, path: str, revision: str) -> Snapshot | None:
+        """By the history; what a commit builds upon never changes."""
+        api, repo, parents = self._api, self.repo, self._known.parents
+        with self._rewritten(revision):
+            found = self._ask(
+                lambda: hub_reading.before(api, repo, path, revision, parents)
+            )
+            return None if found is None else self._listed(found)
+
+    def committed(self, path: str, revision: str) -> float | None:
+        """The date of the last commit of `path`."""
+        with self._rewritten(revision):
+            return self._ask(
+                lambda: hub_reading.committed(self._api, self.repo, path, revision)
+            )
+
+    def clock(self) -> float | None:
+        """As the Hub dates its answers."""
+        return self._ask(lambda: hub_reading.clock(self._api, self.repo))
+
+    def known_as(self, account: str) -> str | None:
+        """The Hub sends on from an account's old name."""
+        return self._ask(lambda: hub_reading.known_as(self._api, account))
 
     def commit(self, changes: Changes, message: str, parent: str | None = None) -> str:
         """One commit by `create_commit`, tried again until it surely landed once."""
@@ -106,6 +156,8 @@ class HubExchange:
             info, made = hub_commit.send(
                 self._api, self.repo, self.branch, real, message, parent
             )
+            note = self._newest.made if made else self._newest.seen
+            note(str(info.oid))
             return str(info.oid), made
 
         attempt = hub_commit.Attempt(self._head, entries, send, changes, parent)
@@ -135,13 +187,14 @@ class HubExchange:
                 create_pr=True,
                 text=description,
             )
-            return str(info.pr_url or self._proposal_url(info.pr_num))
+            return clean(str(info.pr_url or self._proposal_url(info.pr_num)))
 
         return self._ask(action)
 
     def proposals(self) -> list[Proposal]:
         """Open pull requests."""
         found = self._ask(lambda: hub_reading.pulls(self._api, self.repo, "open"))
+        self._offered.update(d.num for d in found)
         return [
             Proposal(d.num, d.title, d.author, self._proposal_url(d.num))
             for d in sorted(found, key=lambda d: d.num)
@@ -150,10 +203,11 @@ class HubExchange:
     def proposed(self, number: int) -> tuple[Snapshot, frozenset[str]]:
         """Against the commit of the branch that the pull request builds upon."""
         api, repo = self._api, self.repo
-        head = self._ask(lambda: self._head(f"refs/pr/{number}"))
+        offered = number in self._offered
+        head = self._ask(lambda: self._at(f"refs/pr/{number}"), was_there=offered)
         base = self._ask(lambda: hub_reading.ancestor(api, repo, head, self.branch))
         changed = self._ask(lambda: hub_reading.changed(api, repo, base, head))
-        return self._listed(head), changed
+        return self._ask(lambda: self._listed(head)), changed
 
     def dismiss(self, number: int, comment: str) -> None:
         """Close a pull request."""
@@ -178,14 +232,17 @@ class HubExchange:
 
     def url(self, path: str = "") -> str:
         """The page of the repository or a file."""
-        page = f"{self._api.endpoint}/{self.repo}"
+        page = clean(f"{self._api.endpoint}/{self.repo}")
         return f"{page}/blob/{self.branch}/{path}" if path else page
 
     @property
     def _api(self) -> Any:
         if self._made is None:
             self._made = library().HfApi(
-                endpoint=self._endpoint, token=self._token, library_name="comigs_mlx"
+                endpoint=self._endpoint,
+                token=self._token,
+                library_name="comigs_mlx",
+                library_version=version(),
             )
         return self._made
 
@@ -193,8 +250,27 @@ class HubExchange:
         self,
         action: Callable[[], T],
         again: Callable[[Exception], bool] = lambda error: False,
+        was_there: bool = True,
     ) -> T:
-        return patiently(action, self.repo, self.patience, self.say, again)
+        def passes(error: Exception) -> bool:
+            known = self._was_there and was_there
+            return again(error) or (known and isinstance(error, Missing))
+
+        return patiently(action, self.repo, self.patience, self.say, passes)
+
+    @contextlib.contextmanager
+    def _rewritten(self, revision: str) -> Iterator[None]:
+        """Around questions about `revision`, which the Hub itself has named."""
+        try:
+            yield
+        except NoRevision:
+            raise Moved(
+                f"the history of {self.repo} was rewritten: read again what is there"
+            ) from None
+        except NoFile:
+            raise Unreachable(
+                f"a file that {self.repo} lists cannot be had: try again later"
+            ) from None
 
     def _proposed(self, title: str) -> int | None:
         """An open pull request of ours with this title: the answer was lost."""
@@ -204,27 +280,30 @@ class HubExchange:
         return max(mine, default=None)
 
     def _proposal_url(self, number: int) -> str:
-        return f"{self._api.endpoint}/{self.repo}/discussions/{number}"
+        return clean(f"{self._api.endpoint}/{self.repo}/discussions/{number}")
 
     def _listed(self, revision: str) -> Snapshot:
-        if revision not in self._listings:
-            files = self._ask(
-                lambda: hub_reading.listing(self._api, self.repo, revision)
-            )
-            self._listings[revision] = files
-            for old in list(self._listings)[:-KEPT]:
-                del self._listings[old]
-        return Snapshot(revision, dict(self._listings[revision]))
-
-    def _head(self, ref: str | None = None) -> str:
-        info = self._api.model_info(
-            self.repo, revision=ref or self.branch, expand=["sha"]
+        files = self._known.listed(
+            revision, lambda: hub_reading.listing(self._api, self.repo, revision)
         )
-        return str(info.sha)
+        return Snapshot(revision, dict(files))
+
+    def _head(self) -> str:
+        return self._newest.seen(self._at(self.branch))
+
+    def _at(self, ref: str) -> str:
+        sha = self._api.model_info(self.repo, revision=ref, expand=["sha"]).sha
+        if not isinstance(sha, str) or not re.fullmatch(r"[0-9a-f]{40,64}", sha):
+            raise Garbled(f"the Hub names no commit of {self.repo}: try again later")
+        self._was_there = True
+        return sha
 
     def _create(self, private: bool) -> None:
-        self._api.create_repo(self.repo, private=private, exist_ok=True)
-        if private and not self._api.model_info(self.repo, expand=["private"]).private:
+        # The answer that it is there already may lack the address the library wants.
+        with contextlib.suppress(KeyError):
+            self._api.create_repo(self.repo, private=private, exist_ok=True)
+        self._was_there = True  # if the Hub does not see it yet, it soon will
+        if not self._api.model_info(self.repo, expand=["private"]).private and private:
             raise NotAllowed(
                 f"{self.repo} is there already and public: make it private on its "
                 "page, or drop --private"

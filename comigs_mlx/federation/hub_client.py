@@ -1,25 +1,26 @@
 """huggingface_hub with limits: every request ends, and this program decides on retries.
 
 The library waits without end for a silent server and sleeps as long as one asks it to.
-Within `patient` each request gets a time limit, and an answer that says "later" (408,
-429, 5xx) is raised as `Busy` instead of being slept on; outside (mlx-lm's downloads in
-this process) the library behaves as always.
+Within `patiently` each request gets a time limit, and an answer that says "later" (see
+`hub_later`) is raised as `Unreachable` instead of being slept on; outside (mlx-lm's
+downloads in this process) the library behaves as always.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.metadata
 import os
-import random
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
+from comigs_mlx.errors import FederationError
 from comigs_mlx.federation.exchange import NotAllowed, Say, Unreachable
-from comigs_mlx.federation.hub_errors import translated
+from comigs_mlx.federation.hub_errors import STRAY, Garbled, Missing, translated
+from comigs_mlx.federation.hub_later import later, pause
 
 CONNECT, READ = 10.0, 60.0
 """Seconds for a connection, and between two pieces of an answer."""
@@ -27,7 +28,10 @@ CONNECT, READ = 10.0, 60.0
 FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0
 """Seconds before trying again where the Hub names none; doubled each time."""
 
-LATER = (408, 429, 500, 502, 503, 504)
+DOUBTFUL_TRIES = 5
+"""Tries, one after the other, of what may be passing and may be final: an answer that
+makes no sense, a file that is gone. With the waits above they take ten seconds."""
+
 T = TypeVar("T")
 _deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
 
@@ -46,6 +50,15 @@ def library() -> Any:
     inner = _http._GLOBAL_CLIENT_FACTORY  # the user's own (a proxy, certificates)
     huggingface_hub.set_client_factory(lambda: _limited(inner()))
     return huggingface_hub
+
+
+@functools.cache
+def version() -> str:
+    """Of this program, for the requests' user agent."""
+    try:
+        return importlib.metadata.version("comigs-mlx")
+    except importlib.metadata.PackageNotFoundError:  # run from a copy of the source
+        return "unknown"
 
 
 def patiently(
@@ -69,20 +82,28 @@ def patiently(
             unread: it can quote a header.
     """
     end, wait = time.monotonic() + patience, FIRST_WAIT
+    error: FederationError | None = None
+    doubtful = 0
     while True:
-        error = None
+        before = type(error)
         with _within(end):
             try:
                 return action()
             except Exception as raised:
                 error = translated(raised, where)
         asked = error.after if isinstance(error, Unreachable) else None
-        pause = asked if asked is not None else wait * random.uniform(0.5, 1.0)
+        seconds = pause(asked, wait, FIRST_WAIT)
+        same = type(error) is before
+        doubtful = (1 + same * doubtful) * isinstance(error, Garbled | Missing)
         passing = isinstance(error, Unreachable) and error.passing
-        if not (passing or again(error)) or time.monotonic() + pause > end:
+        if (
+            not (passing or again(error))
+            or doubtful >= DOUBTFUL_TRIES
+            or time.monotonic() + seconds > end
+        ):
             raise error
-        say(f"{error}; trying again in {pause:.0f} s")
-        time.sleep(pause)
+        say(f"{error}; trying again in {seconds:.0f} s")
+        time.sleep(seconds)
         wait = min(2 * wait, LONGEST_WAIT)
 
 
@@ -125,7 +146,7 @@ def _limit(request: Any) -> None:
     check_time()
     if not request.headers.get("authorization", "").isprintable():
         # The transport would refuse it too, with the token in its text and log.
-        raise NotAllowed("the token has stray characters: check HF_TOKEN, or log in")
+        raise NotAllowed(STRAY)
     left = max(end - time.monotonic(), 0.1)
     given = request.extensions.get("timeout", {})
     limits = {"connect": CONNECT, "read": READ, "write": READ, "pool": READ}
@@ -136,24 +157,6 @@ def _limit(request: Any) -> None:
 
 
 def _raise_later(response: Any) -> None:
-    if _deadline.get() is None or response.status_code not in LATER:
-        return
-    status = response.status_code
-    after = asked(response.headers) if status in (429, 503) else None
-    reason = "asks to slow down" if status == 429 else "does not answer well just now"
     # Raised, not returned: the library would sleep and repeat the request by itself.
-    raise Unreachable(
-        f"the Hub {reason} (status {status}): try again later",
-        after,
-        maybe_done=status != 429,
-    )
-
-
-def asked(headers: Any) -> float | None:
-    """Seconds that `Retry-After` or the Hub's `RateLimit` header ask to wait."""
-    if re.fullmatch(r"\d{1,9}", value := headers.get("retry-after", "").strip()):
-        return float(value)
-    found = re.search(
-        r";\s*r\s*=\s*0\s*;\s*t\s*=\s*(\d{1,9})", headers.get("ratelimit", "")
-    )
-    return float(found[1]) if found else None
+    if _deadline.get() is not None and (error := later(response)) is not None:
+        raise error

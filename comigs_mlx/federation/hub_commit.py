@@ -7,13 +7,13 @@ change, does not look at the parent. So each try begins by looking at what is th
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from comigs_mlx.errors import FederationError
 from comigs_mlx.federation.exchange import Changes, Moved, Unreachable
 from comigs_mlx.federation.hub_client import library
+from comigs_mlx.federation.hub_reading import file_of
 
 LARGE = ".safetensors"
 """What the Hub keeps as LFS."""
@@ -65,10 +65,18 @@ class Attempt:
             if self.maybe_done and _status(error) == 412:
                 raise Unreachable("the Hub's answer about a commit was lost") from None
             raise
-        if not made and self.parent not in (None, revision):
-            # The library found nothing to change and did not look at the parent.
-            raise Moved(MOVED)
+        if not made:
+            self._check_there(revision)
         return revision
+
+    def _check_there(self, revision: str) -> None:
+        """Where the library found nothing to change, it looked at nothing else."""
+        if self.parent not in (None, revision):
+            raise Moved(MOVED)
+        if not self._landed(self.entries(list(self.changes), revision)):
+            # It names the newest commit that it knows, from an answer that lags.
+            self.maybe_done = True
+            raise Unreachable("the Hub does not show yet what was committed")
 
     def _there(self, revision: str) -> dict[str, Any]:
         """What the Hub has of our paths; asked for only where it matters."""
@@ -152,12 +160,7 @@ def operations(changes: Changes) -> list[Any]:
 
 def same(entry: Any, content: bytes) -> bool:
     """Whether the Hub's entry of a file (or None) has exactly `content`."""
-    if entry is None:
-        return False
-    if entry.lfs is not None:
-        return bool(entry.lfs.sha256 == hashlib.sha256(content).hexdigest())
-    blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
-    return bool(entry.blob_id == blob.hexdigest())
+    return entry is not None and file_of(entry).has(content)
 
 
 def _surely_refused(error: Exception) -> bool:

@@ -8,12 +8,31 @@ from __future__ import annotations
 
 import errno
 import json
-import re
 from collections.abc import Callable, Iterator
 
 from comigs_mlx.errors import FederationError
+from comigs_mlx.federation.discreet import clean
 from comigs_mlx.federation.exchange import Moved, NotAllowed, NotThere, Unreachable
+from comigs_mlx.federation.hub_later import later
 
+
+class Missing(NotThere):
+    """The Hub answered 404: final, or passing, where it was there a moment ago."""
+
+
+class NoRevision(Missing):
+    """No such branch, or a commit that the history does not have (any more)."""
+
+
+class NoFile(Missing):
+    """A commit without this file, or a copy of it that lags behind."""
+
+
+class Garbled(Unreachable):
+    """An answer that makes no sense: it was cut, or it is no answer of the Hub's."""
+
+
+STRAY = "the token has stray characters: check HF_TOKEN, or log in"
 LOGIN = "hf auth login (or set HF_TOKEN)"
 
 
@@ -33,7 +52,8 @@ def translated(error: Exception, where: str) -> FederationError:
             found = known(cause, where)
             if found is not None:
                 return found
-    return FederationError(
+    # Mostly the library stumbling over an answer that was cut to shorter JSON.
+    return Garbled(
         f"the Hub library failed on {where} with {type(error).__name__}: check that "
         "huggingface_hub is up to date and try again"
     )
@@ -98,7 +118,7 @@ def _disabled(where: str) -> FederationError:
 
 
 def _no_repository(where: str) -> FederationError:
-    return NotThere(
+    return Missing(
         f"this account sees no model repository {where} on the Hub: check the name; "
         f"if it is private, run {LOGIN}; if it is new, make it with "
         "python -m comigs_mlx.sync init"
@@ -106,13 +126,13 @@ def _no_repository(where: str) -> FederationError:
 
 
 def _no_revision(where: str) -> FederationError:
-    return NotThere(
+    return NoRevision(
         f"{where} has no such branch or revision: check what follows @ in --federation"
     )
 
 
 def _no_file(where: str) -> FederationError:
-    return NotThere(f"a file of {where} is not there any more: look again")
+    return NoFile(f"a file of {where} is not there any more: look again")
 
 
 def _no_answer(where: str) -> FederationError:
@@ -127,12 +147,12 @@ def _bad_name(where: str) -> FederationError:
 
 
 def _by_status(error: BaseException, where: str) -> FederationError | None:
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    response = getattr(error, "response", None)
+    status = getattr(response, "status_code", None)
     if not isinstance(status, int) or status < 400:
         return None
-    if status >= 500 or status in (408, 429):
-        text = f"the Hub does not answer well just now (status {status})"
-        return Unreachable(f"{text}: try again later", maybe_done=status != 429)
+    if (passing := later(response)) is not None:
+        return passing
     if status in STATUS:
         return STATUS[status](where)
     return FederationError(
@@ -165,12 +185,6 @@ def _said(error: BaseException) -> str:
     text = (getattr(error, "server_message", None) or "").strip().splitlines()
     shown = "".join(c for c in text[0] if c.isprintable())[:200] if text else ""
     return f", {clean(shown)!r}" if shown else ""
-
-
-def clean(text: str) -> str:
-    """`text` without what could be a token or a header that carries one."""
-    text = re.sub(r"(?i)\b(bearer|basic)\s+\S+", r"\1 ***", text)
-    return re.sub(r"\b(hf|api)_\w+|\beyJ[\w.-]+", "***", text)
 
 
 def _by_transport(error: BaseException, where: str) -> FederationError | None:
@@ -206,11 +220,14 @@ def _by_transport(error: BaseException, where: str) -> FederationError | None:
 
 
 def _by_system(error: BaseException, where: str) -> FederationError | None:
+    if isinstance(error, UnicodeEncodeError):  # a header takes ASCII only
+        return NotAllowed(STRAY)
     if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
-        return Unreachable(
+        page = isinstance(error, json.JSONDecodeError) and "<" in error.doc.lstrip()[:1]
+        return Garbled(
             f"the answer about {where} is not the Hub's: check HF_ENDPOINT, and "
             "whether this network wants a login in the browser first",
-            passing=False,
+            passing=not page,  # cut JSON is asked for again; a login page stays one
         )
     if not isinstance(error, OSError) or error.errno is None:
         return None

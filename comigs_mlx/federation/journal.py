@@ -11,11 +11,12 @@ if they were in place (`State.find`), and the next who writes finishes the renam
 from __future__ import annotations
 
 import contextlib
-import json
+import errno
 import os
 import re
 import secrets
 import shutil
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from typing import Any
 from comigs_mlx.errors import FederationError
 from comigs_mlx.federation.exchange import Changes, NotAllowed
 from comigs_mlx.federation.paths import check_path
+from comigs_mlx.federation.strict import parse
 from comigs_mlx.federation.tree import is_linked
 from comigs_mlx.files import write_bytes, write_json, write_text
 
@@ -142,14 +144,25 @@ class Journal:
                 parent.rmdir()
 
 
-def _read(file: Path) -> bytes:
-    with open(os.open(file, os.O_RDONLY | os.O_NOFOLLOW), "rb") as opened:
+def _read(file: Path) -> bytes | None:
+    """The file's content; None where it is none of ours."""
+    # NONBLOCK: another participant may have put a pipe there.
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        opened = open(os.open(file, flags), "rb")
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            return None
+        raise
+    with opened:
+        if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+            return None
         return opened.read(MOST_BYTES + 1)
 
 
-def _parse(content: bytes, name: str, file: Path) -> State:
+def _parse(content: bytes | None, name: str, file: Path) -> State:
     try:
-        values = json.loads(content[:MOST_BYTES])
+        values = parse(b"" if content is None else content, MOST_BYTES)
         commits = _checked(values)
     except (ValueError, TypeError, KeyError, AttributeError, FederationError):
         raise NotAllowed(
@@ -167,4 +180,6 @@ def _checked(values: Any) -> int:
         check_path(path)
     if not all(STAGED.fullmatch(name) for name in values["staged"].values()):
         raise ValueError("name of a staged file")
+    if type(values["commits"]) is not int or values["commits"] < 0:
+        raise ValueError("number of commits")
     return int(values["commits"])

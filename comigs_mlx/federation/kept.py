@@ -1,7 +1,9 @@
-"""The generalists that a run pulled, kept to go back to without a network.
+"""The generalists that a run pulled or had, kept to go back to without a network.
 
 RUN/state/rounds/round-0000003.safetensors holds the generalists of round 3, all of one
-federation.
+federation. own-0000001.safetensors holds what the run had learnt itself and nobody else
+has: its generalists before a pull replaced them. Own ones are called by the negative of
+their number, -1, so that one list of numbers has both.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load
 
 from comigs_mlx.errors import FederationError
-from comigs_mlx.federation.sources import Array
+from comigs_mlx.federation.sources import Array, digest
 from comigs_mlx.federation.tensorfile import serialise
 from comigs_mlx.files import write_bytes
 
@@ -22,6 +24,7 @@ KEEP = 5
 """Rounds kept; older ones are removed."""
 
 NAME = re.compile(r"round-(\d{7,})\.safetensors")
+OWN = re.compile(r"own-(\d{7,})\.safetensors")
 
 
 def write(run: Path, round: int, uri: str, tensors: Mapping[str, Array]) -> None:
@@ -38,20 +41,58 @@ def write(run: Path, round: int, uri: str, tensors: Mapping[str, Array]) -> None
         _file(run, old).unlink(missing_ok=True)
 
 
+def keep_own(run: Path, tensors: Mapping[str, Array], step: int) -> int:
+    """Keep the generalists that a run has trained itself, before they are replaced.
+
+    The first ones stay for good, and the newest of the others: `KEEP` together.
+
+    Returns:
+        What they are called: -1, -2, ...
+    """
+    stated = digest(tensors)
+    for number in (known := own(run)):
+        if _about(_file(run, number)).get("digest") == stated:
+            return number
+    number = min(known, default=0) - 1
+    about = {"step": str(step), "digest": stated}
+    write_bytes(_file(run, number), serialise(tensors, about))
+    for old in sorted(own(run), reverse=True)[1 : 1 - KEEP]:
+        _file(run, old).unlink(missing_ok=True)
+    return number
+
+
+def own(run: Path) -> list[int]:
+    """What the run's own generalists that are kept are called, newest first."""
+    return sorted(-number for number in _numbers(run, OWN))
+
+
+def label(run: Path, number: int) -> str:
+    """What a kept generalist is, in a few words for people."""
+    if number >= 0:
+        return f"round {number}"
+    step = _about(_file(run, number)).get("step", "?")
+    return f"own, of step {step}, before a pull"
+
+
 def rounds(run: Path) -> list[int]:
     """The rounds whose generalists are kept, ascending."""
+    return sorted(_numbers(run, NAME))
+
+
+def _numbers(run: Path, pattern: re.Pattern[str]) -> list[int]:
     folder = run / "state" / "rounds"
     names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
-    return sorted(int(found[1]) for name in names if (found := NAME.fullmatch(name)))
+    return [int(found[1]) for name in names if (found := pattern.fullmatch(name))]
 
 
 def read(run: Path, round: int, uri: str) -> dict[str, Array]:
-    """The generalists of a round of a federation.
+    """The generalists of a round of a federation, or below 0 the run's own.
 
     Raises:
         FederationError: If they are not kept, or damaged.
     """
-    file, have = _file(run, round), ", ".join(map(str, rounds(run))) or "none"
+    known = [*own(run), *rounds(run)]
+    file, have = _file(run, round), ", ".join(map(str, known)) or "none"
     try:
         tensors: dict[str, Array] = load(file.read_bytes())
     except FileNotFoundError:
@@ -61,19 +102,24 @@ def read(run: Path, round: int, uri: str) -> dict[str, Array]:
         ) from None
     except (SafetensorError, OSError, ValueError) as error:
         raise FederationError(f"{file} is damaged: choose another round") from error
-    if _uri(file) != uri:
+    if round >= 0 and _uri(file) != uri:
         raise FederationError(f"{file} is of another federation: pull from this one")
     return tensors
 
 
 def _uri(file: Path) -> str | None:
     """Of the federation that a file's generalists came from; None: damaged."""
+    return _about(file).get("uri")
+
+
+def _about(file: Path) -> dict[str, str]:
     try:
         with safe_open(file, "numpy") as opened:
-            return (opened.metadata() or {}).get("uri")
+            return opened.metadata() or {}
     except (SafetensorError, OSError):
-        return None
+        return {}
 
 
 def _file(run: Path, round: int) -> Path:
-    return run / "state" / "rounds" / f"round-{round:07d}.safetensors"
+    kind = "round" if round >= 0 else "own"
+    return run / "state" / "rounds" / f"{kind}-{abs(round):07d}.safetensors"

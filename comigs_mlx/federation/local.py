@@ -6,6 +6,7 @@ imported only when one of these functions runs.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import tempfile
 from collections.abc import Callable, Mapping
@@ -21,15 +22,18 @@ from comigs_mlx.federation import (
     private,
     rounds,
     signatures,
+    trust,
+    verifying,
 )
 from comigs_mlx.federation.contribution import Prepared, Privacy
-from comigs_mlx.federation.exchange import Exchange
+from comigs_mlx.federation.exchange import Exchange, Say
 from comigs_mlx.federation.manifest import BaseModel, Experts
 from comigs_mlx.federation.membership import Membership
 from comigs_mlx.federation.rounds import Federation
-from comigs_mlx.federation.sources import Array, Arrays, shapes
+from comigs_mlx.federation.sources import Array, Arrays, digest, shapes
+from comigs_mlx.federation.verifying import Have, Trust
 from comigs_mlx.options import ExpertOptions, PrivacyOptions
-from comigs_mlx.runs.description import base_model
+from comigs_mlx.runs.description import base_model, revision
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,24 +74,42 @@ def of_model(model: str, options: ExpertOptions, seed: int, say: Any) -> Origin:
     from comigs_mlx.runs import description, experts, generalists
 
     base = load_base(model, say)
-    digest = base.fingerprint()
+    fingerprint = base.fingerprint()
     mixture = Mixture(base.model, options, seed)
     with tempfile.TemporaryDirectory(prefix="comigs-") as folder:
         experts.write(Path(folder), mixture, base.id, 0)
         tensors, _ = generalists.read(Path(folder), options.generalists)
-    return Origin(*described(description.describe(mixture, base.id, digest)), tensors)
+    return Origin(
+        *described(description.describe(mixture, base.id, fingerprint, base.revision)),
+        tensors,
+    )
 
 
 def pull(
-    run: Path, exchange: Exchange, federation: Federation, name: str | None
+    run: Path,
+    exchange: Exchange,
+    federation: Federation,
+    name: str | None,
+    accept: bool = False,
+    say: Say = lambda line: None,
 ) -> bool:
     """Replace a run's generalists by the federation's.
+
+    Args:
+        run: Its folder.
+        exchange: Where the federation is.
+        federation: From `current`.
+        name: Of the participant.
+        accept: Take what has changed, and what cannot be verified (`--trust`).
+        say: Told what is accepted.
 
     Returns:
         Whether anything changed; False where the run has this round already, with or
         without training since.
 
     Raises:
+        Untrusted: If the federation is not what the run takes part in, or its
+            generalists are not what the contributions make.
         FederationError: If the run does not fit; it is unchanged then.
         RunError: If it is in use, or damaged.
     """
@@ -96,39 +118,131 @@ def pull(
     folder = RunFolder(run)
     folder.check_exists()
     with folder.in_use():
-        return bring(run, exchange, federation, name)
+        return bring(run, exchange, federation, name, accept, say)
 
 
 def bring(
-    run: Path, exchange: Exchange, federation: Federation, name: str | None
+    run: Path,
+    exchange: Exchange,
+    federation: Federation,
+    name: str | None,
+    accept: bool = False,
+    say: Say = lambda line: None,
 ) -> bool:
     """`pull`, by the process that has the run's folder in use already."""
     from comigs_mlx.runs import generalists
     from comigs_mlx.runs.folder import RunFolder
 
-    record = membership.read(run)
-    same = record is not None and record.uri == membership.place(exchange.uri)
-    if record is not None and same and record.round == federation.round.round:
-        return False
+    record = agreed(run, exchange, federation, accept, say)
+    if record is not None and record.round == federation.round.round:
+        if not _replaced(exchange, federation, record, accept):
+            return False
     mine = of_run(run)
     membership.check_fits(federation.manifest, mine.experts, mine.base.fingerprint)
     own = shapes(Arrays("", mine.generalists))
-    tensors = rounds.pull(exchange, federation, own)
+    believed = trusting(run, exchange.uri, accept)
+    believing = dataclasses.replace(federation, trust=believed)
+    tensors = rounds.pull(exchange, believing, own)
+    if _only_here(record, mine.step):
+        number = kept.keep_own(run, mine.generalists, mine.step)
+        say(
+            f"what {run} had learnt itself is replaced, and kept on this device: sync "
+            f"pull --back={number} brings it again"
+        )
     generalists.replace(RunFolder(run), tensors)
-    remember(run, exchange.uri, federation, name, mine.step)
+    remember(run, exchange.uri, federation, name, mine.step, digest(tensors))
     place = membership.place(exchange.uri)
     kept.write(run, federation.round.round, place, tensors)
     return True
 
 
+def agreed(
+    run: Path, exchange: Exchange, federation: Federation, accept: bool, say: Say
+) -> Membership | None:
+    """The run's record, if it takes part in just this federation.
+
+    A run of an earlier version remembers no manifest: it accepts the present one.
+
+    Raises:
+        Changed: If the federation is not what the run takes part in, unless `accept`.
+    """
+    record, manifest = membership.read(run), federation.manifest
+    if record is None or record.uri != membership.place(exchange.uri):
+        return None
+    try:
+        trust.check(record, exchange.uri, manifest, federation.round)
+    except trust.Changed as change:
+        if not accept:
+            raise
+        say(f"accepted: {str(change).removesuffix(f'; {trust.ACCEPT}')}")
+    if trust.is_anew(record, manifest):
+        return None
+    if record.manifest != manifest:
+        if record.manifest is None:
+            say("this run now remembers federation.json: changes of it will be told")
+        record = dataclasses.replace(record, manifest=manifest)
+        membership.write(run, record)
+    return record
+
+
+def _replaced(
+    exchange: Exchange, federation: Federation, record: Membership, accept: bool
+) -> bool:
+    """Whether the round that the run has must be brought again.
+
+    Raises:
+        Changed: If it is another one now, unless `accept`.
+    """
+    if record.generalist is None:
+        return False
+    if (stated := federation.round.generalist) is None or accept:
+        there = federation.snapshot.revision
+        stated = digest(verifying.fetch(exchange, there, federation.manifest))
+    if stated != record.generalist and not accept:
+        stating = dataclasses.replace(federation.round, generalist=stated)
+        trust.check(record, exchange.uri, federation.manifest, stating)
+    return stated != record.generalist
+
+
+def trusting(run: Path, uri: str, accept: bool = False) -> Trust:
+    """What a run need not verify: the generalists that it has."""
+    record = membership.read(run)
+    if record is None or record.uri != membership.place(uri) or not record.generalist:
+        return Trust(accept)
+    tensors: dict[str, Array] | None = None
+    with contextlib.suppress(FederationError):
+        tensors = kept.read(run, record.round, record.uri)
+    if tensors is not None and digest(tensors) != record.generalist:
+        tensors = None
+    have = Have(record.round, tensors)
+    return Trust(accept, frozenset({record.generalist}), have)
+
+
+def _only_here(record: Membership | None, step: int) -> bool:
+    """Whether a run's generalists hold training that no federation was given."""
+    if record is None:  # in no federation yet, or in another one
+        return step > 0
+    return step > record.step and record.contributed <= record.round
+
+
 def remember(
-    run: Path, uri: str, federation: Federation, name: str | None, step: int
+    run: Path,
+    uri: str,
+    federation: Federation,
+    name: str | None,
+    step: int,
+    generalist: str | None = None,
 ) -> None:
-    """Note that a run's generalists, at this step, are those of the last round."""
+    """Note that a run's generalists, at this step, are those of the last round.
+
+    `generalist` is their digest; None: as round.json states it.
+    """
     old = membership.read(run)
     place = membership.place(uri)
     kept = Membership(place) if old is None else old
-    if kept.uri != place:  # the privacy spent is of the text, wherever it was sent
+    anew = trust.is_anew(kept, federation.manifest)
+    if kept.uri != place or anew:
+        # The privacy spent is of the text, wherever it was sent.
         spent = kept.private, kept.released, kept.privacy
         kept = Membership(place, None, 0, 0, 0, *spent)
     new = dataclasses.replace(
@@ -136,6 +250,8 @@ def remember(
         participant=name or kept.participant,
         round=federation.round.round,
         step=step,
+        manifest=federation.manifest,
+        generalist=generalist or federation.round.generalist,
     )
     membership.write(run, new)
 
@@ -166,6 +282,8 @@ def prepare(
     record, mine = membership.read(run), of_run(run)
     manifest, last = federation.manifest, federation.round.round
     membership.check_fits(manifest, mine.experts, mine.base.fingerprint)
+    if record is not None and record.uri == membership.place(exchange.uri):
+        trust.check(record, exchange.uri, manifest, federation.round)
     if (
         record is None
         or record.uri != membership.place(exchange.uri)
@@ -175,7 +293,7 @@ def prepare(
             f"{run} does not have the generalist of round {last}: python -m "
             "comigs_mlx.sync pull, train, then push"
         )
-    start, opened = rounds.pull(exchange, federation), federation.open_round
+    start, opened = _start(run, exchange, federation, record), federation.open_round
     before = membership.residual(run, exchange.uri, opened)
 
     def make(values: Mapping[str, Array], stated: Privacy | None) -> Prepared:
@@ -188,17 +306,59 @@ def prepare(
             counters=_counters(run, mine.step - record.step),
             residual=before,
             privacy=stated,
+            start=digest(start),
         )
 
     if (settings := private.settings(record, options)) is None:
         prepared = make(mine.generalists, None)
     else:
-        of_start, of_mine = private.digest(start), private.digest(mine.generalists)
+        of_start, of_mine = digest(start), digest(mine.generalists)
         basis = private.Basis(record.uri, name, opened, of_start, of_mine, settings)
         prepared = private.prepare(
             run, basis, mine.generalists, Arrays("", start), make, send, say
         )
-    return _signed(prepared, federation, name), before
+    return _signed(prepared.by(exchange.account()), federation, name), before
+
+
+def _start(
+    run: Path, exchange: Exchange, federation: Federation, record: Membership
+) -> dict[str, Array]:
+    """The generalists that the run started from, as the repository has them."""
+    if federation.trust == Trust():
+        believed = trusting(run, exchange.uri)
+        federation = dataclasses.replace(federation, trust=believed)
+    start = rounds.pull(exchange, federation)
+    if record.generalist is not None:
+        stating = dataclasses.replace(federation.round, generalist=digest(start))
+        trust.check(record, exchange.uri, federation.manifest, stating)
+    return start
+
+
+def intend(run: Path, uri: str, prepared: Prepared, before: dict[str, Array]) -> None:
+    """Keep what rounding took away, before a contribution is sent.
+
+    Killed after the commit and before the note of it, the run finds its contribution in
+    the history, and goes on as if nothing had happened.
+    """
+    round = prepared.metadata.round
+    membership.keep_residual(run, uri, round, before, prepared.residual)
+
+
+def counted(run: Path, federation: Federation, uri: str, name: str) -> bool:
+    """Note a contribution that was sent just before the process was killed.
+
+    Returns:
+        Whether there was one: the history has it, and the run did not know.
+    """
+    record, round = membership.read(run), membership.intended(run, uri)
+    if record is None or round <= record.contributed or round != record.round + 1:
+        return False
+    closed = {one.round: one.contributors for one in federation.round.history}
+    if name not in closed.get(round, ()):
+        return False
+    new = dataclasses.replace(record, participant=name, contributed=round)
+    membership.write(run, new)
+    return True
 
 
 def contributed(
@@ -206,7 +366,7 @@ def contributed(
 ) -> None:
     """Note that a contribution has been sent."""
     round = prepared.metadata.round
-    membership.keep_residual(run, uri, round, before, prepared.residual)
+    intend(run, uri, prepared, before)
     record = membership.read(run)
     if record is not None:
         new = dataclasses.replace(record, participant=name, contributed=round)
@@ -230,15 +390,34 @@ def _signed(prepared: Prepared, federation: Federation, name: str) -> Prepared:
     return dataclasses.replace(prepared, metadata=metadata)
 
 
+def public_name(base_id: str, fetched: bool = False) -> str:
+    """What others may know a base model by: its id on the Hub, or a folder's name.
+
+    A path is private, and one of two parts looks like an id on the Hub. Whether there
+    is such a folder says nothing: it may have been moved, or be relative to another
+    one. So an id is published only where the model was fetched from the Hub, as the run
+    recorded or the cache on this device shows; of everything else it is the last part.
+
+    Args:
+        base_id: As the run has it.
+        fetched: Whether the run recorded the commit of the Hub that it was of.
+    """
+    from comigs_mlx.model.base import is_from_hub
+
+    if fetched or is_from_hub(base_id):
+        return base_id
+    return Path(base_id).expanduser().resolve().name or "model"
+
+
 def described(info: dict[str, Any]) -> tuple[BaseModel, Experts]:
     """Base model and shape of the generalists, of the content of comigs.json."""
-    base_id, digest = base_model(info)
-    if Path(base_id).expanduser().exists():
-        base_id = Path(base_id).expanduser().resolve().name
+    base_id, fingerprint = base_model(info)
     names = [field.name for field in dataclasses.fields(Experts)]
     values = {name: info[name] for name in names}
     shape = {**values, "targets": tuple(sorted(info["targets"]))}
-    return BaseModel(base_id, digest), Experts(**shape)
+    fetched = revision(info) is not None
+    name = public_name(base_id, fetched)
+    return BaseModel(name, fingerprint), Experts(**shape)
 
 
 def _counters(run: Path, steps: int) -> dict[str, int]:

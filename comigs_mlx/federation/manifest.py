@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from comigs_mlx.federation import aggregation, schema
 from comigs_mlx.federation.schema import between, each, item, matching
@@ -14,6 +14,11 @@ from comigs_mlx.federation.schema import between, each, item, matching
 MANIFEST = "federation.json"
 PARTICIPANT = r"[a-z0-9][a-z0-9-]{0,38}"
 """What the name of a participant matches, in full."""
+
+ACCOUNT = r"\w[\w.-]{0,95}"
+"""What the name of an account of the Hub looks like."""
+
+ID = r"[0-9a-f]{32}"
 
 COUNTERS = {"tokens": 10**13, "steps": 10**10}
 """Every counter there is, with the largest plausible number in one round."""
@@ -79,9 +84,7 @@ class AggregatorChoice:
 class Member:
     """Whose contributions count under a participant's name."""
 
-    account: str | None = item(
-        matching(r"[\w][\w.-]{0,95}", "an account of the Hub"), None
-    )
+    account: str | None = item(matching(ACCOUNT, "an account of the Hub"), None)
     public_key: str | None = item(
         matching(r"[0-9a-f]{64}", "an Ed25519 public key (64 hex digits)"), None
     )
@@ -106,7 +109,16 @@ class Manifest:
         norm_action: What happens to an outsized update.
         counters: Those a contribution may carry.
         require_signatures: Whether a contribution must be signed by its participant.
+        id: Names this federation and no other, drawn when it was founded; None where
+            an earlier version made it.
+        norm_few: "bounded": one or two updates of a round, which have no majority to be
+            compared with, are compared with earlier rounds and each other; None, in
+            federations of earlier versions: they are not.
+        founder: The account that founded it and decides on proposals; None where
+            nobody is known, or an earlier version made it.
     """
+
+    NEWER: ClassVar = ("id", "founder", "norm_few")
 
     base_model: BaseModel
     experts: Experts
@@ -125,6 +137,9 @@ class Manifest:
         tuple(COUNTERS),
     )
     require_signatures: bool = False
+    id: str | None = item(matching(ID, "32 hex digits"), None)
+    founder: str | None = item(matching(ACCOUNT, "an account of the Hub"), None)
+    norm_few: Literal["bounded"] | None = None
 
     @classmethod
     def from_json(cls, content: bytes | str) -> Manifest:

@@ -13,21 +13,26 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from safetensors import SafetensorError, safe_open
 
 from comigs_mlx.errors import FederationError
 from comigs_mlx.federation import schema
 from comigs_mlx.federation.contribution import Privacy
-from comigs_mlx.federation.manifest import Experts, Manifest, name_check
+from comigs_mlx.federation.manifest import (
+    MANIFEST_BYTES,
+    Experts,
+    Manifest,
+    name_check,
+)
 from comigs_mlx.federation.schema import between, item, matching
 from comigs_mlx.federation.sources import Array
 from comigs_mlx.federation.tensorfile import serialise
 from comigs_mlx.files import write_bytes
 
 RECORD, RESIDUAL = "federation.json", "residual.safetensors"
-RECORD_BYTES = 64 * 1024
+RECORD_BYTES = MANIFEST_BYTES + 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -50,23 +55,31 @@ class Membership:
     Attributes:
         uri: Of the federation, as `place` spells it.
         participant: The run's name in it; None before its first contribution.
-        round: The closed round that the run's generalists started from.
+        round: The closed round that the run's generalists started from; -1 where it
+            went back to its own of before.
         step: The run's training step then.
         contributed: The last round contributed to; 0: none.
         private: Contributions with noise, in all federations of the run, sent or about
             to be.
         released: SHA-256 of contribution.json of the last of them, unsigned.
         privacy: What that one stated.
+        manifest: What the federation said when this run last agreed to it; None: an
+            earlier version joined.
+        generalist: Digest of the generalists of `round`; see `sources.digest`.
     """
+
+    NEWER: ClassVar = ("manifest", "generalist")
 
     uri: str = item()
     participant: str | None = item(name_check, None)
-    round: int = item(between(0, 10**9), 0)
+    round: int = item(between(-1, 10**9), 0)
     step: int = item(between(0, 10**12), 0)
     contributed: int = item(between(0, 10**9), 0)
     private: tuple[Noise, ...] = ()
     released: str | None = item(matching(r"[0-9a-f]{64}", "a SHA-256"), None)
     privacy: Privacy | None = None
+    manifest: Manifest | None = None
+    generalist: str | None = item(matching(r"[0-9a-f]{64}", "a SHA-256"), None)
 
 
 def place(uri: str) -> str:
@@ -94,14 +107,20 @@ def write(run: Path, membership: Membership) -> None:
 
 
 def residual(run: Path, uri: str, round: int) -> dict[str, Array]:
-    """What rounding took away before a contribution to `round`; empty: nothing."""
+    """What rounding took away before a contribution to `round`; empty: nothing.
+
+    Kept before a contribution is sent: what was left after it counts only once the run
+    knows that the contribution does.
+    """
     file = run / "state" / RESIDUAL
     if not file.is_file():
         return {}
     try:
         with safe_open(file, "numpy") as opened:
             about = opened.metadata() or {}
-            prefix = "before/" if about.get("round") == str(round) else "after/"
+            last = int(about.get("round", 0))
+            counted = last != round and last <= _contributed(run)
+            prefix = "after/" if counted else "before/"
             names = [n for n in opened.keys() if n.startswith(prefix)]
             found = {n.removeprefix(prefix): opened.get_tensor(n) for n in names}
     except (SafetensorError, OSError, ValueError) as error:
@@ -109,6 +128,24 @@ def residual(run: Path, uri: str, round: int) -> dict[str, Array]:
             f"{file} is damaged: remove it, which forgets one rounding error"
         ) from error
     return found if about.get("uri") == place(uri) else {}
+
+
+def intended(run: Path, uri: str) -> int:
+    """The last round that a contribution was made for, sent or about to be; 0: none."""
+    file = run / "state" / RESIDUAL
+    if not file.is_file():
+        return 0
+    try:
+        with safe_open(file, "numpy") as opened:
+            about = opened.metadata() or {}
+        return int(about.get("round", 0)) if about.get("uri") == place(uri) else 0
+    except (SafetensorError, OSError, ValueError):
+        return 0
+
+
+def _contributed(run: Path) -> int:
+    record = read(run)
+    return 0 if record is None else record.contributed
 
 
 def keep_residual(

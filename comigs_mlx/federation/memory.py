@@ -77,6 +77,38 @@ class MemoryExchange:
             if path in history[-1].files
         }
 
+    def origins(self, paths: Iterable[str], revision: str) -> dict[str, str | None]:
+        """From the oldest state that has the same content."""
+        history = self._at(revision)
+        found: dict[str, str | None] = {}
+        for path in paths:
+            digest = history[-1].sha256.get(path)
+            same = (c for c in history if digest and c.sha256.get(path) == digest)
+            if (first := next(same, None)) is not None:
+                found |= self.authors([path], first.revision)
+        return found
+
+    def before(self, path: str, revision: str) -> Snapshot | None:
+        """From the history."""
+        history = self._at(revision)
+        changes = [i for i, commit in enumerate(history) if path in commit.changed]
+        if not changes or changes[-1] == 0:
+            return None
+        return _snapshot(history[changes[-1] - 1])
+
+    def committed(self, path: str, revision: str) -> float | None:
+        """By `store.clock`."""
+        history = self._at(revision)
+        return next((c.time for c in reversed(history) if path in c.changed), None)
+
+    def clock(self) -> float | None:
+        """As `store.clock` says."""
+        return None if self.store.clock is None else self.store.clock()
+
+    def known_as(self, account: str) -> str | None:
+        """As `store.renamed` says."""
+        return self.store.renamed.get(account, account)
+
     def commit(self, changes: Changes, message: str, parent: str | None = None) -> str:
         """Add one entry to the history."""
         check_changes(changes, message)
@@ -157,7 +189,8 @@ class MemoryExchange:
         new = {p: hashlib.sha256(files[p]).hexdigest() for p in changed & {*files}}
         known = {p: new.get(p) or head.sha256[p] for p in files}
         revision = _digest(f"{head.revision} {self.name} {message}", known)
-        return Commit(revision, self.name, message, frozenset(changed), files, known)
+        commit = revision, self.name, message, frozenset(changed), files, known
+        return Commit(*commit, self.clock())
 
     def _history(self) -> list[Commit]:
         if self.store.history is None:

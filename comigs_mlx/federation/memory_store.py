@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 
@@ -28,6 +28,7 @@ class Commit:
     Attributes:
         files: The whole state, path -> content.
         sha256: Path -> digest of the content; each content is hashed once.
+        time: When, in seconds since the epoch, where the store has a clock.
     """
 
     revision: str
@@ -36,6 +37,7 @@ class Commit:
     changed: frozenset[str]
     files: dict[str, bytes]
     sha256: dict[str, str]
+    time: float | None = None
 
 
 @dataclass
@@ -56,13 +58,17 @@ class MemoryStore:
         history: Oldest first; None until somebody creates the repository.
         private: As `create` was asked.
         faults: Schedule; each is used once.
+        renamed: Old -> new name of accounts.
+        clock: Its own, as the Hub has one.
     """
 
     writers: Collection[str | None] | None = None
     history: list[Commit] | None = None
     private: bool = False
     faults: list[Fault] = field(default_factory=list)
+    renamed: dict[str, str] = field(default_factory=dict)
     offers: dict[int, Offer] = field(default_factory=dict)
+    clock: Callable[[], float] | None = None
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def forget(self) -> None:

@@ -9,6 +9,10 @@ from typing import Literal
 from comigs_mlx.config import group, option
 from comigs_mlx.options import ExpertOptions, PrivacyOptions
 
+TRUST = (
+    "accept what was changed in the federation since, and what cannot be verified: "
+    "look at sync status first"
+)
 FEDERATION = "hf://owner/repo, hf://owner/repo@branch, or a folder"
 
 
@@ -48,7 +52,12 @@ class InitConfig(_Where):
     deadline: float | None = option(
         None, "after this long a round may close with fewer", "SECONDS"
     )
-    aggregator: str = option("mean", "a file of federation/aggregators", "NAME")
+    aggregator: str = option(
+        "mean",
+        "a file of federation/aggregators; with options: "
+        "trimmed_mean:fraction=0.3, multi_krum:fraction=0.3, clipped_mean:factor=2",
+        "NAME[:key=value,...]",
+    )
     encoding: Literal["fp16", "fp32", "int8"] = option("fp16", "of contributions")
     allow: str | None = option(
         None,
@@ -73,6 +82,9 @@ class InitConfig(_Where):
     def problems(self) -> Iterator[str]:
         """One sentence for each value that cannot work."""
         yield from super().problems()
+        from comigs_mlx.federation.aggregation import misnamed
+
+        yield from misnamed(self.aggregator)
         if (self.run is None) == (self.model is None):
             yield "init needs either --run DIR or --model ID|PATH"
         if self.require_signatures and self.keys is None:
@@ -88,12 +100,28 @@ class StatusConfig(_Where):
 class PullConfig(_WithRun):
     """Replace a run's generalists by the federation's; nothing else of it changes."""
 
+    trust: bool = option(False, TRUST)
+    back: int | None = option(
+        None,
+        "instead, give the run what is kept on this device again: the generalist of a "
+        "round, or below 0 (--back=-1) its own of before a pull",
+        "N",
+    )
+
+    def problems(self) -> Iterator[str]:
+        """One sentence for each value that cannot work."""
+        if self.back is None:
+            yield from super().problems()
+        elif not self.run:
+            yield "--run DIR is missing: the folder of a run"
+
 
 @dataclass(frozen=True)
 class PushConfig(_WithRun):
     """Contribute a run's generalists to the open round; close it if it is due."""
 
     create_pr: bool = option(False, "propose it, where you have no right to write")
+    trust: bool = option(False, TRUST)
     privacy: PrivacyOptions = group(PrivacyOptions)
 
 
@@ -101,6 +129,7 @@ class PushConfig(_WithRun):
 class MergeConfig(_Where):
     """Accept the proposals that are fit, and close the open round if it is due."""
 
+    trust: bool = option(False, TRUST)
     dry_run: bool = option(False, "say what would happen, and do nothing")
 
 

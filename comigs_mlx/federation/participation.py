@@ -14,12 +14,15 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
+from comigs_mlx.errors import FederationError
 from comigs_mlx.federation import closing, contributing, local, membership, rounds
 from comigs_mlx.federation.contributing import Late
-from comigs_mlx.federation.exchange import Exchange, Unreachable
+from comigs_mlx.federation.exchange import Exchange, Moved, Unreachable
 from comigs_mlx.federation.membership import Membership
 from comigs_mlx.federation.metered import Metered
 from comigs_mlx.federation.rounds import Federation
+from comigs_mlx.federation.trust import Changed
+from comigs_mlx.federation.verifying import Untrusted
 from comigs_mlx.runs.session import Say, Session
 from comigs_mlx.train_options import TrainConfig
 from comigs_mlx.training import checkpoint
@@ -40,10 +43,16 @@ class Participation:
         session: The run, open.
         config: `config.sharing.federation` is the exchange's URI.
         say: Told what is waited for.
+        accept: Take what has changed or cannot be verified, as it is at the start.
     """
 
     def __init__(
-        self, exchange: Exchange, session: Session, config: TrainConfig, say: Say
+        self,
+        exchange: Exchange,
+        session: Session,
+        config: TrainConfig,
+        say: Say,
+        accept: bool = False,
     ):
         self._metered = Metered(exchange)
         self.exchange = cast("Exchange", self._metered)
@@ -52,6 +61,8 @@ class Participation:
         self.run_folder = session.folder.path
         self.name = self.options.participant or ""
         self._valid_loss: float | None = None
+        self._accept = accept
+        self._refusal: Untrusted | None = None
 
     @property
     def steps_left(self) -> int:
@@ -71,8 +82,10 @@ class Participation:
         Raises:
             FederationError: If the run does not fit, or may not contribute; the run
                 has been saved then.
+            Untrusted: At the end, where the federation was not trusted any more.
         """
         yield from self._begin(stop)
+        self._accept = False
         for event in self.session.run(stop):
             yield event
             if isinstance(event, Boundary) and self._ends_round(event.step):
@@ -81,7 +94,9 @@ class Participation:
                     yield from self._or_offline(self._met(stop))
                     yield from self._refreshed()
                 if stop():  # while it waited for the others
-                    return
+                    break
+        if self._refusal is not None:  # told once more, where it is seen
+            raise self._refusal
 
     def _ends_round(self, step: int) -> bool:
         last = step == self.session.trainer.options.steps
@@ -94,7 +109,7 @@ class Participation:
             self.session.save(Boundary(step, None))
         record = self._record()
         if record is None:
-            yield from self._pulled(rounds.current(self.exchange))
+            yield from self._pulled(self._current())
         elif step > record.step and self._ends_round(step):
             yield from self._or_offline(self._met(stop))
         else:
@@ -109,29 +124,63 @@ class Participation:
             yield from trainer.refresh(self.options.router_refresh)
 
     def _or_offline(self, exchanging: Iterator[Event]) -> Iterator[Event]:
-        """The events; a repository out of reach ends them, and is one more."""
+        """The events; a repository out of reach ends them, and is one more.
+
+        So is one that was rewritten between two looks: the next look finds it whole.
+        What is not trusted is told, and training goes on with its own values.
+        """
         try:
             yield from exchanging
-        except Unreachable as error:
+            self._refusal = None
+        except Untrusted as error:
+            self._refusal = error
+            yield self._exchanged("refused", self._joined().round + 1, note=str(error))
+        except (Moved, Unreachable) as error:
             yield self._exchanged("offline", self._joined().round + 1, note=str(error))
 
     def _newer(self) -> Iterator[Event]:
-        federation = rounds.current(self.exchange)
-        if federation.round.round != self._joined().round:
+        federation = self._current()
+        if self._accept or federation.round.round != self._joined().round:
             yield from self._pulled(federation)
+
+    def _current(self) -> Federation:
+        """The federation as it is now, if it is what the run takes part in.
+
+        Raises:
+            Changed: If it is not.
+            FederationError: If it does not let this participant take part any more.
+        """
+        place = self.exchange.uri
+        believed = local.trusting(self.run_folder, place)
+        federation = rounds.current(self.exchange, believed)
+        parts = self.run_folder, self.exchange, federation
+        try:
+            local.agreed(*parts, self._accept, self.say)
+        except Changed as change:
+            allowed = federation.manifest.participants
+            if allowed is None or self.name in allowed:
+                raise
+            raise FederationError(
+                f"{self.name} is not among the participants of {place} any more: ask "
+                f"its owner; {change}"
+            ) from change
+        return federation
 
     def _met(self, stop: Stop) -> Iterator[Event]:
         """The end of a round of this run: contribute, close, pull."""
-        federation, round = rounds.current(self.exchange), self._joined().round + 1
+        federation, round = self._current(), self._joined().round + 1
         if federation.open_round == round:
             try:
                 yield from self._contribute(federation)
             except Late:
-                federation = rounds.current(self.exchange)
+                federation = self._current()
         if federation.open_round == round:
             federation = self._closed(federation, stop)
         if federation.open_round > round:
-            if self._joined().contributed < round:
+            run, place = self.run_folder, self.exchange.uri
+            if local.counted(run, federation, place, self.name):
+                yield self._exchanged("contributed", round)
+            elif self._joined().contributed < round:
                 yield self._exchanged("late", round, note="closed without this run")
             yield from self._pulled(federation)
 
@@ -140,6 +189,7 @@ class Participation:
         prepared, before = local.prepare(
             run, self.exchange, federation, self.name, self.privacy, say=self.say
         )
+        local.intend(run, place, prepared, before)
         new = contributing.contribute(self.exchange, federation, prepared)
         known = self._joined().contributed == round
         local.contributed(run, place, self.name, prepared, before)
@@ -152,7 +202,7 @@ class Participation:
         """The federation once its open round is closed, or when waiting is over."""
         end, pause, told = time.monotonic() + self.options.wait, FIRST_PAUSE, False
         while True:
-            now = rounds.current(self.exchange)
+            now = self._current()
             if now.round.round > opened.round.round:
                 return now
             closed = closing.close_if_due(self.exchange, now, time.time())
@@ -171,7 +221,8 @@ class Participation:
 
     def _pulled(self, federation: Federation) -> Iterator[Exchanged]:
         """Bring the last round's generalists into the saved run and the running one."""
-        if not local.bring(self.run_folder, self.exchange, federation, self.name):
+        parts = self.run_folder, self.exchange, federation, self.name
+        if not local.bring(*parts, self._accept, self.say):
             return
         self.session.take_generalists()
         last = federation.round

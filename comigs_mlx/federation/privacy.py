@@ -7,8 +7,9 @@ The Gaussian mechanism (Abadi et al., CCS 2016; McMahan et al., ICLR 2018) for o
 participant's whole update in one round: with and without it, everything sent is hard
 to tell apart. Rounds compose; nothing is gained from sampling, since a participant's
 presence is public. Rounding and error feedback come after the noise and cost nothing.
-The noise is made in floating point, so the guarantee is that of the real-valued
-mechanism (Mironov, CCS 2012, says what that leaves out).
+The noise is made of the system's cryptographic randomness, but in floating point, so
+the guarantee is that of the real-valued mechanism (Mironov, CCS 2012, says what that
+leaves out).
 Needs the package `dp-accounting`: `pip install 'comigs-mlx[federation]'`.
 """
 
@@ -24,7 +25,15 @@ import numpy.typing as npt
 
 from comigs_mlx.errors import FederationError
 from comigs_mlx.federation.contribution import Privacy
-from comigs_mlx.federation.sources import Array, Source, wide
+from comigs_mlx.federation.sources import Array, Source, Wide, wide
+
+GIVES_AWAY = (
+    "no file of yours leaves; what a contribution has learnt from your text does, and "
+    "can give passages of it away: everybody who can read the repository sees each "
+    "contribution by itself, now and in its history; only noise (--dp-clip, "
+    "--dp-noise) bounds this"
+)
+"""What everybody is told before a contribution leaves the device."""
 
 INSTALL = "pip install 'comigs-mlx[federation]'"
 
@@ -43,7 +52,8 @@ def privatise(
         current: What they started from.
         clip: C, the longest update; above 0.
         noise: sigma, standard deviation of the noise in units of `clip`; above 0.
-        generator: For tests; by default seeded from the system's randomness.
+        generator: For tests; by default the noise is the system's randomness itself,
+            so that no state of a generator could be computed back from known noise.
 
     Raises:
         FederationError: If `clip` or `noise` is not a number above 0, or a value is
@@ -58,15 +68,27 @@ def privatise(
     if not math.isfinite(norm):
         raise FederationError("the update is not finite: go back to an earlier save")
     factor = min(1.0, clip / norm) if norm else 1.0
-    random = generator or np.random.default_rng(secrets.randbits(256))
     return {
         name: (
             wide(current, name)
             + factor * update
-            + random.normal(0.0, noise * clip, update.shape)
+            + noise * clip * _gaussian(update.shape, generator)
         ).astype(np.float32)
         for name, update in updates.items()
     }
+
+
+def _gaussian(
+    shape: tuple[int, ...], generator: np.random.Generator | None = None
+) -> Wide:
+    """Independent numbers of the standard normal distribution, by Box and Muller."""
+    if generator is not None:
+        return generator.standard_normal(shape)
+    count = math.prod(shape)
+    bits = np.frombuffer(secrets.token_bytes(16 * count), np.uint64).reshape(2, count)
+    first, second = (bits >> np.uint64(11)) * 2.0**-53  # uniform, from 0 to below 1
+    radius = np.sqrt(-2 * np.log1p(-first))
+    return (radius * np.cos(2 * np.pi * second)).reshape(shape)
 
 
 def spent(rounds: int, noise: float, delta: float) -> float:

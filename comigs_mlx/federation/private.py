@@ -25,6 +25,7 @@ from comigs_mlx.federation import membership, privacy
 from comigs_mlx.federation.contribution import Contribution, Prepared, Privacy
 from comigs_mlx.federation.membership import Membership, Noise
 from comigs_mlx.federation.sources import Array, Source
+from comigs_mlx.federation.sources import digest as digest
 from comigs_mlx.federation.tensorfile import serialise
 from comigs_mlx.files import write_bytes
 from comigs_mlx.options import PrivacyOptions
@@ -65,16 +66,6 @@ def settings(
         return options.dp_clip, options.dp_noise, options.dp_delta
     last = record.privacy
     return None if last is None else (last.clip, last.noise, last.delta)
-
-
-def digest(tensors: Mapping[str, Array]) -> str:
-    """SHA-256 of names and float32 values."""
-    made = hashlib.sha256()
-    for name in sorted(tensors):
-        made.update(
-            name.encode() + np.ascontiguousarray(tensors[name], "<f4").tobytes()
-        )
-    return made.hexdigest()
 
 
 def prepare(

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from comigs_mlx.errors import FederationError
-from comigs_mlx.federation import checks, contributing, reviewing
+from comigs_mlx.federation import checks, contributing, reviewing, vouching
 from comigs_mlx.federation.checks import Expected, Refused
 from comigs_mlx.federation.contribution import METADATA_BYTES
 from comigs_mlx.federation.exchange import (
@@ -169,7 +169,8 @@ def _check_author(
     if author is None:
         raise Unfit("its author is not known")
     holders = contributing.holders(exchange, federation, name)
-    _raise(checks.check_author(name, author, federation.manifest, holders))
+    parts = federation.manifest, holders
+    _raise(vouching.check_author(exchange, name, author, *parts))
     paths = sorted(changed & snapshot.files.keys())
     committed = exchange.authors(paths, snapshot.revision) if paths else {}
     for account in committed.values():

@@ -8,6 +8,7 @@ that a contribution holds makes this fail; only what the exchange itself says do
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import re
 import tempfile
@@ -19,7 +20,6 @@ from comigs_mlx.federation import norms, vouching
 from comigs_mlx.federation.checks import (
     Expected,
     Refused,
-    check_author,
     check_contribution,
     check_sizes,
 )
@@ -54,6 +54,7 @@ class Review:
         size: Participant -> bytes in the repository.
         accounts: Participant -> account, of those accepted where it is known.
         privacy: Participant -> what it states, of those accepted where it does.
+        limited: How the lengths of all updates were judged.
     """
 
     accepted: list[Source] = field(default_factory=list)
@@ -62,6 +63,7 @@ class Review:
     size: dict[str, int] = field(default_factory=dict)
     accounts: dict[str, str] = field(default_factory=dict)
     privacy: dict[str, Privacy] = field(default_factory=dict)
+    limited: norms.Limited = field(default_factory=lambda: norms.Limited([]))
 
 
 def candidates(snapshot: Snapshot, round: int) -> dict[str, dict[str, int]]:
@@ -113,11 +115,10 @@ def review(
                 passed.append(judged.keep(Path(folder) / name))
                 if (stated := judged.metadata.privacy) is not None:
                     result.privacy[name] = stated
-        limited = norms.limit(passed, source, manifest)
+        limited = norms.limit(passed, source, manifest, round)
         result.accepted.extend(limited.kept)
         result.refused.update(limited.refused)
-        result.clipped.update(limited.clipped)
-        yield result
+        yield dataclasses.replace(result, clipped=limited.clipped, limited=limited)
 
 
 def _by_listing(
@@ -140,13 +141,16 @@ def _by_listing(
     for name in list(fitting):
         for file in fitting[name]:
             account = accounts.get(_place(expected.round, name, file))
-            if refused := check_author(name, account, expected.manifest, round.owners):
+            parts = expected.manifest, round.owners
+            if refused := vouching.check_author(exchange, name, account, *parts):
                 result.refused[name] = refused.reason
                 del fitting[name]
                 break
-        account = accounts.get(_place(expected.round, name, CONTRIBUTION))
-        if name in fitting and account is not None:
-            result.accounts[name] = account
+        path = _place(expected.round, name, CONTRIBUTION)
+        if name in fitting:
+            account = vouching.owner_of(exchange, snapshot, path, accounts.get(path))
+            if account is not None:
+                result.accounts[name] = account
     return fitting
 
 

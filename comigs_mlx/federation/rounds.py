@@ -10,21 +10,29 @@ whole commit more.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import re
+import secrets
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy.typing as npt
 
 from comigs_mlx.errors import FederationError
-from comigs_mlx.federation import adapter, card
+from comigs_mlx.federation import adapter, card, verifying
 from comigs_mlx.federation.exchange import Exchange, Moved, Snapshot, Unreachable
-from comigs_mlx.federation.manifest import MANIFEST, MANIFEST_BYTES, Manifest, Shapes
-from comigs_mlx.federation.sources import Array, Arrays, shapes
-from comigs_mlx.federation.state import ROUND, ROUND_BYTES, Round
-
-TRIES = 20
-"""Times that a commit may be overtaken before giving up."""
+from comigs_mlx.federation.manifest import (
+    ACCOUNT,
+    MANIFEST,
+    MANIFEST_BYTES,
+    Manifest,
+    Shapes,
+)
+from comigs_mlx.federation.sources import Array, Arrays, digest, shapes
+from comigs_mlx.federation.state import ROUND, Round
+from comigs_mlx.federation.verifying import Trust
+from comigs_mlx.federation.waiting import tries
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,11 +43,13 @@ class Federation:
         manifest: What its participants agree on.
         round: The last closed round.
         snapshot: The files it was read from.
+        trust: What of it is taken without a look.
     """
 
     manifest: Manifest
     round: Round
     snapshot: Snapshot
+    trust: Trust = field(default_factory=Trust)
 
     @property
     def open_round(self) -> int:
@@ -69,7 +79,13 @@ def initialise(
         FederationError: If there is another federation already; it stays as it is.
     """
     adapter.check_shapes(shapes(Arrays("", generalists)), manifest)
-    first = Round(aggregator=manifest.aggregator.name, closed_at=now)
+    manifest = _founded(manifest, committer(exchange))
+    first = Round(
+        aggregator=manifest.aggregator.name,
+        closed_at=now,
+        generalist=digest(generalists),
+        closed_by=manifest.founder,
+    )
     tensors = adapter.files(generalists, manifest)
     files = {
         **tensors,
@@ -78,46 +94,48 @@ def initialise(
         card.README: card.render(manifest, first, exchange.uri),
     }
     exchange.create(private)
-    for _ in range(TRIES):
+    for _ in tries():
         snapshot = exchange.snapshot()
         if MANIFEST in snapshot.files:
-            _check_mine(exchange, snapshot, {**tensors, MANIFEST: files[MANIFEST]})
+            _check_mine(exchange, snapshot, manifest, tensors)
             return current(exchange)
         with contextlib.suppress(Moved), answered(exchange, files):
             exchange.commit(files, "Begin the federation", snapshot.revision)
     raise Unreachable(f"{exchange.uri} is being written to all the time: try again")
 
 
-def current(exchange: Exchange) -> Federation:
+def current(exchange: Exchange, trust: Trust | None = None) -> Federation:
     """The federation as it is now.
+
+    Args:
+        exchange: Where.
+        trust: What of it is taken without a look; None: nothing.
 
     Raises:
         NotThere: If there is no such repository.
         FederationError: If there is no federation in it, or one that this version
             cannot read.
     """
-    for _ in range(TRIES):
+    for _ in tries():
         # A folder keeps no history: it may change between listing and reading.
         with contextlib.suppress(Moved):
-            return _read(exchange, exchange.snapshot())
+            return _read(exchange, exchange.snapshot(), trust or Trust())
     raise Unreachable(f"{exchange.uri} is being written to all the time: try again")
 
 
-def _read(exchange: Exchange, snapshot: Snapshot) -> Federation:
+def _read(exchange: Exchange, snapshot: Snapshot, trust: Trust) -> Federation:
     if MANIFEST not in snapshot.files or ROUND not in snapshot.files:
         raise FederationError(
             f"there is no federation in {exchange.uri}: check --federation, or make "
             "one with python -m comigs_mlx.sync init"
         )
-    manifest = exchange.read(MANIFEST, snapshot.revision, MANIFEST_BYTES)
-    round = exchange.read(ROUND, snapshot.revision, ROUND_BYTES)
-    return Federation(Manifest.from_json(manifest), Round.from_json(round), snapshot)
+    return Federation(*verifying.read(exchange, snapshot), snapshot, trust)
 
 
 def pull(
     exchange: Exchange, federation: Federation, own: Shapes | None = None
 ) -> dict[str, Array]:
-    """Tensor -> float32 values of the current generalists.
+    """Tensor -> float32 values of the current generalists, verified (see `verifying`).
 
     Args:
         exchange: Where they are.
@@ -127,14 +145,14 @@ def pull(
 
     Raises:
         FederationError: If they cannot be used.
+        Unverified: If they are not what the last round's contributions make.
         Moved: If the exchange keeps no history and has changed since.
     """
-    manifest, revision = federation.manifest, federation.snapshot.revision
-    contents = {
-        path: exchange.read(path, revision, manifest.max_bytes)
-        for path in adapter.paths(manifest)
-    }
-    return adapter.read(contents, manifest, own)
+    parts = federation.manifest, federation.round
+    trust, snapshot = federation.trust, federation.snapshot
+    values = verifying.fetch(exchange, snapshot.revision, federation.manifest, own)
+    verifying.check(exchange, snapshot, *parts, trust, values)
+    return values
 
 
 @contextlib.contextmanager
@@ -161,10 +179,34 @@ def is_there(
     )
 
 
+def committer(exchange: Exchange) -> str | None:
+    """Who commits here, as files of a federation can state it."""
+    account = exchange.account()
+    return account if account and re.fullmatch(ACCOUNT, account) else None
+
+
+def _founded(manifest: Manifest, account: str | None) -> Manifest:
+    """The manifest with what tells this federation from every other one."""
+    made = manifest.id or secrets.token_hex(16)
+    return dataclasses.replace(
+        manifest,
+        id=made,
+        founder=manifest.founder or account,
+        norm_few=manifest.norm_few or "bounded",
+    )
+
+
 def _check_mine(
-    exchange: Exchange, snapshot: Snapshot, files: Mapping[str, bytes]
+    exchange: Exchange,
+    snapshot: Snapshot,
+    manifest: Manifest,
+    tensors: Mapping[str, bytes],
 ) -> None:
-    if not is_there(exchange, snapshot, files):
+    """Raise unless this was founded just so before; only its id was drawn then."""
+    content = exchange.read(MANIFEST, snapshot.revision, MANIFEST_BYTES)
+    found = Manifest.from_json(content)
+    mine = dataclasses.replace(manifest, id=found.id, founder=found.founder)
+    if found != mine or not is_there(exchange, snapshot, tensors):
         raise FederationError(
             f"{exchange.uri} has a federation already: join it with sync pull, or "
             "choose another --federation"

@@ -99,8 +99,14 @@ def read(kind: type[T], content: bytes | str, what: str, most: int) -> T:
 
 
 def to_dict(record: Any) -> dict[str, Any]:
-    """The JSON object of a record, with its format version."""
-    return {"format_version": FORMAT_VERSION, **dataclasses.asdict(record)}
+    """The JSON object of a record, with its format version.
+
+    Fields in the record's `NEWER`, which earlier versions refuse to read, are left out
+    where they say nothing.
+    """
+    values = {"format_version": FORMAT_VERSION, **dataclasses.asdict(record)}
+    newer = getattr(record, "NEWER", ())
+    return {k: v for k, v in values.items() if v is not None or k not in newer}
 
 
 def write(record: Any, what: str, most: int) -> bytes:

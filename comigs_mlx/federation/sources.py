@@ -7,6 +7,7 @@ lora_b, transposed); those of generalist i > 0 are called `generalist-i/<that>`.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -97,6 +98,15 @@ def linears(names: Iterable[str]) -> list[str]:
 def shapes(source: Source) -> dict[str, tuple[int, ...]]:
     """Tensor -> shape, for all tensors of a source."""
     return {name: source.read(name).shape for name in source.names()}
+
+
+def digest(tensors: Mapping[str, npt.NDArray[Any]]) -> str:
+    """SHA-256 of names and float32 values, whatever the files that hold them."""
+    made = hashlib.sha256()
+    for name in sorted(tensors):
+        values = np.ascontiguousarray(tensors[name], "<f4")
+        made.update(name.encode() + values.tobytes())
+    return made.hexdigest()
 
 
 def file_of(tensor: str) -> str:

@@ -5,17 +5,27 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from comigs_mlx.federation import schema
-from comigs_mlx.federation.manifest import MOST_PARTICIPANTS, name_check, text_check
-from comigs_mlx.federation.schema import between, each, item
+from comigs_mlx.federation.manifest import (
+    ACCOUNT,
+    MOST_PARTICIPANTS,
+    name_check,
+    text_check,
+)
+from comigs_mlx.federation.schema import between, each, item, matching
 
 ROUND = "round.json"
 ROUND_BYTES = 8 * 2**20
 HISTORY_ROUNDS, HISTORY_NAMES = 200, 40_000
 """Most rounds, and most names in them, that the history keeps."""
 
+MOST_NOTES = 20
+
 _count = between(0, 10**9)
+_length = between(0, 1e200)
+_digest = matching(r"[0-9a-f]{64}", "a SHA-256")
 
 
 @dataclass(frozen=True)
@@ -42,7 +52,22 @@ class Round:
         owners: Participant -> the account whose contribution counted first under that
             name, of all rounds; the first 10,000 names.
         history: Earlier rounds and this one, oldest first; the last 200 at most.
+        start: Digest of the generalists that the round started from.
+        generalist: Digest of those it made; see `sources.digest`.
+        closed_by: The account that closed it; None where nobody is known.
+        norm_known: The length of an update that earlier rounds gave to compare with.
+        norm: The one that the next round is given; see `norms`.
+        notes: What is to be said of how the round was closed, a sentence each.
     """
+
+    NEWER: ClassVar = (
+        "start",
+        "generalist",
+        "closed_by",
+        "norm_known",
+        "norm",
+        "notes",
+    )
 
     round: int = item(_count, 0)
     contributors: tuple[str, ...] = item(each(name_check, MOST_PARTICIPANTS), ())
@@ -53,6 +78,12 @@ class Round:
     closed_at: float = item(between(0, 10**11), 0.0)
     owners: Mapping[str, str] = item(each(name_check, MOST_PARTICIPANTS), {})
     history: tuple[Closed, ...] = dataclasses.field(default=())
+    start: str | None = item(_digest, None)
+    generalist: str | None = item(_digest, None)
+    closed_by: str | None = item(matching(ACCOUNT, "an account of the Hub"), None)
+    norm_known: float | None = item(_length, None)
+    norm: float | None = item(_length, None)
+    notes: tuple[str, ...] | None = item(each(text_check, MOST_NOTES), None)
 
     @classmethod
     def from_json(cls, content: bytes | str) -> Round:
@@ -80,6 +111,12 @@ class Round:
         refused: Mapping[str, str] | None = None,
         inexactness: float | None = None,
         accounts: Mapping[str, str] | None = None,
+        start: str | None = None,
+        generalist: str | None = None,
+        closed_by: str | None = None,
+        norm_known: float | None = None,
+        norm: float | None = None,
+        notes: Sequence[str] = (),
     ) -> Round:
         """The round after this one, with history and owners carried on.
 
@@ -98,6 +135,12 @@ class Round:
             closed_at=closed_at,
             owners=dict(list(owners.items())[:MOST_PARTICIPANTS]),
             history=_bounded(history),
+            start=start,
+            generalist=generalist,
+            closed_by=closed_by,
+            norm_known=norm_known,
+            norm=norm,
+            notes=tuple(notes[:MOST_NOTES]) or None,
         )
 
     def problems(self) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from comigs_mlx.federation import adapter, closing, proposing
+from comigs_mlx.federation import adapter, closing, proposing, verifying, vouching
 from comigs_mlx.federation.contribution import (
     CONTRIBUTION,
     METADATA_BYTES,
@@ -14,8 +14,10 @@ from comigs_mlx.federation.contribution import (
 )
 from comigs_mlx.federation.exchange import Exchange
 from comigs_mlx.federation.rounds import Federation
+from comigs_mlx.federation.sources import digest
 from comigs_mlx.federation.strict import parse
 from comigs_mlx.federation.tensorfile import read_layout, specs
+from comigs_mlx.federation.verifying import Trust
 
 
 def status(exchange: Exchange, federation: Federation, now: float) -> dict[str, Any]:
@@ -27,7 +29,10 @@ def status(exchange: Exchange, federation: Federation, now: float) -> dict[str, 
         now: Seconds since the epoch.
     """
     files = federation.snapshot.files
-    with closing.review(exchange, federation) as found:
+    trust = _trust(exchange, federation)
+    at = closing.fair(exchange, federation, now)
+    looking = dataclasses.replace(federation, trust=Trust(everything=True))
+    with closing.review(exchange, looking) as found:
         accepted = {source.name for source in found.accepted}
         contributions = {
             name: {
@@ -45,14 +50,34 @@ def status(exchange: Exchange, federation: Federation, now: float) -> dict[str, 
         "manifest": dataclasses.asdict(federation.manifest),
         "round": dataclasses.asdict(federation.round),
         "open_round": federation.open_round,
-        "due": closing.is_due(federation, len(accepted), now),
+        "due": closing.is_due(federation, len(accepted), at),
+        "trust": trust,
         "contributions": contributions,
-        "proposals": [v.as_dict() for v in proposing.verdicts(exchange, federation)],
+        "proposals": [v.as_dict() for v in proposing.verdicts(exchange, looking)],
         "bytes": {
             "generalist": generalist,
             "contributions": sum(found.size.values()),
             "repository": sum(file.size for file in files.values()),
         },
+    }
+
+
+def _trust(exchange: Exchange, federation: Federation) -> dict[str, Any]:
+    """Who could have changed what, and whether the generalists were computed again."""
+    snapshot = federation.snapshot
+    values = verifying.fetch(exchange, snapshot.revision, federation.manifest)
+    parts = federation.manifest, federation.round, Trust()
+    wrong, again = verifying.judge(exchange, snapshot, *parts, values)
+    owner, shown = vouching.founder(exchange, snapshot)
+    return {
+        "id": federation.manifest.id,
+        "founder": vouching.keeper(exchange, snapshot),
+        "founder_shown_by_history": shown and owner is not None,
+        "manifest_changed_by": vouching.stranger(exchange, snapshot),
+        "closed_by": verifying.closer(exchange, snapshot, federation.round),
+        "generalist": digest(values),
+        "computed_again": again,
+        "problem": wrong,
     }
 
 
@@ -66,6 +91,7 @@ def table(values: dict[str, Any]) -> str:
         f"aggregator {manifest['aggregator']['name']}",
         f"last round: {', '.join(round['contributors']) or 'nobody yet'}",
     ]
+    rows += trusted(values["trust"])
     if round["inexactness"] is not None:
         rows.append(f"inexactness of the average: {round['inexactness']:.3g}")
     for name, one in values["contributions"].items():
@@ -82,6 +108,29 @@ def table(values: dict[str, Any]) -> str:
         f"{sizes['contributions']:,}, repository {sizes['repository']:,}"
     )
     return "\n".join(rows)
+
+
+def trusted(values: dict[str, Any]) -> list[str]:
+    """What is checked here and what is taken on trust, for people."""
+    owner = values["founder"] or "nobody knows who"
+    rows = [f"founded by {owner}; the generalist: {values['closed_by']}"]
+    if values["problem"] is not None:
+        rows.append(f"NOT TRUSTED: {values['problem']}")
+    elif values["computed_again"]:
+        rows.append("checked: the generalist is what its contributions make")
+    else:
+        rows.append(
+            "not checked: it cannot be computed again here; everybody with the right "
+            "to write is trusted with it"
+        )
+    if (stranger := values["manifest_changed_by"]) is not None:
+        rows.append(f"NOT TRUSTED: federation.json was last changed by {stranger}")
+    if not values["founder_shown_by_history"]:
+        rows.append(
+            "no history shows who founded it: that is taken on trust, and so is "
+            "whatever those with the right to write have rewritten"
+        )
+    return rows
 
 
 def proposal(values: dict[str, Any]) -> str:

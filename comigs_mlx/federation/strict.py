@@ -22,6 +22,16 @@ def shown(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
+def visible(text: str) -> str:
+    """A foreign line of text with its invisible characters escaped.
+
+    Those that turn the direction of writing can make a line read as another one.
+    """
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
+    )
+
+
 def parse(content: bytes | str, most: int) -> Any:
     """The JSON value in `content`.
 

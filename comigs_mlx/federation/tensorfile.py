@@ -114,6 +114,21 @@ def read_layout(content: bytes, expected: Mapping[str, Spec]) -> Layout:
     return layout
 
 
+def read_shapes(content: bytes, most: int) -> dict[str, tuple[int, ...]]:
+    """Tensor -> shape of a file, from a header of at most `most` bytes.
+
+    Raises:
+        FederationError: In a few words, if it is longer, or no such file.
+    """
+    length = int.from_bytes(content[:8], "little")
+    if len(content) < 8 or not 2 <= length <= min(most, len(content) - 8):
+        raise FederationError("not a safetensors file of the expected tensors")
+    layout = _layout(content[8 : 8 + length])
+    if layout.size != len(content):
+        raise FederationError("the tensors do not fill the file exactly")
+    return {name: entry.spec.shape for name, entry in layout.entries.items()}
+
+
 def read_tensor(content: Content, entry: Entry) -> npt.NDArray[Any]:
     """The values of one tensor, not writable.
 

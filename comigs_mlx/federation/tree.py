@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -48,12 +49,28 @@ def walk(folder: Path, prefix: str = "") -> Iterator[tuple[str, Entry]]:
     with os.scandir(folder) as found:
         for item in found:
             path = prefix + item.name
-            if not is_allowed(path):
+            if not is_allowed(path) or is_stray(item.name):
                 continue
             if item.is_dir(follow_symlinks=False):
                 yield from walk(Path(item.path), f"{path}/")
             elif item.is_file(follow_symlinks=False):
                 yield path, entry_of(item.stat(follow_symlinks=False))
+
+
+STRAY = re.compile(
+    r"thumbs\.db|ehthumbs.*\.db|desktop\.ini|~.*|.*~"
+    r"|.*\.(tmp|temp|part|partial|crdownload|swp|orig|rej|bak|icloud)"
+    r"|.*\.sync-conflict-.*|.*[ (_](sf)?conflict(ed)?[ )_.-].*|.* \(\d+\)(\..*)?"
+    r"|.* - copy( \(\d+\))?(\..*)?",
+    re.IGNORECASE | re.DOTALL,
+)
+"""Names that file managers, editors and synchronisers leave behind in shared folders;
+no participant's name is among them."""
+
+
+def is_stray(name: str) -> bool:
+    """Whether a name says that no participant has put the file there."""
+    return bool(STRAY.fullmatch(name))
 
 
 def entry_of(status: os.stat_result) -> Entry:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import functools
+import logging
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -123,10 +125,28 @@ def prompt_tokens(
 def _plain_tokens(tokenizer: Any, text: str, system: str | None) -> list[int]:
     if system is not None:
         raise ConfigError("a system prompt needs the model's chat template")
-    tokens = tokenizer.encode(text, add_special_tokens=False)
+    tokens = encoded(tokenizer, text)
     if not tokens:
         raise ConfigError("the model's tokenizer makes no token of this: say more")
-    return list(tokens)
+    return tokens
+
+
+def encoded(tokenizer: Any, text: str) -> list[int]:
+    """The tokens of a text, without a beginning or an end token."""
+    with _unwarned():
+        return list(tokenizer.encode(text, add_special_tokens=False))
+
+
+@contextlib.contextmanager
+def _unwarned() -> Iterator[None]:
+    """Without transformers' warning of long text: `room` says what comes of it."""
+    logger = logging.getLogger("transformers.tokenization_utils_base")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def alternating(messages: Sequence[Message]) -> list[Message]:
@@ -190,9 +210,10 @@ def chat_tokens(
     if system is not None:
         turns.insert(0, {"role": "system", "content": system})
     try:
-        tokens = tokenizer.apply_chat_template(
-            turns, add_generation_prompt=True, return_dict=False
-        )
+        with _unwarned():
+            tokens = tokenizer.apply_chat_template(
+                turns, add_generation_prompt=True, return_dict=False
+            )
     except Exception as error:  # a template is a program and may raise anything
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         without = ", or leave out the system prompt" if system is not None else ""

@@ -12,7 +12,7 @@ import mlx.nn as nn
 
 from comigs_mlx.errors import ConfigError
 from comigs_mlx.inference.generate import chunk_tokens
-from comigs_mlx.inference.prompts import check_text, segments
+from comigs_mlx.inference.prompts import check_text, encoded, segments
 from comigs_mlx.inference.spoken import Progress, Scored, ScoredToken, Voice, Watch
 from comigs_mlx.model.base import Base
 from comigs_mlx.model.mixture import Mixture
@@ -33,7 +33,7 @@ def encode(base: Base, text: str) -> list[int]:
         ModelError: If the model does not know one of its tokens.
     """
     check_text(text, "the text")
-    tokens = list(base.tokenizer.encode(text, add_special_tokens=False))
+    tokens = encoded(base.tokenizer, text)
     if len(tokens) < 2:
         raise ConfigError("the text is too short to be scored: give at least two words")
     if (most := base.context) is not None and len(tokens) > most:

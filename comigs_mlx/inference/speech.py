@@ -207,11 +207,13 @@ class Speech:
             accumulation=config.training.grad_accumulation,
         )
         voice, self.voice = self.voice, None
-        plan = memory.plan(self._attach(config.experts), work)
-        notes = list(plan.notes(config.memory_limit))
-        if voice is not None:
-            run = None if voice.run is None else Path(voice.run)
-            self.choose(run, voice.base_id, voice.best)
+        try:
+            plan = memory.plan(self._attach(config.experts), work)
+            notes = list(plan.notes(config.memory_limit))
+        finally:
+            if voice is not None:
+                run = None if voice.run is None else Path(voice.run)
+                self.choose(run, voice.base_id, voice.best)
         return plan.estimate.peak, notes
 
     def score(

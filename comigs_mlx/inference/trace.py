@@ -144,19 +144,30 @@ def summary(trace: Trace) -> str:
     """The generated tokens in a line: "31 % specialist, most in layers 20-28".
 
     Layers go by the number in their path. "Most" are the neighbours of the strongest
-    layer that lie nearer to it than to the average. A trace with nothing generated is
-    summed up over its prompt.
+    layer that lie nearer to it than to the average. Tokens that were not routed (those
+    of the base model alone have no weights) are no part of the shares; their number
+    stands at the end. A trace with nothing generated is summed up over its prompt.
     """
     told = [t for t in trace.tokens if not t.prompt] or trace.tokens
-    if not told or not trace.layers:
+    if not told:
         return "no tokens"
-    rows = [specialist_shares(token, trace.experts) for token in told]
-    shares = [_mean(column) for column in zip(*rows, strict=True)]  # one a layer
+    routed = [t for t in told if any(any(layer) for layer in t.weights)]
+    if not routed:
+        return "the base model alone"
+    rows = [specialist_shares(token, trace.experts) for token in routed]
+    line = _shares([_mean(column) for column in zip(*rows, strict=True)], trace.layers)
+    if (others := len(told) - len(routed)) == 0:
+        return line
+    return f"{line}; {others} of {len(told)} tokens were not routed"
+
+
+def _shares(shares: Sequence[float], layers: Sequence[str]) -> str:
+    """The specialists' shares, one a layer, in a line."""
     line = f"{100 * _mean(shares):.0f} % specialist"
     if max(shares) - min(shares) < EVEN:
         return f"{line}, about the same in every layer"
     first, last = _peak(shares)
-    numbers = [_number(trace.layers, first), _number(trace.layers, last)]
+    numbers = [_number(layers, first), _number(layers, last)]
     if first == last:
         return f"{line}, most in layer {numbers[0]}"
     return f"{line}, most in layers {numbers[0]}-{numbers[1]}"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
-import json
 import os
 import re
 from dataclasses import dataclass
@@ -16,6 +16,14 @@ import mlx.nn as nn
 from comigs_mlx.errors import ModelError
 from comigs_mlx.model.demo import Report, demo_model_path, quiet
 from comigs_mlx.model.fingerprint import fingerprint, recall, remember, state
+from comigs_mlx.model.folder import (
+    ADVICE,
+    FILES,
+    check_folder,
+    foreign_code,
+    plain_path,
+)
+from comigs_mlx.model.surgery import reason
 from comigs_mlx.model.tables import Tables, tables_of
 
 if TYPE_CHECKING:
@@ -25,19 +33,6 @@ DEMO = "demo"
 """The id of the embedded demo model; a folder of that name is `./demo`."""
 
 HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
-ADVICE = "pass another folder or Hub id with --model, or `demo`"
-
-FILES = [
-    "*.json",
-    "*.jinja",
-    "*.tiktoken",
-    "*.txt",
-    "model*.safetensors",
-    "tokenizer.model",
-]
-"""What is fetched of a Hub model: mlx-lm's selection without its code."""
-
-
 CONTEXT = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
 """What families call the most tokens they can read at once."""
 
@@ -66,6 +61,12 @@ class Base:
     def tables(self) -> Tables:
         """How far token ids and positions may go, by the model's own tables."""
         return tables_of(self.model)
+
+    @property
+    def revision(self) -> str | None:
+        """The commit of a Hub model that was read; None for folders and `demo`."""
+        cached = self.path.parent.name == "snapshots"
+        return self.path.name if cached and HUB_ID.fullmatch(self.id) else None
 
     @property
     def trained_context(self) -> int | None:
@@ -132,7 +133,9 @@ class Base:
         return found
 
 
-def load_base(model_id: str, report: Report = quiet) -> Base:
+def load_base(
+    model_id: str, report: Report = quiet, revision: str | None = None
+) -> Base:
     """Load a base model that mlx-lm supports, plain or quantised.
 
     Code that comes with a model is never run.
@@ -140,12 +143,14 @@ def load_base(model_id: str, report: Report = quiet) -> Base:
     Args:
         model_id: "demo", the folder of a model, or an id on the Hugging Face Hub.
         report: Told in plain sentences what takes time.
+        revision: Of a Hub model, the commit that is wanted, whatever has been uploaded
+            since; None for the newest.
 
     Raises:
         ModelError: If the model cannot be found, fetched or loaded.
     """
-    path = _locate(model_id, report)
-    _check(path)
+    path = _locate(model_id, report, revision)
+    check_folder(path)
     report(f"loading {model_id}")
     files = state(path)
     model, config = _load_model(path)
@@ -170,7 +175,7 @@ def _surplus(base: Base) -> str | None:
     )
 
 
-def _locate(model_id: str, report: Report) -> Path:
+def _locate(model_id: str, report: Report, revision: str | None) -> Path:
     if model_id == DEMO:
         return demo_model_path(report)
     folder = os.path.expanduser(model_id)
@@ -178,16 +183,39 @@ def _locate(model_id: str, report: Report) -> Path:
         return Path(folder)
     if not HUB_ID.fullmatch(model_id):
         raise ModelError(f"no model folder {model_id!r}: {ADVICE}")
-    return _fetch(model_id, report)
+    return _fetch(model_id, report, revision)
 
 
-def _fetch(model_id: str, report: Report) -> Path:
-    """The local snapshot of a Hub model, brought up to date."""
+def is_from_hub(model_id: str) -> bool:
+    """Whether an id names a model that was fetched from the Hub onto this device.
+
+    Looks into the Hub's cache only: no network. A folder of that name, here and now,
+    goes first when a model is loaded, so it is not from the Hub.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    if model_id == DEMO:
+        return True
+    if os.path.exists(os.path.expanduser(model_id)) or not HUB_ID.fullmatch(model_id):
+        return False
+    return isinstance(try_to_load_from_cache(model_id, "config.json"), str)
+
+
+def _fetch(model_id: str, report: Report, revision: str | None) -> Path:
+    """The local snapshot of a Hub model: of a revision, or brought up to date."""
     from huggingface_hub import snapshot_download
 
+    which: dict[str, Any] = {} if revision is None else {"revision": revision}
+    if revision is not None:
+        with contextlib.suppress(Exception):  # then it is fetched
+            return Path(
+                snapshot_download(
+                    model_id, allow_patterns=FILES, local_files_only=True, **which
+                )
+            )
     report(f"looking for {model_id} on the Hugging Face Hub")
     try:
-        return Path(snapshot_download(model_id, allow_patterns=FILES))
+        return Path(snapshot_download(model_id, allow_patterns=FILES, **which))
     except Exception as error:  # the Hub, its transport and its storage: four trees
         raise ModelError(_hub_problem(model_id, error)) from error
 
@@ -217,43 +245,11 @@ def _hub_problem(model_id: str, error: Exception) -> str:
             f"no room on the disk for {model_id}: make some, or set HF_HOME to a "
             "folder that has it"
         )
-    reason = type(error).__name__ + (f", status {status}" if status else "")
+    kind = type(error).__name__ + (f", status {status}" if status else "")
     return (
-        f"cannot fetch {model_id} from the Hugging Face Hub ({reason}): check the "
+        f"cannot fetch {model_id} from the Hugging Face Hub ({kind}): check the "
         f"network and try again, or {ADVICE}"
     )
-
-
-def _check(path: Path) -> None:
-    """Refuse what mlx-lm would answer with a riddle, or with running foreign code."""
-    file = path / "config.json"
-    if not file.is_file():
-        raise ModelError(f"{path} is not a model folder (no config.json): {ADVICE}")
-    try:
-        code = json.loads(file.read_text()).get("model_file")
-    except (ValueError, AttributeError) as error:
-        raise ModelError(f"{file} is not JSON: fetch the model again") from error
-    if code is not None:
-        raise _foreign_code(path)
-    if not any(path.glob("model*.safetensors")):
-        raise ModelError(
-            f"{path} has no model*.safetensors: convert the model with "
-            f"`mlx_lm.convert --hf-path {path}` and pass the new folder"
-        )
-    for file in sorted(path.glob("model*.safetensors")):
-        _check_safetensors(file)
-
-
-def _check_safetensors(file: Path) -> None:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="numpy"):
-            pass
-    except (SafetensorError, OSError) as error:
-        raise ModelError(
-            f"{file} is damaged or incomplete ({_line(error)}): fetch the model again"
-        ) from error
 
 
 def _load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -261,12 +257,22 @@ def _load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     from mlx_lm.utils import load_model
 
     try:
-        return load_model(path)
+        with plain_path(path) as plain:
+            return load_model(plain)
     except Exception as error:  # each family fails in its own way
         raise ModelError(
-            f"mlx-lm {mlx_lm.__version__} cannot load {path} ({_line(error)}): "
-            f"upgrade it with `pip install -U mlx-lm`, or {ADVICE}"
+            f"mlx-lm {mlx_lm.__version__} cannot load {path} ({reason(error)}): "
+            f"{_cause(str(error))}, or {ADVICE}"
         ) from error
+
+
+def _cause(text: str) -> str:
+    """What to do about an error of mlx-lm's `load_model`."""
+    if "not supported" in text:
+        return "upgrade it with `pip install -U mlx-lm`"
+    if "parameters" in text or "shape" in text:
+        return "config.json and weights do not belong together; fetch the model again"
+    return "fetch the model again, upgrade mlx-lm with `pip install -U mlx-lm`"
 
 
 def _load_tokenizer(path: Path, config: dict[str, Any]) -> TokenizerWrapper:
@@ -278,18 +284,8 @@ def _load_tokenizer(path: Path, config: dict[str, Any]) -> TokenizerWrapper:
         return load_tokenizer(path, options, eos_token_ids=config.get("eos_token_id"))
     except Exception as error:  # each tokenizer class fails in its own way
         if "trust_remote_code" in str(error):
-            raise _foreign_code(path) from error
+            raise foreign_code(path) from error
         raise ModelError(
-            f"{path} has no tokenizer that can be read ({_line(error)}): fetch the "
+            f"{path} has no tokenizer that can be read ({reason(error)}): fetch the "
             f"model again, or {ADVICE}"
         ) from error
-
-
-def _foreign_code(path: Path) -> ModelError:
-    return ModelError(
-        f"{path} needs Python code of its own, which is never run: {ADVICE}"
-    )
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__

@@ -1,9 +1,10 @@
 """A model's two halves, body and head, without per-family code.
 
 The body ends where the module that owns the list of blocks returns (embedding, blocks,
-last norm); the head makes logits of that. MLX is lazy, so each half is made by calling
-the whole model: for the body, its logits are dropped before anything computes them; for
-the head, the owner of the blocks returns what it is given.
+last norm); the head makes logits of that. Where that module only holds the list and is
+never called, the one around it takes its part. MLX is lazy, so each half is made by
+calling the whole model: for the body, its logits are dropped before anything computes
+them; for the head, that module returns what it is given.
 """
 
 from __future__ import annotations
@@ -28,11 +29,13 @@ class Joint:
         given: What the owner of the blocks returns instead of running.
         asked: Whether to note what it returns when it runs.
         made: That.
+        calls: How often it ran.
     """
 
     given: mx.array | None = None
     asked: bool = False
     made: mx.array | None = None
+    calls: int = 0
 
 
 class Trunk:
@@ -46,6 +49,7 @@ class Trunk:
         if joint.given is not None:
             return joint.given
         y: mx.array = super().__call__(*args, **kwargs)  # type: ignore[misc]
+        joint.calls += 1
         if joint.asked:
             joint.made = y
         return y
@@ -63,10 +67,33 @@ class Halves:
             UnsupportedModel: If no module of the model owns its blocks.
         """
         self._model, self._joint = model, Joint()
-        trunk = _owner_of_blocks(model)
-        trunk._joint = self._joint
-        on_detach(partial(delattr, trunk, "_joint"))
-        on_detach(put_before(trunk, Trunk))
+        for trunk in _around_blocks(model):
+            trunk._joint = self._joint
+            undo: list[Callable[[], None]] = [partial(delattr, trunk, "_joint")]
+            undo.append(put_before(trunk, Trunk))
+            if self._ends_body():
+                break
+            for each in reversed(undo):
+                each()
+        else:
+            raise _ownerless(model)
+        for each in undo:
+            on_detach(each)
+
+    def _ends_body(self) -> bool:
+        """Whether the module tried runs once in a pass, and returns an array.
+
+        A model that cannot run at all is left to the mixture's rehearsal, which says
+        why.
+        """
+        self._joint.asked, self._joint.calls = True, 0
+        try:
+            self._model(mx.zeros((1, 2), mx.int32))
+            return self._joint.calls == 1 and isinstance(self._joint.made, mx.array)
+        except Exception:
+            return True
+        finally:
+            self._joint.asked, self._joint.made = False, None
 
     def body(self, tokens: mx.array) -> mx.array:
         """`[batch, tokens]` integer -> `[batch, tokens, dims]`."""
@@ -87,13 +114,22 @@ class Halves:
             self._joint.given = None
 
 
-def _owner_of_blocks(model: nn.Module) -> nn.Module:
+def _around_blocks(model: nn.Module) -> list[nn.Module]:
+    """The module that holds the list of blocks, those around it, the model itself."""
+    modules = dict(model.named_modules())
     blocks = [id(block) for block in model.layers]
-    for _, module in model.named_modules():
+    for path, module in modules.items():
         for child in module.values():
             if isinstance(child, list) and [id(item) for item in child] == blocks:
-                return module
-    raise UnsupportedModel(
+                parts = path.split(".")
+                paths = [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
+                around = [modules[each] for each in paths if each in modules]
+                return [*around, *([model] if path else [])]
+    raise _ownerless(model)
+
+
+def _ownerless(model: nn.Module) -> UnsupportedModel:
+    return UnsupportedModel(
         f"base model family {family_name(model)!r} does not fit: no module of it holds "
         "its list of blocks"
     )

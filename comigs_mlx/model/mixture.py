@@ -29,7 +29,7 @@ from comigs_mlx.model.halves import Halves
 from comigs_mlx.model.lora import Mode, SharedLoRA
 from comigs_mlx.model.routing import Choice, Routing, fixed_choice
 from comigs_mlx.model.selection import Selection, allowed, check
-from comigs_mlx.model.surgery import Site, family_name, put_before, sites
+from comigs_mlx.model.surgery import Site, family_name, put_before, reason, sites
 from comigs_mlx.model.tables import tables_of
 from comigs_mlx.model.x86.substitutes import instead, substitutes
 from comigs_mlx.options import ExpertOptions
@@ -79,7 +79,7 @@ class Mixture:
             if isinstance(error, (AttributeError, TypeError, ValueError)):
                 raise UnsupportedModel(
                     f"base model family {family_name(model)!r} cannot take experts: "
-                    f"{error}"
+                    f"{reason(error)}"
                 ) from error
             raise
 
@@ -124,22 +124,31 @@ class Mixture:
         self.on_detach(put_before(mlp, MixtureMLP))
 
     def _rehearse(self) -> None:
-        """Build one forward pass, unevaluated: is every block routed and mixed back?"""
+        """Build the forward passes, unevaluated: is every block routed and mixed back?
+
+        Both ways that the model is run: whole, and in its two halves.
+        """
+        tokens = mx.zeros((1, 2), mx.int32)
         try:
             with self.collecting() as blocks:
-                logits = self.model(mx.zeros((1, 1), mx.int32))
-            fits = len(blocks) == len(self.sites) and logits.shape[:-1] == (1, 1)
-            reason = (
-                f"{len(blocks)} of {len(self.sites)} blocks were routed, and one "
-                f"token's logits have shape {logits.shape}"
-            )
+                logits = self.model(tokens)
+            hidden, routing = self.body(tokens)
+            again = self.head(hidden)
         except Exception as error:
-            fits, reason = False, str(error)
-        if not fits:
-            raise UnsupportedModel(
-                f"base model family {family_name(self.model)!r} does not run with "
-                f"experts attached: {reason}"
+            raise self._unfit(reason(error)) from error
+        counts = [len(blocks), routing.weights.shape[0]]
+        shapes = {logits.shape, again.shape}
+        if counts != [len(self.sites)] * 2 or shapes != {(1, 2, logits.shape[-1])}:
+            raise self._unfit(
+                f"{min(counts)} of {len(self.sites)} blocks were routed, and two "
+                f"tokens' logits have shape {logits.shape}, in halves {again.shape}"
             )
+
+    def _unfit(self, why: str) -> UnsupportedModel:
+        return UnsupportedModel(
+            f"base model family {family_name(self.model)!r} does not run with experts "
+            f"attached: {why}"
+        )
 
     def on_detach(self, undo: Callable[[], None]) -> None:
         """Run `undo` when the mixture is detached; the last one added runs first."""

@@ -32,14 +32,24 @@ def read(file: Path) -> dict[str, Any]:
     return info
 
 
-def describe(mixture: Mixture, base_id: str, base: str) -> dict[str, Any]:
-    """The content of comigs.json; `scale` is the final multiplier."""
+def describe(
+    mixture: Mixture, base_id: str, base: str, revision: str | None = None
+) -> dict[str, Any]:
+    """The content of comigs.json; `scale` is the final multiplier.
+
+    Args:
+        mixture: Attached.
+        base_id: How the base model was named.
+        base: Its fingerprint.
+        revision: Its commit, where it is of the Hub.
+    """
     from comigs_mlx.runs import experts
 
     options = mixture.options
+    commit = {} if revision is None else {"revision": revision}
     return {
         "format_version": FORMAT_VERSION,
-        "base_model": {"id": base_id, "fingerprint": base},
+        "base_model": {"id": base_id, "fingerprint": base, **commit},
         "generalists": options.generalists,
         "specialists": options.specialists,
         "rank": options.rank,
@@ -62,6 +72,14 @@ def base_model(info: dict[str, Any]) -> tuple[str, str]:
         case {"id": str(base_id), "fingerprint": str(digest)}:
             return base_id, digest
     raise RunError("comigs.json does not describe a base model")
+
+
+def revision(info: dict[str, Any]) -> str | None:
+    """The commit of the Hub that the base model was read from, where it is known."""
+    match info.get("base_model"):
+        case {"revision": str(commit)}:
+            return commit
+    return None
 
 
 def expert_options(info: dict[str, Any]) -> ExpertOptions:

@@ -47,7 +47,14 @@ BEST = "best.json"
 class RunFolder(Place):
     """A run's folder; opening it reads nothing."""
 
-    def create(self, config: Any, mixture: Mixture, base_id: str, base: str) -> None:
+    def create(
+        self,
+        config: Any,
+        mixture: Mixture,
+        base_id: str,
+        base: str,
+        revision: str | None = None,
+    ) -> None:
         """Write the run's configuration and description, also of one that goes on.
 
         Args:
@@ -55,9 +62,11 @@ class RunFolder(Place):
             mixture: Attached.
             base_id: How the base model was named.
             base: Its fingerprint.
+            revision: Its commit, where it is of the Hub.
         """
         write_text(self.config, dump_yaml(config))
-        write_json(self.info, description.describe(mixture, base_id, base))
+        info = description.describe(mixture, base_id, base, revision)
+        write_json(self.info, info)
 
     def save(
         self, trainer: Trainer, boundary: Boundary, identity: dict[str, Any]
@@ -143,7 +152,7 @@ class RunFolder(Place):
         info = self.read_info()
         base_id, _ = description.base_model(info)
         options = description.expert_options(info)
-        base = load_base(base_id, report)
+        base = load_base(base_id, report, description.revision(info))
         self.check_base(base.id, base.fingerprint())
         mixture = Mixture(base.model, options)
         self.load_values(mixture, best)

@@ -61,6 +61,8 @@ def entry(path: Path) -> RunEntry:
         found = dataclasses.replace(found, base_id=base_id, experts=names)
         return dataclasses.replace(found, step=_step(place, info["generalists"]))
     except ComigsError as error:
+        if found.training and not place.states.is_dir():  # it has only just begun
+            return found
         return dataclasses.replace(found, problem=" ".join(str(error).split()))
 
 

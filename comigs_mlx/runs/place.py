@@ -6,12 +6,13 @@ import contextlib
 import errno
 import fcntl
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from comigs_mlx.errors import RunError, line
-from comigs_mlx.files import restore, write_text
+from comigs_mlx.files import LEFTOVER, restore, write_text
 from comigs_mlx.runs import description
 
 LOCK_SECONDS = 0.2
@@ -19,6 +20,10 @@ LOCK_SECONDS = 0.2
 
 WITHOUT_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK)
 """How file systems say that they have no locks, as some network shares."""
+
+EMPTY = re.compile(rf"\.lock|\.train\.(json|log|lock)|\.DS_Store|{LEFTOVER.pattern}")
+"""What a folder may hold and still be a new run's: what this program leaves there where
+it is killed right at its start. Any other hidden file is somebody's, as in a home."""
 
 ADAPTER = "adapters.safetensors"
 SPECIALISTS = "specialist/experts.safetensors"
@@ -55,9 +60,8 @@ class Place:
         """Raise `RunError` if something is there already."""
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file: choose a folder with --run")
-        # A process killed right at its start leaves hidden files only.
         found = self.path.iterdir() if self.path.exists() else []
-        if not all(file.name.startswith(".") for file in found):
+        if not all(EMPTY.fullmatch(file.name) for file in found):
             raise RunError(
                 f"{self.path} exists: add --resume to continue it, or choose another "
                 "folder with --run"

@@ -3,8 +3,8 @@
     {"format_version": 1, "step": 17, "steps": 24, "eta_seconds": 42.5}
 
 `step` counts expert steps, and `eta_seconds` is null until there is something to reckon
-with. It is there only while a training runs, or after it was killed. Nothing parses what
-a training prints.
+with. It is there only while a training runs, or after it was killed. Nothing parses
+what a training prints.
 """
 
 from __future__ import annotations

@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
 
-from comigs_mlx.config import to_dict
-from comigs_mlx.data.batches import BatchSource, evaluation_batches, training_batches
+from comigs_mlx.config import read_yaml, to_dict
+from comigs_mlx.data.batches import BatchSource, sampled_batches, training_batches
 from comigs_mlx.data.cache import TokenCache
-from comigs_mlx.data.content import Content, tokenised, tokens_digest
+from comigs_mlx.data.content import Content, named, tokenised, tokens_digest
 from comigs_mlx.data.identity import content_digest, depends_on_date
 from comigs_mlx.data.splits import SPLITS, Splits, load_splits
 from comigs_mlx.errors import RunError
@@ -26,6 +25,7 @@ from comigs_mlx.runs import description
 from comigs_mlx.runs.folder import RunFolder
 from comigs_mlx.train_options import TrainConfig
 from comigs_mlx.training import checkpoint, lanes, memory
+from comigs_mlx.training.fitting import check_texts
 from comigs_mlx.training.records import Boundary, Report, Step
 from comigs_mlx.training.trainer import Trainer
 
@@ -118,7 +118,7 @@ def _opened(
     splits = load_splits(config.data.data)
     for note in splits.notes:
         say(f"note: {note}")
-    base = load_base(config.model, report=say)
+    base = load_base(config.model, say, _revision(folder) if config.resume else None)
     if "quantization" in base.config and mx.default_device() == mx.cpu:
         say("note: MLX's quantised products are very slow on a CPU: use a plain base")
     if (warning := memory.too_low(config.memory_limit)) is not None:
@@ -146,10 +146,17 @@ def _opened(
             _restore(trainer, folder, identity, dated, say)
         folder.tidy(config.saving.keep)
         resumable = dataclasses.replace(config, resume=False)
-        folder.create(resumable, mixture, base.id, found)
+        folder.create(resumable, mixture, base.id, found, base.revision)
         if trainer.position.step:  # the process may have been killed before this
             folder.write_experts(mixture, trainer.position.step)
         yield Session(trainer, folder, identity, documents)
+
+
+def _revision(folder: RunFolder) -> str | None:
+    """The commit of the run's base model; a lacking description is made anew."""
+    with contextlib.suppress(RunError):
+        return description.revision(folder.read_info())
+    return None
 
 
 def make_trainer(
@@ -169,31 +176,38 @@ def make_trainer(
     data, seed = config.data, config.training.seed
 
     def source(name: str, seed: int) -> BatchSource:
-        batches, notes = training_batches(
-            texts[name],
-            seq_len=data.seq_len,
-            batch_size=data.batch_size,
-            seed=seed,
-            packing=data.packing,
-        )
+        with named(name):
+            batches, notes = training_batches(
+                texts[name],
+                seq_len=data.seq_len,
+                batch_size=data.batch_size,
+                seed=seed,
+                packing=data.packing,
+            )
         for note in notes:
             say(f"note: {name}: {note}")
         return batches
 
     train, router_train = source("train", 2 * seed), source("valid", 2 * seed + 1)
-    valid = evaluation_batches(texts["valid"], data.seq_len, data.batch_size)
-    first = list(itertools.islice(valid, config.saving.valid_batches))
-    return Trainer(mixture, train, router_train, first, config.training, config.saving)
+    count = config.saving.valid_batches
+    valid = sampled_batches(texts["valid"], data.seq_len, data.batch_size, count)
+    return Trainer(mixture, train, router_train, valid, config.training, config.saving)
 
 
 def _work(config: TrainConfig, trainer: Trainer) -> memory.Work:
-    """The longest batch of training: conversations may all be shorter than allowed."""
-    training, lengths = config.training, getattr(trainer.train, "lengths", {})
+    """The longest batches: conversations may all be shorter than allowed.
+
+    Routers learn from validation text, which may be longer than the training text.
+    """
+    training, seq_len = config.training, config.data.seq_len
+    sources = [trainer.train, *([trainer.router_train] if trainer.routers else [])]
+    lengths = (max(getattr(s, "lengths", {}), default=seq_len) for s in sources)
     return memory.Work(
         batch_size=config.data.batch_size,
-        seq_len=max(lengths, default=config.data.seq_len),
+        seq_len=max(lengths),
         checkpoint=training.grad_checkpoint,
         accumulation=training.grad_accumulation,
+        measured=max((batch.mask.shape[1] for batch in trainer.valid), default=0),
     )
 
 
@@ -213,9 +227,12 @@ def _contents(
             mask_prompt=data.mask_prompt,
             cache=cache,
             say=say,
+            split=name,
         )
         for note in notes:
             say(f"note: {name}: {note}")
+    for note in check_texts(base, contents, data.seq_len):
+        say(f"note: {note}")
     return contents
 
 
@@ -244,8 +261,9 @@ def _restore(
         say("nothing was saved yet: starting from the beginning")
         return
     newest = checkpoint.latest(folder.states)
+    options = read_yaml(folder.config)
     fixed = {key: identity[key] for key in ("base_model", "experts")}
-    stored = {**identity, **checkpoint.restore(trainer, newest, fixed)}
+    stored = {**identity, **checkpoint.restore(trainer, newest, fixed, options)}
     changed = {key for key in identity if stored[key] != identity[key]}
     if "tokens" in changed and not dated and "data" not in changed:
         raise RunError(
@@ -255,8 +273,23 @@ def _restore(
         )
     for key in sorted(changed & CHANGES.keys()):
         say(f"note: {CHANGES[key]}: training goes on, not bit for bit as it would have")
+    if (note := _rate_note(trainer)) is not None:
+        say(f"note: {note}")
     folder.cut_metrics(trainer.position.step)
     say(f"resuming at step {trainer.position.step}, from {newest}")
+
+
+def _rate_note(trainer: Trainer) -> str | None:
+    """What becomes of the learning rate, where the number of steps has changed."""
+    schedule, step = trainer.schedule, trainer.position.step
+    if not step or schedule.first != step or step >= trainer.options.steps:
+        return None
+    rate = trainer.options.learning_rate
+    return (
+        f"the number of steps has changed: the learning rate goes on from "
+        f"{rate * schedule.share:.3g} and ends at {rate / 10:.3g} in step "
+        f"{schedule.last}; --learning-rate sets another"
+    )
 
 
 def _digest(splits: Splits) -> str:

@@ -9,9 +9,10 @@ import numpy as np
 
 from comigs_mlx.data.batches import training_batches
 from comigs_mlx.data.content import Content
+from comigs_mlx.data.splits import SPLITS
 from comigs_mlx.data.tokens import TokenStream
 from comigs_mlx.errors import DataError
-from comigs_mlx.model.base import load_base
+from comigs_mlx.model.base import Base, load_base
 from comigs_mlx.simulation import attendance, method, people, saving, shaping
 from comigs_mlx.simulation.engine import Simulation
 from comigs_mlx.simulation.folder import ResultsFolder
@@ -20,6 +21,7 @@ from comigs_mlx.simulation.method import Method
 from comigs_mlx.simulation.options import SimulateConfig
 from comigs_mlx.simulation.people import Person, Say
 from comigs_mlx.simulation.records import Begun, Event, RoundDone
+from comigs_mlx.training.fitting import check_texts
 
 
 class Experiment:
@@ -34,6 +36,8 @@ class Experiment:
         self.config, self.folder = config, ResultsFolder(config)
         base = load_base(config.model, say)
         self.people = people.read(config, base.tokenizer, say)
+        for note in _check_texts(base, self.people, config.learning.seq_len):
+            say(f"note: {note}")
         self.layouts = Layouts(base)
 
     def check(self) -> None:
@@ -75,6 +79,16 @@ class Experiment:
                     saving.save(simulation, state)
             yield event
         yield simulation.outcome()
+
+
+def _check_texts(base: Base, persons: Sequence[Person], seq_len: int) -> list[str]:
+    """Refuse what the base has no tables for; notes for the user."""
+    texts = {
+        f"{person.name}: {part}": getattr(person, part)
+        for person in persons
+        for part in SPLITS
+    }
+    return check_texts(base, texts, seq_len)
 
 
 def _check(

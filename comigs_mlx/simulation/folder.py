@@ -141,7 +141,8 @@ class ResultsFolder:
         file = self._rounds(record.method, record.seed)
         file.parent.mkdir(exist_ok=True)
         with file.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(dataclasses.asdict(record)) + "\n")
+            text = json.dumps(dataclasses.asdict(record), allow_nan=False)
+            lines.write(f"{text}\n")
 
     def cut_rounds(self, method: str, seed: int, kept: int) -> None:
         """Drop the rounds after `kept` of one method and seed, and a torn line."""

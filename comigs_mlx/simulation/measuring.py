@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import mlx.core as mx
 import numpy as np
 
-from comigs_mlx.data.batches import Batch, evaluation_batches
+from comigs_mlx.data.batches import Batch, evaluation_batches, sampled_batches
 from comigs_mlx.data.content import Content
 from comigs_mlx.data.tokens import TokenStream
+from comigs_mlx.errors import TrainingError
 from comigs_mlx.model import params
 from comigs_mlx.model.params import Tree
 from comigs_mlx.model.selection import Selection
@@ -21,6 +21,9 @@ from comigs_mlx.simulation.options import SimulateConfig
 from comigs_mlx.simulation.participant import Participant
 from comigs_mlx.simulation.people import Person
 from comigs_mlx.training.evaluation import Score
+
+DIVERGED = 700.0
+"""Nats per token from which on a perplexity is no number any more."""
 
 
 class Measuring:
@@ -38,10 +41,10 @@ class Measuring:
         self.layouts, self.config = layouts, config
         limit = config.measuring.test_tokens
         self.test = {p.name: self._batches(_first(p.test, limit)) for p in people}
-        first = config.measuring.valid_batches
+        sizes = (config.learning.seq_len, config.learning.batch_size)
+        count = config.measuring.valid_batches
         self.valid = {
-            p.name: list(itertools.islice(self._batches(p.person.valid), first))
-            for p in participants
+            p.name: sampled_batches(p.person.valid, *sizes, count) for p in participants
         }
 
     def scores(self, method: Method) -> dict[str, Score]:
@@ -72,7 +75,7 @@ class Measuring:
         selection: Selection,
         values: Tree | None = None,
     ) -> float:
-        """Nats per token on the first validation batches, maybe with other values."""
+        """Nats per token on a sample of validation text, maybe with other values."""
         chosen = participant.values if values is None else values
         return self._score(
             participant, self.valid[participant.name], selection, chosen
@@ -115,7 +118,13 @@ class Measuring:
     ) -> Score:
         self.layouts.mixture(participant.options).model.update(values)
         evaluator = self.layouts.evaluator(participant.options)
-        return evaluator.score(batches, selection)
+        score = evaluator.score(batches, selection)
+        if not score.loss < DIVERGED:
+            raise TrainingError(
+                f"{participant.name} answers with a loss of {score.loss:g} nats per "
+                "token, which is no result: choose a lower --learning-rate"
+            )
+        return score
 
     def _batches(self, content: Content) -> list[Batch]:
         learning = self.config.learning

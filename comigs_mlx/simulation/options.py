@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from comigs_mlx import registry
 from comigs_mlx.config import group, like, option
 from comigs_mlx.options import DataOptions, ExpertOptions, TrainingOptions
 
@@ -26,7 +25,10 @@ class RoundOptions:
     )
     encoding: Literal["fp32", "fp16", "int8"] = option("fp32", "of contributions")
     aggregator: str | None = option(
-        None, "a file of federation/aggregators (default: the method's own)", "NAME"
+        None,
+        "a file of federation/aggregators, with options as in sync init (default: the "
+        "method's own)",
+        "NAME[:key=value,...]",
     )
 
     def problems(self) -> Iterator[str]:
@@ -38,9 +40,10 @@ class RoundOptions:
             yield f"--participation {self.participation} must be above 0, at most 1"
         if not 0 <= self.dropout < 1:
             yield f"--dropout {self.dropout} must be at least 0, below 1"
-        known = registry.names("aggregator")
-        if self.aggregator is not None and self.aggregator not in known:
-            yield f"--aggregator {self.aggregator}: choose {', '.join(known)}"
+        if self.aggregator is not None:
+            from comigs_mlx.federation.aggregation import misnamed
+
+            yield from misnamed(self.aggregator)
 
 
 @dataclass(frozen=True)

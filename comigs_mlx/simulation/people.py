@@ -92,18 +92,20 @@ def read(config: SimulateConfig, tokenizer: Tokenizer, say: Say) -> list[Person]
         share = devices[name].train_share
         documents = {part: getattr(splits, part) for part in SPLITS}
         documents["train"] = splits.train[: max(1, round(share * len(splits.train)))]
-        contents = {
-            part: tokenised(
+        contents = {}
+        for part, samples in documents.items():
+            contents[part], notes = tokenised(
                 samples,
                 splits.kind,
                 tokenizer,
-                seq_len=config.learning.seq_len,
+                # Learned from in windows of this size; measured whole.
+                seq_len=None if part == "test" else config.learning.seq_len,
                 mask_prompt=False,
                 cache=cache,
                 say=say,
-            )[0]
-            for part, samples in documents.items()
-        }
+            )
+            for note in notes:
+                say(f"note: {name}: {part}: {note}")
         people.append(Person(name, devices[name], **contents))
     return people
 

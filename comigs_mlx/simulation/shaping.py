@@ -8,6 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from comigs_mlx import registry
 from comigs_mlx.errors import ConfigError
 from comigs_mlx.federation.local import described
 from comigs_mlx.federation.manifest import AggregatorChoice, Manifest, Member, cap
@@ -115,7 +116,7 @@ def manifest(
         base,
         experts,
         max_bytes=cap(tensor_shapes(Arrays("", generalists))),
-        aggregator=AggregatorChoice(method.aggregator),
+        aggregator=AggregatorChoice(*registry.parse(method.aggregator)),
         quorum=len(people),
         deadline_seconds=1.0,
         participants={person.name: Member() for person in people},

@@ -17,7 +17,8 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from comigs_mlx import tensors
 from comigs_mlx.errors import RunError, line
 from comigs_mlx.files import replacing_dir, sha256, write_json
 from comigs_mlx.model import params
+from comigs_mlx.training.groups import Schedule
 from comigs_mlx.training.records import Position
 from comigs_mlx.training.trainer import Trainer
 
@@ -58,6 +60,10 @@ def save(trainer: Trainer, states: Path, identity: dict[str, Any], keep: int) ->
             "format_version": FORMAT_VERSION,
             "position": trainer.position.to_dict(),
             "identity": identity,
+            "schedule": {
+                **asdict(trainer.schedule),
+                "learning_rate": trainer.options.learning_rate,
+            },
             "sha256": {name: sha256(temporary / name) for name in (VALUES, OPTIMIZERS)},
         }
         write_json(temporary / STATE, {**content, "seal": _seal(content)})
@@ -91,8 +97,22 @@ def latest(states: Path) -> Path:
     return found[-1]
 
 
-def restore(trainer: Trainer, save: Path, identity: dict[str, Any]) -> dict[str, Any]:
+def restore(
+    trainer: Trainer,
+    save: Path,
+    identity: dict[str, Any],
+    before: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Put a trainer where it was when `save` was written.
+
+    Where it has another number of steps than the saved run, its learning rate goes on
+    from where it was; unless that is another one as well, which then begins there.
+
+    Args:
+        trainer: Has made no step yet.
+        save: The folder of a save.
+        identity: See `save`.
+        before: `steps` and `learning_rate` of the saved run, for saves that do not say.
 
     Returns:
         The identity stored in the save.
@@ -118,8 +138,26 @@ def restore(trainer: Trainer, save: Path, identity: dict[str, Any]) -> dict[str,
         rate = group.optimizer.state["learning_rate"]  # may differ from the saved run's
         group.optimizer.state = {**params.unflatten(mine), "learning_rate": rate}
     trainer.position = Position.from_dict(state["position"])
+    trainer.schedule = _schedule(trainer, state.get("schedule"), before or {})
     stored: dict[str, Any] = state["identity"]
     return stored
+
+
+def _schedule(
+    trainer: Trainer, stored: Mapping[str, Any] | None, before: Mapping[str, Any]
+) -> Schedule:
+    """The schedule that goes on from that of a save."""
+    options, step = trainer.options, trainer.position.step
+    rate = options.learning_rate
+    if stored is not None:
+        parts = {name: stored[name] for name in ("last", "first", "share")}
+        earlier, earlier_rate = Schedule(**parts), stored["learning_rate"]
+    else:
+        earlier = Schedule(before.get("steps", options.steps))
+        earlier_rate = before.get("learning_rate", rate)
+    if earlier.last != options.steps and earlier_rate != rate:
+        return Schedule(options.steps, step)
+    return earlier.going_on(step, options.steps)
 
 
 def read_state(save: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import mlx.core as mx
 import numpy as np
 
 from comigs_mlx.data.batches import Batch
+from comigs_mlx.errors import DataError, ModelError
 from comigs_mlx.model import params
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.model.params import Tree
@@ -24,6 +25,35 @@ from comigs_mlx.training import lanes
 from comigs_mlx.training.losses import token_losses
 
 RESAMPLES = 1000
+
+
+RESULTS = {
+    "base": "base",
+    "generalist": "generalist",
+    "specialist": "specialist",
+    "auto": "mixture",
+}
+"""Expert selection -> its name in results; fixed weights have one of their own."""
+
+
+class NotFinite(ModelError):
+    """What was measured is not a finite number: the mean loss was `loss`."""
+
+    def __init__(self, selection: Selection, loss: float):
+        super().__init__(
+            f"the loss of {result_name(selection)} is {loss}: values of the base model "
+            "or of the experts are not numbers, or so large that their products are "
+            "not; use an earlier save (--best), or train again with a lower "
+            "--learning-rate"
+        )
+        self.loss = loss
+
+
+def result_name(selection: Selection) -> str:
+    """What a selection is called in results: `mixture`, or `fixed 0.3,0.7`."""
+    if isinstance(selection, tuple):
+        return f"fixed {','.join(f'{weight:g}' for weight in selection)}"
+    return RESULTS[selection]
 
 
 @dataclass
@@ -71,6 +101,11 @@ class Score:
             float(w) / max(self.token_count, 1) for w in np.atleast_1d(self.weights)
         ]
 
+    @property
+    def finite(self) -> bool:
+        """Whether the losses and the weights of all documents are numbers."""
+        return bool(np.isfinite([self.loss, *np.atleast_1d(self.weights)]).all())
+
     def interval(self, seed: int = 0) -> tuple[float, float]:
         """95 % percentile bootstrap interval of the perplexity, over documents."""
         losses = np.array([self.losses[d] for d in sorted(self.losses)])
@@ -108,10 +143,19 @@ class Evaluator:
         return np.array(losses), np.array(weights)
 
     def score(self, batches: Iterable[Batch], selection: Selection = "auto") -> Score:
-        """Add up the losses of all batches under one expert selection."""
+        """Add up the losses of all batches under one expert selection.
+
+        Raises:
+            NotFinite: If a loss or an expert's weight is not a finite number.
+            DataError: If no token was to be predicted.
+        """
         score = Score()
         for batch in batches:
             score.add(*self.batch_losses(batch, selection), batch)
+        if not score.token_count:
+            raise DataError("there is nothing to measure: no token is predicted")
+        if not score.finite:
+            raise NotFinite(selection, score.loss)
         return score
 
     def _run(self, values: Tree, tokens: mx.array) -> tuple[mx.array, mx.array]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -14,6 +16,9 @@ from comigs_mlx.model.selection import Selection
 from comigs_mlx.options import TrainingOptions
 
 BETAS = [0.9, 0.95]
+
+Rate = Callable[[mx.array], mx.array]
+"""Number of steps made -> learning rate of the next one, both scalars."""
 
 Penalty = Callable[[Mapping[str, mx.array], Mapping[str, mx.array]], mx.array]
 """(values of a level by path, those of its anchor) -> nats, added to the mean loss."""
@@ -56,10 +61,56 @@ class Group:
         return _learns(path, self.roles, self.frozen)
 
 
-def expert_group(options: TrainingOptions, task: Task = USUAL) -> Group:
-    """The experts and their optimiser: AdamW, cosine from lr to lr / 10."""
-    rate = options.learning_rate
-    schedule = optim.cosine_decay(rate, options.steps, rate / 10)
+LOWEST = 0.1
+"""Share of the learning rate at which a schedule ends."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The experts' learning rate: half a cosine, down to `LOWEST`.
+
+    Attributes:
+        last: Expert step at which the lowest rate is reached.
+        first: Expert step after which it begins; later than 0 where a run was resumed
+            with another number of steps.
+        share: Of the learning rate, where it begins.
+    """
+
+    last: int
+    first: int = 0
+    share: float = 1.0
+
+    def at(self, step: int) -> float:
+        """Share of the learning rate that the step after number `step` takes."""
+        done = min(max(step - self.first, 0) / max(self.last - self.first, 1), 1.0)
+        return LOWEST + (self.share - LOWEST) * (1 + math.cos(math.pi * done)) / 2
+
+    def going_on(self, step: int, last: int) -> Schedule:
+        """The schedule to another end, from where this one is after `step`: no jump."""
+        if last == self.last:
+            return self
+        return Schedule(last, step, self.at(step)) if step else Schedule(last)
+
+    def __call__(self, rate: float, step: mx.array) -> mx.array:
+        """The learning rate of the step after number `step`, a scalar."""
+        steps = max(self.last - self.first, 1)
+        decay = optim.cosine_decay(rate * self.share, steps, rate / 10)
+        found: mx.array = decay(step - self.first if self.first else step)
+        return found
+
+
+def expert_group(
+    options: TrainingOptions, task: Task = USUAL, schedule: Rate | None = None
+) -> Group:
+    """The experts and their optimiser: AdamW.
+
+    Args:
+        options: The highest learning rate, and the number of steps.
+        task: What is trained.
+        schedule: The rate of a step; None: a cosine over all steps, down to a tenth.
+    """
+    if schedule is None:
+        schedule = partial(Schedule(options.steps), options.learning_rate)
     return Group(task.roles, _adamw(schedule, options), task.frozen)
 
 

@@ -12,6 +12,7 @@ import contextlib
 import functools
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -76,6 +77,19 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform.startswith("linux") else 1
 
 
-@functools.cache
+class _Streams(threading.local):
+    """Streams belong to the thread that made them: every thread has its own."""
+
+    def __init__(self) -> None:
+        self.made: dict[int, mx.Stream] = {}
+
+
+_streams = _Streams()
+
+
 def _stream(lane: int) -> mx.Stream:
-    return mx.default_stream(mx.cpu) if lane == 0 else mx.new_stream(mx.cpu)
+    if lane == 0:
+        return mx.default_stream(mx.cpu)
+    if lane not in _streams.made:
+        _streams.made[lane] = mx.new_stream(mx.cpu)
+    return _streams.made[lane]

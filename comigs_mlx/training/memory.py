@@ -120,9 +120,10 @@ class Plan:
             limit_gb: `--memory-limit`, in GB; None: compare with the machine's memory.
         """
         peak, work = self.estimate.peak, self.work
+        length = max(work.seq_len, work.measured)
         yield (
             f"memory: {_about(peak)} for the longest batch ({work.batch_size} x "
-            f"{work.seq_len} tokens), base model {self.model.base_bytes / GB:.2f} GB"
+            f"{length} tokens), base model {self.model.base_bytes / GB:.2f} GB"
         )
         excess = _excess(peak, limit_gb)
         if excess is not None:
@@ -149,7 +150,9 @@ class Plan:
             yield f"--batch-size {size} --grad-accumulation {sums}", plan
         if work.seq_len > 1:
             half = work.seq_len // 2
-            yield f"--seq-len {half}", self._working(seq_len=half)
+            measured = min(work.measured, half)
+            plan = self._working(seq_len=half, measured=measured)
+            yield f"--seq-len {half}", plan
         if self.model.blocks > 1:
             half = self.model.blocks // 2
             yield f"--num-layers {half}", self._based(blocks=half)

@@ -10,6 +10,7 @@ sum with measurements. Nothing here computes an array.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -97,12 +98,14 @@ class Work:
         seq_len: Tokens in a sequence.
         checkpoint: Whether blocks are recomputed in the backward pass.
         accumulation: Batches in a step.
+        measured: Tokens in the longest sequence whose loss is only measured.
     """
 
     batch_size: int
     seq_len: int
     checkpoint: bool = False
     accumulation: int = 1
+    measured: int = 0
 
     @property
     def tokens(self) -> int:
@@ -121,6 +124,7 @@ class Estimate:
         forward: All that is kept for the backward pass, while the loss is computed.
         backward: The blocks' inputs and the blocks recomputed; 0 without that.
         update: Gradients or new values, and both new moments, as the step ends.
+        measured: Some blocks and the loss of validation text, without gradients.
     """
 
     base: int
@@ -129,12 +133,13 @@ class Estimate:
     forward: int
     backward: int
     update: int
+    measured: int = 0
 
     @property
     def peak(self) -> int:
         """Bytes at the most demanding moment of a step."""
         lasting = self.base + self.experts + self.sums
-        return lasting + max(self.forward, self.backward, self.update)
+        return lasting + max(self.forward, self.backward, self.update, self.measured)
 
 
 def estimate(
@@ -162,7 +167,19 @@ def estimate(
         forward=kept + loss_bytes(model, work, machine) + slack,
         backward=inputs + recomputed if work.checkpoint else 0,
         update=3 * trained,
+        measured=measured_bytes(model, experts, work, machine) if work.measured else 0,
     )
+
+
+def measured_bytes(
+    model: Architecture, experts: ExpertOptions, work: Work, machine: Machine
+) -> int:
+    """What measuring the loss of one batch needs: nothing is kept for gradients."""
+    work = dataclasses.replace(work, seq_len=work.measured)
+    block = work.tokens * block_bytes(model, experts, work.seq_len, machine.x86)
+    blocks = 1 + (BLOCKS_AHEAD if machine.cpu else 0)
+    slack = 0 if machine.cpu else METAL_AHEAD
+    return int(blocks * block) + loss_bytes(model, work, machine) + slack
 
 
 def blocks_at_once(machine: Machine) -> float:

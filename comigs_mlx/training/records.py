@@ -33,7 +33,8 @@ class Report:
         step: Expert steps so far.
         train_loss: Nats per token over the expert steps.
         router_loss: Nats per token over the router steps; None if there were none.
-        valid_loss: Nats per token of the first validation batches, where measured.
+        valid_loss: Nats per token of a fixed sample of the validation text, where
+            measured.
         learning_rate: Of the experts, in the last step.
         expert_share: Expert name -> mean weight in the expert steps.
         tokens_per_second: Of both levels, over the time spent in steps.
@@ -72,7 +73,8 @@ class Exchanged:
     Attributes:
         step: Expert steps so far.
         event: `pulled`; `contributed`; `late`: the round closed before this run's
-            contribution; `offline`: out of reach, the contribution waits.
+            contribution; `offline`: out of reach, the contribution waits;
+            `refused`: what is there is not trusted, nothing was sent or pulled.
         round: The round that it is about.
         valid_loss: Of what was contributed, where measured; nats per token.
         contributors: Of a pulled round.

@@ -7,7 +7,6 @@ and resumed exactly (`training.checkpoint`).
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 
@@ -19,8 +18,14 @@ from comigs_mlx.model import params
 from comigs_mlx.model.checkpointing import recompute_blocks
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.options import SavingOptions, TrainingOptions
-from comigs_mlx.training.evaluation import Evaluator
-from comigs_mlx.training.groups import USUAL, Task, expert_group, router_group
+from comigs_mlx.training.evaluation import Evaluator, NotFinite
+from comigs_mlx.training.groups import (
+    USUAL,
+    Schedule,
+    Task,
+    expert_group,
+    router_group,
+)
 from comigs_mlx.training.levels import Level, StepResult
 from comigs_mlx.training.records import Boundary, Position, Report, Step, Sums
 
@@ -28,6 +33,12 @@ ADVICE = (
     "the last save is kept: lower --learning-rate (also possible with --resume), or "
     "check the data"
 )
+
+PATIENCE = 2
+"""Steps in a row without a gradient, of a group whose experts spoke: no chance."""
+
+LEARNED = 1e-3
+"""Nats per token below which a gradient may vanish because nothing is left to learn."""
 
 
 class Trainer:
@@ -41,6 +52,10 @@ class Trainer:
         options: The bilevel schedule and its optimisers.
         saving: When to report and to save.
         task: What the experts' level trains, and how.
+
+    Attributes:
+        position: Steps made.
+        schedule: The experts' learning rate; fixed by the first step.
     """
 
     def __init__(
@@ -61,7 +76,8 @@ class Trainer:
         self.joint = options.router == "joint" and routed
         self.alternating = options.router == "alternating" and routed
         routers = [router_group(options)] * self.joint
-        groups = [expert_group(options, task), *routers]
+        self.schedule = Schedule(options.steps)
+        groups = [expert_group(options, task, self._rate), *routers]
         self.experts = Level(mixture, groups, options, task)
         self.routers = (
             Level(mixture, [router_group(options)], options)
@@ -69,9 +85,15 @@ class Trainer:
             else None
         )
         self._seconds = 0.0
-        self._fresh = {"expert": 0, "router": 0}
+        self._began: dict[str, int] = {}
+        self._reached: set[str] = set()
+        self._silent: dict[str, int] = {}
         if options.grad_checkpoint:
             recompute_blocks(mixture)
+
+    def _rate(self, step: mx.array) -> mx.array:
+        """The experts' learning rate: looked up when a step is compiled."""
+        return self.schedule(self.options.learning_rate, step)
 
     @property
     def levels(self) -> list[Level]:
@@ -168,29 +190,56 @@ class Trainer:
         return result
 
     def _check_gradients(self, result: StepResult, name: str, index: int) -> None:
-        """At its second step, every group of parameters must get a gradient.
+        """Every group of parameters gets a gradient, unless there is a reason.
 
-        Not at the first: there B = 0 makes all experts equal, so that a router trained
-        jointly rightly gets none.
+        None is rightly given in the first step, where B = 0 makes all experts equal, so
+        that a router trained jointly cannot tell them apart; where no token chose the
+        group's experts (top-k below E, few tokens), which is chance; and where nothing
+        is left to learn.
         """
-        self._fresh[name] += 1
-        if self._fresh[name] != 2:
+        began = self._began.setdefault(name, index)
+        if index == 1 or result.loss < LEARNED:
+            self._reached |= {role for role, norm in result.norms.items() if norm > 0}
             return
-        idle = [role for role, norm in result.norms.items() if norm == 0.0]
-        if idle:
+        for role, norm in result.norms.items():
+            if norm > 0.0:
+                self._reached.add(role)
+                self._silent[role] = 0
+            elif self._speaks(role, result):
+                self._silent[role] = self._silent.get(role, 0) + 1
+                if self._silent[role] == PATIENCE:
+                    self._explain(role, name, index, began)
+
+    def _explain(self, role: str, name: str, index: int, began: int) -> None:
+        """Stop where a group has lost its gradient, or never had one."""
+        if role in self._reached and role in params.EXPERTS:
             raise TrainingError(
-                f"no gradient reaches the {', '.join(idle)} parameters in {name} step "
-                f"{index}: they would never be trained"
+                f"training diverges: in {name} step {index} no gradient is left for "
+                f"the {role} parameters, which had one; {ADVICE}"
+            )
+        if role not in self._reached and began == 1:  # else it was seen before a resume
+            raise TrainingError(
+                f"no gradient reaches the {role} parameters in {name} step {index}: "
+                "they would never be trained"
             )
 
-    def _valid_loss(self) -> float:
-        loss = self.evaluator.score(self.valid).loss
-        if not math.isfinite(loss):
+    def _speaks(self, role: str, result: StepResult) -> bool:
+        """Whether the experts of a role had a part in a step; routers always have."""
+        names = self.mixture.options.names
+        shares = zip(names, result.share, strict=True)
+        mine = [share for expert, share in shares if expert.split("-")[0] == role]
+        return not mine or sum(mine) > 0.0
+
+    def _valid_loss(self) -> float | None:
+        if not self.valid:
+            return None
+        try:
+            return self.evaluator.score(self.valid).loss
+        except NotFinite as error:
             raise TrainingError(
-                f"validation loss is {loss} after expert step {self.position.step}; "
-                f"{ADVICE}"
-            )
-        return loss
+                f"validation loss is {error.loss} after expert step "
+                f"{self.position.step}; {ADVICE}"
+            ) from error
 
     def _report(self, valid_loss: float | None) -> Report:
         position, names = self.position, self.mixture.options.names

@@ -241,9 +241,19 @@ def test_the_speaker_gets_the_settings(chat, tmp_path):
 
 
 def test_without_a_run_the_base_speaks(chat):
-    chat.send("one", Asked(experts="specialist", max_tokens=1))
+    chat.send("one", Asked(experts="auto", max_tokens=1))
     chat.idle()
     assert chat.parrot.asked[0][1].selection == "base"
+
+
+@pytest.mark.parametrize("experts", ["specialist", "generalist", "blend"])
+def test_without_a_run_nobody_else_is_answered_for(chat, experts):
+    with pytest.raises(
+        ConfigError, match="The base model alone has no .*: choose a run"
+    ):
+        chat.send("one", Asked(experts=experts, max_tokens=1))
+    assert chat.parrot.asked == []
+    assert chat.messages == []
 
 
 def test_after_a_restart_a_page_begins_anew(office):

@@ -31,6 +31,14 @@ def trace_page(page, tmp_path):
     return page
 
 
+def show(page, folder, tokens):
+    """Open the page of a trace of one layer."""
+    trace = Trace("demo", ["generalist", "specialist"], LAYERS[:1], tokens)
+    file = folder / "another.html"
+    file.write_text(to_html(trace), encoding="utf-8")
+    page.goto(file.as_uri())
+
+
 def background(page, index):
     script = "node => getComputedStyle(node).backgroundColor"
     return page.locator(".token").nth(index).evaluate(script)
@@ -45,19 +53,24 @@ def test_tokens_are_tinted_by_who_spoke(trace_page):
 
 def test_the_legend_says_how_strong_the_strongest_tint_is(trace_page, tmp_path):
     scale = trace_page.locator("#scale")
-    assert scale.inner_text() == "strongest tint: 100 % of one side"
+    assert scale.inner_text() == "full tint: 100 % of one side"
     tokens = [
-        token("a", (0.45, 0.55)),
+        token("a", (0.3, 0.7)),
         token("b", (0.5, 0.5)),
-        token("c", (0.475, 0.525)),
+        token("c", (0.4, 0.6)),
     ]
-    mild = Trace("demo", ["generalist", "specialist"], LAYERS[:1], tokens)
-    file = tmp_path / "mild.html"
-    file.write_text(to_html(mild), encoding="utf-8")
-    trace_page.goto(file.as_uri())
-    assert scale.inner_text() == "strongest tint: 55 % of one side"
+    show(trace_page, tmp_path, tokens)
+    assert scale.inner_text() == "full tint: 70 % of one side"
     assert background(trace_page, 0) == "rgba(230, 120, 0, 0.5)"
     assert background(trace_page, 2) == "rgba(230, 120, 0, 0.25)"
+
+
+def test_noise_is_not_shown_as_a_lean(trace_page, tmp_path):
+    """A router that was never trained leans by a hundredth, somewhere."""
+    show(trace_page, tmp_path, [token("a", (0.49, 0.51)), token("b", (0.5, 0.5))])
+    text = trace_page.locator("#scale").inner_text()
+    assert text == "full tint: 63 % of one side"
+    assert background(trace_page, 0) == "rgba(230, 120, 0, 0.04)"
 
 
 def test_hover_and_keys_show_the_layers(trace_page):
@@ -68,6 +81,25 @@ def test_hover_and_keys_show_the_layers(trace_page):
     tokens.nth(1).focus()
     trace_page.keyboard.press("ArrowRight")
     assert "0 % specialist, all layers" in detail.inner_text()
+
+
+def test_a_token_without_text_stands_with_its_neighbour(trace_page, tmp_path):
+    """Held back: the next one shows it; the end of an answer shows nothing."""
+    tokens = [
+        token("", (0.5, 0.5), prompt=True),  # a prompt that ends in half a character
+        token("", (1.0, 0.0)),
+        token("", (0.0, 1.0)),
+        token(" 🌟", (0.5, 0.5)),
+        token("!", (0.0, 1.0)),
+        token("", (1.0, 0.0)),
+    ]
+    show(trace_page, tmp_path, tokens)
+    spans = trace_page.locator(".generated .token")
+    assert spans.all_inner_texts() == [" 🌟", "!"]
+    assert trace_page.locator(".prompt .token").count() == 1
+    spans.nth(1).hover()
+    shown = trace_page.locator("#detail").inner_text()
+    assert "tokens 1, 1: 50 % specialist" in shown
 
 
 def test_one_layer_can_be_chosen(trace_page):

@@ -16,6 +16,7 @@ from comigs_mlx.data.batches import (
     PaddedSamples,
     RandomWindows,
     evaluation_batches,
+    sampled_batches,
     training_batches,
 )
 from comigs_mlx.data.tokens import LabelledSample, TokenStream
@@ -188,10 +189,74 @@ def test_evaluation_of_conversations_is_complete_and_repeatable() -> None:
     batches = list(evaluation_batches(samples, 128, 2))
     again = evaluation_batches(samples, 128, 2)
     assert all(map(same, batches, again))
-    expected = sorted(int(t) for s in samples for t in s.tokens[:129][1::2])
+    expected = sorted(int(t) for s in samples for t in s.tokens[1::2])
     assert sorted(t for b in batches for t in counted(b)) == expected
     for batch in batches:
         check_form(batch, 2)
+        owners = [(t - 1) // 1000 for t in counted(batch)]
+        assert batch.documents[batch.mask > 0].tolist() == owners
+        before = batch.tokens[:, :-1][batch.mask > 0].tolist()
+        assert before == [t - 1 for t in counted(batch)]
+
+
+@settings(deadline=None)  # other work on the machine is no fault
+@given(
+    st.lists(st.integers(2, 40), min_size=1, max_size=6),
+    st.integers(1, 50),
+    st.integers(1, 4),
+)
+def test_conversations_of_any_length_are_measured_whole(
+    lengths: list[int], seq_len: int, batch_size: int
+) -> None:
+    samples = conversations(lengths)
+    batches = evaluation_batches(samples, seq_len, batch_size)
+    expected = sorted(int(t) for s in samples for t in s.tokens[1::2])
+    assert sorted(t for b in batches for t in counted(b)) == expected
+
+
+class TestSample:
+    """What the best save is chosen by is a fair part of the validation text."""
+
+    def test_of_text_comes_from_its_beginning_to_its_end(self) -> None:
+        batches = sampled_batches(stream(10_001), 10, 5, 4)
+        assert len(batches) == 4
+        firsts = [int(row[0]) for batch in batches for row in batch.tokens]
+        assert len(firsts) == 20
+        # One of each twentieth: windows of the whole, in which 50 begin.
+        assert [(first - 1) // 500 for first in firsts] == list(range(20))
+        assert all((first - 1) % 10 == 0 for first in firsts)
+
+    def test_of_conversations_has_short_and_long_ones_in_their_share(self) -> None:
+        samples = conversations([120] * 400 + [10] * 400)
+        batches = sampled_batches(samples, 128, 4, 8)
+        owners = {int(d) for b in batches for d in b.documents[b.mask > 0]}
+        assert len(owners) == 32
+        assert sum(owner < 400 for owner in owners) == 16
+
+    def test_is_the_same_every_time_and_no_conversation_is_in_it_twice(self) -> None:
+        samples = conversations(list(range(2, 130)))
+        one, two = (sampled_batches(samples, 128, 4, 5) for _ in range(2))
+        assert all(map(same, one, two))
+        rows = [t for batch in one for t in counted(batch)]
+        assert len(rows) == len(set(rows))
+
+    def test_is_everything_where_that_is_little(self) -> None:
+        for content in (stream(100), conversations(LENGTHS)):
+            every = list(evaluation_batches(content, 16, 4))
+            found = sampled_batches(content, 16, 4, 500)
+            assert len(found) == len(every)
+            assert all(map(same, found, every))
+
+    def test_of_one_length_costs_as_many_batches_as_asked_for(self) -> None:
+        assert len(sampled_batches(conversations([30] * 100), 64, 4, 8)) == 8
+        several = sampled_batches(conversations(list(range(2, 130))), 128, 4, 8)
+        assert len(several) <= 8 + 2  # three padded lengths: two may be begun twice
+
+    def test_of_nothing_is_refused(self) -> None:
+        with pytest.raises(DataError, match="at least 2 tokens, found 1"):
+            sampled_batches(stream(1), 8, 2, 1)
+        with pytest.raises(DataError, match="at least one sample"):
+            sampled_batches([], 8, 2, 1)
 
 
 def test_too_little_text_is_told_with_the_fix() -> None:

@@ -59,6 +59,24 @@ def test_by_label_a_participant_has_its_label_only(
     assert table(counts).splitlines()[0] == "a      60  a 60"
 
 
+def test_alpha_decides_how_alike_participants_are(corpus: Path, tmp_path: Path) -> None:
+    """Proportions near a third each for a large one, whatever is drawn."""
+    options = {"by": "dirichlet", "participants": 3, "alpha": 1e5}
+    counts = partition(config(corpus, tmp_path / "users", **options))
+    assert all(19 <= n <= 21 for labels in counts.values() for n in labels.values())
+    made = json.loads((tmp_path / "users" / "partition.json").read_text())
+    assert made["options"] == {"alpha": 1e5}
+
+
+def test_the_seed_decides_who_gets_what(corpus: Path, tmp_path: Path) -> None:
+    def dealt(seed: int, name: str) -> str:
+        options = {"by": "iid", "participants": 3, "seed": seed}
+        partition(config(corpus, tmp_path / name, **options))
+        return (tmp_path / name / "p0" / "train.jsonl").read_text()
+
+    assert dealt(0, "one") == dealt(0, "same") != dealt(1, "other")
+
+
 def test_mixed_everyone_is_held_out_of_each_kind_alike(
     corpus: Path, tmp_path: Path
 ) -> None:

@@ -41,6 +41,54 @@ def test_reads_splits_and_columns(datasets: dict[str, Any]) -> None:
     assert found.notes == ["ignored split extra of o/n"]
 
 
+def test_fillers_of_columns_are_no_content(datasets: dict[str, Any]) -> None:
+    """Two tools with other arguments, as Parquet gives every row the keys of all."""
+
+    def row(name: str, arguments: Any, properties: Any) -> dict[str, Any]:
+        call = {"function": {"name": name, "arguments": arguments}, "id": None}
+        messages = [
+            {"role": "user", "content": "hi", "tool_calls": None},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+        ]
+        return {"messages": messages, "tools": [{"parameters": properties}]}
+
+    text, filler = {"type": "string"}, {"type": None, "of": {"x": None}}
+    datasets["o/n"] = {
+        "train": [
+            row("sun", {"city": "Bonn", "a": None}, {"city": text, "a": None}),
+            row("add", {"city": None, "a": [1, None]}, {"city": filler, "a": text}),
+            row("now", {"city": None, "a": None}, {"city": None, "a": None}),
+        ]
+    }
+    train = read("o/n").splits["train"]
+    calls = [r["messages"][1]["tool_calls"][0]["function"]["arguments"] for r in train]
+    assert calls == [{"city": "Bonn"}, {"a": [1, None]}, {}]
+    schemas = [r["tools"][0].get("parameters") for r in train]
+    assert schemas == [{"city": text}, {"a": text}, None]
+    assert train[0]["messages"] == [
+        {"role": "user", "content": "hi"},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"function": {"name": "sun", "arguments": calls[0]}}],
+        },
+    ]
+
+
+@pytest.mark.parametrize("names", [["validation", "valid"], ["val"], ["dev", "valid"]])
+def test_all_validation_splits_are_read(
+    names: list[str], datasets: dict[str, Any]
+) -> None:
+    rows = [{"text": name} for name in names]
+    datasets["o/n"] = {"train": rows} | {
+        n: [r] for n, r in zip(names, rows, strict=True)
+    }
+    found = read("o/n")
+    assert found.splits["valid"] == rows
+    together = [f"valid is read from {', '.join(names)} together"]
+    assert found.notes == (together if len(names) > 1 else [])
+
+
 def test_bad_rows_are_named_by_split_and_index(datasets: dict[str, Any]) -> None:
     datasets["o/n"] = {"train": [{"text": "a"}, {"text": None}], "valid": [{"x": 1}]}
     with pytest.raises(DataError) as error:

@@ -8,7 +8,12 @@ from typing import Any
 
 import pytest
 
-from comigs_mlx.data.identity import content_digest, tokenizer_digest
+from comigs_mlx.data.identity import (
+    content_digest,
+    depends_on_date,
+    tokenizer_digest,
+    tokenizer_identity,
+)
 
 TEXTS = [{"text": "ab"}, {"text": "c"}]
 CHAT = {"messages": [{"role": "user", "content": "hi"}], "tools": [{"a": 1, "b": 2}]}
@@ -75,8 +80,52 @@ def test_what_changes_tokens_changes_the_digest(
 ) -> None:
     tokenizer = chat_tokenizer("chatml")
     before = tokenizer_digest(tokenizer, False)
+    identity = tokenizer_identity(tokenizer, False)
     edit(tokenizer._tokenizer)
     assert tokenizer_digest(tokenizer, False) not in (before, None)
+    assert tokenizer_identity(tokenizer, False) != identity
+
+
+def test_what_a_call_leaves_behind_in_a_tokenizer_does_not_count(
+    chat_tokenizer: Callable[[str], Any],
+) -> None:
+    tokenizer = chat_tokenizer("chatml")
+    digests = tokenizer_digest(tokenizer, True), tokenizer_identity(tokenizer, True)
+    tokenizer._tokenizer.backend_tokenizer.enable_truncation(max_length=4)
+    tokenizer._tokenizer.backend_tokenizer.enable_padding(length=9)
+    assert tokenizer_digest(tokenizer, True) == digests[0]
+    assert tokenizer_identity(tokenizer, True) == digests[1]
+
+
+def test_a_run_knows_its_tokenizer_whatever_it_is(
+    chat_tokenizer: Callable[[str], Any],
+    bytes_tokenizer: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one, same = chat_tokenizer("chatml"), chat_tokenizer("chatml")
+    identity = tokenizer_identity(one, True)
+    assert identity == tokenizer_identity(same, True) != tokenizer_identity(one, False)
+    same.chat_template = same.chat_template.replace("im_start", "im_begin")
+    assert tokenizer_identity(same, True) != identity
+    assert tokenizer_identity(same, False) == tokenizer_identity(one, False)
+    special = chat_tokenizer("chatml")
+    special._tokenizer.bos_token = "<|im_start|>"
+    assert tokenizer_identity(special, True) != identity
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0")
+    assert tokenizer_identity(one, True) == identity
+    assert len(tokenizer_identity(bytes_tokenizer, False)) == 64
+
+
+def test_a_template_that_writes_the_date_is_told(
+    chat_tokenizer: Callable[[str], Any], bytes_tokenizer: Any
+) -> None:
+    plain, dated = chat_tokenizer("chatml"), chat_tokenizer("chatml")
+    dated.chat_template = "{{ strftime_now('%d') }}" + dated.chat_template
+    named = chat_tokenizer("chatml")
+    named.chat_template = {"default": "x", "tool_use": dated.chat_template}
+    found = [depends_on_date(t) for t in (dated, named, plain, bytes_tokenizer)]
+    assert found == [True, True, False, False]
+    assert tokenizer_identity(dated, True) == tokenizer_identity(dated, True)
 
 
 def lowercase() -> Any:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 
 from comigs_mlx.data.formats.jsonl import matches, read
+from comigs_mlx.data.splits import place
 from comigs_mlx.errors import DataError
 
 Write = Callable[..., Path]
@@ -132,14 +134,151 @@ def test_two_formats_in_a_folder_are_refused(write: Write) -> None:
     )
 
 
-def test_wrong_names_are_told(write: Write) -> None:
+@pytest.mark.parametrize("name", ["validation", "val", "dev", "Valid"])
+def test_validation_rows_may_have_their_other_names(name: str, write: Write) -> None:
+    folder = write({"train.jsonl": [{"text": "a"}], f"{name}.jsonl": [{"text": "b"}]})
+    assert read(str(folder)).splits["valid"] == [{"text": "b"}]
+    assert read(str(folder)).notes == []
+
+
+def test_all_files_of_a_split_are_read_and_others_told(write: Write) -> None:
     row = [{"text": "a"}]
-    folder = write({"train.jsonl": row, "validation.jsonl": row}, "one")
-    assert problems(folder) == [
-        "validation.jsonl: expected the name valid.jsonl: rename it"
+    names = ["train", "valid", "val", "extra"]
+    folder = write({f"{name}.jsonl": row for name in names} | {"train.JSONL": row})
+    found = read(str(folder))
+    assert {name: len(part) for name, part in found.splits.items()} == {
+        "train": 2,
+        "valid": 2,
+    }
+    assert found.notes == [
+        "valid is read from val.jsonl, valid.jsonl together",
+        f"not read: extra.jsonl in {folder}, for they are not named train, valid or "
+        "test",
     ]
-    folder = write({"validation.jsonl": row}, "two")
+
+
+def test_rows_without_train_are_told(write: Write) -> None:
+    folder = write({"validation.jsonl": [{"text": "a"}]}, "two")
     assert matches(str(folder))
     assert problems(folder)[0].endswith(
         "expected train.jsonl, found only validation.jsonl"
     )
+
+
+@pytest.mark.parametrize(
+    "empty",
+    [
+        {"text": ""},
+        {"text": " \n\u200b"},
+        {"prompt": " ", "completion": ""},
+        {"messages": [{"role": "user", "content": ""}]},
+    ],
+)
+def test_rows_without_text_are_skipped_and_counted(
+    empty: dict[str, Any], write: Write
+) -> None:
+    filled = dict.fromkeys(empty, "a") if "messages" not in empty else CHAT
+    folder = write({"train.jsonl": [filled, empty, empty], "valid.jsonl": [filled]})
+    assert read(str(folder)).splits["train"] == [filled]
+    assert read(str(folder)).notes == ["train: skipped 2 rows without text"]
+
+
+def test_a_call_without_content_is_not_empty(write: Write) -> None:
+    call = {"role": "assistant", "content": "", "tool_calls": [{"name": "look"}]}
+    rows = [{"messages": [call]}]
+    assert read(str(write({"train.jsonl": rows}))).splits["train"] == rows
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('{"text": "a", "id": ' + "9" * 5000 + "}", "a number has too many digits"),
+        ('{"text": "a", "text": "b"}', 'the key "text" stands there twice'),
+        ('{"text": "a"} {"text": "b"}', "Extra data"),
+        ("{", "Expecting property name enclosed in double quotes"),
+    ],
+)
+def test_what_parsers_choke_on_is_named_with_its_line(
+    line: str, problem: str, write: Write
+) -> None:
+    folder = write({"train.jsonl": '{"text": "a"}\n' + line})
+    assert problems(folder) == [f"train.jsonl:2: expected one JSON object: {problem}"]
+
+
+def nested(depth: int) -> Any:
+    value: Any = "x"
+    for _ in range(depth):
+        value = {"a": [value]}
+    return value
+
+
+@pytest.mark.parametrize(
+    ("more", "problem"),
+    [
+        ({"tools": [nested(200)]}, "it is too deeply nested"),
+        ({"tools": ["\ud800"]}, "there is a string with half a character: "),
+        ({"tools": [{"\ud800": 1}]}, "there is a string with half a character: "),
+    ],
+)
+def test_what_templates_would_choke_on_is_named_with_its_line(
+    more: dict[str, Any], problem: str, write: Write
+) -> None:
+    (found,) = problems(write({"train.jsonl": [{**CHAT, **more}]}))
+    assert found.startswith(f"train.jsonl:1: {problem}")
+
+
+@pytest.mark.parametrize(
+    ("role", "wanted"),
+    [
+        ("Assistant", "assistant"),
+        ("asistant", "assistant"),
+        ("bot", "assistant"),
+        ("gpt", "assistant"),
+        ("assistant ", "assistant"),
+        ("human", "user"),
+        ("SYSTEM", "system"),
+        ("xyz", "system, developer, user, assistant or tool"),
+    ],
+)
+def test_roles_are_known_or_refused(role: str, wanted: str, write: Write) -> None:
+    row = {"messages": [CHAT["messages"][0], {"role": role, "content": "a"}]}
+    assert problems(write({"train.jsonl": [row]})) == [
+        f'train.jsonl:1: message 2: role is "{role}": expected {wanted}'
+    ]
+
+
+def test_the_older_form_of_calls_is_read(write: Write) -> None:
+    call = {"name": "look", "arguments": "{}"}
+    messages = [
+        CHAT["messages"][0],
+        {"role": "assistant", "content": None, "function_call": call},
+        {"role": "function", "name": "look", "content": "sun"},
+        {"role": "assistant", "content": "Sunny", "tool_calls": None},
+    ]
+    (row,) = read(str(write({"train.jsonl": [{"messages": messages}]}))).splits["train"]
+    assert row["messages"][1:] == [
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"type": "function", "function": call}],
+        },
+        {"role": "tool", "name": "look", "content": "sun"},
+        {"role": "assistant", "content": "Sunny"},
+    ]
+
+
+def test_nulls_that_a_file_holds_stay(write: Write) -> None:
+    call = {"name": "set", "arguments": {"limit": None}}
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    rows = [{"messages": [CHAT["messages"][0], message]}]
+    assert read(str(write({"train.jsonl": rows}))).splits["train"] == rows
+
+
+def test_samples_know_their_places(write: Write) -> None:
+    folder = write({"train.jsonl": '\n{"text": "a"}\n\n{"text": "b"}'})
+    found = read(str(folder)).splits["train"]
+    assert [place(sample) for sample in found] == [
+        f"{folder}/train.jsonl:{line}" for line in (2, 4)
+    ]
+    assert place(copy.deepcopy(found[0])) == place(found[0])
+    assert place({"text": "a"}) == ""

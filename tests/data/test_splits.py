@@ -7,10 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from comigs_mlx.data.splits import divide, load_splits, position
+from comigs_mlx.data.splits import (
+    _divided,
+    divide,
+    load_split,
+    load_splits,
+    position,
+)
 from comigs_mlx.errors import DataError
 
 texts = st.lists(st.text(max_size=8), max_size=40)
@@ -80,6 +86,52 @@ def test_given_splits_lose_duplicates_in_favour_of_the_later_one(
     assert found.notes == [
         "dropped 4 documents from train also standing in valid or test",
         "dropped 1 document from valid also standing in test",
+    ]
+
+
+@settings(deadline=None)
+@given(st.sets(st.text(st.sampled_from("abcdef"), max_size=5), min_size=2, max_size=6))
+def test_two_documents_are_enough(words: set[str]) -> None:
+    splits, notes = _divided({"all": samples(sorted(words))})
+    assert splits["train"] != [] != splits["valid"]
+    assert sorted(home(splits)) == sorted(words)
+    plain = divide({"all": samples(sorted(words))})
+    assert (splits == plain) == (notes == [])
+    assert (notes == []) == (plain["train"] != [] != plain["valid"])
+
+
+def test_one_document_and_its_copies_are_not(write: Callable[..., Path]) -> None:
+    with pytest.raises(DataError, match="is empty"):
+        load_splits(str(write({"a.txt": "one", "b.txt": "one"})))
+
+
+def test_given_splits_stay_as_they_are() -> None:
+    """A valid without a document is the user's; test text is learned from by nobody."""
+    train = samples([f"document {i}" for i in range(50)])
+    test = samples([str(i) for i in range(50)])
+    given = {"train": train, "valid": [], "test": []}
+    assert divide(given) == given == _divided(given)[0]
+    assert divide({"train": train, "valid": []}) == given
+    splits, notes = _divided({"train": samples(["a"]), "test": test})
+    assert splits == {"train": samples(["a"]), "valid": [], "test": test}
+    assert notes == []
+
+
+def test_an_empty_valid_that_was_given_is_refused(write: Callable[..., Path]) -> None:
+    folder = write({"train.txt": "a\n\nb\n\nc", "valid.txt": "\n"})
+    with pytest.raises(DataError, match="valid is empty .documents: train 3, valid 0"):
+        load_splits(str(folder))
+
+
+def test_what_was_left_out_is_told_when_measuring_too(
+    write: Callable[..., Path],
+) -> None:
+    said: list[str] = []
+    folder = write({"train.txt": "a", "valid.txt": "b", "test.txt": "c", "x.txt": "d"})
+    assert load_split(str(folder), "test", say=said.append)[0] == samples(["c"])
+    assert said == [
+        f"note: not read: x.txt in {folder}, for they are not named train, valid or "
+        "test"
     ]
 
 

@@ -6,9 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from comigs_mlx.data.batches import training_batches
+from comigs_mlx.data.content import named, tokenised
 from comigs_mlx.data.encoding import CHUNK
+from comigs_mlx.data.splits import Placed
 from comigs_mlx.data.tokens import cut, labelled_samples, token_stream
 from comigs_mlx.errors import DataError
+from tests.data.conftest import END, TEMPLATES
 
 Make = Callable[[str], Any]
 
@@ -107,9 +111,189 @@ def test_unusable_marks_fall_back_to_the_proof(
     assert targets({"messages": TURNS}, tokenizer) == expected
 
 
-def test_an_assistant_who_speaks_first_is_not_labelled(chat_tokenizer: Make) -> None:
+def repr_of(text: str) -> str:
+    """An expression of a template; it would trim a line end after a mark."""
+    return "{{ " + repr(text) + " }}"
+
+
+def test_marks_that_leave_out_the_end_token_are_carried_on_to_it(
+    chat_tokenizer: Make,
+) -> None:
+    tokenizer = chat_tokenizer("marking")
+    for between in (END, f"\n\n{END}"):
+        tokenizer.chat_template = TEMPLATES["marking"].replace(
+            END + "{% endgeneration %}", "{% endgeneration %}" + repr_of(between)
+        )
+        expected = ["Me." + between, "Here." + between]
+        assert targets({"messages": TURNS}, tokenizer) == expected
+
+
+def test_marks_without_any_end_token_are_told(chat_tokenizer: Make) -> None:
+    tokenizer = chat_tokenizer("marking")
+    tokenizer.chat_template = TEMPLATES["marking"].replace(
+        END + "{% endgeneration %}", "{% endgeneration %}"
+    )
+    _, notes = cut_samples([{"messages": TURNS}], tokenizer, True, 1000)
+    assert notes == [
+        "2 assistant turns have no end token in the chat template: the model does not "
+        "learn from them when to stop"
+    ]
+
+
+def test_marks_win_where_the_wrapper_switches_thinking_on(chat_tokenizer: Make) -> None:
+    tokenizer = chat_tokenizer("marking")
+    tokenizer.chat_template = (
+        "{% if enable_thinking %}think{% endif %}" + tokenizer.chat_template
+    )
+    tokenizer._think_start = "<think>"
+    expected = ["Me.<|im_end|>", "Here.<|im_end|>"]
+    assert targets({"messages": TURNS}, tokenizer) == expected
+
+
+def test_an_assistant_who_speaks_first_is_labelled(chat_tokenizer: Make) -> None:
+    expected = ["Me.<|im_end|>\n", "Here.<|im_end|>\n"]
+    for template in ("chatml", "default_system"):
+        tokenizer = chat_tokenizer(template)
+        assert targets({"messages": TURNS[1:]}, tokenizer) == expected
+
+
+def test_only_the_assistant_is_learned(chat_tokenizer: Make) -> None:
+    """Not what a system, a tool, a user or anyone else says."""
+    roles = ["system", "user", "assistant", "tool", "assistant", "user"]
+    messages = [{"role": r, "content": f"{r} {i}"} for i, r in enumerate(roles)]
     tokenizer = chat_tokenizer("chatml")
-    assert targets({"messages": TURNS[1:]}, tokenizer) == ["Here.<|im_end|>\n"]
+    expected = ["assistant 2<|im_end|>\n", "assistant 4<|im_end|>\n"]
+    assert targets({"messages": messages}, tokenizer) == expected
+
+
+def test_thinking_that_stays_is_learned_with_the_answer(chat_tokenizer: Make) -> None:
+    """The prompt opens the thinking block, and the history keeps the last one."""
+    tokenizer = chat_tokenizer("rewriting")
+    tokenizer.chat_template = (
+        TEMPLATES["rewriting"]
+        .replace("<think>\n\n</think>\n\n", "<think>\n{{ m.thought }}</think>\n\n")
+        .replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
+    )
+    messages = [TURNS[0], {**TURNS[1], "thought": "Who? Me!"}]
+    expected = ["Who? Me!</think>\n\nMe.<|im_end|>\n"]
+    assert targets({"messages": messages}, tokenizer) == expected
+
+
+def test_a_turn_is_found_where_what_comes_before_it_moves(chat_tokenizer: Make) -> None:
+    """Mistral's: the tools stand before the last question, wherever that is."""
+    tokenizer = chat_tokenizer("chatml")
+    tokenizer.chat_template = (
+        "{% set asked = messages|selectattr('role', 'equalto', 'user')|list %}"
+        "{% for m in messages %}{% if m.role == 'user' %}"
+        "{% if m == asked[-1] %}TOOLS{% endif %}[INST] {{ m.content }} [/INST]"
+        "{% elif m.tool_calls %}[CALLS] {{ m.tool_calls[0].name }}" + END + ""
+        "{% else %} {{ m.content }}" + END + "{% endif %}{% endfor %}"
+    )
+    calls = [{"name": "look"}, {"name": "up"}]
+    messages = [
+        *TURNS[:2],
+        TURNS[2],
+        {"role": "assistant", "content": None, "tool_calls": calls},
+        *TURNS[2:],
+    ]
+    expected = [" Me.<|im_end|>", "[CALLS] look<|im_end|>", " Here.<|im_end|>"]
+    assert targets({"messages": messages}, tokenizer) == expected
+
+
+def test_a_template_that_refuses_a_part_is_asked_for_the_whole(
+    chat_tokenizer: Make,
+) -> None:
+    tokenizer = chat_tokenizer("chatml")
+    tokenizer.chat_template = (
+        "{% if messages[-1].role == 'assistant' and messages|length < 4 %}"
+        "{{ raise_exception('a call without its result') }}{% endif %}"
+        + tokenizer.chat_template
+    )
+    tokenizer.eos_token = END
+    expected = ["Me.<|im_end|>", "Here.<|im_end|>\n"]
+    assert targets({"messages": TURNS}, tokenizer) == expected
+
+
+def test_turns_that_are_not_found_are_told(chat_tokenizer: Make) -> None:
+    tokenizer = chat_tokenizer("chatml")
+    tokenizer.chat_template = (
+        "{% for m in messages|reverse %}{{ m.role }}: "
+        "{{ 'x' if m.role == 'assistant' else m.content }}\n{% endfor %}"
+    )
+    with pytest.raises(DataError) as error:
+        cut_samples([{"messages": TURNS}], tokenizer, True, 1000)
+    assert str(error.value) == (
+        "none of 1 samples has a target (not trained on 2 assistant turns that were "
+        "not found in what the chat template makes of the conversation): leave out "
+        "--mask-prompt or change the conversations"
+    )
+
+
+def test_the_true_reason_is_given_where_nothing_can_be_learned(
+    chat_tokenizer: Make,
+) -> None:
+    nobody = {"messages": [TURNS[0]]}
+    with pytest.raises(DataError) as error:
+        cut_samples([nobody], chat_tokenizer("chatml"), True, 1000)
+    assert str(error.value) == (
+        "none of 1 samples has a target (there is no turn of the role assistant): "
+        "leave out --mask-prompt or change the conversations"
+    )
+    rewritten = {"messages": TURNS[:3]}
+    with pytest.raises(DataError) as error:
+        cut_samples([rewritten], chat_tokenizer("rewriting"), True, 1000)
+    assert "1 assistant turns that the chat template rewrites" in str(error.value)
+    assert "--seq-len" not in str(error.value)
+    kept, notes = cut_samples([nobody, PAIR], chat_tokenizer("chatml"), True, 1000)
+    assert len(kept) == 1
+    assert notes == ["dropped 1 of 2 samples without an assistant turn to learn from"]
+
+
+CALL = {"name": "weather", "arguments": {"city": "Bonn", "days": [1, None]}}
+WANTED = '{"city": "Bonn", "days": [1, null]}'
+CALLING = (
+    "{% for m in messages %}{{ m.content or '' }}"
+    "{% for c in m.tool_calls %}%s{% endfor %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("given", [CALL["arguments"], WANTED])
+@pytest.mark.parametrize("nested", [True, False])
+@pytest.mark.parametrize(
+    "prints",
+    [
+        "{{ f.arguments | tojson }}",
+        "{{ f.arguments }}",
+        "{{ '' + f.arguments }}",
+        "{% if f.arguments is string %}{{ f.arguments }}{% else %}"
+        "{{ f.arguments | tojson }}{% endif %}",
+        "{% for k, v in f.arguments.items() %}{{ '{' if loop.first else ', ' }}"
+        '"{{ k }}": {{ v | tojson }}{% endfor %}}',
+    ],
+)
+def test_arguments_are_learned_as_json_once(
+    prints: str, nested: bool, given: Any, chat_tokenizer: Make
+) -> None:
+    """Whether the row or the template has them as an object or as JSON in a string."""
+    tokenizer = chat_tokenizer("chatml")
+    name = "c.function" if nested else "c"
+    tokenizer.chat_template = CALLING.replace("%s", prints.replace("f.", f"{name}."))
+    call: dict[str, Any] = {**CALL, "arguments": given}
+    calls = [{"type": "function", "function": call} if nested else call]
+    messages = [TURNS[0], {"role": "assistant", "content": None, "tool_calls": calls}]
+    (one,) = labelled_samples([{"messages": messages}], tokenizer, False).samples
+    assert tokenizer.decode(one.tokens.tolist()) == "Who?" + WANTED
+    assert calls[0].get("function", calls[0])["arguments"] == given  # not changed
+
+
+@pytest.mark.parametrize("given", ["no JSON", "[1]", '{"a": '])
+def test_arguments_that_are_no_object_stay(given: str, chat_tokenizer: Make) -> None:
+    tokenizer = chat_tokenizer("chatml")
+    tokenizer.chat_template = CALLING.replace("%s", "{{ c.arguments }}")
+    calls = [{"name": "f", "arguments": given}]
+    messages = [TURNS[0], {"role": "assistant", "content": None, "tool_calls": calls}]
+    (one,) = labelled_samples([{"messages": messages}], tokenizer, False).samples
+    assert tokenizer.decode(one.tokens.tolist()) == "Who?" + given
 
 
 def test_without_mask_all_but_the_first_token_is_a_target(
@@ -198,3 +382,44 @@ def test_progress_is_told_only_where_it_takes_long(
     monkeypatch.setattr("comigs_mlx.data.encoding.QUIET_SECONDS", -1.0)
     token_stream(samples, bytes_tokenizer, said.append)
     assert said == [f"tokenised {done} of 5 documents" for done in (2, 4)]
+
+
+def test_tokenising_can_be_watched_and_stopped(
+    chat_tokenizer: Make, bytes_tokenizer: Any
+) -> None:
+    told: list[Any] = []
+    token_stream([{"text": "a" * CHUNK}] * 2, bytes_tokenizer, advance=tell(told, 9))
+    assert told == [("documents", done, 2) for done in range(3)]
+    told.clear()
+    with pytest.raises(KeyboardInterrupt):
+        labelled_samples(
+            [PAIR] * 9, chat_tokenizer("chatml"), True, advance=tell(told, 3)
+        )
+    assert told == [("documents", done, 9) for done in range(4)]
+
+
+def tell(told: list[Any], last: int) -> Callable[..., None]:
+    def advance(*how: Any) -> None:
+        told.append(how)
+        if how[1] == last:
+            raise KeyboardInterrupt
+
+    return advance
+
+
+def test_errors_name_split_and_place(
+    chat_tokenizer: Make, bytes_tokenizer: Any
+) -> None:
+    placed = [Placed(PAIR, "train.jsonl:7"), PAIR]
+    options = {"seq_len": 9, "mask_prompt": False, "split": "train"}
+    with pytest.raises(DataError) as error:
+        tokenised(placed, "chat", chat_tokenizer("strict"), **options)
+    reason = "the chat template refuses it: TemplateError: roles must alternate"
+    assert str(error.value).splitlines() == [
+        f"train: train.jsonl:7: {reason}",
+        f"train: sample 2: {reason}",
+    ]
+    content, _ = tokenised([{"text": "a"}], "text", bytes_tokenizer, **options)
+    shape = {"seq_len": 8, "batch_size": 1}
+    with pytest.raises(DataError, match="^valid: expected at least 9"), named("valid"):
+        training_batches(content, **shape, seed=0, packing=False)

@@ -29,10 +29,7 @@ def _server():
 @pytest.fixture
 def hub(_server):
     """The loopback Hub, without what an earlier test left."""
-    _server.faults.clear()
-    _server.requests.clear()
-    _server.part_bytes = None
-    _server.store.lfs.clear()
+    _server.usual()
     return _server
 
 

@@ -47,6 +47,45 @@ def test_factors_of_different_ranks_have_no_average():
     assert aggregation.inexactness(people(CURRENT, sharing.tensors(rank=3))) is None
 
 
+def test_where_the_products_cancel_there_is_nothing_to_relate_it_to():
+    one = sharing.tensors(rank=4)
+    turned = {
+        name: np.roll(array, 1, 1) if name.endswith("a") else -np.roll(array, 1, 0)
+        for name, array in one.items()
+    }
+    assert aggregation.inexactness(people(one, turned)) is None
+    minus = {n: array if n.endswith("a") else -array for n, array in one.items()}
+    assert aggregation.inexactness(people(one, minus)) == 0  # and nothing is missed
+
+
+@pytest.mark.parametrize("value", [0.0, -0.0, 1e-45, 3e38])
+def test_no_number_makes_it_fail(value):
+    filled = {name: np.full_like(array, value) for name, array in CURRENT.items()}
+    for group in ([filled], [filled, CURRENT], [CURRENT, filled, CURRENT]):
+        found = aggregation.inexactness(people(*group))
+        assert found is None or 0 <= found <= aggregation.MOST_INEXACT
+
+
+class TestCombine:
+    def test_a_result_that_is_not_finite_leaves_the_generalists_as_they_are(self):
+        huge = {name: np.full_like(array, 3e38) for name, array in CURRENT.items()}
+        made = aggregation.combine("svd", people(huge), Arrays("", CURRENT))
+        assert all(np.array_equal(made.tensors[n], CURRENT[n]) for n in CURRENT)
+        assert made.weights == {}
+        assert made.notes == (
+            "the svd of these contributions is not finite: nothing was changed",
+        )
+
+    def test_otherwise_it_is_the_aggregators(self):
+        group = people(*(sharing.moved(CURRENT, seed) for seed in range(3)))
+        made = aggregation.combine("mean", group, Arrays("", CURRENT))
+        wanted = aggregation.aggregate("mean", group, Arrays("", CURRENT))
+        assert made.weights == wanted.weights
+        assert made.notes == ()
+        for name, values in wanted.tensors:
+            assert np.array_equal(made.tensors[name], values)
+
+
 def test_lengths_of_updates_by_factors_and_by_products():
     tensors = [sharing.moved(CURRENT, seed) for seed in range(3)]
     start = sharing.vector(CURRENT).astype(np.float64)

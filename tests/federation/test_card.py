@@ -97,3 +97,10 @@ def test_a_hostile_name_does_nothing(base):
 
 def test_escaped_text_has_no_meaning():
     assert card.escaped("[a](b) <i>") == "\\[a\\]\\(b\\) &lt;i&gt;"
+
+
+def test_characters_that_turn_a_line_round_are_escaped():
+    """U+202E and its like are shown, not obeyed; line separators end no line."""
+    shown = text(with_base("a\u202eb\u2028c\u200bd\u2066e"))
+    assert r"\u202e" in shown
+    assert all(c.isprintable() or c == "\n" for c in shown)

@@ -18,7 +18,7 @@ from comigs_mlx.federation.checks import (
     Refused,
     check_author,
     check_contribution,
-    check_generalists,
+    check_generalist,
     check_sizes,
 )
 from comigs_mlx.federation.contribution import Stored
@@ -416,13 +416,13 @@ class TestGeneralists:
     }
 
     def test_good_ones_are_returned(self):
-        found = check_generalists(self.FILES, self.OWN)
+        found = check_generalist(self.FILES, self.OWN)
         assert found.keys() == CURRENT.keys()
         assert all(np.array_equal(found[name], CURRENT[name]) for name in CURRENT)
 
     def test_others_are_refused(self):
         only = {ADAPTER: self.FILES[ADAPTER]}
-        assert "generalist-1" in check_generalists(only, self.OWN).reason
+        assert "generalist-1" in check_generalist(only, self.OWN).reason
         for content, problem in (
             (self.FILES[ADAPTER][:-4], "do not fill the file"),
             (GOOD[ADAPTER], "is F16 [10, 2], expected F32 [10, 2]"),
@@ -431,5 +431,5 @@ class TestGeneralists:
                 "is not finite",
             ),
         ):
-            found = check_generalists({**self.FILES, ADAPTER: content}, self.OWN)
+            found = check_generalist({**self.FILES, ADAPTER: content}, self.OWN)
             assert problem in found.reason

@@ -12,6 +12,7 @@ from comigs_mlx import sync, train
 from comigs_mlx.errors import ComigsError, FederationError, RunError
 from comigs_mlx.federation import desk, kept, membership
 from comigs_mlx.federation.exchange import open_exchange
+from comigs_mlx.options import PrivacyOptions
 from comigs_mlx.runs.folder import RunFolder
 from tests.federation import sharing
 
@@ -121,6 +122,112 @@ def test_rolling_back_brings_the_very_generalist_and_nothing_else(ann, uri):
     desk.roll_back(ann, 2)
     assert same(generalist(ann), rounds[2])
     assert {p: tree(ann)[p] for p in before} == before
+
+
+class TestOwn:
+    """What a run has learnt itself is not lost by a pull."""
+
+    @pytest.fixture
+    def ben(self, run, ann):
+        """Ben's run, trained on its own and in no federation yet."""
+        folder = run("ben")
+        go_on(folder, 8)
+        return folder
+
+    def adapter(self, run):
+        return (run / "generalist" / "adapters.safetensors").read_bytes()
+
+    def test_the_first_pull_keeps_it_and_says_so(self, ben, uri):
+        before, said = self.adapter(ben), []
+        desk.pull(ben, open_exchange(uri), "ben", say=said.append)
+        assert self.adapter(ben) != before
+        assert desk.kept(ben) == [-1, 0]
+        assert desk.kept_as(ben) == {
+            -1: "own, of step 8, before a pull",
+            0: "round 0",
+        }
+        assert said == [
+            f"what {ben} had learnt itself is replaced, and kept on this device: sync "
+            "pull --back=-1 brings it again"
+        ]
+        desk.roll_back(ben, -1)
+        assert self.adapter(ben) == before
+
+    def test_a_round_pulled_into_an_untouched_run_keeps_nothing(self, ben, uri):
+        desk.pull(ben, open_exchange(uri), "ben")
+        desk.roll_back(ben, 0)
+        desk.roll_back(ben, -1)
+        assert desk.pull(ben, open_exchange(uri)).changed
+        assert desk.kept(ben) == [-1, 0]
+
+    def test_after_it_a_push_asks_for_a_pull_even_of_the_same_round(self, ben, uri):
+        desk.pull(ben, open_exchange(uri), "ben")
+        desk.roll_back(ben, -1)
+        with pytest.raises(FederationError, match="pull, train, then push"):
+            desk.push(ben, open_exchange(uri), "ben")
+        assert desk.pull(ben, open_exchange(uri)).changed
+        assert not desk.pull(ben, open_exchange(uri)).changed
+
+    def test_training_that_no_round_has_had_is_kept_too(self, ann, ben, uri):
+        desk.pull(ben, open_exchange(uri), "ben")
+        go_on(ben, 10)
+        lost = generalist(ben)
+        a_round(ann, uri, 8)  # closes without ben
+        desk.pull(ben, open_exchange(uri))
+        assert desk.kept(ben) == [-2, -1, 0, 1]
+        desk.roll_back(ben, -2)
+        assert same(generalist(ben), lost)
+
+    def test_what_was_contributed_needs_no_copy(self, ann, uri):
+        a_round(ann, uri, 8)
+        assert desk.kept(ann) == [1]
+
+    def test_by_the_command_line_without_a_federation_in_reach(self, ben, uri, capsys):
+        before = self.adapter(ben)
+        sync.main(["pull", *tiny.flags(federation=uri, run=ben, participant="ben")])
+        shutil.rmtree(uri)
+        sync.main(["pull", *tiny.flags(run=ben), "--back=-1"])
+        assert "has again: own, of step 8, before a pull" in capsys.readouterr().out
+        assert self.adapter(ben) == before
+
+    def test_the_first_stays_of_many(self, tmp_path):
+        made = {n: sharing.tensors(seed=n) for n in range(1, 9)}
+        numbers = [kept.keep_own(tmp_path, made[n], n) for n in made]
+        assert numbers == [-1, -2, -3, -4, -5, -6, -7, -8]
+        assert kept.own(tmp_path) == [-8, -7, -6, -5, -1]
+        assert all(same(kept.read(tmp_path, -n, "pool"), made[n]) for n in (1, 8))
+        assert kept.keep_own(tmp_path, made[8], 8) == -8  # the very same
+
+    def test_pulling_from_another_federation_keeps_them(self, tmp_path):
+        kept.keep_own(tmp_path, sharing.tensors(), 1)
+        kept.write(tmp_path, 1, "old", sharing.tensors(seed=1))
+        kept.write(tmp_path, 2, "new", sharing.tensors(seed=2))
+        assert kept.own(tmp_path) == [-1]
+        assert kept.rounds(tmp_path) == [2]
+
+
+class TestRemarks:
+    def test_what_a_contribution_can_give_away_and_that_it_is_untrained(self, ann, uri):
+        gives, untrained = desk.remarks(desk.leaving(ann, open_exchange(uri), "ann"))
+        assert "can give passages of it away" in gives
+        assert "has not been trained since its last pull" in untrained
+
+    def test_a_trained_one_with_noise_needs_neither(self, ann, uri):
+        go_on(ann, 8)
+        options = PrivacyOptions(dp_clip=1.0, dp_noise=1.0)
+        made = desk.leaving(ann, open_exchange(uri), "ann", options)
+        assert desk.remarks(made) == []
+
+    def test_sync_push_says_them(self, ann, uri, capsys):
+        sync.main(
+            [
+                "push",
+                *tiny.flags(federation=uri, run=ann, participant="ann", dry_run=True),
+            ]
+        )
+        told = capsys.readouterr().err
+        assert "can give passages of it away" in told
+        assert "has not been trained" in told
 
 
 def test_after_rolling_back_a_pull_comes_before_a_push(ann, uri):

@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import hashlib
 import logging
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import traceback
 
 import pytest
 
+import comigs_mlx
 from comigs_mlx.errors import FederationError
 from comigs_mlx.federation import hub_client, hub_commit
 from comigs_mlx.federation.exchange import (
@@ -102,6 +104,17 @@ def test_lost_answer_and_then_a_rival(ann, on_hub, hub, repo):
         ann.commit({"round.json": b"ann"}, "ann's", parent=parent)
     assert titles(hub, repo)[0] == "ben's"
     assert state(ann)["round.json"] == b"ben"
+
+
+@pytest.mark.parametrize("path", ["adapters.safetensors", "round.json"])
+def test_lost_answer_and_then_a_rivals_file_of_the_same_name(ann, on_hub, hub, path):
+    """Only the content tells whose it is: LFS by its SHA-256, text by git's hash."""
+    parent = ann.snapshot().revision
+    hub.faults.append(Fault(COMMIT, status=500))
+    ann.say = lambda line: on_hub("ben").commit({path: b"ben's!"}, "ben's")
+    with pytest.raises(Moved):
+        ann.commit({path: b"ann's!"}, "ann's", parent=parent)
+    assert state(ann)[path] == b"ben's!"
 
 
 def test_a_lost_delete_is_found_done(ann, hub, repo):
@@ -198,13 +211,33 @@ def test_reading_goes_on_after_a_passing_fault(ann, hub, kind):
     assert hub.faults[0].times == 0
 
 
-def test_wrong_bytes_are_left_to_the_callers_hash_and_more_are_refused(ann, hub):
+@pytest.mark.parametrize("kind", ["wrong", "longer", "shorter"])
+@pytest.mark.parametrize("path", ["README.md", "adapters.safetensors"])
+def test_a_damaged_file_is_read_again(ann, hub, on_hub, path, kind):
+    """By its SHA-256, or git's hash of a text file, with and without a listing."""
+    content = {"README.md": b"# Pool", "adapters.safetensors": b"weights" * 99}[path]
+    ann.commit(ROUND, "close")
     now = ann.snapshot().revision
-    hub.faults.append(Fault("/resolve/", "wrong"))
-    assert ann.read("README.md", now, 99) != b"# Pool"
-    hub.faults.append(Fault("/resolve/", "longer"))
-    with pytest.raises(TooLarge):
-        ann.read("README.md", now, 99)
+    for reader in (ann, on_hub("ben")):
+        hub.faults[:] = [Fault("/resolve/", kind, times=2)]
+        assert reader.read(path, now, 999) == content
+        assert hub.faults[0].times == 0
+    hub.faults[:] = [Fault("/resolve/", kind, times=10**6)]
+    hasty = on_hub("ann", patience=0.3)
+    with pytest.raises(Unreachable, match="damaged on its way|too slow"):
+        hasty.read(path, now, 999)
+
+
+def test_a_damaged_listing_is_asked_for_again(ann, hub):
+    """A digit of a hash or a size that turned must not refuse the file for good."""
+    for old, new in ((hashlib.sha1(b"blob 6\0# Pool").hexdigest(), "0" * 40),):
+        hub.faults[:] = [Fault("/tree/", "replace", old=old.encode(), new=new.encode())]
+        now = ann.snapshot()
+        assert ann.read("README.md", now.revision, 99) == b"# Pool"
+
+
+def test_more_bytes_than_are_accepted_are_refused(ann, hub):
+    now = ann.snapshot().revision
     hub.requests.clear()
     with pytest.raises(TooLarge):
         ann.read("README.md", now, 3)
@@ -216,7 +249,8 @@ def test_reading_leaves_nothing_on_disk(ann, tmp_path):
     assert not (tmp_path / "hf").exists()
 
 
-def test_more_files_than_a_page(ann):
+def test_more_files_than_a_page(ann, hub):
+    hub.entries_a_page = 20
     many = {f"contributions/1/p{i}/contribution.json": b"%d" % i for i in range(45)}
     revision = ann.commit(many, "many")
     assert set(ann.snapshot().files) == {*many, "README.md", "round.json"}
@@ -228,6 +262,8 @@ def test_authors_are_the_accounts_that_committed(ann, on_hub, hub, repo):
     for i in range(25):
         ann.commit({"a": b"%d" % i}, "ann's")
     now = ann.snapshot().revision
+    hub.requests.clear()
+    hub.commits_a_page = 20
     assert ann.authors(["a", "b"], now) == {"a": "ann", "b": "ben"}
     pages = [r.line for r in hub.requests if "/commits/" in r.line]
     assert len(pages) == 2
@@ -256,8 +292,9 @@ def test_pull_requests(ann, on_hub, hub, repo):
     offered, changed = ann.proposed(1)
     assert changed == {"e", "adapters.safetensors"}
     assert ann.read("e", offered.revision, 9) == b"1"
+    hub.store.repos[repo].rights.clear()
     with pytest.raises(NotAllowed):
-        eve.dismiss(1, "no right")
+        on_hub("ben").dismiss(1, "neither writer nor author")
     hub.faults.append(Fault("/status$", "reset-after"))
     ann.dismiss(1, "seen")
     assert hub.store.repos[repo].pulls[1].comment == "seen"
@@ -352,6 +389,24 @@ def test_other_answers_are_one_sentence(ann, hub, status, text):
     with pytest.raises(FederationError, match=text) as error:
         ann.commit({"a": b"1"}, "one")
     assert "\n" not in str(error.value)
+
+
+def test_a_token_with_a_letter_that_no_header_can_carry(on_hub):
+    with pytest.raises(NotAllowed, match="stray characters: check HF_TOKEN"):
+        on_hub("hf_é" + "x" * 30).snapshot()
+
+
+def test_requests_say_which_version_asks(ann, hub):
+    ann.read("README.md", ann.snapshot().revision, 99)
+    sent = [{k.lower(): v for k, v in r.headers.items()} for r in hub.requests]
+    wanted = f"comigs_mlx/{comigs_mlx.__version__}; "
+    assert all(wanted in headers["user-agent"] for headers in sent)
+
+
+def test_an_address_with_a_password_is_not_shown(on_hub, hub):
+    endpoint = hub.url.replace("//", "//me:Secret@")
+    made = on_hub("ann", endpoint=endpoint)
+    assert "Secret" not in made.url() + made.url("a") + made._proposal_url(1)
 
 
 def test_bad_metadata_of_the_card(ann):

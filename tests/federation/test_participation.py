@@ -1,5 +1,6 @@
 """`train --federation`: rounds alone, with others, late, out of reach, and killed."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -10,17 +11,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 import comigs_mlx.train as train
 import tests.tiny as tiny
 from comigs_mlx import sync
 from comigs_mlx.config import read_yaml
 from comigs_mlx.errors import FederationError
-from comigs_mlx.federation import closing, contributing, local, privacy, rounds
+from comigs_mlx.federation import (
+    closing,
+    contributing,
+    local,
+    membership,
+    privacy,
+    rounds,
+)
 from comigs_mlx.federation.exchange import Unreachable, open_exchange
 from comigs_mlx.federation.joining import join
 from comigs_mlx.federation.participation import Participation
+from comigs_mlx.federation.verifying import Untrusted
 from comigs_mlx.runs.session import session
 from comigs_mlx.train_options import train_config
 from comigs_mlx.training.records import Exchanged, Step
@@ -374,6 +383,7 @@ def test_three_processes_share_three_rounds_over_the_hub(
     )
     rounds.initialise(exchange, agreed(origin, 3), origin.generalists, 0.0)
     hub.store.repos[repo].rights |= {"ben": "write", "eve": "write"}
+    hub.commit_seconds, hub.lag = 0.3, 0.3  # it takes one commit at a time, and lags
     processes = []
     for name in names:
         options = flags(uri, name, wait=120, seed=len(name))
@@ -400,3 +410,163 @@ def agreed(origin, quorum):
 
     most = cap(shapes(Arrays("", origin.generalists)))
     return Manifest(origin.base, origin.experts, most, quorum=quorum)
+
+
+def rewrite(uri, **changes):
+    file = uri / "federation.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def refusals(events):
+    return [e.note for e in events if isinstance(e, Exchanged) and e.event == "refused"]
+
+
+def untrusting(options, **given):
+    """Train to the end; events, and what is raised then."""
+    events, argv = [], tiny.flags(**options)
+    config = train_config(argv)
+    exchange = open_exchange(config.sharing.federation, patience=1)
+    config, check = join(config, {"model"}, exchange)
+    with session(config, lambda text: None, check) as opened:
+        part = Participation(exchange, opened, config, lambda text: None)
+        try:
+            for event in part.run(lambda: False):
+                events.append(event)
+                given["meanwhile"](event)
+        except Untrusted as error:
+            return events, str(error)
+    return events, "nothing was refused"
+
+
+def test_a_changed_manifest_is_told_and_training_goes_on_without(pool, flags, cli):
+    uri = pool()
+
+    def loosen(event):
+        if isinstance(event, Step) and event.index == 3:
+            rewrite(uri, norm_action="off")
+
+    options = flags(uri)
+    events, text = untrusting(options, meanwhile=loosen)
+    assert exchanges(events) == [
+        *[("pulled", 0), ("contributed", 1), ("pulled", 1)],
+        *[("refused", 2), ("refused", 2)],
+    ]
+    assert "norm_action 'clip' -> 'off'" in text
+    assert "--trust" in text
+    assert set(refusals(events)) == {text}
+    assert (options["run"] / "state" / "step-0000006").is_dir()  # all steps were made
+    run = {"run": options["run"], "resume": True}
+    code, _, err = cli(train.main, **run)
+    assert (code, "norm_action" in err, "Traceback" in err) == (2, True, False)
+    assert last_round(uri)["round"] == 1
+    code, _, err = cli(train.main, **run, trust=True)
+    assert (code, "accepted: federation.json" in err) == (0, True)
+    assert last_round(uri)["round"] == 2
+    assert read_yaml(options["run"] / "config.yaml")["trust"] is False
+    rewrite(uri, norm_action="refuse")
+    assert cli(train.main, **run)[0] == 2
+
+
+def test_a_forged_round_is_not_pulled(pool, flags):
+    """Eve may write to the folder: she closes round 2 with what she likes."""
+    uri = pool(quorum=2)
+
+    def forge(event):
+        if isinstance(event, Step) and event.index == 2:
+            tensors = {name: 7 + 0 * array for name, array in shared(uri).items()}
+            save_file(tensors, uri / "adapters.safetensors", {"format": "mlx"})
+            closed = {**last_round(uri), "round": 1, "contributors": ["ann", "ben"]}
+            closed.pop("generalist", None)
+            (uri / "round.json").write_text(json.dumps(closed))
+
+    options = flags(uri)
+    events, text = untrusting(options, meanwhile=forge)
+    assert ("pulled", 1) not in exchanges(events)
+    assert "no contribution of ann, ben is there" in text
+    found = values(options["run"])["generalist/adapters.safetensors"]
+    assert not any((array == 7).all() for array in found.values())
+
+
+@pytest.mark.parametrize("encoding", ["int8", "fp16"])
+def test_killed_between_the_commit_and_its_note(pool, flags, monkeypatch, encoding):
+    """The round closes before the run comes back: it ends as if nothing had been."""
+    plain, uri = pool(encoding=encoding), pool(encoding=encoding)
+    wanted = flags(plain, name="plain", participant="ann")
+    take_part(wanted)
+    options = flags(uri)
+    with monkeypatch.context() as killed:
+        killed.setattr(local, "contributed", stop_here)
+        with pytest.raises(KeyboardInterrupt):
+            take_part(options)
+    exchange = open_exchange(uri)
+    assert closing.close_if_due(exchange, rounds.current(exchange), 0.0)
+    events = take_part({"run": options["run"], "resume": True})
+    assert exchanges(events)[:2] == [("contributed", 1), ("pulled", 1)]
+    assert last_round(uri)["round"] == 3
+    for name, tensors in values(wanted["run"]).items():
+        assert equal(values(options["run"])[name], tensors), name
+
+
+def stop_here(*args):
+    raise KeyboardInterrupt
+
+
+def test_what_rounding_took_away_is_kept_where_a_round_closed_without(
+    pool, flags, trained, tmp_path
+):
+    """Intended and never sent, a contribution takes nothing from the next one."""
+    uri = pool(encoding="int8", quorum=1)
+    run = shutil.copytree(trained(), tmp_path / "run")
+    exchange = open_exchange(uri)
+    local.pull(run, exchange, rounds.current(exchange), "ann")
+    now = rounds.current(exchange)
+    prepared, before = local.prepare(run, exchange, now, "ann")
+    assert before == {}
+    left = {name: array + np.float32(1) for name, array in prepared.residual.items()}
+    prepared = dataclasses.replace(prepared, residual=left)
+    local.intend(run, exchange.uri, prepared, before)
+    again, before = local.prepare(run, exchange, now, "ann")
+    assert (before, again.files()) == ({}, prepared.files())
+    assert membership.residual(run, exchange.uri, 2) == {}
+    assert not local.counted(run, now, exchange.uri, "ann")
+    local.contributed(run, exchange.uri, "ann", prepared, before)
+    assert equal(membership.residual(run, exchange.uri, 2), prepared.residual)
+    assert membership.residual(run, exchange.uri, 1) == {}
+
+
+def test_what_is_pulled_reaches_the_running_trainer(pool, flags, trained, tmp_path):
+    """The step after a pull starts from the mean, not from what was contributed."""
+    uri = pool(quorum=2)
+    other = shutil.copytree(trained(), tmp_path / "other")
+    seen = {}
+
+    def meanwhile(event):
+        if isinstance(event, Exchanged) and event.event == "contributed":
+            contribute_as(uri, "ben", other)
+        if isinstance(event, Exchanged) and event.event == "pulled":
+            seen[event.round] = running()
+
+    argv = tiny.flags(**flags(uri, wait=5, rounds=1))
+    config = train_config(argv)
+    exchange = open_exchange(uri, patience=1)
+    config, check = join(config, {"model"}, exchange)
+    with session(config, lambda text: None, check) as opened:
+        running = lambda: _generalist(opened)
+        part = Participation(exchange, opened, config, lambda text: None)
+        for event in part.run(lambda: False):
+            meanwhile(event)
+    assert last_round(uri)["contributors"] == ["ann", "ben"]
+    assert equal(seen[1], shared(uri))
+
+
+def _generalist(opened):
+    """The generalist of the model that is being trained, as an adapter has it."""
+    from comigs_mlx.model import params
+
+    found = {}
+    parameters = opened.trainer.mixture.model.parameters()
+    for path, array in dict(params.flatten(parameters)).items():
+        if ".generalist." in path:
+            name = path.replace(".generalist.", ".")
+            found[name] = np.array(array)[0] if array.ndim == 3 else np.array(array)
+    return found

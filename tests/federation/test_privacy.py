@@ -46,6 +46,32 @@ def test_the_noise_is_gaussian_of_the_stated_size():
     assert all(array.dtype == np.float32 for array in noisy.values())
 
 
+@pytest.mark.parametrize("seeded", [True, False])
+def test_every_number_has_noise_of_its_own(seeded):
+    """The update is zero, so what is sent is the noise: no row or column repeats."""
+    generator = np.random.default_rng(5) if seeded else None
+    start = {name: np.zeros_like(array) for name, array in CURRENT.items()}
+    noisy = privacy.privatise(start, Arrays("", start), 1.0, 1.0, generator)
+    found = np.concatenate([array.ravel() for array in noisy.values()])
+    assert len(np.unique(found)) > 0.999 * len(found)
+    for array in noisy.values():
+        for rows in (array, array.T):
+            assert len(np.unique(rows, axis=0)) == len(rows)
+
+
+def test_noise_of_the_system_is_standard_normal_and_independent():
+    found = privacy._gaussian((2, 100_000))
+    assert found.shape == (2, 100_000)
+    assert abs(found.mean()) < 0.01
+    assert found.std() == pytest.approx(1.0, rel=0.01)
+    for size, share in ((0.5, 0.38292), (1, 0.68269), (2, 0.95450), (3, 0.99730)):
+        assert np.mean(np.abs(found) < size) == pytest.approx(share, abs=0.005)
+    assert abs(np.corrcoef(found)[0, 1]) < 0.02
+    assert abs(np.corrcoef(found[0, 1:], found[0, :-1])[0, 1]) < 0.02
+    assert np.isfinite(found).all()
+    assert privacy._gaussian((0, 3)).shape == (0, 3)
+
+
 def test_noise_repeats_for_a_seed_only():
     def noise(generator=None):
         return update(privacy.privatise(CURRENT, SOURCE, 1.0, 1.0, generator))

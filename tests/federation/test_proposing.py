@@ -124,7 +124,7 @@ def test_the_same_is_proposed_once(ann, ben):
     assert newer[1]
     assert len(ann.proposals()) == 2
     assert told(accept(ann, quiet)) == {1: None, 2: None}
-    last = made(ben, "ben", 2).files()
+    last = made(ben, "ben", 2).by("ben").files()
     revision = ann.snapshot().revision
     for file, content in last.items():
         path = f"contributions/1/ben/{file}"
@@ -198,7 +198,7 @@ def test_nothing_that_changes_after_the_check_comes_in(ann, ben, request):
     """The author changes the proposal in the very moment before the commit."""
     begin(ann)
     offer(ben, "ben", 1)
-    wanted, commit = made(ben, "ben", 1).files(), ann.commit
+    wanted, commit = made(ben, "ben", 1).by("ben").files(), ann.commit
     evil = {"federation.json": b"{}", "contributions/1/ben/adapters.safetensors": b"x"}
 
     def later(*given):
@@ -287,7 +287,7 @@ def test_only_who_wrote_the_manifest_accepts(account, request):
     offer(ben, "ben", 1)
     eve = writer(account, request, "eve")
     before = ann.snapshot()
-    reason = "waits for ann, who wrote federation.json"
+    reason = "waits for ann, who founded the federation"
     assert told(accept(eve, quiet)) == {1: reason}
     assert ann.snapshot() == before
     assert len(ann.proposals()) == 1

@@ -1,7 +1,10 @@
 """A federation is made, pulled from, contributed to and closed, whatever goes wrong."""
 
+import dataclasses
 import json
+import os
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -12,9 +15,10 @@ from comigs_mlx.federation import rounds
 from comigs_mlx.federation.closing import close_if_due, review
 from comigs_mlx.federation.contributing import contribute
 from comigs_mlx.federation.exchange import Moved, NotThere, Unreachable
+from comigs_mlx.federation.folder import FolderExchange
 from comigs_mlx.federation.manifest import AggregatorChoice, Member
 from comigs_mlx.federation.memory import Fault, MemoryExchange, MemoryStore
-from comigs_mlx.federation.sources import Arrays, shapes
+from comigs_mlx.federation.sources import Arrays, digest, shapes
 
 FIRST = sharing.tensors(generalists=2)
 NOW = 1_700_000_000.0
@@ -409,3 +413,76 @@ def test_contributions_of_long_closed_rounds_are_cleared(ann):
     there = {p.split("/")[1] for p in ann.snapshot().files if "contributions/" in p}
     assert there == {str(number) for number in range(3, 23)}
     assert len(rounds.current(ann).round.history) == 22
+
+
+HOUR = 3600.0
+
+
+def test_a_clock_that_is_ahead_neither_closes_a_round_nor_keeps_one_open(store, ann):
+    """The store has the right time; a participant's clock is an hour ahead."""
+    store.clock = lambda: store.seconds
+    store.seconds = NOW
+    begin(ann, NOW + HOUR, quorum=3, deadline_seconds=60.0)
+    first = give(ann, "ann", 1)
+    for seconds, device in ((10, HOUR), (59, HOUR), (59, 0.0), (200, -HOUR)):
+        store.seconds = NOW + seconds
+        assert close(ann, NOW + seconds + device) is None
+    store.seconds = NOW + 61
+    closed = close(ann, NOW + 61 + HOUR)
+    assert closed.round.closed_at == NOW + 61
+    give(ann, "ann", 2, first)
+    store.seconds = NOW + 61 + 59
+    assert close(ann, store.seconds) is None
+    store.seconds += 2
+    assert close(ann, store.seconds) is not None
+
+
+def test_a_time_that_was_written_ahead_does_not_keep_a_round_open(store, ann):
+    """By an earlier version; the commit has the exchange's own time."""
+    store.clock = lambda: store.seconds
+    store.seconds = NOW
+    begin(ann, NOW, quorum=3, deadline_seconds=60.0)
+    ahead = dataclasses.replace(rounds.current(ann).round, closed_at=NOW + HOUR)
+    ann.commit({"round.json": ahead.to_json()}, "closed by a clock that is ahead")
+    give(ann, "ann", 1)
+    store.seconds = NOW + 59
+    assert close(ann, NOW + 59) is None
+    store.seconds = NOW + 60
+    assert close(ann, NOW + 60) is not None
+
+
+def test_a_folder_has_the_clock_of_its_files(tmp_path):
+    pool = FolderExchange(tmp_path / "pool")
+    begin(pool, time.time(), quorum=3, deadline_seconds=60.0)
+    give(pool, "ann", 1)
+    assert close(pool, time.time() + HOUR) is None
+    file = tmp_path / "pool" / "round.json"
+    an_hour_ago = time.time() - HOUR
+    os.utime(file, (an_hour_ago, an_hour_ago))
+    values = json.loads(file.read_text())
+    assert values["closed_at"] <= time.time()
+    file.write_text(json.dumps({**values, "closed_at": time.time() + HOUR}))
+    os.utime(file, (an_hour_ago, an_hour_ago))
+    assert close(pool, time.time()) is not None
+
+
+def test_the_hub_dates_its_answers(on_hub, hub):
+    exchange = on_hub("ann")
+    exchange.create()
+    exchange.commit({"a.txt": b"1"}, "a")
+    assert abs(exchange.clock() - time.time()) < 10
+    revision = exchange.snapshot().revision
+    assert exchange.committed("a.txt", revision) > 0
+    assert exchange.committed("b.txt", revision) is None
+    assert "a.txt" not in exchange.before("a.txt", revision).files
+
+
+def test_a_founding_is_known_by_id_and_founder(exchange):
+    ann = exchange("ann")
+    made = begin(ann)
+    assert made.manifest.founder == "ann"
+    assert len(made.manifest.id) == 32
+    assert begin(exchange("ann")).manifest == made.manifest  # the same again
+    with pytest.raises(FederationError, match="has a federation already"):
+        begin(ann, quorum=7)
+    assert made.round.generalist == digest(FIRST)

@@ -12,7 +12,7 @@ from comigs_mlx.federation import signatures
 from comigs_mlx.federation.checks import Expected, Refused, check_contribution
 from comigs_mlx.federation.contribution import Contribution, FileEntry, Stored
 from comigs_mlx.federation.manifest import Member
-from comigs_mlx.federation.sources import Arrays
+from comigs_mlx.federation.sources import Arrays, digest
 
 CURRENT = sharing.tensors()
 
@@ -96,6 +96,9 @@ def test_any_change_breaks_it(key, made):
         "counters": {"tokens": 1001, "steps": 10},
         "files": {**signed.files, "adapters.safetensors": entry},
         "signature": "00" * 64,
+        "account": "eve",
+        "federation": "ee" * 16,
+        "start": "ee" * 32,
     }
     fields = {field.name for field in dataclasses.fields(Contribution)}
     assert fields - changes.keys() == {"privacy"}
@@ -140,3 +143,53 @@ def test_without_the_package_the_command_to_install_it_is_told(
             made.files(), "ann", Expected(agreed, 3, Arrays("", CURRENT))
         )
     assert list(tmp_path.glob("*.pem")) == []
+
+
+def test_a_signature_is_good_in_its_own_federation_only(key):
+    """Ann's signed files copied into another federation of the same people."""
+    member = {"ann": Member(public_key=signatures.public_key(key))}
+    work = sharing.manifest(CURRENT, participants=member, id="ab" * 16)
+    other = dataclasses.replace(work, id="cd" * 16)
+    old = dataclasses.replace(work, id=None)
+
+    def judged(manifest, contribution, prepared):
+        signed = dataclasses.replace(prepared, metadata=contribution)
+        expected = Expected(manifest, 3, Arrays("", CURRENT))
+        found = check_contribution(signed.files(), "ann", expected)
+        return getattr(found, "reason", None)
+
+    given = sharing.moved(CURRENT, 1)
+    prepared = sharing.contributed(given, CURRENT, work, start=digest(CURRENT), round=3)
+    signed = signatures.sign(prepared.metadata, key)
+    assert judged(work, signed, prepared) is None
+    assert "it is for another federation (abababab)" in judged(other, signed, prepared)
+    assert "it is for another federation" in judged(old, signed, prepared)
+    stripped = dataclasses.replace(signed, federation=None)
+    assert "does not say for which federation" in judged(work, stripped, prepared)
+    plain = signatures.sign(
+        dataclasses.replace(prepared.metadata, federation=None, start=None), key
+    )
+    assert "does not say for which federation" in judged(work, plain, prepared)
+    assert judged(old, plain, prepared) is None  # an earlier version's
+    elsewhere = dataclasses.replace(prepared.metadata, start="0" * 64)
+    text = judged(work, signatures.sign(elsewhere, key), prepared)
+    assert "did not start from the generalist of round 2" in text
+    assert "wrong signature" in judged(
+        work, dataclasses.replace(signed, start=None), prepared
+    )
+
+
+def test_by_hand_a_contribution_need_not_say_where_it_belongs():
+    agreed = sharing.manifest(CURRENT, id="ab" * 16)
+    prepared = sharing.contributed(sharing.moved(CURRENT, 1), CURRENT, agreed, round=3)
+    expected = Expected(agreed, 3, Arrays("", CURRENT))
+    for fields, wrong in (
+        ({"federation": None, "start": None}, None),
+        ({"federation": "cd" * 16}, "another federation"),
+        ({"start": "0" * 64}, "did not start from"),
+    ):
+        metadata = dataclasses.replace(prepared.metadata, **fields)
+        changed = dataclasses.replace(prepared, metadata=metadata)
+        found = check_contribution(changed.files(), "ann", expected)
+        assert wrong is None or wrong in found.reason
+        assert wrong is not None or not hasattr(found, "reason")

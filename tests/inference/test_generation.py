@@ -1,15 +1,13 @@
 """Text with a trace: the routing of every position, however mlx-lm read it."""
 
-import functools
-import importlib
-
 import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_lm.generate import generate_step
 from mlx_lm.models.cache import make_prompt_cache
 
-from comigs_mlx.errors import ConfigError
+from comigs_mlx.errors import ConfigError, ModelError
+from comigs_mlx.inference import generate
 from comigs_mlx.inference.generate import Generation, Recorder, Sampling
 from comigs_mlx.inference.prompts import prompt_tokens
 from comigs_mlx.model.base import load_base
@@ -68,9 +66,7 @@ def test_recorder_equals_a_full_pass_at_every_position(
 
 def test_trace_equals_a_full_pass(speaker, monkeypatch):
     """Through `stream_generate`, with a prompt that is read in several chunks."""
-    small = functools.partial(generate_step, prefill_step_size=6)
-    module = importlib.import_module("mlx_lm.generate")  # not the function of that name
-    monkeypatch.setattr(module, "generate_step", small)
+    monkeypatch.setattr(generate, "chunk_tokens", lambda: 6)
     base, mixture = speaker(specialists=2)
     generation = answer(base, mixture)
     trace = generation.trace()
@@ -194,6 +190,98 @@ def test_weights_are_asked_for_by_position(speaker):
     expected = full_pass(mixture, PROMPT[:6])
     for count in (1, 4, 6):
         assert np.abs(recorder.weights(count) - expected[:count]).max() < 1e-5
+
+
+def test_weights_of_one_position_are_those_of_a_full_pass(speaker):
+    """Wherever it lies in a chunk; chunks of several sizes."""
+    _, mixture = speaker(specialists=2)
+    recorder, start = Recorder(mixture), 0
+    cache = make_prompt_cache(recorder)
+    expected = full_pass(mixture, PROMPT)
+    for size in (5, 1, 7, 1, 1, 5):
+        recorder(mx.array([PROMPT[start : start + size]]), cache=cache)
+        start += size
+        for position in range(start):
+            found = np.array(recorder.at(position))
+            assert np.abs(found - expected[position]).max() < 1e-5
+    assert start == len(PROMPT)
+
+
+def test_top_p_keeps_to_the_likeliest(speaker):
+    """Hot enough to draw anything; of so little probability there is one token only."""
+    base, mixture = speaker()
+
+    def ids(**sampling):
+        return [p.id for p in answer(base, mixture, 12, **sampling).pieces]
+
+    greedy = ids()
+    for seed in range(3):
+        assert ids(temperature=50.0, top_p=1e-6, seed=seed) == greedy
+        assert ids(temperature=50.0, top_p=1.0, seed=seed) != greedy
+
+
+class TestRefused:
+    """What a speaker refuses is refused here too; see `test_speaker`."""
+
+    @pytest.mark.parametrize(
+        ("sampling", "text"),
+        [
+            ({"temperature": -1.0}, "temperature -1.0 must be from 0 to 100"),
+            ({"temperature": float("nan")}, "temperature nan must be from 0 to 100"),
+            ({"temperature": float("inf")}, "temperature inf must be from 0 to 100"),
+            ({"top_p": 0.0}, "top-p 0.0 must be above 0 and at most 1"),
+            ({"top_p": float("nan")}, "top-p nan must be"),
+            ({"seed": -1}, "seed -1 must be from 0"),
+            ({"seed": 2**64}, f"seed {2**64} must be from 0"),
+        ],
+    )
+    def test_settings(self, speaker, sampling, text):
+        with pytest.raises(ConfigError, match=text):
+            Generation(*speaker(), PROMPT, 8, Sampling(**sampling))
+
+    def test_nothing_to_generate_or_to_read(self, speaker):
+        base, mixture = speaker()
+        with pytest.raises(ConfigError, match="max tokens 0 must be at least 1"):
+            Generation(base, mixture, PROMPT, 0, Sampling())
+        with pytest.raises(ConfigError, match="the prompt is empty"):
+            Generation(base, mixture, [], 8, Sampling())
+
+    def test_a_prompt_longer_than_the_context(self, speaker):
+        base, mixture = speaker()
+        with pytest.raises(ConfigError) as error:
+            Generation(base, mixture, [1] * 128, 8, Sampling())
+        text = f"the prompt is 128 tokens long, {base.id} reads at most 128: shorten it"
+        assert str(error.value) == text
+
+    def test_tokens_without_a_row(self, speaker):
+        with pytest.raises(ModelError, match="the prompt has token id 300"):
+            Generation(*speaker(), [1, 300], 8, Sampling())
+
+    def test_the_last_seed_and_the_last_place_are_taken(self, speaker):
+        base, mixture = speaker()
+        made = answer(base, mixture, 50, [1] * 125, temperature=1.0, seed=2**64 - 1)
+        assert len(made.pieces) <= 3
+        base.tokenizer.eos_token_ids = set()
+        made = answer(base, mixture, 50, [1] * 125)
+        assert len(made.pieces) == 3
+        assert made.pieces[-1].finish_reason == "length"
+
+
+def test_reading_is_told_chunk_by_chunk_and_may_be_ended(speaker, monkeypatch):
+    monkeypatch.setattr(generate, "chunk_tokens", lambda: 6)
+    base, mixture = speaker()
+    told = []
+
+    def reading(done, total):
+        told.append((done, total))
+        if done == 12:
+            raise KeyboardInterrupt
+
+    generation = Generation(base, mixture, PROMPT, 8, Sampling(), reading)
+    with pytest.raises(KeyboardInterrupt):
+        list(generation)
+    assert told == [(done, len(PROMPT)) for done in (0, 6, 12)]
+    assert generation.pieces == []
 
 
 def test_recorder_passes_for_the_model(speaker):

@@ -9,7 +9,8 @@ import pytest
 from comigs_mlx.data.batches import evaluation_batches
 from comigs_mlx.data.tokens import TokenStream
 from comigs_mlx.errors import ConfigError
-from comigs_mlx.inference.speaker import Speaker, to_trace
+from comigs_mlx.inference import scoring
+from comigs_mlx.inference.speaker import Speaker, Stopped, to_trace
 from comigs_mlx.runs.folder import RunFolder
 from comigs_mlx.training.evaluation import Evaluator
 
@@ -115,3 +116,53 @@ def test_texts_that_cannot_be_scored(speaker, text, problem):
 def test_an_unknown_selection(speaker):
     with pytest.raises(ConfigError, match="unknown experts 'everyone'"):
         speaker.score(TEXT, ["everyone"])
+
+
+class TestInChunks:
+    """Read in parts, so that it can be stopped between them."""
+
+    @pytest.fixture
+    def small(self, monkeypatch):
+        def chunks(size):
+            monkeypatch.setattr(scoring, "chunk_tokens", lambda: size)
+
+        return chunks
+
+    @pytest.mark.parametrize("size", [1, 7, 16, len(TEXT) - 1, len(TEXT)])
+    @pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+    def test_the_numbers_are_those_of_one_pass(
+        self, speaker, trained, small, size, family
+    ):
+        speaker.choose(trained(family, specialists=2, learning_rate=0.05))
+        small(1000)
+        whole = speaker.score(TEXT, SELECTIONS)
+        small(size)
+        parts = speaker.score(TEXT, SELECTIONS)
+        for one, other in zip(parts.tokens, whole.tokens, strict=True):
+            assert np.allclose(one.weights, other.weights, atol=1e-5)
+            for name in SELECTIONS:
+                assert one.losses[name] == pytest.approx(other.losses[name], abs=1e-4)
+
+    def test_progress_reaches_its_end(self, speaker, small):
+        small(8)
+        told = []
+        tokens = speaker.score(TEXT, ["base", "auto"], listen=told.append).tokens
+        assert {(one.what, one.total) for one in told} == {("scoring", 2 * len(tokens))}
+        done = [one.done for one in told]
+        assert done == sorted(done)
+        assert (done[0], done[1], done[-1]) == (0, 8, 2 * len(tokens))
+
+    def test_a_stop_is_heard_within_a_chunk(self, speaker, small):
+        small(8)
+        told = []
+        with pytest.raises(Stopped, match="stopped"):
+            speaker.score(
+                TEXT, SELECTIONS, stop=lambda: len(told) > 1, listen=told.append
+            )
+        assert told[-1].done == 8
+        assert speaker.score(TEXT, ["auto"]).perplexity["auto"] > 1
+
+
+def test_text_that_is_not_utf_8(speaker):
+    with pytest.raises(ConfigError, match="the text is not text in UTF-8: its char"):
+        speaker.score("half \ud83d", ["auto"])

@@ -1,11 +1,13 @@
 """One base, many runs, many threads: nothing stale answers and nothing is mixed."""
 
+import contextlib
 import gc
 import json
 import shutil
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +20,10 @@ from safetensors.numpy import load_file, save_file
 import tests.tiny as tiny
 from comigs_mlx.config import from_dict
 from comigs_mlx.errors import ComigsError, ConfigError
-from comigs_mlx.inference import speech
+from comigs_mlx.inference import generate, speech
 from comigs_mlx.inference.generate import Generation, Sampling
 from comigs_mlx.inference.prompts import chat_tokens, own_text
-from comigs_mlx.inference.speaker import Settings, Speaker, to_trace
+from comigs_mlx.inference.speaker import Settings, Speaker, Stopped, to_trace
 from comigs_mlx.inference.trace import from_json, to_html, to_json
 from comigs_mlx.model.base import load_base
 from comigs_mlx.model.mixture import Mixture
@@ -142,6 +144,53 @@ class TestChoose:
         assert voice.step == RunFolder(runs[0]).best()[0]
         assert same_as(spoken(speaker), generation(runs[0], best=True))
 
+    def test_to_the_best_save_and_back(self, speaker, run):
+        copy = run(**OPTIONS)
+        best = RunFolder(copy).best()
+        assert best is not None
+        for number in range(4):
+            voice = speaker.choose(copy, best=bool(number % 2))
+            assert voice.best == bool(number % 2)
+            assert same_as(spoken(speaker), generation(copy, best=voice.best))
+
+    def test_a_model_without_a_chat_template_says_so(
+        self, speaker, tiny_folder, tmp_path
+    ):
+        folder = shutil.copytree(tiny_folder(), tmp_path / "plain")
+        file = folder / "tokenizer_config.json"
+        settings = json.loads(file.read_text())
+        file.write_text(json.dumps({**settings, "chat_template": None}))
+        assert speaker.choose(None, str(tiny_folder())).chat
+        assert not speaker.choose(None, str(folder)).chat
+        assert len(spoken(speaker)) == GREEDY.max_tokens
+
+    @pytest.mark.parametrize("moment", range(4))
+    def test_stopped_while_loading(self, speaker, runs, moment):
+        """Nothing is chosen then; later the same choice works."""
+        asked = []
+        speaker.choose(runs[0], stop=lambda: asked.append(1))
+        speaker.close()
+        assert len(asked) > moment - 1
+        again = Speaker()
+        calls = iter(range(100))
+        if moment < len(asked):
+            with pytest.raises(Stopped):
+                again.choose(runs[0], stop=lambda: next(calls) == moment)
+            assert again.voice is None
+        again.choose(runs[0])
+        assert same_as(spoken(again), generation(runs[0]))
+        again.close()
+
+    def test_loading_tells_its_progress(self, speaker, runs):
+        told = []
+        speaker.choose(runs[0], listen=told.append)
+        assert {one.what for one in told} == {"loading"}
+        done = [one.done for one in told]
+        assert done == sorted(done)
+        assert done[-1] == told[-1].total
+        speaker.choose(runs[0], listen=told.append)  # nothing to load
+        assert len(told) == len(done)
+
     def test_what_is_not_there(self, speaker, runs, tmp_path):
         with pytest.raises(ComigsError, match="choose a run or a base model first"):
             spoken(speaker)
@@ -219,6 +268,7 @@ class TestReply:
             assert np.allclose(found, probabilities[likeliest], atol=1e-5)
             texts = [own_text(base.tokenizer, i) for i in likeliest.tolist()]
             assert [other.text for other in token.alternatives] == texts
+            assert token.own == own_text(base.tokenizer, token.id)
             read.append(token.id)
 
     def test_stop_is_asked_before_each_token(self, speaker, runs):
@@ -237,6 +287,58 @@ class TestReply:
         assert "tokens long" in str(error.value)
         assert f"reads at most {most:,}: shorten it" in str(error.value)
 
+    def test_a_conversation_longer_than_the_context_loses_its_oldest_turns(
+        self, speaker, runs
+    ):
+        speaker.choose(runs[0])
+        said, told = [], []
+        for number in range(8):
+            user = {"role": "user", "content": f"{number} of many"}
+            said += [user, {"role": "assistant", "content": "yes"}]
+        said.pop()
+        tokens = spoken(speaker, said, listen=told.append)
+        (left_out,) = {one.left_out for one in told}
+        assert left_out > 0
+        assert left_out % 2 == 0
+        assert same_as(tokens, generation(runs[0], said[left_out:]))
+        spoken(speaker, said[:3], listen=told.append)
+        assert told[-1].left_out == 0
+
+    def test_a_turn_that_was_stopped_does_not_end_the_conversation(self, speaker, runs):
+        """Templates of Gemma's kind want roles that alternate."""
+        speaker.choose(runs[0])
+        tokenizer = speaker.tokenizer._tokenizer
+        before = tokenizer.chat_template
+        tokenizer.chat_template = (
+            "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) "
+            "%}{{ raise_exception('no') }}{% endif %}{{ m.content }}{% endfor %}"
+        )
+        try:
+            assert spoken(speaker, SAY, stop=lambda: True) == []
+            assert spoken(speaker, [*SAY, {"role": "user", "content": "Go on"}])
+        finally:
+            tokenizer.chat_template = before
+
+    def test_half_a_character(self, speaker, runs):
+        speaker.choose(runs[0])
+        for messages, settings in (
+            ([{"role": "user", "content": "x\ud83d"}], GREEDY),
+            (SAY, replace(GREEDY, system="x\ud83d")),
+        ):
+            with pytest.raises(ConfigError, match="is not text in UTF-8: its char"):
+                spoken(speaker, messages, settings)
+        assert len(spoken(speaker)) == GREEDY.max_tokens
+
+    def test_reading_tells_its_progress(self, speaker, runs, monkeypatch):
+        monkeypatch.setattr(generate, "chunk_tokens", lambda: 8)
+        speaker.choose(runs[0])
+        told = []
+        spoken(speaker, listen=told.append)
+        prompt = len(chat_tokens(speaker.tokenizer, SAY))
+        done = [*range(0, prompt - 1, 8), prompt - 1, prompt]
+        assert [one.done for one in told] == done
+        assert {(one.what, one.total) for one in told} == {("reading", prompt)}
+
     def test_a_reply_ends_where_the_context_does(self, speaker, runs):
         speaker.choose(runs[0])
         base = speaker._speech.base
@@ -254,7 +356,10 @@ class TestReply:
             ({"temperature": float("nan")}, "temperature nan must be"),
             ({"top_p": 0.0}, "top-p 0.0 must be above 0 and at most 1"),
             ({"max_tokens": 0}, "max tokens 0 must be at least 1"),
+            ({"temperature": float("inf")}, "temperature inf must be"),
+            ({"top_p": float("nan")}, "top-p nan must be above 0 and at most 1"),
             ({"seed": -1}, "seed -1 must be from 0"),
+            ({"seed": 2**64}, f"seed {2**64} must be from 0"),
             ({"selection": "everyone"}, "unknown experts 'everyone'"),
             ({"selection": (1.0,)}, "expected 3 weights"),
         ],
@@ -459,6 +564,32 @@ class TestThreads:
         with pytest.raises(ComigsError, match="the speaker is closed"):
             speaker.choose(runs[0])
 
+    def test_closing_ends_what_is_loaded(self, runs):
+        speaker = Speaker()
+        begun, go = threading.Event(), threading.Event()
+
+        def listen(progress):
+            begun.set()
+            assert go.wait(60)
+
+        failed = []
+
+        def choose():
+            with contextlib.suppress(Stopped):
+                failed.append(speaker.choose(runs[0], listen=listen))
+
+        thread = threading.Thread(target=choose)
+        thread.start()
+        assert begun.wait(60)
+        closer = threading.Thread(target=speaker.close)
+        closer.start()
+        while not speaker._worker.closed:
+            time.sleep(0.001)
+        go.set()
+        closer.join(60)
+        thread.join(60)
+        assert failed == []
+
     def test_who_is_gone_frees_the_model(self, runs):
         speaker = Speaker()
         speaker.choose(runs[0])
@@ -551,5 +682,26 @@ class TestMemoryOfTraining:
         speaker.choose(runs[0])
         with pytest.raises(ComigsError, match="num-layers|blocks"):
             speaker.memory(self.config(tiny_folder(), num_layers=9))
-        speaker.choose(runs[0])
         assert same_as(spoken(speaker), generation(runs[0]))
+
+
+PROGRAM = """
+import sys
+from comigs_mlx.inference.speaker import Settings, Speaker
+speaker = Speaker()
+speaker.choose(None, sys.argv[1])
+said = speaker.reply([{"role": "user", "content": "x"}], Settings(max_tokens=10**6))
+next(said)
+if sys.argv[2] == "raise":
+    raise KeyboardInterrupt
+sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize(("how", "code"), [("raise", -2), ("exit", 3)])
+def test_a_program_that_ends_while_it_speaks_ends_as_it_says(tiny_folder, how, code):
+    """Without `close`, in the middle of an answer: no abort, and at once."""
+    command = [sys.executable, "-c", PROGRAM, str(tiny_folder()), how]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode in (code, 130), done.stderr
+    assert "terminate called" not in done.stderr

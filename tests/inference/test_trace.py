@@ -132,6 +132,27 @@ def test_summary_of_even_routing_a_bare_prompt_and_nothing():
     assert summary(Trace("tiny", ["generalist"], [], [])) == "no tokens"
 
 
+def test_summary_leaves_out_what_nobody_routed():
+    """A page's chat of one answer of the base alone and one of the mixture."""
+    mixture, base = [[0.5, 0.5], [0.25, 0.75]], [[0.0, 0.0], [0.0, 0.0]]
+    tokens = [
+        TraceToken(-1, "question", True, base),
+        *(TraceToken(i, "x", False, base) for i in range(3)),
+        TraceToken(3, "y", False, mixture),
+    ]
+    trace = Trace("tiny", ["generalist", "specialist"], ["l.0", "l.1"], tokens)
+    line = "62 % specialist, most in layer 1; 3 of 4 tokens were not routed"
+    assert summary(trace) == line
+    alone = Trace("tiny", trace.experts, trace.layers, tokens[:4])
+    assert summary(alone) == "the base model alone"
+    bare = [TraceToken(1, "x", False, [])]
+    assert summary(Trace("tiny", [], [], bare)) == "the base model alone"
+
+
+def test_a_token_routed_to_the_generalist_alone_counts():
+    assert summary(trace_of([[0.0], [1.0]])).startswith("50 % specialist")
+
+
 class Page(HTMLParser):
     """Tags, attributes and the contents of script elements of a page."""
 

@@ -1,5 +1,7 @@
 """One thread, one thing after another."""
 
+import subprocess
+import sys
 import threading
 import time
 
@@ -127,3 +129,31 @@ def test_closed_it_takes_nothing_and_is_busy_no_more(worker):
         worker.call(lambda: None)
     with pytest.raises(ComigsError, match="is closed"):
         next(worker.stream(lambda left: iter(())))
+
+
+def test_its_thread_gives_back_what_mlx_made_for_it(monkeypatch):
+    threads = []
+    monkeypatch.setattr(
+        mx, "clear_streams", lambda: threads.append(threading.get_ident())
+    )
+    worker = Worker()
+    own = worker.call(threading.get_ident)
+    worker.close()
+    until(lambda: threads)
+    assert threads == [own]
+
+
+PROGRAM = """
+import comigs_mlx, mlx.core as mx
+from comigs_mlx.inference.worker import Worker
+worker = Worker()
+worker.call(lambda: mx.eval(mx.ones((300, 300)) @ mx.ones((300, 300))))
+worker.close()
+"""
+
+
+def test_programs_end_without_an_abort():
+    """Two in five did not, where the thread kept its streams."""
+    command = [sys.executable, "-c", PROGRAM]
+    ended = [subprocess.run(command, capture_output=True) for _ in range(6)]
+    assert [one.returncode for one in ended] == [0] * 6, ended[0].stderr

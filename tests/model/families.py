@@ -49,6 +49,8 @@ CONFIGS = {
     "smollm3": {**LLAMA, "no_rope_layer_interval": 2},
     "starcoder2": {**LLAMA, "norm_epsilon": 1e-5},
     "gpt2": {**GPT, "layer_norm_epsilon": 1e-5, "vocab_size": VOCABULARY},
+    "gptj": {**GPT, "rotary_dim": 4, "vocab_size": VOCABULARY},
+    "plamo": {**LLAMA, "num_key_value_heads": 4, "n_shared_head": 1},
     "gpt_neox": {
         **LLAMA,
         "layer_norm_eps": 1e-5,

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import time
+from pathlib import Path
 
 import httpx2
 import huggingface_hub
@@ -133,7 +134,53 @@ def test_cut_safetensors_is_named(folder, keep):
 def test_missing_shard(tmp_path, model):
     folder = write_model(tmp_path / "shards", model, shards=2)
     (folder / "model-00002-of-00002.safetensors").unlink()
-    assert "Missing" in refusal(folder)
+    text = refusal(folder)
+    assert "lacks 1 of the 2 files of its weights (model-00002-of-00002.saf" in text
+    assert text.endswith("fetch the model again")
+
+
+def test_missing_shard_that_only_the_index_names(folder):
+    names = {"a": "model.safetensors", "b": "model-extra.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": names})
+    )
+    assert "lacks 1 of the 2 files of its weights (model-extra" in refusal(folder)
+
+
+def test_a_link_that_leads_nowhere_is_a_missing_shard(tmp_path, model):
+    folder = write_model(tmp_path / "shards", model, shards=2)
+    shard = folder / "model-00002-of-00002.safetensors"
+    shard.unlink()
+    shard.symlink_to(tmp_path / "gone")
+    assert "lacks 1 of the 2 files" in refusal(folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_file_that_may_not_be_read_is_named(folder, name, monkeypatch):
+    stock = os.access
+    monkeypatch.setattr(  # root may read everything
+        os, "access", lambda file, mode: Path(file).name != name and stock(file, mode)
+    )
+    text = refusal(folder)
+    assert text.startswith(f"{folder / name} may not be read by this user")
+    assert "upgrade" not in text
+    assert "fetch" not in text
+
+
+@pytest.mark.parametrize("name", ["tiny [4bit]", "a*b", "what?", "[!x]"])
+def test_a_folder_may_be_called_like_a_pattern(folder, tmp_path, name):
+    odd = folder.rename(tmp_path / name)
+    loaded = load_base(str(odd))
+    assert loaded.path == odd
+    assert loaded.fingerprint() == fingerprint(loaded.model, loaded.config)
+
+
+def test_weights_that_do_not_fit_are_not_the_fault_of_mlx_lm(folder):
+    config = {**CONFIG, "num_hidden_layers": CONFIG["num_hidden_layers"] + 1}
+    (folder / "config.json").write_text(json.dumps(config))
+    text = refusal(folder)
+    assert "config.json and weights do not belong together; fetch" in text
+    assert "upgrade" not in text
 
 
 def test_unsupported_model_type(folder):
@@ -156,7 +203,11 @@ def test_code_of_the_model_is_never_run(folder, tmp_path):
     assert not trap.exists()
 
 
-def test_code_of_the_tokenizer_is_never_run_nor_asked_about(folder, tmp_path):
+def test_code_of_the_tokenizer_is_never_run_nor_asked_about(
+    folder, tmp_path, monkeypatch
+):
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda *text: asked.append(text) or "y")
     trap = tmp_path / "ran"
     (folder / "trap.py").write_text(f"open({str(trap)!r}, 'w')\n")
     settings = {
@@ -165,6 +216,7 @@ def test_code_of_the_tokenizer_is_never_run_nor_asked_about(folder, tmp_path):
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     assert "never run" in refusal(folder)
+    assert asked == []
     assert not trap.exists()
 
 
@@ -317,3 +369,50 @@ def test_real_fingerprint_is_quick():
     first = fingerprint(loaded.model, loaded.config)
     assert time.perf_counter() - start < 10  # 0.33 s on two quiet cores
     assert fingerprint(loaded.model, loaded.config) == first
+
+
+def test_a_base_whose_files_have_changed_is_another(folder, monkeypatch):
+    monkeypatch.setattr("comigs_mlx.model.fingerprint.SETTLED_SECONDS", -1.0)
+    loaded = load_base(str(folder))
+    assert loaded.is_still(str(folder))
+    (folder / "config.json").write_text(json.dumps({**CONFIG, "rope_theta": 5.0}))
+    assert not loaded.is_still(str(folder))
+    assert not loaded.is_still("demo")
+
+
+class TestRevision:
+    COMMIT = "0123abc"
+
+    @pytest.fixture
+    def asked(self, folder, tmp_path, monkeypatch):
+        """What is asked of the Hub; only `COMMIT` is in the cache, if anything."""
+        asked, snapshots = [], tmp_path / "hub" / "snapshots"
+        snapshots.mkdir(parents=True)
+        folder.rename(snapshots / self.COMMIT)
+
+        def snapshot_download(repo_id, allow_patterns, **how):
+            asked.append(how)
+            if how.get("local_files_only") and how["revision"] != self.COMMIT:
+                raise errors.LocalEntryNotFoundError("not here")
+            return str(snapshots / self.COMMIT)
+
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+        return asked
+
+    def test_is_that_of_the_snapshot(self, asked):
+        assert load_base("someone/model").revision == self.COMMIT
+        assert asked == [{}]
+
+    def test_a_wanted_one_that_is_here_asks_nobody(self, asked):
+        said = []
+        base = load_base("someone/model", said.append, self.COMMIT)
+        assert base.revision == self.COMMIT
+        assert asked == [{"revision": self.COMMIT, "local_files_only": True}]
+        assert not [line for line in said if "Hub" in line]
+
+    def test_a_wanted_one_that_is_not_here_is_fetched(self, asked):
+        load_base("someone/model", revision="other")
+        assert asked[-1] == {"revision": "other"}
+
+    def test_folders_have_none(self, folder):
+        assert load_base(str(folder)).revision is None

@@ -135,22 +135,45 @@ class TestAfterAnError:
             patch.setattr(type(model.model.norm), "__call__", fails)
             with pytest.raises(ZeroDivisionError):
                 halves.body(TOKENS)
+        assert (halves._joint.asked, halves._joint.made) == (False, None)
         assert mx.array_equal(halves.head(halves.body(TOKENS)), expected)
         assert mx.array_equal(model(TOKENS), expected)
+        assert halves._joint.made is None  # a call outside keeps no array alive
 
     def test_in_the_head(self, monkeypatch):
         model, halves, _ = halved("llama")
-        hidden = halves.body(TOKENS)
-        expected = halves.head(hidden)
+        hidden, others = halves.body(TOKENS), TOKENS + 1
+        expected = model(others)
         with monkeypatch.context() as patch:
             patch.setattr(nn.Linear, "__call__", fails)
             with pytest.raises(ZeroDivisionError):
                 halves.head(hidden)
-        assert mx.array_equal(model(TOKENS), expected)
+        assert mx.array_equal(model(others), expected)
 
 
 def fails(*args, **kwargs):
     raise ZeroDivisionError
+
+
+def test_a_holder_that_is_never_called_does_not_end_the_body():
+    """The list of plamo's blocks is in a module of which only the list is used."""
+    model, halves, undo = halved("plamo")
+    hidden = halves.body(TOKENS)
+    expected = model.model(TOKENS)
+    assert mx.array_equal(hidden, expected)
+    detach(undo)
+    assert type(model.model).__name__ == "PlamoModel"
+    assert type(model.model.layers).__name__ == "PlamoDecoder"
+
+
+def test_a_model_that_runs_whole_but_not_in_halves_is_refused(monkeypatch):
+    """The rehearsal is the play: what training runs has been tried before."""
+    model = families.build("llama")
+    before = state(model)
+    monkeypatch.setattr(Halves, "head", fails)
+    with pytest.raises(UnsupportedModel, match="'llama' does not run with experts"):
+        Mixture(model, ExpertOptions())
+    assert state(model) == before
 
 
 class TestNoOwner:

@@ -2,6 +2,7 @@
 
 import math
 import re
+from functools import partial
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -525,3 +526,30 @@ class TestHalfPrecision:
             assert gradient.dtype == mx.float32
             assert mx.isfinite(gradient).all()
             assert gradient.abs().max().item() > 0, path
+
+
+def test_what_was_done_last_is_undone_first():
+    mixture, seen = Mixture(families.build("llama"), ExpertOptions()), []
+    for number in range(3):
+        mixture.on_detach(partial(seen.append, number))
+    mixture.detach()
+    assert seen == [2, 1, 0]
+
+
+def test_an_mlp_that_fails_leaves_its_linears_as_they_are_without_experts(monkeypatch):
+    mixture = Mixture(families.build("llama"), ExpertOptions())
+    randomise(mixture.model)
+    mlp = mixture.sites[0].mlp
+    x = mx.random.normal((1, 3, 32), key=mx.random.key(1))
+    expected = mlp.up_proj.linear(x)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(mlp.down_proj), "__call__", fails)
+        with pytest.raises(ZeroDivisionError):
+            mixture(mx.zeros((1, 3), mx.int32))
+    found = mlp.up_proj(x)
+    assert found.shape == expected.shape
+    assert mx.array_equal(found, expected)
+
+
+def fails(*args, **kwargs):
+    raise ZeroDivisionError

@@ -11,12 +11,11 @@ import sys
 
 import comigs_mlx  # noqa: F401  isort: skip
 
-import mlx.core
 
-from comigs_mlx import command, train
+from comigs_mlx import command, tensors, train
 from comigs_mlx.training.levels import Level
 
-OWNERS = {"os": os, "mx": mlx.core, "Level": Level}
+OWNERS = {"os": os, "tensors": tensors, "Level": Level}
 
 
 def main():

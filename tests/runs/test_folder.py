@@ -341,3 +341,24 @@ class TestRefused:
         )
         assert not place.is_locked(copy / ".lock")
         RunFolder(copy).load()  # reading needs none
+
+
+def test_a_run_asks_for_the_revision_of_the_base_it_was_trained_on(
+    trained, tmp_path, monkeypatch
+):
+    copy = shutil.copytree(trained(), tmp_path / "run")
+    file = copy / "comigs.json"
+    info = json.loads(file.read_text())
+    assert "revision" not in info["base_model"]  # of a folder
+    asked = []
+
+    def load(model_id, report, revision):
+        asked.append(revision)
+        return load_base(model_id, report)
+
+    monkeypatch.setattr("comigs_mlx.runs.folder.load_base", load)
+    RunFolder(copy).load()
+    info["base_model"]["revision"] = "0123abc"
+    file.write_text(json.dumps(info))
+    RunFolder(copy).load()
+    assert asked == [None, "0123abc"]

@@ -7,10 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import mlx.core as mx
 import pytest
 
 import comigs_mlx.train as train
+from comigs_mlx import tensors
 from comigs_mlx.errors import RunError
 from comigs_mlx.runs.folder import RunFolder
 from comigs_mlx.training.levels import Level
@@ -79,7 +79,7 @@ def test_killed_anywhere_it_ends_the_same(
             (os, "replace"),
             (os, "rename"),
             (shutil, "rmtree"),
-            (mx, "save_safetensors"),
+            (tensors, "save"),
             (Level, "step"),
         ):
             snapshots.around(patched, owner, name)
@@ -120,9 +120,9 @@ def usable(run, copy):
 MOMENTS = {
     "between an expert step and its router phase": ("Level", "step", "3"),
     "within a router phase": ("Level", "step", "8"),
-    "while writing best/": ("mx", "save_safetensors", "2"),
-    "while writing state/": ("mx", "save_safetensors", "5"),
-    "between the generalist and the router": ("mx", "save_safetensors", "7"),
+    "while writing best/": ("tensors", "save", "2"),
+    "while writing state/": ("tensors", "save", "5"),
+    "between the generalist and the router": ("tensors", "save", "7"),
 }
 
 

@@ -10,7 +10,15 @@ import pytest
 import tests.tiny as tiny
 from comigs_mlx.config import from_dict, read_yaml
 from comigs_mlx.data import content
-from comigs_mlx.errors import ConfigError, DataError, RunError, UnsupportedModel
+from comigs_mlx.errors import (
+    ConfigError,
+    DataError,
+    ModelError,
+    RunError,
+    UnsupportedModel,
+)
+from comigs_mlx.model import params
+from comigs_mlx.model.tables import Tables
 from comigs_mlx.runs import session as session_module
 from comigs_mlx.runs.folder import RunFolder
 from comigs_mlx.runs.session import session
@@ -22,6 +30,10 @@ from tests.runs.compare import tree
 EOS = 256
 LETTERS = {"train": "abcdefgh", "valid": "ijklmnop", "test": "qrstuvwx"}
 """tiny.write_text gives each split an alphabet of its own."""
+
+
+LEFT = ".config-0123456789abcdef.tmp.yaml"
+"""A file that was being written when the process was killed."""
 
 
 def config_of(model, text, run, **options):
@@ -108,6 +120,34 @@ def test_stopping_saves_at_the_next_boundary_and_nowhere_else(config):
     ] * 2
     assert isinstance(events[-1], Boundary)
     assert states == ["step-0000002"]
+
+
+def test_the_seed_decides_the_order_of_the_text(config):
+    def batches(seed):
+        given = config_of(config.model, config.data.data, config.run, seed=seed)
+        with session(given, quiet) as opened:
+            sources = (opened.trainer.train, opened.trainer.router_train)
+            found = [source.batch(0).tokens for source in sources]
+        shutil.rmtree(given.folder)
+        return found
+
+    first, again, other = batches(3), batches(3), batches(4)
+    for level in (0, 1):
+        assert np.array_equal(first[level], again[level])
+        assert not np.array_equal(first[level], other[level])
+
+
+def test_taken_generalists_leave_everything_else_as_it_is(copy):
+    """After a pull the save holds new generalists; training has gone on since."""
+    with session(train_config(["--run", str(copy), "--resume"]), quiet) as opened:
+        model = opened.trainer.mixture.model
+        saved = params.flatten(params.select(model, params.ROLES))
+        model.update(params.unflatten({p: a + 1.0 for p, a in saved.items()}))
+        opened.take_generalists()
+        now = params.flatten(params.select(model, params.ROLES))
+        for path, array in saved.items():
+            moved = 0.0 if params.role_of(path) == "generalist" else 1.0
+            assert mx.allclose(now[path], array + moved, atol=1e-6), path
 
 
 class TestResume:
@@ -433,8 +473,69 @@ class TestPaths:
         assert (config.model, config.data.data) == ("demo", "demo")
 
 
+def conversations(folder, **answers):
+    """train.jsonl and so on, one conversation an answer."""
+    folder.mkdir()
+    for name, texts in answers.items():
+        rows = (
+            {
+                "messages": [
+                    {"role": "user", "content": f"{name} {i}"},
+                    {"role": "assistant", "content": text},
+                ]
+            }
+            for i, text in enumerate(texts)
+        )
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text(lines)
+    return folder
+
+
+class TestLongerValidation:
+    @pytest.mark.parametrize("router", ["alternating", "none"])
+    def test_the_memory_said_is_that_of_the_longest_batch(
+        self, config, tmp_path, router
+    ):
+        short = ["ok"] * 20
+        said = {}
+        for name, valid in (("short", short), ("long", ["word " * 90] * 6)):
+            text = conversations(tmp_path / name, train=short, valid=valid)
+            options = {"seq_len": 512, "router": router}
+            one = config_of(config.model, text, tmp_path / f"run-{name}", **options)
+            notes = []
+            with session(one, notes.append):
+                (said[name],) = (n for n in notes if n.startswith("memory: "))
+        assert "(2 x 32 tokens)" in said["short"]
+        assert "(2 x 512 tokens)" in said["long"]
+
+    def test_chooses_the_best_save_with_its_share(self, config, tmp_path):
+        valid = ["ok"] * 40 + ["word " * 60] * 40
+        text = conversations(tmp_path / "text", train=["ok"] * 20, valid=valid)
+        options = {"seq_len": 512, "valid_batches": 4}
+        run = tmp_path / "run-share"
+        with session(config_of(config.model, text, run, **options), quiet) as opened:
+            batches = opened.trainer.valid
+        long = sum(int((b.mask.sum(1) > 100).sum()) for b in batches)
+        short = sum(int((b.mask.sum(1) > 0).sum()) for b in batches) - long
+        assert (short, long) == (4, 4)
+
+
 class TestNothingIsWritten:
     """Everything is checked before the run's folder is made."""
+
+    def test_for_windows_past_the_table_of_positions(self, config, tiny_folder):
+        options = {"seq_len": 129}
+        config = config_of(tiny_folder("gpt2"), config.data.data, config.run, **options)
+        with pytest.raises(ConfigError, match="129 .* 128 .* --seq-len to at most 128"):
+            session(config, quiet).__enter__()
+        assert not config.folder.exists()
+
+    def test_for_tokens_that_the_base_does_not_know(self, config, monkeypatch):
+        known = Tables(vocabulary=EOS)
+        monkeypatch.setattr("comigs_mlx.model.base.tables_of", lambda model: known)
+        with pytest.raises(ModelError, match=f"the train text has token id {EOS}"):
+            session(config, quiet).__enter__()
+        assert not config.folder.exists()
 
     def test_for_text_that_is_too_short(self, config, tmp_path):
         text = tiny.write_text(tmp_path / "short", documents=5)
@@ -457,6 +558,23 @@ class TestNothingIsWritten:
         with pytest.raises(RunError, match="exists: add --resume"):
             session(config, quiet).__enter__()
         assert [p.name for p in config.folder.iterdir()] == ["thesis.tex"]
+
+    def test_into_a_folder_with_somebody_s_hidden_files(self, config):
+        """A home folder may hold nothing else."""
+        config.folder.mkdir()
+        (config.folder / ".profile").write_text("mine")
+        with pytest.raises(RunError, match="exists: add --resume"):
+            session(config, quiet).__enter__()
+        assert [p.name for p in config.folder.iterdir()] == [".profile"]
+
+    @pytest.mark.parametrize(
+        "name", [".lock", ".train.json", ".train.log", ".DS_Store", LEFT]
+    )
+    def test_what_a_killed_start_left_is_in_nobody_s_way(self, config, name):
+        config.folder.mkdir()
+        (config.folder / name).touch()
+        with session(config, quiet) as opened:
+            assert opened.trainer.position.step == 0
 
     def test_into_a_file(self, config):
         config.folder.write_text("mine")

@@ -52,6 +52,17 @@ def test_goes_on_bit_for_bit(tmp_path, name):
     assert mine == theirs
 
 
+def test_the_last_reports_are_remembered(tmp_path):
+    """A round without a report tells that of the round before."""
+    made, _ = finished("local", rounds=1)
+    saving.save(made, tmp_path / "state")
+    again = simulation("local", rounds=1)
+    saving.restore(again, tmp_path / "state")
+    reports = [participant.report for participant in made.participants]
+    assert [participant.report for participant in again.participants] == reports
+    assert None not in reports
+
+
 def test_a_damaged_save_is_named(tmp_path):
     made, _ = finished("local", rounds=1)
     saving.save(made, tmp_path / "state")

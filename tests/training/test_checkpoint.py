@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from comigs_mlx.errors import RunError
+from comigs_mlx.model import params
 from comigs_mlx.options import ExpertOptions, SavingOptions
 from comigs_mlx.training import checkpoint
 from comigs_mlx.training.records import Boundary, Position, Report, Step, Sums
@@ -126,6 +127,100 @@ def test_a_resume_takes_its_own_learning_rates(tmp_path):
     cosine = (1 + np.cos(np.pi * 3 / 7)) / 2
     rate = second.experts.groups[0].optimizer.learning_rate.item()
     assert rate == pytest.approx(4e-4 + 36e-4 * cosine)
+
+
+class TestMoreSteps:
+    """Resumed with another number of steps, the learning rate does not jump."""
+
+    RATE = 4e-3
+
+    def trainer(self, steps, rate=RATE):
+        return new_trainer(steps=steps, learning_rate=rate, router="none")
+
+    def rates(self, trainer):
+        """Step -> learning rate of the steps still to be made."""
+        optimizer = trainer.experts.groups[0].optimizer
+        return {
+            event.index: optimizer.learning_rate.item()
+            for event in trainer.run()
+            if isinstance(event, Step)
+        }
+
+    def saved(self, trainer, folder, step):
+        until(trainer, step)
+        return checkpoint.save(trainer, folder, IDENTITY, keep=9)
+
+    def cosine(self, high, low, share):
+        return low + (high - low) * (1 + np.cos(np.pi * share)) / 2
+
+    def test_it_goes_on_from_where_it_was(self, tmp_path):
+        first = self.trainer(8)
+        saved = self.saved(first, tmp_path, 4)
+        second = self.trainer(14)
+        checkpoint.restore(second, saved, IDENTITY)
+        start = self.cosine(4e-3, 4e-4, 4 / 8)
+        assert self.rates(second) == {
+            step: pytest.approx(self.cosine(start, 4e-4, (step - 5) / 10), rel=1e-6)
+            for step in range(5, 15)
+        }
+
+    def test_after_the_end_it_stays_at_the_lowest(self, tmp_path):
+        saved = self.saved(self.trainer(6), tmp_path, 6)
+        second = self.trainer(10)
+        checkpoint.restore(second, saved, IDENTITY)
+        lowest = pytest.approx(4e-4, rel=1e-6)
+        assert self.rates(second) == dict.fromkeys(range(7, 11), lowest)
+
+    def test_fewer_steps_end_it_earlier(self, tmp_path):
+        saved = self.saved(self.trainer(12), tmp_path, 3)
+        second = self.trainer(5)
+        checkpoint.restore(second, saved, IDENTITY)
+        start = self.cosine(4e-3, 4e-4, 3 / 12)
+        assert list(self.rates(second).values()) == pytest.approx(
+            [start, self.cosine(start, 4e-4, 0.5)], rel=1e-6
+        )
+
+    def test_another_rate_begins_where_it_is_asked_for(self, tmp_path):
+        saved = self.saved(self.trainer(6), tmp_path, 6)
+        second = self.trainer(8, rate=1e-3)
+        checkpoint.restore(second, saved, IDENTITY)
+        expected = [1e-3, self.cosine(1e-3, 1e-4, 0.5)]
+        assert list(self.rates(second).values()) == pytest.approx(expected, rel=1e-6)
+
+    def test_what_was_prolonged_resumes_bit_for_bit(self, tmp_path):
+        saved = self.saved(self.trainer(6), tmp_path / "a", 4)
+        whole = self.trainer(12)
+        checkpoint.restore(whole, saved, IDENTITY)
+        broken = self.trainer(12)
+        checkpoint.restore(broken, saved, IDENTITY)
+        again = self.saved(broken, tmp_path / "b", 8)
+        second = self.trainer(12)
+        checkpoint.restore(second, again, IDENTITY)
+        expected, found = self.rates(whole), self.rates(second)
+        assert found == {step: expected[step] for step in range(9, 13)}
+        assert all(map(same, bits(second), bits(whole)))
+
+    def test_a_save_without_a_schedule_takes_the_options_before(self, tmp_path):
+        """As written before there was a word of it."""
+        saved = self.saved(self.trainer(8), tmp_path, 4)
+        forget(saved, "schedule")
+        second = self.trainer(14)
+        before = {"steps": 8, "learning_rate": self.RATE}
+        checkpoint.restore(second, saved, IDENTITY, before)
+        start = self.cosine(4e-3, 4e-4, 4 / 8)
+        assert self.rates(second)[5] == pytest.approx(start, rel=1e-6)
+        same_end = self.trainer(8)
+        checkpoint.restore(same_end, saved, IDENTITY, before)
+        assert same_end.schedule == self.trainer(8).schedule
+
+
+def forget(save, name):
+    """Rewrite the state of a save without one of its fields."""
+    file = save / checkpoint.STATE
+    state = json.loads(file.read_text())
+    content = {k: v for k, v in state.items() if k not in (name, "seal")}
+    seal = checkpoint._seal(content)
+    file.write_text(json.dumps({**content, "seal": seal}))
 
 
 def test_only_the_last_saves_are_kept(tmp_path):
@@ -264,3 +359,18 @@ def test_between_two_boundaries_there_are_steps():
     events = list(new_trainer().run())
     words = [e.level for e in events if isinstance(e, Step)]
     assert words == ["expert", *(["expert", *["router"] * 3, "expert"] * 3)]
+
+
+def test_other_values_in_a_save_leave_position_and_optimisers(tmp_path):
+    trainer = new_trainer()
+    until(trainer, 4)
+    saved = checkpoint.save(trainer, tmp_path, IDENTITY, keep=1)
+    position, kept = trainer.position.to_dict(), without_rates(bits(trainer)[1:])
+    assert position["router_step"] > 0
+    others = {p: a + 1 for p, a in checkpoint.load_values(saved).items()}
+    checkpoint.replace_values(saved, others)
+    again = new_trainer()
+    checkpoint.restore(again, saved, IDENTITY)
+    assert again.position.to_dict() == position
+    assert all(map(same, without_rates(bits(again)[1:]), kept))
+    assert same(values(again.mixture), arrays(params.unflatten(others)))

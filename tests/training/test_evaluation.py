@@ -6,10 +6,11 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from comigs_mlx.data.batches import evaluation_batches
+from comigs_mlx.data.batches import Batch, evaluation_batches
 from comigs_mlx.data.tokens import TokenStream
+from comigs_mlx.errors import DataError, ModelError
 from comigs_mlx.options import ExpertOptions
-from comigs_mlx.training.evaluation import Evaluator, Score
+from comigs_mlx.training.evaluation import Evaluator, NotFinite, Score
 from tests.training.setting import batch_of, mixture_of
 
 SEQ_LEN = 8
@@ -131,3 +132,53 @@ class TestInterval:
 
 def test_an_overflowing_perplexity_is_infinite():
     assert score_of([800.0], [1]).perplexity == math.inf
+
+
+def test_documents_are_summed_in_float64():
+    """In float32, 1e8 + 1 is 1e8."""
+    losses = np.ones((1, 1001), np.float32)
+    losses[0, 0] = 1e8
+    batch = Batch(
+        np.zeros((1, 1002), np.int32),
+        np.ones((1, 1001), np.float32),
+        np.zeros((1, 1001), np.int32),
+    )
+    score = Score()
+    for _ in range(2):
+        score.add(losses, np.ones((1, 1001, 1), np.float32), batch)
+    assert score.losses[0] == 2 * (1e8 + 1000)
+
+
+def test_the_interval_is_that_of_the_mean_over_tokens():
+    """Short documents are hard here: the mean of documents' means is 3, not 1.04."""
+    score = score_of([5.0, 100.0] * 500, [1, 100] * 500)
+    low, high = (math.log(end) for end in score.interval())
+    assert low < 105 / 101 < high < 1.2
+
+
+@pytest.mark.parametrize("value", [mx.nan, mx.inf])
+def test_values_that_are_not_numbers_are_refused(value):
+    mixture = mixture_of(OPTIONS, std=0.1)
+    linear = mixture.sites[0].mlp.up_proj
+    linear.specialist.lora_b = mx.full(linear.specialist.lora_b.shape, value)
+    evaluator = Evaluator(mixture)
+    assert math.isfinite(evaluator.score([batch_of(0)], "base").loss)
+    with pytest.raises(NotFinite, match="the loss of specialist is nan: values"):
+        evaluator.score([batch_of(0)], "specialist")
+    with pytest.raises(NotFinite, match="the loss of fixed 0,0.5,1 is"):
+        evaluator.score([batch_of(0)], (0.0, 0.5, 1.0))
+
+
+def test_nothing_to_predict_is_refused(mixture):
+    with pytest.raises(DataError, match="nothing to measure"):
+        Evaluator(mixture).score([batch_of(0, counted=0)])
+    with pytest.raises(DataError, match="nothing to measure"):
+        Evaluator(mixture).score([])
+
+
+def test_tokens_that_the_base_does_not_know_are_refused(mixture):
+    batch = batch_of(0)
+    tokens = batch.tokens.copy()
+    tokens[-1, -1] = mixture.tables.vocabulary
+    with pytest.raises(ModelError, match="token id 64"):
+        Evaluator(mixture).score([batch._replace(tokens=tokens)])

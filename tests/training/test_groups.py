@@ -6,7 +6,7 @@ import pytest
 
 from comigs_mlx.model import params
 from comigs_mlx.options import TrainingOptions
-from comigs_mlx.training.groups import Task, expert_group
+from comigs_mlx.training.groups import Task, expert_group, router_group
 from comigs_mlx.training.levels import Level
 from tests.training.setting import arrays, batch_of, changed, mixture_of, values
 
@@ -41,14 +41,40 @@ def test_only_what_the_task_says_moves_and_has_moments(task, batches):
     assert mixture.selection == "auto"
 
 
-def test_the_selection_is_that_of_the_loss():
-    mixture, level = level_of(Task(selection=(0.5, 0.5)))
+def test_frozen_parameters_stay_and_the_others_of_their_roles_move():
+    mixture, level = level_of(Task(roles=("generalist",), frozen=("lora_a",)))
+    before = values(mixture)
+    level.step([batch_of(0)])
+    moved = changed(before, values(mixture))
+    own = {path for path in before if ".generalist." in path}
+    assert moved == {path for path in own if path.endswith(".lora_b")}
+    assert {path.rsplit(".", 1)[-1] for path in own - moved} == {"lora_a"}
+
+
+def test_the_rate_of_experts_falls_and_that_of_routers_stays():
+    groups = {"experts": expert_group(OPTIONS), "routers": router_group(OPTIONS)}
+    rates = {name: [] for name in groups}
+    for name, group in groups.items():
+        group.optimizer.init({"x": mx.zeros(1)})
+        for _ in range(20):
+            group.optimizer.apply_gradients({"x": mx.ones(1)}, {"x": mx.zeros(1)})
+            rates[name].append(group.optimizer.learning_rate.item())
+    assert rates["routers"] == [pytest.approx(1e-2)] * 20
+    expected = [1e-3 + 9e-3 * (1 + np.cos(np.pi * n / 20)) / 2 for n in range(20)]
+    assert rates["experts"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+@pytest.mark.parametrize("selection", [(0.5, 0.5), (1.0, 0.0), "specialist", "base"])
+def test_the_selection_is_that_of_the_loss(selection, batches):
+    mixture, level = level_of(Task(selection=selection), std=0.5)
     batch = batch_of(0)
-    with mixture.selected((0.5, 0.5)):
+    with mixture.selected(selection):
         logits, _ = mixture(mx.array(batch.tokens[:, :-1]))
     targets = mx.array(batch.tokens[:, 1:])[..., None]
     losses = mx.logsumexp(logits, -1) - mx.take_along_axis(logits, targets, -1)[..., 0]
-    assert level.step([batch]).loss == pytest.approx(losses.mean().item(), rel=1e-5)
+    found = level.step([batch] * batches).loss
+    assert found == pytest.approx(losses.mean().item(), rel=1e-5)
 
 
 def pull_back(values, anchor):

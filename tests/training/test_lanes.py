@@ -1,5 +1,7 @@
 """Rows side by side: the same numbers, the same gradients, and BLAS as it was."""
 
+import threading
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -73,3 +75,25 @@ def test_blas_has_its_threads_again(monkeypatch):
             assert cpu.blas_threads(2) == 2
     finally:
         cpu.blas_threads(before)
+
+
+def test_every_thread_has_lanes_of_its_own(monkeypatch):
+    """MLX refuses a stream that another thread has made."""
+    monkeypatch.setattr(lanes, "_cores", lambda: 2)
+    found = []
+
+    def work():
+        sums = lanes.each(lambda rows: (rows @ rows.T).sum(), mx.ones((4, 3)))
+        mx.eval(sums)
+        found.append([each.item() for each in sums])
+
+    def in_a_thread():
+        work()
+        mx.clear_streams()  # as every thread that used MLX must before it ends
+
+    for _ in range(2):
+        thread = threading.Thread(target=in_a_thread)
+        thread.start()
+        thread.join()
+        work()
+    assert found == [[12.0, 12.0]] * 4

@@ -6,6 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from comigs_mlx.errors import ModelError
 from comigs_mlx.model import params
 from comigs_mlx.model.checkpointing import RecomputedBlock, recompute_blocks
 from comigs_mlx.options import TrainingOptions
@@ -349,3 +350,15 @@ class TestStepResult:
         assert not result.finite
         assert same(before, values(mixture))
         assert same(moments, state(experts))
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+def test_tokens_that_the_base_does_not_know_are_refused_and_nothing_changes(batches):
+    mixture = mixture_of()
+    level = Level(mixture, [expert_group(TrainingOptions())], TrainingOptions())
+    before, bad = values(mixture), batch_of(0)
+    tokens = bad.tokens.copy()
+    tokens[0, -1] = mixture.tables.vocabulary
+    with pytest.raises(ModelError, match="has token id 64, the base model knows"):
+        level.step([batch_of(1)] * (batches - 1) + [bad._replace(tokens=tokens)])
+    assert same(values(mixture), before)

@@ -10,9 +10,10 @@ import pytest
 from comigs_mlx.errors import TrainingError
 from comigs_mlx.model import params
 from comigs_mlx.options import ExpertOptions, SavingOptions, TrainingOptions
-from comigs_mlx.training.levels import Level, expert_group, router_group
+from comigs_mlx.training.levels import Level, StepResult, expert_group, router_group
 from comigs_mlx.training.records import Boundary, Report, Step
 from tests.training.setting import (
+    SHAPES,
     arrays,
     batch_of,
     changed,
@@ -235,19 +236,63 @@ class TestStops:
         assert shape_of(events) == "E1"
 
     @pytest.mark.parametrize(
-        ("level", "roles"),
-        [("train", "generalist, specialist"), ("router_train", "router")],
+        ("level", "role"), [("experts", "generalist"), ("routers", "router")]
     )
-    def test_where_no_gradient_arrives(self, level, roles):
-        nothing = batch_of(0, counted=0)
-        silent = source(1, dict.fromkeys(range(9), nothing))
-        trainer = trainer_of(**{level: silent}, steps=6)
+    def test_where_no_gradient_arrives(self, level, role):
+        trainer = trainer_of(steps=6)
+        cut_off(getattr(trainer, level))
         with pytest.raises(TrainingError) as error:
             list(trainer.run())
-        name = "router" if level == "router_train" else "expert"
         assert str(error.value).startswith(
-            f"no gradient reaches the {roles} parameters in {name} step 2"
+            f"no gradient reaches the {role} parameters in {level[:-1]} step 3"
         )
+
+    @pytest.mark.parametrize("rate", [1e5, 1e6])
+    @pytest.mark.parametrize("shape", ["k=E", "k<E", "k=1"])
+    def test_divergence_is_called_so(self, shape, rate):
+        trainer = trainer_of(mixture_of(SHAPES[shape]), learning_rate=rate, steps=20)
+        with pytest.raises(TrainingError) as error:
+            list(trainer.run())
+        assert "no gradient reaches" not in str(error.value)
+        assert "lower --learning-rate" in str(error.value)
+
+
+def cut_off(level):
+    """No gradient of the loss reaches this level's parameters any more."""
+    stock = level._objective
+
+    def stopped(tokens, mask):
+        loss, stats = stock(tokens, mask)
+        return mx.stop_gradient(loss), stats
+
+    level._objective = stopped
+
+
+class TestNoGradientByRight:
+    """Chance and success are no defects."""
+
+    def test_where_no_token_chose_the_specialist(self):
+        mixture = mixture_of(ExpertOptions(rank=2, top_k=1))
+        for site in mixture.sites:  # every token chooses the generalist
+            site.mlp.router.weight = mx.zeros_like(site.mlp.router.weight)
+        trainer = trainer_of(mixture, steps=6, router="none")
+        steps = [event for event in trainer.run() if isinstance(event, Step)]
+        assert len(steps) == 6
+        assert sum(trainer.experts.step([batch_of(1)]).share[1:]) == 0
+
+    def test_where_nothing_is_left_to_learn(self):
+        trainer = trainer_of(steps=6)
+        for index in range(1, 7):
+            norms = {"generalist": 0.0, "specialist": 0.0}
+            result = StepResult(1e-5, 24, [0.5, 0.5], norms)
+            trainer._check_gradients(result, "expert", index)
+
+    def test_where_a_run_was_resumed(self):
+        trainer = trainer_of(steps=6)
+        norms = {"generalist": 1.0, "specialist": 0.0}
+        for index in range(70, 76):
+            result = StepResult(2.0, 24, [0.5, 0.5], norms)
+            trainer._check_gradients(result, "expert", index)
 
 
 def optimisers(trainer):

@@ -16,6 +16,7 @@ import importlib.util
 from collections.abc import Callable, Iterable, Iterator
 
 from comigs_mlx.data.journal import entries
+from comigs_mlx.data.progress import Advance, ignore, told
 from comigs_mlx.data.splits import Source
 from comigs_mlx.errors import DataError
 
@@ -41,7 +42,7 @@ def matches(source: str) -> bool:
     return source.split(":")[0] == "demo"
 
 
-def read(source: str) -> Source:
+def read(source: str, advance: Advance = ignore) -> Source:
     """Make the persona's documents.
 
     Raises:
@@ -52,7 +53,8 @@ def read(source: str) -> Source:
         raise DataError(
             f"unknown demo persona {name!r}: choose one of {', '.join(PERSONAS)}"
         )
-    documents = [{"text": text} for text in _capped(PERSONAS[name]())]
+    texts = told(_capped(PERSONAS[name]()), "documents", advance)
+    documents = [{"text": text} for text in texts]
     if not documents:
         raise DataError(f"this Python lacks the text of demo:{name}: use demo:journal")
     return Source({"all": documents})

@@ -1,6 +1,6 @@
 """A Hugging Face dataset, by its id `owner/name`, through the `datasets` package.
 
-Reads the splits train, validation (or valid) and test with the columns of
+Reads the splits train, validation (or valid, val, dev) and test with the columns of
 `comigs_mlx.data.rows`; others are ignored, with a note.
 """
 
@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from comigs_mlx.data.reading import TEXT_ENDINGS
+from comigs_mlx.data.progress import EVERY, Advance, ignore, told
+from comigs_mlx.data.reading import SPLIT_NAMES, TEXT_ENDINGS
 from comigs_mlx.data.rows import read_rows
 from comigs_mlx.data.splits import Sample, Source
 from comigs_mlx.errors import DataError, raise_all
@@ -19,8 +20,8 @@ from comigs_mlx.errors import DataError, raise_all
 ORDER = 40
 """After everything on this disk."""
 
-NAMES = {"train": "train", "validation": "valid", "valid": "valid", "test": "test"}
-"""A dataset's name of a split -> ours."""
+NEEDED = ("role", "content")
+"""Keys of a message that are never fillers."""
 
 LOCAL_ENDINGS = (*TEXT_ENDINGS, ".jsonl")
 """A missing file with such an ending is a mistyped path, not a dataset."""
@@ -33,7 +34,7 @@ def matches(source: str) -> bool:
     return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source, re.ASCII) is not None
 
 
-def read(source: str) -> Source:
+def read(source: str, advance: Advance = ignore) -> Source:
     """Download (or find in the cache) and read the dataset.
 
     Raises:
@@ -41,20 +42,78 @@ def read(source: str) -> Source:
             splits or columns are not ours.
     """
     found = _load(source)
-    ours = [name for name in found if name in NAMES]
+    ours: dict[str, list[str]] = {}
+    for name in found:
+        if name in SPLIT_NAMES:
+            ours.setdefault(SPLIT_NAMES[name], []).append(name)
     if "train" not in ours:
         raise DataError(
             f"{source}: expected a split train, found {', '.join(found) or 'none'}"
         )
     splits: dict[str, list[Sample]] = {}
-    problems: list[str] = []
-    for name in ours:
-        rows = ((f"{source} {name}[{i}]", row) for i, row in enumerate(found[name]))
-        splits[NAMES[name]], bad = read_rows(rows)
-        problems += bad
+    problems, notes = [], []
+    for split, names in ours.items():
+        read = read_rows(row for n in names for row in _rows(source, found, n, advance))
+        splits[split] = read.samples
+        problems += read.problems
+        notes += [f"{split}: {note}" for note in read.notes]
+        if len(names) > 1:
+            notes.append(f"{split} is read from {', '.join(names)} together")
     raise_all(DataError, problems)
-    others = sorted(set(found) - set(ours))
-    return Source(splits, [f"ignored split {name} of {source}" for name in others])
+    others = sorted(set(found) - set(SPLIT_NAMES))
+    notes += [f"ignored split {name} of {source}" for name in others]
+    return Source(splits, notes)
+
+
+def _rows(
+    source: str, found: Mapping[str, Any], name: str, advance: Advance
+) -> Iterator[tuple[str, Any]]:
+    """Place and content of each row of a split, without the fillers of its columns."""
+    rows = told(found[name], f"rows of {name}", advance, len(found[name]), EVERY)
+    for index, row in enumerate(rows):
+        yield f"{source} {name}[{index}]", {**row, **_filled(row)}
+
+
+def _filled(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row holds of conversations and tools, without keys that are null.
+
+    A column gives every row the keys of all rows: null is what it puts where a row has
+    none. What is null in JSON of a file was written so, and stays there.
+    """
+    made: dict[str, Any] = {}
+    if isinstance(row.get("messages"), list):
+        # A message must say who speaks and what, even where that is null.
+        made["messages"] = [
+            {k: _without_nulls(v) for k, v in m.items() if v is not None or k in NEEDED}
+            if isinstance(m, dict)
+            else m
+            for m in row["messages"]
+        ]
+    if isinstance(row.get("tools"), list):
+        made["tools"] = _without_nulls(row["tools"], schema=True)
+    return made
+
+
+def _without_nulls(value: Any, schema: bool = False) -> Any:
+    """The value without keys that are null; of a schema, without what is all null."""
+    if isinstance(value, list):
+        return [_without_nulls(each, schema) for each in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: _without_nulls(each, schema)
+        for key, each in value.items()
+        if each is not None and not (schema and _is_filler(each))
+    }
+
+
+def _is_filler(value: Any) -> bool:
+    """Whether `value` has keys, all of which are null, or objects of that kind."""
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and all(each is None or _is_filler(each) for each in value.values())
+    )
 
 
 def _load(source: str) -> Mapping[str, Any]:

@@ -1,0 +1,412 @@
+"""Whether a federation's generalists are what its contributions make.
+
+Whoever may write to the repository may write any file of it. So whoever pulls computes
+the last round again, from the contributions that lie beside it and the state that it
+was closed upon, and compares. What cannot be computed again (the contributions are too
+large or too many, the history was squashed, the first generalists) is compared with the
+digests that the run remembers and round.json states; beyond that it is taken on trust.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from comigs_mlx.errors import FederationError
+from comigs_mlx.federation import adapter, aggregation, reviewing, vouching
+from comigs_mlx.federation.exchange import (
+    Exchange,
+    Moved,
+    Snapshot,
+    Unreachable,
+)
+from comigs_mlx.federation.manifest import (
+    MANIFEST,
+    MANIFEST_BYTES,
+    Manifest,
+    Shapes,
+    cap,
+)
+from comigs_mlx.federation.sources import (
+    PAIR,
+    Array,
+    Arrays,
+    Source,
+    Wide,
+    digest,
+    linears,
+    wide,
+)
+from comigs_mlx.federation.state import ROUND, ROUND_BYTES, Round
+
+MOST_CONTRIBUTIONS, MOST_BYTES = 64, 256 * 2**20
+"""Of a round that is computed again; bytes also of all rounds since the run's own."""
+
+MOST_BYTES_EARLIER = 32 * 2**20
+"""Of the rounds before the last one, for who has none."""
+
+MOST_REWRITES = 20
+"""Changes of round.json looked through for the one that closed the round."""
+
+NEAR, NEAR_PRODUCTS = 1e-4, 1e-3
+"""Relative differences that rounding on another processor may make: of a tensor's
+largest value, and of a product's length where factors are not unique (svd)."""
+
+
+ACCEPT = "look at sync status; to accept it add --trust (to sync pull, merge or train)"
+
+
+class Begun(FederationError):
+    """A round that the history begins with: there is no state before it."""
+
+
+class Untrusted(FederationError):
+    """Something is not taken from a repository unless somebody says `--trust`."""
+
+
+class Unverified(Untrusted):
+    """The generalists are not what the round's contributions make."""
+
+
+@dataclass(frozen=True)
+class Have:
+    """The generalists that a run has of one round.
+
+    Attributes:
+        round: Its number.
+        tensors: None where the run has not kept them; `Trust.known` has their digest.
+    """
+
+    round: int
+    tensors: Mapping[str, Array] | None
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What is taken without a look.
+
+    Attributes:
+        everything: Whatever the repository holds (`--trust`).
+        known: Digests of generalists that were verified or accepted before.
+        have: What the run has, to compute the next round from.
+    """
+
+    everything: bool = False
+    known: frozenset[str] = field(default=frozenset())
+    have: Have | None = None
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What a round was closed upon.
+
+    Attributes:
+        snapshot: Has the contributions.
+        manifest: Of that moment.
+        round: The round before.
+        start: The generalists that its contributions started from.
+    """
+
+    snapshot: Snapshot
+    manifest: Manifest
+    round: Round
+    start: Source
+
+
+def read(exchange: Exchange, snapshot: Snapshot) -> tuple[Manifest, Round]:
+    """federation.json and round.json of a state that has both."""
+    manifest = exchange.read(MANIFEST, snapshot.revision, MANIFEST_BYTES)
+    round = exchange.read(ROUND, snapshot.revision, ROUND_BYTES)
+    return Manifest.from_json(manifest), Round.from_json(round)
+
+
+def fetch(
+    exchange: Exchange,
+    revision: str,
+    manifest: Manifest,
+    own: Shapes | None = None,
+    stated: str | None = None,
+) -> dict[str, Array]:
+    """Tensor -> float32 values of the generalists at a revision; see `adapter.read`.
+
+    What a run of known shapes downloads is limited by these, not by the manifest.
+    """
+    most = manifest.max_bytes if own is None else min(manifest.max_bytes, cap(own))
+    paths = adapter.paths(manifest)
+    contents = {path: exchange.read(path, revision, most) for path in paths}
+    return adapter.read(contents, manifest, own, stated)
+
+
+def check(
+    exchange: Exchange,
+    snapshot: Snapshot,
+    manifest: Manifest,
+    round: Round,
+    trust: Trust,
+    values: Mapping[str, Array],
+) -> None:
+    """Raise `Unverified` unless `values` are what the last round's contributions make.
+
+    Args:
+        exchange: Where.
+        snapshot: Of it.
+        manifest: Of the federation.
+        round: The last closed round.
+        trust: What need not be looked at.
+        values: The generalists in the repository.
+    """
+    if trust.everything or digest(values) in trust.known:
+        return
+    wrong, _ = judge(exchange, snapshot, manifest, round, trust, values)
+    if wrong is not None:
+        raise Unverified(
+            f"the generalist of round {round.round} is refused, nothing is changed: "
+            f"{wrong} ({closer(exchange, snapshot, round)}); {ACCEPT}"
+        )
+
+
+def closer(exchange: Exchange, snapshot: Snapshot, round: Round) -> str:
+    """Who wrote the generalists, as far as that is known."""
+    paths = [path for path in (adapter.ADAPTER, ROUND) if path in snapshot.files]
+    found = exchange.authors(paths, snapshot.revision)
+    known = next((name for name in found.values() if name is not None), None)
+    if known is not None:
+        return f"committed by {known}"
+    stated = round.closed_by
+    return "nobody knows by whom" if stated is None else f"closed by {stated}, it says"
+
+
+def judge(
+    exchange: Exchange,
+    snapshot: Snapshot,
+    manifest: Manifest,
+    round: Round,
+    trust: Trust,
+    values: Mapping[str, Array],
+) -> tuple[str | None, bool]:
+    """Why the generalists are not to be used, and whether any round was computed again.
+
+    From the last round back to one that is known already, as far as the limits allow:
+    of two forged rounds the second is an honest step from the first.
+
+    Returns:
+        None instead of a reason where no reason is known.
+    """
+    left, again, last = MOST_BYTES, False, round.round
+    while True:
+        wrong, basis, size = _step(exchange, snapshot, manifest, round, trust, values)
+        if wrong is not None:
+            before = "" if round.round == last else f"round {round.round} before it: "
+            return before + wrong, again or basis is not None
+        if basis is None:
+            return None, again
+        values = _read(basis.start)
+        snapshot, manifest, round = basis.snapshot, basis.manifest, basis.round
+        left = (left if again or trust.known else MOST_BYTES_EARLIER) - size
+        again = True
+        if digest(values) in trust.known or left <= 0:
+            return None, True
+
+
+def _step(
+    exchange: Exchange,
+    snapshot: Snapshot,
+    manifest: Manifest,
+    round: Round,
+    trust: Trust,
+    values: Mapping[str, Array],
+) -> tuple[str | None, Basis | None, int]:
+    """What is wrong with one round, what it was closed upon, bytes of contributions."""
+    if round.generalist not in (None, digest(values)):
+        return "it is not the one that round.json states", None, 0
+    if not round.contributors:
+        return _strange_beginning(exchange, snapshot, round), None, 0
+    try:
+        basis = _basis(exchange, snapshot, manifest, round, trust)
+    except Begun:
+        return _strange_beginning(exchange, snapshot, round), None, 0
+    except (Moved, Unreachable):
+        raise
+    except FederationError as error:
+        return f"the state before it cannot be read: {error}", None, 0
+    if isinstance(basis, str):
+        return basis, None, 0
+    there = snapshot if basis is None else basis.snapshot
+    listed = reviewing.candidates(there, round.round)
+    if missing := sorted(set(round.contributors) - listed.keys()):
+        names = _names(missing)
+        return f"no contribution of {names} is there, as round.json says", None, 0
+    total = sum(sum(files.values()) for files in listed.values())
+    if basis is None or len(listed) > MOST_CONTRIBUTIONS or total > MOST_BYTES:
+        return None, None, total
+    return _again(exchange, basis, round, values), basis, total
+
+
+def _again(
+    exchange: Exchange, basis: Basis, round: Round, values: Mapping[str, Array]
+) -> str | None:
+    """Close the round once more, and compare."""
+    for name, account in basis.round.owners.items():
+        if (now := round.owners.get(name)) != account:
+            return f"the name {name} was {account}'s, round.json gives it to {now}"
+    # Whoever closed it may have been stricter, and says so; the one who was refused is
+    # told. First with all: those that are too long decide who else is.
+    stricter = _without(basis.snapshot, round.round, round.refused)
+    wrong, names = _compared(exchange, basis, basis.snapshot, round, values)
+    if names != sorted(round.contributors) and stricter != basis.snapshot:
+        wrong, _ = _compared(exchange, basis, stricter, round, values)
+    return wrong
+
+
+def _without(snapshot: Snapshot, round: int, names: Collection[str]) -> Snapshot:
+    """The state without what some participants contributed to a round."""
+    folders = tuple(f"{vouching.FOLDER}/{round}/{name}/" for name in names)
+    files = {p: f for p, f in snapshot.files.items() if not p.startswith(folders)}
+    return Snapshot(snapshot.revision, files)
+
+
+def _compared(
+    exchange: Exchange,
+    basis: Basis,
+    snapshot: Snapshot,
+    round: Round,
+    values: Mapping[str, Array],
+) -> tuple[str | None, list[str]]:
+    """What is wrong with a round of the contributions in `snapshot`; those that fit."""
+    start = _read(basis.start)
+    parts = snapshot, basis.manifest, basis.round, start
+    choice = basis.manifest.aggregator
+    with reviewing.review(exchange, *parts) as found:
+        names = sorted(source.name for source in found.accepted)
+        if names != sorted(round.contributors):
+            says, fit = _names(round.contributors), _names(names)
+            return f"round.json says it is of {says}, fit are those of {fit}", names
+        try:
+            made = aggregation.combine(
+                choice.name,
+                found.accepted,
+                basis.start,
+                choice.options,
+                found.limited.still,
+            )
+        except FederationError as error:
+            return f"its contributions make none: {error}", names
+    products = aggregation.load(choice.name).HANDLES_RANKS
+    if _same(Arrays("", made.tensors), Arrays("", values), products):
+        return None, names
+    return f"it is not the {choice.name} of its contributions", names
+
+
+def _basis(
+    exchange: Exchange,
+    snapshot: Snapshot,
+    manifest: Manifest,
+    round: Round,
+    trust: Trust,
+) -> Basis | str | None:
+    """What the round was closed upon; None: not known any more; text: what is wrong."""
+    have = trust.have
+    if have is None or have.round != round.round - 1:
+        have = None
+    mine = None if have is None or not have.tensors else Arrays("", have.tensors)
+    earlier = _closed_upon(exchange, snapshot, round)
+    if earlier is None:
+        if not _by_keeper(exchange, snapshot):
+            return None  # squashed by somebody: whose a contribution was is lost
+        bare = Round(
+            round=round.round - 1,
+            owners=round.owners,
+            aggregator=round.aggregator,
+            norm=round.norm_known,
+        )
+        return None if mine is None else Basis(snapshot, manifest, bare, mine)
+    then, was = read(exchange, earlier)
+    if was.round != round.round - 1:
+        return f"round.json went from {was.round} to {round.round}"
+    if then != manifest and not _by_keeper(exchange, earlier):
+        then = manifest
+    start = Arrays("", fetch(exchange, earlier.revision, then, None, was.generalist))
+    if have is not None and not (
+        digest(_read(start)) in trust.known or (mine and _same(mine, start, False))
+    ):
+        return f"it does not start from the generalist of round {was.round}"
+    return Basis(earlier, then, was, start)
+
+
+def _closed_upon(
+    exchange: Exchange, snapshot: Snapshot, round: Round
+) -> Snapshot | None:
+    """The state that the last round was closed upon; None: nobody can tell any more."""
+    revision = snapshot.revision
+    for _ in range(MOST_REWRITES):
+        earlier = exchange.before(ROUND, revision)
+        if earlier is None:
+            return None
+        if not {ROUND, MANIFEST} <= earlier.files.keys():
+            raise Begun(f"the history begins with round {round.round}")
+        content = exchange.read(ROUND, earlier.revision, ROUND_BYTES)
+        if Round.from_json(content).round != round.round:
+            return earlier
+        revision = earlier.revision
+    raise FederationError(f"round.json was written {MOST_REWRITES} times since")
+
+
+def _read(source: Source) -> dict[str, Array]:
+    return {name: source.read(name) for name in source.names()}
+
+
+def _by_keeper(exchange: Exchange, snapshot: Snapshot) -> bool:
+    author = exchange.authors([MANIFEST], snapshot.revision).get(MANIFEST)
+    return author is None or author == vouching.keeper(exchange, snapshot)
+
+
+def _strange_beginning(
+    exchange: Exchange, snapshot: Snapshot, round: Round
+) -> str | None:
+    """Generalists that nobody contributed must be the founder's."""
+    if exchange.before(ROUND, snapshot.revision) is None:
+        return None  # squashed, or no history at all: nobody can tell
+    owner = vouching.keeper(exchange, snapshot)
+    authors = exchange.authors([adapter.ADAPTER, ROUND], snapshot.revision)
+    for path, author in authors.items():
+        if author is not None and owner is not None and author != owner:
+            return (
+                f"nobody contributed to round {round.round}, and {path} is not of "
+                f"{owner}, who founded the federation"
+            )
+    return None
+
+
+def _same(one: Source, other: Source, products: bool) -> bool:
+    """Whether two generalists are the same, but for rounding on another processor."""
+    names = list(one.names())
+    if names != list(other.names()):
+        return False
+    shapes = [(one.read(name).shape, other.read(name).shape) for name in names]
+    if any(mine != theirs for mine, theirs in shapes):
+        return False
+    if not products:
+        return all(_near(wide(one, n), wide(other, n), np.max, NEAR) for n in names)
+    for linear in linears(names):
+        (a, b), (c, d) = (
+            [wide(source, f"{linear}.{part}") for part in PAIR]
+            for source in (one, other)
+        )
+        if not _near(a @ b, c @ d, np.linalg.norm, NEAR_PRODUCTS):
+            return False
+        for x, y in ((a, c), (b, d)):
+            if not np.isclose(np.linalg.norm(x), np.linalg.norm(y), rtol=1e-2):
+                return False
+    return True
+
+
+def _near(x: Wide, y: Wide, size: Callable[[Wide], Any], most: float) -> bool:
+    return bool(size(np.abs(x - y)) <= most * size(np.abs(y)))
+
+
+def _names(names: Sequence[str]) -> str:
+    shown = ", ".join(list(names)[:3]) or "nobody"
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

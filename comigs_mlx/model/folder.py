@@ -1,0 +1,129 @@
+"""The folder of a base model: what is wrong with its files is said before reading them.
+
+mlx-lm answers a missing shard, a file that may not be read or a folder with brackets in
+its name with riddles; each cause has its own line here, and its own advice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from comigs_mlx.errors import ModelError
+from comigs_mlx.model.surgery import reason
+
+ADVICE = "pass another folder or Hub id with --model, or `demo`"
+
+FILES = [
+    "*.json",
+    "*.jinja",
+    "*.tiktoken",
+    "*.txt",
+    "model*.safetensors",
+    "tokenizer.model",
+]
+"""What is fetched of a Hub model: mlx-lm's selection without its code."""
+
+INDEX = "model.safetensors.index.json"
+SHARD = re.compile(r"model-(\d+)-of-(\d+)\.safetensors")
+
+
+def check_folder(path: Path) -> None:
+    """Refuse what mlx-lm would answer with a riddle, or with running foreign code.
+
+    Raises:
+        ModelError: It says which file it is, and what to do.
+    """
+    file = path / "config.json"
+    if not file.is_file():
+        raise ModelError(f"{path} is not a model folder (no config.json): {ADVICE}")
+    _check_readable(path)
+    try:
+        code = json.loads(file.read_text()).get("model_file")
+    except (ValueError, AttributeError) as error:
+        raise ModelError(f"{file} is not JSON: fetch the model again") from error
+    if code is not None:
+        raise foreign_code(path)
+    found = sorted(path.glob("model*.safetensors"))
+    if not found:
+        raise ModelError(
+            f"{path} has no model*.safetensors: convert the model with "
+            f"`mlx_lm.convert --hf-path {path}` and pass the new folder"
+        )
+    _check_shards(path, {file.name for file in found if file.is_file()})
+    for file in found:
+        _check_safetensors(file)
+
+
+def _check_readable(path: Path) -> None:
+    for pattern in FILES:
+        for file in sorted(path.glob(pattern)):
+            if file.exists() and not os.access(file, os.R_OK):
+                raise ModelError(
+                    f"{file} may not be read by this user: change its permissions, "
+                    f"such as with `chmod u+r`, or {ADVICE}"
+                )
+
+
+def _check_shards(path: Path, found: set[str]) -> None:
+    """Every file of the weights that the index, or a shard's name, speaks of."""
+    wanted = {*_indexed(path / INDEX), *found}
+    for shard in map(SHARD.fullmatch, sorted(found)):
+        if shard is not None:
+            digits, total = len(shard[1]), shard[2]
+            numbers = range(1, int(total) + 1)
+            wanted |= {f"model-{n:0{digits}}-of-{total}.safetensors" for n in numbers}
+    if missing := sorted(wanted - found):
+        raise ModelError(
+            f"{path} lacks {len(missing)} of the {len(wanted)} files of its weights "
+            f"({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}): fetch "
+            "the model again"
+        )
+
+
+def _indexed(file: Path) -> set[str]:
+    """The files that an index names; none where there is no index that can be read."""
+    try:
+        return set(json.loads(file.read_text())["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()
+
+
+def _check_safetensors(file: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"{file} is damaged or incomplete ({reason(error)}): fetch the model again"
+        ) from error
+
+
+@contextlib.contextmanager
+def plain_path(path: Path) -> Iterator[Path]:
+    """The folder under a name that mlx-lm, which takes it for a pattern, can find.
+
+    A link for as long as the `with` lasts; the path itself where it is no pattern.
+    """
+    if str(path) == glob.escape(str(path)):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="comigs-") as scratch:
+        link = Path(scratch) / "model"
+        link.symlink_to(path.absolute(), target_is_directory=True)
+        yield link
+
+
+def foreign_code(path: Path) -> ModelError:
+    """The refusal of a model that comes with code."""
+    return ModelError(
+        f"{path} needs Python code of its own, which is never run: {ADVICE}"
+    )
