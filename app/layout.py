@@ -17,7 +17,7 @@ from app.actions.train import TrainActions
 from app.office import Office
 from app.options import AppConfig
 from app.tabs import chat, compare, routing, share, train
-from app.tabs.parts import QUIET, element, html, remembered, restored
+from app.tabs.parts import QUIET, element, html, remembered, restoring
 
 TITLE = "comigs_mlx"
 ONE_DAY = 86400
@@ -107,7 +107,7 @@ def _runs(
         last = saved.get("run") if isinstance(saved, dict) else None
         value = last if last in now.labels and last != runs.BASE else first
         lists = _lists(now, value, _advice(folder))
-        return [*lists, now.as_dict(), *restored(others, saved)]
+        return [*lists, now.as_dict()]
 
     def watch(before: Any, value: Any) -> Any:
         now = runs.overview(folder)
@@ -119,10 +119,9 @@ def _runs(
         named = gr.update(choices=trainings())
         return [*_lists(now, value, _advice(folder)), named, now.as_dict()]
 
-    told = "() => { window.comigs.restored = true; }"
-    page.load(
-        opened, state, [run, other, advice, known, *others.values()], **QUIET
-    ).then(None, js=told)
+    page.load(opened, state, [run, other, advice, known], **QUIET)
+    boxes = list(others.values())
+    page.load(None, [state, *boxes], boxes, js=restoring(others), **QUIET)
     gr.Timer(EACH).tick(
         watch, [known, run], [run, other, advice, training, known], **QUIET
     )

@@ -69,7 +69,8 @@ class ShareActions:
         return (
             f"{folder.name} has a generalist of its own, learnt in {by}. A pull puts "
             "the federation's in its place: answers by the generalist or the mixture "
-            "change at once. Press Pull again to go on."
+            "change at once. Its own is kept: Kept generalist has it then. Press Pull "
+            "again to go on."
         )
 
     def pull(self, run: Any, uri: Any, name: Any, sure: bool = False) -> str:
@@ -101,15 +102,20 @@ class ShareActions:
     def roll_back(self, run: Any, number: Any) -> str:
         """Go back to an earlier generalist; returns a sentence."""
         folder = self._run(run)
-        if number not in desk.kept(folder):
+        names = desk.kept_as(folder)
+        if number not in names:
             raise ConfigError("Choose a generalist that is kept on this device.")
         desk.roll_back(folder, number)
-        return f"{folder.name} has the generalist of {which(number)} again."
+        return f"{folder.name} has the generalist of {names[number]} again."
 
     def kept(self, run: Any) -> list[int]:
-        """Rounds whose generalist is kept on this device; `which` names them."""
+        """Generalists kept on this device: own ones below 0, then rounds."""
+        return list(self.kept_as(run))
+
+    def kept_as(self, run: Any) -> dict[int, str]:
+        """Each of `kept` with what it is, for people."""
         path = runs.find(self.folder, run)
-        return [] if path is None else desk.kept(path)
+        return {} if path is None else desk.kept_as(path)
 
     def history(self, run: Any) -> str:
         """Perplexity by round: HTML."""
@@ -123,11 +129,6 @@ class ShareActions:
                 "Choose a run: the base model alone has nothing to share."
             )
         return path
-
-
-def which(number: int) -> str:
-    """A kept generalist in words: of a round, or the run's own of before a pull."""
-    return f"round {number}" if number >= 0 else "before the first pull"
 
 
 def opened(uri: Any) -> Exchange:

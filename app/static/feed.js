@@ -321,5 +321,21 @@
     else saveAs(file.name, file.type, file.text);
   }
 
-  Object.assign(window.comigs, { feed, save, standing });
+  const MOST_KEPT = 20000; // characters of a text that is put back
+
+  // Values of the widgets when the page is opened: those that the browser has kept.
+  function restore(rules, saved, now) {
+    window.comigs.restored = true;
+    const known = saved || {};
+    return rules.map(({ name, kind, low = null, high = null, choices }, i) => {
+      const value = known[name];
+      const possible = typeof value === kind && (!choices || choices.includes(value))
+        && (kind !== "number" || ((low === null || value >= low)
+          && (high === null || value <= high)))
+        && (kind !== "string" || value.length <= MOST_KEPT);
+      return possible ? value : now[i];
+    });
+  }
+
+  Object.assign(window.comigs, { restore, feed, save, standing });
 }

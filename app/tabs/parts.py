@@ -17,9 +17,6 @@ from comigs_mlx.inference.worker import clear_streams
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 """For events that are answered at once, or tell how they stand themselves."""
 
-MOST_KEPT = 20_000
-"""Characters of a text that is put back when the page is opened again."""
-
 SLOW: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private"}
 """For events whose outcome takes a moment."""
 
@@ -103,7 +100,7 @@ def remembered(page: gr.Blocks, kept: Mapping[str, Any]) -> gr.BrowserState:
     Args:
         page: Being built.
         kept: Name -> widget. Their changes are noted from the moment on that
-            `restored` has put them back, and not before: opening a page changes them.
+            `restoring` has put them back: opening a page changes them, too.
     """
     # The secret hides nothing: with another one, what was kept could not be read.
     state = gr.BrowserState({}, storage_key="comigs_mlx", secret="comigs_mlx")
@@ -122,28 +119,25 @@ def remembered(page: gr.Blocks, kept: Mapping[str, Any]) -> gr.BrowserState:
     return state
 
 
-def restored(kept: Mapping[str, Any], saved: Any) -> list[Any]:
-    """Updates of the widgets from what the browser kept; what no widget gives stays."""
-    known = saved if isinstance(saved, dict) else {}
-    return [
-        gr.update(value=known[name]) if possible(box, known.get(name)) else gr.skip()
-        for name, box in kept.items()
-    ]
+def restoring(kept: Mapping[str, Any]) -> str:
+    """JavaScript that puts back what the browser kept, before anybody can change it.
+
+    Its arguments are what was kept, then the widgets' values; what a widget cannot
+    have stays as it is.
+    """
+    rules = json.dumps([{"name": name, **rule(box)} for name, box in kept.items()])
+    return f"(saved, ...now) => window.comigs.restore({rules}, saved, now)"
 
 
-def possible(box: Any, value: Any) -> bool:
-    """Whether a widget can have a value."""
+def rule(box: Any) -> dict[str, Any]:
+    """What values a widget can have, as JSON values."""
     if isinstance(box, gr.Checkbox):
-        return isinstance(value, bool)
+        return {"kind": "boolean"}
     if isinstance(box, (gr.Slider, gr.Number)):
-        low, high = box.minimum, box.maximum
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return (
-            number and (low is None or value >= low) and (high is None or value <= high)
-        )
-    if isinstance(box, (gr.Radio, gr.Dropdown)):
-        return value in [choice for _, choice in box.choices]
-    return isinstance(value, str) and len(value) <= MOST_KEPT
+        return {"kind": "number", "low": box.minimum, "high": box.maximum}
+    if isinstance(box, gr.Radio):
+        return {"kind": "string", "choices": [value for _, value in box.choices]}
+    return {"kind": "string"}
 
 
 def html(name: str = "") -> gr.HTML:

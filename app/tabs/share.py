@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from app.actions.share import ShareActions, which
+from app.actions.share import ShareActions
 from app.tabs.parts import QUIET, SLOW, html, shown, told
 
 WHAT_LEAVES = (
@@ -59,7 +59,7 @@ def build(actions: ShareActions, run: gr.Dropdown, page: gr.Blocks) -> dict[str,
 
     def past(name: Any) -> Any:
         try:
-            rounds = [(which(number), number) for number in actions.kept(name)]
+            rounds = [(name_of, n) for n, name_of in actions.kept_as(name).items()]
             return actions.history(name), gr.update(choices=rounds, value=None)
         except Exception:  # a broken run is told of where it is chosen
             return "", gr.update(choices=[], value=None)

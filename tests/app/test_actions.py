@@ -6,6 +6,7 @@ import types
 import unicodedata
 
 import pytest
+from safetensors.numpy import load
 
 from app import training
 from app.actions import runs, share, train
@@ -377,6 +378,16 @@ def test_a_pull_says_what_it_would_replace_and_changes_nothing(folder, tmp_path,
     assert tree(run) == before
     assert page.replaced("notes", uri) == told
     assert "has the newest generalist now" in page.pull("notes", uri, "ann", sure=True)
+    (own,) = [number for number in page.kept("notes") if number < 0]
+    assert "before a pull" in page.kept_as("notes")[own]
+    generalist = run / "generalist" / "adapters.safetensors"
+    pulled = generalist.read_bytes()
+    assert "again" in page.roll_back("notes", own)
+    assert load(generalist.read_bytes()).keys() == load(before[generalist]).keys()
+    for name, value in load(generalist.read_bytes()).items():
+        assert (value == load(before[generalist])[name]).all()
+    assert page.pull("notes", uri, "ann", sure=True)
+    assert generalist.read_bytes() == pulled
     assert page.replaced("notes", uri) == ""  # it is of this federation now
     assert page.pull("notes", uri, "ann") == "notes is up to date."
 

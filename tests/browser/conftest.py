@@ -68,10 +68,12 @@ def screen(browser, request):
     """
     opened, problems = [], []
 
-    def show(address, ready=True, **options):
-        page = browser.new_page(
-            **{"viewport": {"width": 1440, "height": 900}, **options}
-        )
+    def show(address, ready=True, apart=False, **options):
+        given = {"viewport": {"width": 1440, "height": 900}, **options}
+        if apart:  # a page whose browser can have others beside it
+            page = browser.new_context(**given).new_page()
+        else:
+            page = browser.new_page(**given)
         page.set_default_timeout(20_000)
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("request", lambda r: None if _ours(r.url) else problems.append(r.url))
