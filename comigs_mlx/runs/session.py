@@ -15,7 +15,11 @@ from comigs_mlx.config import read_yaml, to_dict
 from comigs_mlx.data.batches import BatchSource, sampled_batches, training_batches
 from comigs_mlx.data.cache import TokenCache
 from comigs_mlx.data.content import Content, named, tokenised, tokens_digest
-from comigs_mlx.data.identity import content_digest, depends_on_date
+from comigs_mlx.data.identity import (
+    content_digest,
+    depends_on_date,
+    tokenizer_identity,
+)
 from comigs_mlx.data.splits import SPLITS, Splits, load_splits
 from comigs_mlx.errors import RunError
 from comigs_mlx.model import params
@@ -135,6 +139,7 @@ def _opened(
         "experts": to_dict(mixture.options),
         "data": _digest(splits),
         "tokens": tokens_digest(texts.values()),
+        "tokenizer": tokenizer_identity(base.tokenizer, splits.kind == "chat"),
         "lanes": lanes.count(config.data.batch_size),
     }
     documents = {name: len(getattr(splits, name)) for name in SPLITS}
@@ -265,7 +270,8 @@ def _restore(
     fixed = {key: identity[key] for key in ("base_model", "experts")}
     stored = {**identity, **checkpoint.restore(trainer, newest, fixed, options)}
     changed = {key for key in identity if stored[key] != identity[key]}
-    if "tokens" in changed and not dated and "data" not in changed:
+    by_itself = dated and "tokenizer" not in changed
+    if "tokens" in changed and "data" not in changed and not by_itself:
         raise RunError(
             f"{folder.path} was saved with other tokens for the same text: the base "
             "model's tokenizer or chat template has changed; put the old one back, or "

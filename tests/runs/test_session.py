@@ -412,6 +412,13 @@ class TestSameTokens:
         notes = self.resumed(run)
         assert any("the chat template writes the date" in note for note in notes)
 
+    def test_a_template_that_writes_the_date_may_not_change_otherwise(self, mine):
+        dated = "{{ strftime_now('%Y-%m-%d %H:%M:%S.%f') }}" + tiny.CHATML
+        base, run = mine(dated)
+        set_template(base, dated.replace("{{ m.role }}", "{{ m.role | upper }}"))
+        with pytest.raises(RunError, match="tokenizer or chat template has changed"):
+            self.resumed(run)
+
     def test_another_tokenizer_is_refused(self, mine):
         base, run = mine()
         file = base / "tokenizer.json"
@@ -433,7 +440,9 @@ class TestSameTokens:
         for save in (run / "state").iterdir():
             file = save / "trainer_state.json"
             state = json.loads(file.read_text())
-            del state["seal"], state["identity"]["tokens"], state["identity"]["lanes"]
+            for name in ("tokens", "tokenizer", "lanes"):
+                del state["identity"][name]
+            del state["seal"]
             state["seal"] = checkpoint._seal(state)
             file.write_text(json.dumps(state))
         assert self.resumed(run) == []
