@@ -239,7 +239,8 @@ class Conversation:
         start, whole = places.before(turn.start)
         start += not whole and self._is(start, self._chat.specials)
         content, whole = places.before(turn.content_end)
-        content += not whole and not self._is(content, self._chat.specials)
+        if turn.content_end > turn.start:
+            content += not whole and not self._is(content, self._chat.specials)
         end, whole = places.before(turn.end)
         end += not whole and turn.complete and self._is(end, self._chat.specials)
         end = max(end, content)

@@ -47,7 +47,7 @@ def test_fillers_of_columns_are_no_content(datasets: dict[str, Any]) -> None:
     def row(name: str, arguments: Any, properties: Any) -> dict[str, Any]:
         call = {"function": {"name": name, "arguments": arguments}, "id": None}
         messages = [
-            {"role": "user", "content": "hi", "tool_calls": None},
+            {"role": "user", "content": "hi", "tool_calls": None, "name": None},
             {"role": "assistant", "content": None, "tool_calls": [call]},
         ]
         return {"messages": messages, "tools": [{"parameters": properties}]}

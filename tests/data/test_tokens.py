@@ -179,6 +179,18 @@ def test_thinking_that_stays_is_learned_with_the_answer(chat_tokenizer: Make) ->
     assert targets({"messages": messages}, tokenizer) == expected
 
 
+def test_what_prompt_and_rendering_share_is_given(chat_tokenizer: Make) -> None:
+    """The prompt opens a thinking block, which the rendering closes at once."""
+    tokenizer = chat_tokenizer("rewriting")
+    tokenizer.chat_template = (
+        TEMPLATES["rewriting"]
+        .replace("<think>\n\n</think>", "<think></think>")
+        .replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
+    )
+    expected = ["</think>\n\nMe.<|im_end|>\n"]
+    assert targets({"messages": TURNS[:2]}, tokenizer) == expected
+
+
 def test_a_turn_is_found_where_what_comes_before_it_moves(chat_tokenizer: Make) -> None:
     """Mistral's: the tools stand before the last question, wherever that is."""
     tokenizer = chat_tokenizer("chatml")
