@@ -55,6 +55,9 @@ class Asked:
         numbers = (self.blend, self.temperature, self.top_p)
         if self.experts not in NAMES:
             raise ConfigError(f"experts must be one of {', '.join(NAMES)}")
+        if self.run is None and self.experts not in ("auto", "base"):
+            name = NAMES[self.experts].lower()
+            raise ConfigError(f"The base model alone has no {name}: choose a run.")
         if not all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers):
             raise ConfigError("temperature, top-p and blend must be numbers")
         if not (0 <= self.blend <= 1 and 0 <= self.temperature <= 2):
@@ -67,11 +70,8 @@ class Asked:
     @property
     def title(self) -> str:
         """Name of the answer: the selection, and the run's name."""
-        if self.run is None and self.experts in ("auto", "base"):
-            return NAMES["base"]
         if self.run is None:
-            wanted = NAMES[self.experts].lower()
-            return f"Base (no run is chosen, so there is no {wanted})"
+            return NAMES["base"]
         name = NAMES[self.experts]
         if self.experts == "blend":
             name = f"{name}, {self.blend:.0%} specialist"

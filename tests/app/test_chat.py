@@ -473,11 +473,3 @@ def test_progress_is_told_while_the_model_reads():
         "Loading the experts",
         "Reading: 512 of 1,400 tokens",
     ]
-
-
-@pytest.mark.parametrize("experts", ["specialist", "generalist", "blend"])
-def test_without_a_run_it_is_said_who_cannot_speak(chat, experts):
-    chat.send("one", Asked(experts=experts, max_tokens=1))
-    chat.idle()
-    (begin,) = events(chat, "reply_begins")
-    assert begin["title"] == f"Base (no run is chosen, so there is no {experts})"
