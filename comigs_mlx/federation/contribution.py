@@ -154,11 +154,13 @@ class Prepared:
     def by(self, account: str | None) -> Prepared:
         """The same with the account that commits it, where that is not said yet.
 
-        What is signed stays as it was signed.
+        What is signed stays as it was signed; a federation without an id, of version
+        0.1, may have closers that refuse an entry they do not know.
         """
         stated = self.metadata
         known = account is not None and re.fullmatch(ACCOUNT, account)
-        if not known or stated.account is not None or stated.signature is not None:
+        said = stated.account is not None or stated.signature is not None
+        if not known or said or stated.federation is None:
             return self
         metadata = dataclasses.replace(stated, account=account)
         return dataclasses.replace(self, metadata=metadata)

@@ -207,6 +207,11 @@ def test_the_new_field_is_left_out_where_it_says_nothing():
     assert b'"ben"' in stated.metadata.signed_bytes()
     assert stated.by("eve") == stated
     assert plain.by("not an account!") == plain.by(None) == plain
+    older = dataclasses.replace(plain.metadata, federation=None, start=None)
+    older = dataclasses.replace(plain, metadata=older)
+    assert (
+        older.by("ben") == older
+    )  # closers of version 0.1 refuse what they do not know
 
 
 def _agreed():
