@@ -21,7 +21,7 @@ from comigs_mlx.model import params
 from comigs_mlx.model.tables import Tables
 from comigs_mlx.runs import session as session_module
 from comigs_mlx.runs.folder import RunFolder
-from comigs_mlx.runs.session import session
+from comigs_mlx.runs.session import _work, session
 from comigs_mlx.train_options import TrainConfig, train_config
 from comigs_mlx.training import checkpoint
 from comigs_mlx.training.records import Boundary, Step
@@ -516,6 +516,21 @@ class TestLongerValidation:
                 (said[name],) = (n for n in notes if n.startswith("memory: "))
         assert "(2 x 32 tokens)" in said["short"]
         assert "(2 x 512 tokens)" in said["long"]
+
+    @pytest.mark.parametrize(
+        ("router", "trained"), [("alternating", 512), ("none", 32)]
+    )
+    def test_routers_learn_from_it_and_its_loss_is_measured(
+        self, config, tmp_path, router, trained
+    ):
+        text = conversations(
+            tmp_path / "text", train=["ok"] * 20, valid=["word " * 90] * 6
+        )
+        options = {"seq_len": 512, "router": router}
+        one = config_of(config.model, text, tmp_path / "run-work", **options)
+        with session(one, quiet) as opened:
+            work = _work(one, opened.trainer)
+        assert (work.seq_len, work.measured) == (trained, 512)
 
     def test_chooses_the_best_save_with_its_share(self, config, tmp_path):
         valid = ["ok"] * 40 + ["word " * 60] * 40

@@ -198,3 +198,17 @@ def test_the_documented_tables_hold():
         checked = DOCS.parents[1] / file
         assert re.search(r"cog --check.* docs/memory\.md", checked.read_text("utf-8"))
     assert text.count("[[[cog") == text.count("[[[end]]]") == 2
+
+
+@pytest.mark.parametrize("machine", [Machine(cpu=True), Machine(cpu=False)])
+def test_measuring_longer_text_may_be_the_peak(machine):
+    """More than training on short text, less than training on the long one."""
+    model = Architecture(10**6, 8, 64, 128, 4, 64, 64, 256)
+    experts = ExpertOptions()
+
+    def needed(**work):
+        return peak.estimate(model, experts, Work(4, **work), machine).peak
+
+    short, long = needed(seq_len=32), needed(seq_len=2048)
+    assert short < needed(seq_len=32, measured=2048) < long
+    assert needed(seq_len=32, measured=32) == short
