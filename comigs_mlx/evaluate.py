@@ -75,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = parse(EvaluateConfig, "comigs_mlx.evaluate", argv)
     wanted = None if config.experts is None else parse_experts(config.experts)
     from comigs_mlx.data.batches import evaluation_batches
+    from comigs_mlx.data.progress import spoken
     from comigs_mlx.data.splits import load_split
     from comigs_mlx.data.tokens import TokenStream
     from comigs_mlx.model.selection import check, usable
@@ -85,13 +86,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = RunFolder(config.run)
     folder.check_exists()
     data = _data_options(config, folder.config)
-    samples, kind = load_split(data["data"], config.split)
+    samples, kind = load_split(
+        data["data"], config.split, spoken(command.say), command.say
+    )
     base, mixture = folder.load(best=config.best, report=command.say)
     everybody = [name for name in RESULTS if name in usable(mixture.options)]
     selections = everybody if wanted is None else [wanted]
     for selection in selections:
         check(selection, mixture.options)
-    content, notes = _content(samples, kind, base, data)
+    content, notes = _content(samples, kind, base, data, config.split)
     parts = {} if isinstance(content, TokenStream) else _parts(samples, content, data)
     fits = check_texts(base, {config.split: content}, data["seq_len"])
     for note in [*notes, *_parts_note(parts, data), *fits]:
@@ -111,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _content(
-    samples: Sequence[Any], kind: str, base: Base, data: dict[str, Any]
+    samples: Sequence[Any], kind: str, base: Base, data: dict[str, Any], split: str
 ) -> tuple[Content, list[str]]:
     """All tokens of the text, nothing cut off, and notes on what has no target."""
     from comigs_mlx.data.cache import TokenCache
@@ -125,6 +128,7 @@ def _content(
         mask_prompt=data["mask_prompt"],
         cache=TokenCache.of_user(command.say) if data["token_cache"] else None,
         say=command.say,
+        split=split,
     )
 
 

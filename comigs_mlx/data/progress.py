@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
@@ -12,6 +13,9 @@ What it raises ends the work: nothing has been written yet."""
 
 EVERY = 100
 """Rows or conversations between two calls: some milliseconds of work."""
+
+SECONDS = 10.0
+"""Between two lines of `spoken`."""
 
 T = TypeVar("T")
 
@@ -41,3 +45,20 @@ def told(
         if done % every == 0:
             advance(what, done, total)
         yield item
+
+
+def spoken(say: Callable[[str], None]) -> Advance:
+    """An `Advance` that says a line now and then, where the work takes long.
+
+    Args:
+        say: Told a sentence at most every `SECONDS`, the first one after as many.
+    """
+    last = time.monotonic()
+
+    def advance(what: str, done: int, total: int | None) -> None:
+        nonlocal last
+        if (now := time.monotonic()) - last >= SECONDS:
+            last = now
+            say(f"reading: {done:,}{f' of {total:,}' if total else ''} {what}")
+
+    return advance

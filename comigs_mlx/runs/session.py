@@ -20,6 +20,7 @@ from comigs_mlx.data.identity import (
     depends_on_date,
     tokenizer_identity,
 )
+from comigs_mlx.data.progress import spoken
 from comigs_mlx.data.splits import SPLITS, Splits, load_splits
 from comigs_mlx.errors import RunError
 from comigs_mlx.model import params
@@ -119,7 +120,7 @@ def session(
 def _opened(
     config: TrainConfig, folder: RunFolder, say: Say, check: Check
 ) -> Iterator[Session]:
-    splits = load_splits(config.data.data)
+    splits = load_splits(config.data.data, spoken(say))
     for note in splits.notes:
         say(f"note: {note}")
     base = load_base(config.model, say, _revision(folder) if config.resume else None)

@@ -15,6 +15,7 @@ from comigs_mlx.config import read_yaml
 from comigs_mlx.data.cache import TokenCache
 from comigs_mlx.data.content import Content, tokenised
 from comigs_mlx.data.conversation import Tokenizer
+from comigs_mlx.data.progress import spoken
 from comigs_mlx.data.splits import SPLITS, load_splits
 from comigs_mlx.data.tokens import TokenStream
 from comigs_mlx.errors import ConfigError, DataError, raise_all
@@ -84,7 +85,7 @@ def read(config: SimulateConfig, tokenizer: Tokenizer, say: Say) -> list[Person]
     cache = TokenCache.of_user(say) if config.learning.token_cache else None
     people = []
     for name in names:
-        splits = load_splits(str(folder / name))
+        splits = load_splits(str(folder / name), spoken(say))
         if not splits.test:
             raise DataError(f"{folder / name} has no test text: add test.txt")
         for note in splits.notes:
@@ -103,6 +104,7 @@ def read(config: SimulateConfig, tokenizer: Tokenizer, say: Say) -> list[Person]
                 mask_prompt=False,
                 cache=cache,
                 say=say,
+                split=f"{name}: {part}",
             )
             for note in notes:
                 say(f"note: {name}: {part}: {note}")
