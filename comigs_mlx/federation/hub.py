@@ -128,7 +128,7 @@ class HubExchange:
             found = self._ask(
                 lambda: hub_reading.before(api, repo, path, revision, parents)
             )
-            return None if found is None else self._listed(found)
+            return None if found is None else self._ask(lambda: self._listed(found))
 
     def committed(self, path: str, revision: str) -> float | None:
         """The date of the last commit of `path`."""

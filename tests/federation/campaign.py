@@ -170,7 +170,7 @@ class Campaign:
 
     def _contributor(self, name, exchange):
         seed = int(name[1:])
-        while True:
+        while not self.ledger.stopped:  # without one of them a quorum may never come
             try:
                 if self._step(exchange, name, seed):
                     return

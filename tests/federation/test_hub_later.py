@@ -164,6 +164,15 @@ def test_every_request_waits_for_every_answer_that_passes(ann, hub, on_hub, patt
         assert fault.times == 0, status
 
 
+def test_what_a_commit_built_upon_is_listed_as_patiently(ann, hub, on_hub):
+    ann.commit({"round.json": b"one"}, "one")
+    ann.commit({"round.json": b"two"}, "two")
+    now = ann.snapshot().revision
+    hub.faults[:] = [fault := Fault("/tree/", status=425, times=2)]
+    assert "round.json" in on_hub("ben").before("round.json", now).files
+    assert fault.times == 0
+
+
 def test_a_right_that_is_missing_is_told_at_once(ann, hub, on_hub):
     hub.requests.clear()
     with pytest.raises(NotAllowed, match="--create-pr"):
