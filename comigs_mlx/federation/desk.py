@@ -160,12 +160,12 @@ def push(
     )
     name, number = prepared.metadata.participant, federation.open_round
     result = {"participant": name, "round": number, "closed": False}
-    local.intend(run, exchange.uri, prepared, before)
-    if propose:
-        url, new = contributing.propose(exchange, federation, prepared)
-        result |= {"url": url, "new": new}
-    else:
-        contributing.contribute(exchange, federation, prepared)
+    with local.intended(run, exchange.uri, prepared, before):
+        if propose:
+            url, new = contributing.propose(exchange, federation, prepared)
+            result |= {"url": url, "new": new}
+        else:
+            contributing.contribute(exchange, federation, prepared)
     local.contributed(run, exchange.uri, name, prepared, before)
     if not propose:
         result["closed"] = is_closed(exchange, number, federation.trust)

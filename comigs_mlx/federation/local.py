@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,13 @@ from comigs_mlx.federation import (
     verifying,
 )
 from comigs_mlx.federation.contribution import Prepared, Privacy
-from comigs_mlx.federation.exchange import Exchange, Say
+from comigs_mlx.federation.exchange import Exchange, Moved, Say, Unreachable
 from comigs_mlx.federation.manifest import BaseModel, Experts
 from comigs_mlx.federation.membership import Membership
 from comigs_mlx.federation.rounds import Federation
 from comigs_mlx.federation.sources import Array, Arrays, digest, shapes
 from comigs_mlx.federation.verifying import Have, Trust
+from comigs_mlx.files import write_bytes
 from comigs_mlx.options import ExpertOptions, PrivacyOptions
 from comigs_mlx.runs.description import base_model, revision
 
@@ -334,14 +335,30 @@ def _start(
     return start
 
 
-def intend(run: Path, uri: str, prepared: Prepared, before: dict[str, Array]) -> None:
-    """Keep what rounding took away, before a contribution is sent.
+@contextlib.contextmanager
+def intended(
+    run: Path, uri: str, prepared: Prepared, before: dict[str, Array]
+) -> Iterator[None]:
+    """Around the sending of a contribution: keep what rounding took away before it.
 
     Killed after the commit and before the note of it, the run finds its contribution in
-    the history, and goes on as if nothing had happened.
+    the history, and goes on as if nothing had happened. Where it was refused, the run
+    is as it was; where the answer was lost, it may count all the same.
     """
+    file = membership.residual_file(run)
+    old = file.read_bytes() if file.is_file() else None
     round = prepared.metadata.round
     membership.keep_residual(run, uri, round, before, prepared.residual)
+    try:
+        yield
+    except (Unreachable, Moved):
+        raise
+    except FederationError:
+        if old is None:
+            file.unlink(missing_ok=True)
+        else:
+            write_bytes(file, old)
+        raise
 
 
 def counted(run: Path, federation: Federation, uri: str, name: str) -> bool:
@@ -366,7 +383,7 @@ def contributed(
 ) -> None:
     """Note that a contribution has been sent."""
     round = prepared.metadata.round
-    intend(run, uri, prepared, before)
+    membership.keep_residual(run, uri, round, before, prepared.residual)
     record = membership.read(run)
     if record is not None:
         new = dataclasses.replace(record, participant=name, contributed=round)

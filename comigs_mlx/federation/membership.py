@@ -112,7 +112,7 @@ def residual(run: Path, uri: str, round: int) -> dict[str, Array]:
     Kept before a contribution is sent: what was left after it counts only once the run
     knows that the contribution does.
     """
-    file = run / "state" / RESIDUAL
+    file = residual_file(run)
     if not file.is_file():
         return {}
     try:
@@ -159,7 +159,12 @@ def keep_residual(
     tensors = {f"before/{name}": array for name, array in before.items()}
     tensors |= {f"after/{name}": array for name, array in after.items()}
     content = serialise(tensors, {"uri": place(uri), "round": str(round)})
-    write_bytes(run / "state" / RESIDUAL, content)
+    write_bytes(residual_file(run), content)
+
+
+def residual_file(run: Path) -> Path:
+    """Where a run keeps what rounding took away."""
+    return run / "state" / RESIDUAL
 
 
 def check_fits(manifest: Manifest, experts: Experts, fingerprint: str) -> None:

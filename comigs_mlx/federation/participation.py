@@ -189,8 +189,8 @@ class Participation:
         prepared, before = local.prepare(
             run, self.exchange, federation, self.name, self.privacy, say=self.say
         )
-        local.intend(run, place, prepared, before)
-        new = contributing.contribute(self.exchange, federation, prepared)
+        with local.intended(run, place, prepared, before):
+            new = contributing.contribute(self.exchange, federation, prepared)
         known = self._joined().contributed == round
         local.contributed(run, place, self.name, prepared, before)
         if new or not known:

@@ -20,7 +20,7 @@ from comigs_mlx.simulation.method import Method
 from comigs_mlx.simulation.options import SimulateConfig
 from comigs_mlx.simulation.participant import Participant
 from comigs_mlx.simulation.people import Person
-from comigs_mlx.training.evaluation import Score
+from comigs_mlx.training.evaluation import NotFinite, Score
 
 DIVERGED = 700.0
 """Nats per token from which on a perplexity is no number any more."""
@@ -118,11 +118,15 @@ class Measuring:
     ) -> Score:
         self.layouts.mixture(participant.options).model.update(values)
         evaluator = self.layouts.evaluator(participant.options)
-        score = evaluator.score(batches, selection)
-        if not score.loss < DIVERGED:
+        try:
+            score = evaluator.score(batches, selection)
+            loss = score.loss
+        except NotFinite as error:
+            loss = error.loss
+        if not loss < DIVERGED:
             raise TrainingError(
-                f"{participant.name} answers with a loss of {score.loss:g} nats per "
-                "token, which is no result: choose a lower --learning-rate"
+                f"{participant.name} answers with a loss of {loss:g} nats per token, "
+                "which is no result: choose a lower --learning-rate"
             )
         return score
 

@@ -28,7 +28,8 @@ def test_tokens_before_a_character(
         ends.append(at)
     border = data.draw(st.sampled_from([0, *ends]))
     count, exact = OffsetPlaces(offsets).before(border)
-    assert exact
+    if text[border - 1 : border] != " ":  # nobody knows whose a space left out is
+        assert exact
     spaces = text[ends[count - 1] if count else 0 : border]
     assert spaces.strip() == ""  # what lies between is no token's certain own
     if not trimmed:

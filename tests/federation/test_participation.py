@@ -524,7 +524,8 @@ def test_what_rounding_took_away_is_kept_where_a_round_closed_without(
     assert before == {}
     left = {name: array + np.float32(1) for name, array in prepared.residual.items()}
     prepared = dataclasses.replace(prepared, residual=left)
-    local.intend(run, exchange.uri, prepared, before)
+    with local.intended(run, exchange.uri, prepared, before):
+        pass  # killed
     again, before = local.prepare(run, exchange, now, "ann")
     assert (before, again.files()) == ({}, prepared.files())
     assert membership.residual(run, exchange.uri, 2) == {}
