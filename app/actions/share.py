@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from app import curves, render
 from app.actions import runs
@@ -15,7 +16,10 @@ from comigs_mlx.errors import ConfigError, FederationError
 from comigs_mlx.federation import desk, membership, status
 from comigs_mlx.federation.exchange import Exchange, open_exchange
 from comigs_mlx.federation.strict import visible
+from comigs_mlx.inference.worker import Worker
 from comigs_mlx.runs import listing
+
+T = TypeVar("T")
 
 PATIENCE = 30.0
 """Seconds to go on trying for, while somebody waits before the page."""
@@ -30,14 +34,26 @@ class ShareActions:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self._worker = Worker()
+        weakref.finalize(self, self._worker.close)
+
+    def _on_desk(self, act: Callable[..., T], *given: Any) -> T:
+        """Do it on one thread of our own, one after the other.
+
+        MLX's streams belong to the thread that made them, and the page's threads come
+        and go.
+        """
+        return self._worker.call(lambda: act(*given))
 
     def status(self, uri: Any) -> str:
         """How a federation stands: HTML."""
-        return overview(desk.overview(opened(uri)))
+        return overview(self._on_desk(desk.overview, opened(uri)))
 
     def leaving(self, run: Any, uri: Any, name: Any) -> tuple[str, str]:
         """What a push would send: HTML, and a digest that push asks for."""
-        values = desk.leaving(self._run(run), opened(uri), participant(name))
+        values = self._on_desk(
+            desk.leaving, self._run(run), opened(uri), participant(name)
+        )
         return would_leave(values), digest(values)
 
     def push(self, run: Any, uri: Any, name: Any, shown: Any) -> str:
@@ -47,9 +63,9 @@ class ShareActions:
             ComigsError: If it was not shown, or has changed since.
         """
         folder, where, who = self._run(run), opened(uri), participant(name)
-        if digest(desk.leaving(folder, where, who)) != shown:
+        if digest(self._on_desk(desk.leaving, folder, where, who)) != shown:
             raise FederationError("What would leave has changed: look at it again.")
-        result = desk.push(folder, where, who)
+        result = self._on_desk(desk.push, folder, where, who)
         text = f"Contributed to round {result['round']} as {who}."
         return text + (" The round is closed: pull." if result.get("closed") else "")
 
@@ -88,13 +104,13 @@ class ShareActions:
         folder = self._run(run)
         if not sure and (question := self.replaced(run, uri)):
             return question
-        pulled = desk.pull(folder, opened(uri), participant(name))
+        pulled = self._on_desk(desk.pull, folder, opened(uri), participant(name))
         what = "has the newest generalist now" if pulled.changed else "is up to date"
         return f"{folder.name} {what}."
 
     def close(self, uri: Any) -> str:
         """Close the open round where it is due; returns a sentence."""
-        done = desk.close(opened(uri))
+        done = self._on_desk(desk.close, opened(uri))
         end = "is closed: pull." if done.closed else "is not due yet."
         told = [status.proposal(one) for one in done.proposals]
         return " ".join([*(f"{line}." for line in told), f"Round {done.round} {end}"])
@@ -105,7 +121,7 @@ class ShareActions:
         names = desk.kept_as(folder)
         if number not in names:
             raise ConfigError("Choose a generalist that is kept on this device.")
-        desk.roll_back(folder, number)
+        self._on_desk(desk.roll_back, folder, number)
         return f"{folder.name} has the generalist of {names[number]} again."
 
     def kept(self, run: Any) -> list[int]:

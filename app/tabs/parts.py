@@ -12,7 +12,6 @@ import gradio as gr
 
 from app import asked
 from app.office import explain
-from comigs_mlx.inference.worker import clear_streams
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 """For events that are answered at once, or tell how they stand themselves."""
@@ -30,8 +29,6 @@ def told(act: Callable[..., Any]) -> Callable[..., Any]:
             return act(*values)
         except Exception as error:
             gr.Warning(escape(explain(error)), title="Not done")
-        finally:
-            clear_streams()
         return gr.skip()
 
     return safe
@@ -47,8 +44,6 @@ def shown(act: Callable[..., str]) -> Callable[..., str]:
             return act(*values)
         except Exception as error:
             return problem(explain(error))
-        finally:
-            clear_streams()
 
     return safe
 

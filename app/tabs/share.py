@@ -85,9 +85,11 @@ def build(actions: ShareActions, run: gr.Dropdown, page: gr.Blocks) -> dict[str,
     )
     close.click(told(actions.close), [uri], done, **SLOW)
     back.click(told(actions.roll_back), [run, kept], done, **SLOW)
+    # Of people only: a list of runs that is filled anew changes nothing that was shown,
+    # and push compares what would leave with it once more.
     for box in (uri, name, run):
-        box.change(forget, None, [leaving, digest, push], **QUIET)
-        box.change(lambda: ("", ""), None, [asked, done], **QUIET)
+        box.input(forget, None, [leaving, digest, push], **QUIET)
+        box.input(lambda: ("", ""), None, [asked, done], **QUIET)
     run.change(past, run, [plot, kept], **QUIET)
     page.load(past, run, [plot, kept], **QUIET)
     return {"federation": uri, "participant": name}
