@@ -102,11 +102,14 @@ def _runs(
     run, other, advice, training = lists
     others = {name: box for name, box in kept.items() if name != "run"}
 
+    built = run.value
+
     def opened(saved: Any) -> Any:
         now, first = runs.overview(folder), runs.first(folder)
         last = saved.get("run") if isinstance(saved, dict) else None
         value = last if last in now.labels and last != runs.BASE else first
-        lists = _lists(now, value, _advice(folder))
+        # Somebody may have chosen already: this answer must not take it back.
+        lists = _lists(now, None if value == built else value, _advice(folder))
         return [*lists, now.as_dict()]
 
     def watch(before: Any, value: Any) -> Any:
@@ -127,11 +130,18 @@ def _runs(
     )
 
 
-def _lists(now: runs.Overview, value: str, advice: str) -> list[Any]:
-    """Updates of the choice of run, of that of a second one, and of the advice."""
+def _lists(now: runs.Overview, value: str | None, advice: str) -> list[Any]:
+    """Updates of the choice of run, of that of a second one, and of the advice.
+
+    Args:
+        now: The runs there are.
+        value: The run to choose; None leaves the choice as it is.
+        advice: HTML.
+    """
     found = now.choices
+    chosen: dict[str, Any] = {} if value is None else {"value": value}
     return [
-        gr.update(choices=found, value=value),
+        gr.update(choices=found, **chosen),
         gr.update(choices=[("the same run", ""), *found[1:]]),
         advice,
     ]
