@@ -31,24 +31,18 @@ from comigs_mlx.federation.manifest import (
 )
 from comigs_mlx.federation.sources import Array, Arrays, digest, shapes
 from comigs_mlx.federation.state import ROUND, Round
-from comigs_mlx.federation.verifying import Trust
+from comigs_mlx.federation.verifying import State, Trust
 from comigs_mlx.federation.waiting import tries
 
 
 @dataclass(frozen=True, eq=False)
-class Federation:
+class Federation(State):
     """A federation at one moment.
 
     Attributes:
-        manifest: What its participants agree on.
-        round: The last closed round.
-        snapshot: The files it was read from.
         trust: What of it is taken without a look.
     """
 
-    manifest: Manifest
-    round: Round
-    snapshot: Snapshot
     trust: Trust = field(default_factory=Trust)
 
     @property
@@ -129,7 +123,8 @@ def _read(exchange: Exchange, snapshot: Snapshot, trust: Trust) -> Federation:
             f"there is no federation in {exchange.uri}: check --federation, or make "
             "one with python -m comigs_mlx.sync init"
         )
-    return Federation(*verifying.read(exchange, snapshot), snapshot, trust)
+    found = verifying.read(exchange, snapshot)
+    return Federation(found.manifest, found.round, snapshot, trust)
 
 
 def pull(
@@ -148,10 +143,9 @@ def pull(
         Unverified: If they are not what the last round's contributions make.
         Moved: If the exchange keeps no history and has changed since.
     """
-    parts = federation.manifest, federation.round
-    trust, snapshot = federation.trust, federation.snapshot
-    values = verifying.fetch(exchange, snapshot.revision, federation.manifest, own)
-    verifying.check(exchange, snapshot, *parts, trust, values)
+    revision = federation.snapshot.revision
+    values = verifying.fetch(exchange, revision, federation.manifest, own)
+    verifying.check(exchange, federation, federation.trust, values)
     return values
 
 

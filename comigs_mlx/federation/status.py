@@ -66,15 +66,14 @@ def _trust(exchange: Exchange, federation: Federation) -> dict[str, Any]:
     """Who could have changed what, and whether the generalists were computed again."""
     snapshot = federation.snapshot
     values = verifying.fetch(exchange, snapshot.revision, federation.manifest)
-    parts = federation.manifest, federation.round, Trust()
-    wrong, again = verifying.judge(exchange, snapshot, *parts, values)
+    wrong, again = verifying.judge(exchange, federation, Trust(), values)
     owner, shown = vouching.founder(exchange, snapshot)
     return {
         "id": federation.manifest.id,
         "founder": vouching.keeper(exchange, snapshot),
         "founder_shown_by_history": shown and owner is not None,
         "manifest_changed_by": vouching.stranger(exchange, snapshot),
-        "closed_by": verifying.closer(exchange, snapshot, federation.round),
+        "closed_by": verifying.closer(exchange, federation),
         "generalist": digest(values),
         "computed_again": again,
         "problem": wrong,

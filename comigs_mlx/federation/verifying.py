@@ -99,28 +99,37 @@ class Trust:
     have: Have | None = None
 
 
-@dataclass(frozen=True)
-class Basis:
-    """What a round was closed upon.
+@dataclass(frozen=True, eq=False)
+class State:
+    """A federation as one commit of its repository has it.
 
     Attributes:
-        snapshot: Has the contributions.
-        manifest: Of that moment.
-        round: The round before.
+        manifest: What its participants agree on.
+        round: The last closed round.
+        snapshot: The files it was read from.
+    """
+
+    manifest: Manifest
+    round: Round
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True, eq=False)
+class Basis(State):
+    """What a round was closed upon: its contributions, and the round before.
+
+    Attributes:
         start: The generalists that its contributions started from.
     """
 
-    snapshot: Snapshot
-    manifest: Manifest
-    round: Round
     start: Source
 
 
-def read(exchange: Exchange, snapshot: Snapshot) -> tuple[Manifest, Round]:
-    """federation.json and round.json of a state that has both."""
+def read(exchange: Exchange, snapshot: Snapshot) -> State:
+    """The state of a snapshot that has a federation.json and a round.json."""
     manifest = exchange.read(MANIFEST, snapshot.revision, MANIFEST_BYTES)
     round = exchange.read(ROUND, snapshot.revision, ROUND_BYTES)
-    return Manifest.from_json(manifest), Round.from_json(round)
+    return State(Manifest.from_json(manifest), Round.from_json(round), snapshot)
 
 
 def fetch(
@@ -141,51 +150,40 @@ def fetch(
 
 
 def check(
-    exchange: Exchange,
-    snapshot: Snapshot,
-    manifest: Manifest,
-    round: Round,
-    trust: Trust,
-    values: Mapping[str, Array],
+    exchange: Exchange, state: State, trust: Trust, values: Mapping[str, Array]
 ) -> None:
     """Raise `Unverified` unless `values` are what the last round's contributions make.
 
     Args:
-        exchange: Where.
-        snapshot: Of it.
-        manifest: Of the federation.
-        round: The last closed round.
+        exchange: The repository to read from.
+        state: The federation's newest state.
         trust: What need not be looked at.
         values: The generalists in the repository.
     """
     if trust.everything or digest(values) in trust.known:
         return
-    wrong, _ = judge(exchange, snapshot, manifest, round, trust, values)
+    wrong, _ = judge(exchange, state, trust, values)
     if wrong is not None:
         raise Unverified(
-            f"the generalist of round {round.round} is refused, nothing is changed: "
-            f"{wrong} ({closer(exchange, snapshot, round)}); {ACCEPT}"
+            f"the generalist of round {state.round.round} is refused, nothing is "
+            f"changed: {wrong} ({closer(exchange, state)}); {ACCEPT}"
         )
 
 
-def closer(exchange: Exchange, snapshot: Snapshot, round: Round) -> str:
-    """Who wrote the generalists, as far as that is known."""
+def closer(exchange: Exchange, state: State) -> str:
+    """Who wrote the generalists of a state, as far as that is known."""
+    snapshot = state.snapshot
     paths = [path for path in (adapter.ADAPTER, ROUND) if path in snapshot.files]
     found = exchange.authors(paths, snapshot.revision)
     known = next((name for name in found.values() if name is not None), None)
     if known is not None:
         return f"committed by {known}"
-    stated = round.closed_by
+    stated = state.round.closed_by
     return "nobody knows by whom" if stated is None else f"closed by {stated}, it says"
 
 
 def judge(
-    exchange: Exchange,
-    snapshot: Snapshot,
-    manifest: Manifest,
-    round: Round,
-    trust: Trust,
-    values: Mapping[str, Array],
+    exchange: Exchange, state: State, trust: Trust, values: Mapping[str, Array]
 ) -> tuple[str | None, bool]:
     """Why the generalists are not to be used, and whether any round was computed again.
 
@@ -195,16 +193,16 @@ def judge(
     Returns:
         None instead of a reason where no reason is known.
     """
-    left, again, last = MOST_BYTES, False, round.round
+    left, again, last = MOST_BYTES, False, state.round.round
     while True:
-        wrong, basis, size = _step(exchange, snapshot, manifest, round, trust, values)
+        wrong, basis, size = _step(exchange, state, trust, values)
         if wrong is not None:
-            before = "" if round.round == last else f"round {round.round} before it: "
+            number = state.round.round
+            before = "" if number == last else f"round {number} before it: "
             return before + wrong, again or basis is not None
         if basis is None:
             return None, again
-        values = _read(basis.start)
-        snapshot, manifest, round = basis.snapshot, basis.manifest, basis.round
+        state, values = basis, _read(basis.start)
         left = (left if again or trust.known else MOST_BYTES_EARLIER) - size
         again = True
         if digest(values) in trust.known or left <= 0:
@@ -212,30 +210,26 @@ def judge(
 
 
 def _step(
-    exchange: Exchange,
-    snapshot: Snapshot,
-    manifest: Manifest,
-    round: Round,
-    trust: Trust,
-    values: Mapping[str, Array],
+    exchange: Exchange, state: State, trust: Trust, values: Mapping[str, Array]
 ) -> tuple[str | None, Basis | None, int]:
     """What is wrong with one round, what it was closed upon, bytes of contributions."""
+    round = state.round
     if round.generalist not in (None, digest(values)):
         return "it is not the one that round.json states", None, 0
     if not round.contributors:
-        return _strange_beginning(exchange, snapshot, round), None, 0
+        return _strange_beginning(exchange, state), None, 0
     try:
-        basis = _basis(exchange, snapshot, manifest, round, trust)
+        basis = _basis(exchange, state, trust)
     except Begun:
-        return _strange_beginning(exchange, snapshot, round), None, 0
+        return _strange_beginning(exchange, state), None, 0
     except (Moved, Unreachable):
         raise
     except FederationError as error:
         return f"the state before it cannot be read: {error}", None, 0
     if isinstance(basis, str):
         return basis, None, 0
-    there = snapshot if basis is None else basis.snapshot
-    listed = reviewing.candidates(there, round.round)
+    there: State = state if basis is None else basis
+    listed = reviewing.candidates(there.snapshot, round.round)
     if missing := sorted(set(round.contributors) - listed.keys()):
         names = _names(missing)
         return f"no contribution of {names} is there, as round.json says", None, 0
@@ -300,21 +294,15 @@ def _compared(
     return f"it is not the {choice.name} of its contributions", names
 
 
-def _basis(
-    exchange: Exchange,
-    snapshot: Snapshot,
-    manifest: Manifest,
-    round: Round,
-    trust: Trust,
-) -> Basis | str | None:
+def _basis(exchange: Exchange, state: State, trust: Trust) -> Basis | str | None:
     """What the round was closed upon; None: not known any more; text: what is wrong."""
-    have = trust.have
+    round, have = state.round, trust.have
     if have is None or have.round != round.round - 1:
         have = None
     mine = None if have is None or not have.tensors else Arrays("", have.tensors)
-    earlier = _closed_upon(exchange, snapshot, round)
+    earlier = _closed_upon(exchange, state)
     if earlier is None:
-        if not _by_keeper(exchange, snapshot):
+        if not _by_keeper(exchange, state.snapshot):
             return None  # squashed by somebody: whose a contribution was is lost
         bare = Round(
             round=round.round - 1,
@@ -322,33 +310,34 @@ def _basis(
             aggregator=round.aggregator,
             norm=round.norm_known,
         )
-        return None if mine is None else Basis(snapshot, manifest, bare, mine)
-    then, was = read(exchange, earlier)
+        if mine is None:
+            return None
+        return Basis(state.manifest, bare, state.snapshot, mine)
+    there = read(exchange, earlier)
+    then, was = there.manifest, there.round
     if was.round != round.round - 1:
         return f"round.json went from {was.round} to {round.round}"
-    if then != manifest and not _by_keeper(exchange, earlier):
-        then = manifest
+    if then != state.manifest and not _by_keeper(exchange, earlier):
+        then = state.manifest
     start = Arrays("", fetch(exchange, earlier.revision, then, None, was.generalist))
     if have is not None and not (
         digest(_read(start)) in trust.known or (mine and _same(mine, start, False))
     ):
         return f"it does not start from the generalist of round {was.round}"
-    return Basis(earlier, then, was, start)
+    return Basis(then, was, earlier, start)
 
 
-def _closed_upon(
-    exchange: Exchange, snapshot: Snapshot, round: Round
-) -> Snapshot | None:
+def _closed_upon(exchange: Exchange, state: State) -> Snapshot | None:
     """The state that the last round was closed upon; None: nobody can tell any more."""
-    revision = snapshot.revision
+    number, revision = state.round.round, state.snapshot.revision
     for _ in range(MOST_REWRITES):
         earlier = exchange.before(ROUND, revision)
         if earlier is None:
             return None
         if not {ROUND, MANIFEST} <= earlier.files.keys():
-            raise Begun(f"the history begins with round {round.round}")
+            raise Begun(f"the history begins with round {number}")
         content = exchange.read(ROUND, earlier.revision, ROUND_BYTES)
-        if Round.from_json(content).round != round.round:
+        if Round.from_json(content).round != number:
             return earlier
         revision = earlier.revision
     raise FederationError(f"round.json was written {MOST_REWRITES} times since")
@@ -363,10 +352,9 @@ def _by_keeper(exchange: Exchange, snapshot: Snapshot) -> bool:
     return author is None or author == vouching.keeper(exchange, snapshot)
 
 
-def _strange_beginning(
-    exchange: Exchange, snapshot: Snapshot, round: Round
-) -> str | None:
+def _strange_beginning(exchange: Exchange, state: State) -> str | None:
     """Generalists that nobody contributed must be the founder's."""
+    snapshot = state.snapshot
     if exchange.before(ROUND, snapshot.revision) is None:
         return None  # squashed, or no history at all: nobody can tell
     owner = vouching.keeper(exchange, snapshot)
@@ -374,8 +362,8 @@ def _strange_beginning(
     for path, author in authors.items():
         if author is not None and owner is not None and author != owner:
             return (
-                f"nobody contributed to round {round.round}, and {path} is not of "
-                f"{owner}, who founded the federation"
+                f"nobody contributed to round {state.round.round}, and {path} is not "
+                f"of {owner}, who founded the federation"
             )
     return None
 

@@ -90,8 +90,7 @@ def test_honest_rounds_are_what_their_contributions_make(pool, aggregator, encod
     played(pool, 3, aggregator=choice, encoding=encoding)
     now = rounds.current(pool("eve"))
     values = verifying.fetch(pool("eve"), now.snapshot.revision, now.manifest)
-    parts = now.snapshot, now.manifest, now.round, Trust(), values
-    assert verifying.judge(pool("eve"), *parts) == (None, True)
+    assert verifying.judge(pool("eve"), now, Trust(), values) == (None, True)
     assert now.round.generalist == digest(values)
     assert now.round.closed_by == "ann"
 
@@ -295,8 +294,7 @@ def test_much_is_not_computed_again(pool, monkeypatch):
     monkeypatch.setattr(verifying, "MOST_BYTES", 10)
     now = rounds.current(pool("ben"))
     values = verifying.fetch(pool("ben"), now.snapshot.revision, now.manifest)
-    parts = now.snapshot, now.manifest, now.round, Trust(), values
-    assert verifying.judge(pool("ben"), *parts) == (None, False)
+    assert verifying.judge(pool("ben"), now, Trust(), values) == (None, False)
     now.snapshot.files.pop("contributions/1/ben/contribution.json")
     pool("eve").commit(adapter.files(BAD, now.manifest), "x")
     refused(pool("ben"), "not the one that round.json states")
