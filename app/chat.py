@@ -17,6 +17,7 @@ from app.office import Office, explain
 from app.said import Reply, Said, reply_from_json
 from app.store import Store, unreadable
 from comigs_mlx.errors import ConfigError, line
+from comigs_mlx.inference.prompts import alternating
 from comigs_mlx.inference.spoken import Progress, Stopped
 from comigs_mlx.inference.trace import Trace, TraceToken
 
@@ -335,13 +336,7 @@ class Chat:
         content = {
             "owner": self.owner,
             "title": first if len(first) <= TITLE else f"{first[: TITLE - 1]}…",
-            "turns": [
-                {
-                    "text": t.text,
-                    "reply": None if t.reply is None else t.reply.as_json(),
-                }
-                for t in turns
-            ],
+            "turns": [turn.as_json() for turn in turns],
             "shown": [number[id(turn)] for turn in self._turns],
             "earlier": [[number[id(t)] for t in old] for old in self._earlier],
         }
@@ -388,14 +383,10 @@ def history(turns: Sequence[Turn]) -> list[dict[str, str]]:
     for turn in turns:
         if turn.reply is not None and turn.reply.failed:
             continue
-        if said and said[-1]["role"] == "user":
-            before = said.pop()["content"]
-            said.append({"role": "user", "content": f"{before}\n\n{turn.text}"})
-        else:
-            said.append({"role": "user", "content": turn.text})
-        if turn.reply is not None and turn.reply.text:
+        said.append({"role": "user", "content": turn.text})
+        if turn.reply is not None:
             said.append({"role": "assistant", "content": turn.reply.text})
-    return said
+    return alternating(said)
 
 
 def refused(feed: Feed, error: BaseException) -> Reply:

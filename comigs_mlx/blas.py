@@ -31,7 +31,7 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
-from comigs_mlx import files
+from comigs_mlx import files, packages
 
 WHEEL = "scipy-openblas32"
 LIBRARY = "scipy_openblas32/lib/libscipy_openblas.so"
@@ -210,17 +210,10 @@ def _key(library: Path) -> str:
     facts = [
         library.name,
         _processor_features(),
-        _version("mlx"),
+        packages.version("mlx"),
         os.environ.get("OPENBLAS_CORETYPE", ""),
     ]
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
-
-
-def _version(wheel: str) -> str:
-    try:
-        return metadata.version(wheel)
-    except metadata.PackageNotFoundError:
-        return ""
 
 
 def _failure(library: Path) -> str | None:

@@ -100,9 +100,10 @@ def _build(kind: type[T], values: Mapping[str, Any], problems: list[str]) -> T:
             inner = typing.cast("type[Any]", hint)
             chosen[field.name] = _build(inner, values, problems)
         elif field.name in values:
+            most = field.metadata.get("most", LARGEST)
             try:
-                value = _checked(field.name, hint, values[field.name])
-                chosen[field.name] = _bounded(field, value)
+                value = _checked(field.name, hint, values[field.name], most)
+                chosen[field.name] = value
             except ConfigError as error:
                 problems.append(str(error))
     return kind(**chosen)
@@ -125,17 +126,23 @@ def _alternatives(hint: Any) -> tuple[Any, bool]:
     return hint, False
 
 
-def _checked(name: str, hint: Any, value: Any) -> Any:
+def _checked(name: str, hint: Any, value: Any, most: int = LARGEST) -> Any:
     """`value` as the type of its option.
 
+    Args:
+        name: The option.
+        hint: Its annotation.
+        value: As it was given.
+        most: The largest whole number that it takes.
+
     Raises:
-        ConfigError: If it is not of that type.
+        ConfigError: If it is not of that type, or nothing could be done with it.
     """
     kind, optional = _alternatives(hint)
     if value is None and optional:
         return None
     if typing.get_origin(kind) is tuple:
-        return _several(name, typing.get_args(kind)[0], value)
+        return _several(name, typing.get_args(kind)[0], value, most)
     if choices := typing.get_args(kind):
         if value not in choices:
             raise ConfigError(f"{name}: {value!r} is none of {', '.join(choices)}")
@@ -144,33 +151,19 @@ def _checked(name: str, hint: Any, value: Any) -> Any:
         value = float(value) if abs(value) <= LARGEST else math.inf
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ConfigError(f"{name}: expected {kind.__name__}, got {value!r}")
-    if (problem := _unusable(value)) is not None:
+    if (problem := _unusable(value, most)) is not None:
         raise ConfigError(f"--{name.replace('_', '-')} {problem}")
     return value
 
 
-def _bounded(field: dataclasses.Field[Any], value: Any) -> Any:
-    """`value`, where it or each of its parts is not above the option's bound.
-
-    Raises:
-        ConfigError: If one is.
-    """
-    most = field.metadata.get("most", LARGEST)
-    for part in value if isinstance(value, tuple) else (value,):
-        if isinstance(part, int) and part > most:
-            flag = field.name.replace("_", "-")
-            raise ConfigError(f"--{flag} {part} must be at most {most}")
-    return value
-
-
-def _unusable(value: Any) -> str | None:
-    """Why no library takes such a value, whatever the option; None for others."""
+def _unusable(value: Any, most: int) -> str | None:
+    """Why nobody can use such a value, whatever the option is for; None for others."""
     if isinstance(value, bool):
         return None
     if isinstance(value, float) and not math.isfinite(value):
         return f"{value} must be a finite number"
-    if isinstance(value, int) and abs(value) > LARGEST:
-        return f"{value} must be at most {LARGEST}"
+    if isinstance(value, int) and (value > most or value < -LARGEST):
+        return f"{value} must be at most {most}"
     if isinstance(value, str):
         if "\0" in value:
             return f"{value!r} must not hold a NUL character"
@@ -181,7 +174,7 @@ def _unusable(value: Any) -> str | None:
     return None
 
 
-def _several(name: str, kind: type[Any], value: Any) -> tuple[Any, ...]:
+def _several(name: str, kind: type[Any], value: Any, most: int) -> tuple[Any, ...]:
     """A list, one value, or text with commas as a tuple of `kind`.
 
     Raises:
@@ -193,7 +186,9 @@ def _several(name: str, kind: type[Any], value: Any) -> tuple[Any, ...]:
         parts += item.split(",") if isinstance(item, str) else [item]
     try:
         return tuple(
-            _checked(name, kind, kind(part.strip()) if isinstance(part, str) else part)
+            _checked(
+                name, kind, kind(part.strip()) if isinstance(part, str) else part, most
+            )
             for part in parts
             if part != ""
         )

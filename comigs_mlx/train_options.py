@@ -113,13 +113,12 @@ def train_config(argv: Sequence[str] | None = None) -> TrainConfig:
         ConfigError: If an option is wrong, or differs from the resumed run's.
     """
     values = given(TrainConfig, "comigs_mlx.train", argv)
-    config = from_dict(TrainConfig, values)
     for name in PATHS & values.keys():
-        values[name] = from_anywhere(values[name])
+        if isinstance(values[name], str):
+            values[name] = from_anywhere(values[name])
+    config = from_dict(TrainConfig, values)
     if config.resume:
         config = from_dict(TrainConfig, {**_saved(config, values), **values})
-    else:
-        config = from_dict(TrainConfig, values)
     return config if config.sharing.federation is None else _by_rounds(config, values)
 
 

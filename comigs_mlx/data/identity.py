@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 from collections.abc import Iterable
 from typing import Any
 
 from comigs_mlx.data.conversation import Tokenizer, inner_tokenizer
 from comigs_mlx.data.splits import Sample
+from comigs_mlx.packages import version
 
 PACKAGES = ("tokenizers", "transformers", "mlx-lm", "jinja2")
 """Whose code turns text into tokens: another version counts as another tokenizer."""
@@ -60,7 +60,7 @@ def tokenizer_digest(tokenizer: Tokenizer, chat: bool) -> str | None:
     facts = {
         **_facts(tokenizer, inner, chat),
         "class": f"{type(inner).__module__}.{type(inner).__qualname__}",
-        "versions": [_version(name) for name in PACKAGES],
+        "versions": [version(name) for name in PACKAGES],
     }
     return _sha256(facts)
 
@@ -113,10 +113,3 @@ def _is_code(tokenizer: Tokenizer, inner: Any) -> bool:
 def _sha256(facts: dict[str, Any]) -> str:
     content = json.dumps(facts, default=str, sort_keys=True)
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""

@@ -114,9 +114,14 @@ def check_author(
     if listed is not None and participant not in listed:
         return Refused("not among the participants of this federation")
     owner = owner_of(participant, manifest, owners)
-    if owner is None or (account or "").casefold() == owner.casefold():
+    if owner is None or same_account(account, owner):
         return None
     return Refused(f"committed by {shown(account)}, the name belongs to {owner}")
+
+
+def same_account(one: str | None, other: str | None) -> bool:
+    """Whether two names are of one account; the Hub does not mind their case."""
+    return (one or "").casefold() == (other or "").casefold()
 
 
 def owner_of(

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.metadata
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
+from comigs_mlx import packages
 from comigs_mlx.errors import FederationError
 from comigs_mlx.federation.exchange import NotAllowed, Say, Unreachable
 from comigs_mlx.federation.hub_errors import STRAY, Garbled, Missing, translated
@@ -55,10 +55,7 @@ def library() -> Any:
 @functools.cache
 def version() -> str:
     """Of this program, for the requests' user agent."""
-    try:
-        return importlib.metadata.version("comigs-mlx")
-    except importlib.metadata.PackageNotFoundError:  # run from a copy of the source
-        return "unknown"
+    return packages.version("comigs-mlx", missing="unknown")  # a copy of the source
 
 
 def patiently(

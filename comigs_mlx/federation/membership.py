@@ -132,7 +132,7 @@ def residual(run: Path, uri: str, round: int) -> dict[str, Array]:
 
 def intended(run: Path, uri: str) -> int:
     """The last round that a contribution was made for, sent or about to be; 0: none."""
-    file = run / "state" / RESIDUAL
+    file = residual_file(run)
     if not file.is_file():
         return 0
     try:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from comigs_mlx.errors import FederationError
 from comigs_mlx.federation import checks, schema
-from comigs_mlx.federation.checks import Refused
+from comigs_mlx.federation.checks import Refused, same_account
 from comigs_mlx.federation.contribution import (
     CONTRIBUTION,
     METADATA_BYTES,
@@ -255,11 +255,6 @@ def owner_of(
         return None
     stated = _states(exchange, snapshot, path)
     return account if stated is None or same_account(stated, account) else None
-
-
-def same_account(one: str | None, other: str | None) -> bool:
-    """Whether two names are of one account; the Hub does not mind their case."""
-    return (one or "").casefold() == (other or "").casefold()
 
 
 def check_author(
