@@ -15,6 +15,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from comigs_mlx.errors import line
+
 Arrays = dict[str, mx.array]
 
 CODES = {
@@ -97,5 +99,5 @@ def load(file: Path) -> tuple[Arrays, dict[str, str]]:
             arrays, metadata = found
             mx.eval(arrays)
         except RuntimeError as error:
-            raise ValueError(" ".join(str(error).split())) from error
+            raise ValueError(line(error)) from error
     return arrays, metadata  # type: ignore[return-value]

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from comigs_mlx.errors import ConfigError
+from comigs_mlx.errors import ConfigError, line
 from comigs_mlx.inference.spoken import Message
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def chat_tokens(
                 turns, add_generation_prompt=True, return_dict=False
             )
     except Exception as error:  # a template is a program and may raise anything
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        reason = line(error)
         without = ", or leave out the system prompt" if system is not None else ""
         raise ConfigError(
             f"the model's chat template refuses this conversation ({reason}): clear "

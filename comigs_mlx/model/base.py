@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.nn as nn
 
-from comigs_mlx.errors import ModelError
+from comigs_mlx.errors import ModelError, line
 from comigs_mlx.model.demo import Report, demo_model_path, quiet
 from comigs_mlx.model.fingerprint import fingerprint, recall, remember, state
 from comigs_mlx.model.folder import (
@@ -23,7 +23,6 @@ from comigs_mlx.model.folder import (
     foreign_code,
     plain_path,
 )
-from comigs_mlx.model.surgery import reason
 from comigs_mlx.model.tables import Tables, tables_of
 
 if TYPE_CHECKING:
@@ -261,7 +260,7 @@ def _load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
             return load_model(plain)
     except Exception as error:  # each family fails in its own way
         raise ModelError(
-            f"mlx-lm {mlx_lm.__version__} cannot load {path} ({reason(error)}): "
+            f"mlx-lm {mlx_lm.__version__} cannot load {path} ({line(error)}): "
             f"{_cause(str(error))}, or {ADVICE}"
         ) from error
 
@@ -286,6 +285,6 @@ def _load_tokenizer(path: Path, config: dict[str, Any]) -> TokenizerWrapper:
         if "trust_remote_code" in str(error):
             raise foreign_code(path) from error
         raise ModelError(
-            f"{path} has no tokenizer that can be read ({reason(error)}): fetch the "
+            f"{path} has no tokenizer that can be read ({line(error)}): fetch the "
             f"model again, or {ADVICE}"
         ) from error

@@ -13,12 +13,12 @@ from typing import Any
 
 import mlx.core as mx
 
-from comigs_mlx.errors import UnsupportedModel
+from comigs_mlx.errors import UnsupportedModel, line
 from comigs_mlx.model import params
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.model.params import Tree
 from comigs_mlx.model.routing import Routing
-from comigs_mlx.model.surgery import family_name, put_before, reason
+from comigs_mlx.model.surgery import family_name, put_before
 
 
 def recompute_blocks(mixture: Mixture) -> None:
@@ -42,7 +42,7 @@ def recompute_blocks(mixture: Mixture) -> None:
             each()
         raise UnsupportedModel(
             f"base model family {family_name(mixture.model)!r} cannot recompute its "
-            f"blocks ({reason(error)}): leave out --grad-checkpoint"
+            f"blocks ({line(error)}): leave out --grad-checkpoint"
         ) from error
     for each in undo:
         mixture.on_detach(each)

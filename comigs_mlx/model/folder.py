@@ -15,8 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from comigs_mlx.errors import ModelError
-from comigs_mlx.model.surgery import reason
+from comigs_mlx.errors import ModelError, line
 
 ADVICE = "pass another folder or Hub id with --model, or `demo`"
 
@@ -103,7 +102,7 @@ def _check_safetensors(file: Path) -> None:
             pass
     except (SafetensorError, OSError) as error:
         raise ModelError(
-            f"{file} is damaged or incomplete ({reason(error)}): fetch the model again"
+            f"{file} is damaged or incomplete ({line(error)}): fetch the model again"
         ) from error
 
 

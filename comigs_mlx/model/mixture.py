@@ -21,7 +21,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from comigs_mlx import registry
-from comigs_mlx.errors import UnsupportedModel
+from comigs_mlx.errors import UnsupportedModel, line
 from comigs_mlx.model import params
 from comigs_mlx.model.experts import FanOut, MixBack, Wire
 from comigs_mlx.model.gate import Gate, MixtureMLP
@@ -29,7 +29,7 @@ from comigs_mlx.model.halves import Halves
 from comigs_mlx.model.lora import Mode, SharedLoRA
 from comigs_mlx.model.routing import Choice, Routing, fixed_choice
 from comigs_mlx.model.selection import Selection, allowed, check
-from comigs_mlx.model.surgery import Site, family_name, put_before, reason, sites
+from comigs_mlx.model.surgery import Site, family_name, put_before, sites
 from comigs_mlx.model.tables import tables_of
 from comigs_mlx.model.x86.substitutes import instead, substitutes
 from comigs_mlx.options import ExpertOptions
@@ -79,7 +79,7 @@ class Mixture:
             if isinstance(error, (AttributeError, TypeError, ValueError)):
                 raise UnsupportedModel(
                     f"base model family {family_name(model)!r} cannot take experts: "
-                    f"{reason(error)}"
+                    f"{line(error)}"
                 ) from error
             raise
 
@@ -135,7 +135,7 @@ class Mixture:
             hidden, routing = self.body(tokens)
             again = self.head(hidden)
         except Exception as error:
-            raise self._unfit(reason(error)) from error
+            raise self._unfit(line(error)) from error
         counts = [len(blocks), routing.weights.shape[0]]
         shapes = {logits.shape, again.shape}
         if counts != [len(self.sites)] * 2 or shapes != {(1, 2, logits.shape[-1])}:

@@ -60,11 +60,6 @@ def family_name(model: nn.Module) -> str:
     return str(getattr(model, "model_type", type(model).__module__))
 
 
-def reason(error: Exception) -> str:
-    """What an error says, in one line that is not too long for an error text."""
-    return " ".join(str(error).split())[:160] or type(error).__name__
-
-
 def sites(model: nn.Module, num_layers: int = -1) -> list[Site]:
     """The sites of the last `num_layers` blocks (-1: all), first to last.
 

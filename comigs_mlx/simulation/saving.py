@@ -39,7 +39,7 @@ def save(simulation: Simulation, folder: Path) -> None:
         (temporary / "participants").mkdir()
         for participant in simulation.participants:
             file = temporary / "participants" / f"{participant.name}.safetensors"
-            tensors.save(file, dict(sorted(_arrays(participant).items())))
+            tensors.save(file, _arrays(participant))
         if simulation.pool is not None:
             _save_pool(simulation.pool, temporary)
         write_json(temporary / STATE, _state(simulation))

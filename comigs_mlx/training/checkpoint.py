@@ -54,8 +54,7 @@ def save(trainer: Trainer, states: Path, identity: dict[str, Any], keep: int) ->
     values = params.flatten(params.select(trainer.mixture.model, params.ROLES))
     with replacing_dir(folder) as temporary:
         for name, arrays in ((VALUES, values), (OPTIMIZERS, _optimizers(trainer))):
-            # In one order, so that a resumed run writes the same bytes.
-            tensors.save(temporary / name, dict(sorted(arrays.items())))
+            tensors.save(temporary / name, arrays)
         content = {
             "format_version": FORMAT_VERSION,
             "position": trainer.position.to_dict(),
@@ -201,7 +200,7 @@ def replace_values(save: Path, values: dict[str, mx.array]) -> None:
     state = read_state(save)
     content = {key: value for key, value in state.items() if key != "seal"}
     with replacing_dir(save) as temporary:
-        tensors.save(temporary / VALUES, dict(sorted(values.items())))
+        tensors.save(temporary / VALUES, values)
         shutil.copyfile(save / OPTIMIZERS, temporary / OPTIMIZERS)
         digests = {**state["sha256"], VALUES: sha256(temporary / VALUES)}
         content = {**content, "sha256": digests}

@@ -137,6 +137,7 @@ def processes(options, tmp_path_factory):
     for _, process in started.values():
         process.kill()
         process.wait()
+        process.stdout.close()
 
 
 def start(run, moment, options):
