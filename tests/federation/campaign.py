@@ -1,7 +1,7 @@
 """Many contribute for many rounds while everything goes wrong: does anything get lost?
 
     python -m tests.federation.campaign --contributors 8 --rounds 12 --faults all
-    python -m tests.federation.campaign --kills 40 --participants 2 --kill-rounds 16
+    python -m tests.federation.campaign --kills 40 --participants 2 --kill-rounds 64
 
 Faults are drawn by chance from a seed, on the loopback Hub, for the real client. Then
 the Hub's own record is compared with what the contributors were told, and every
@@ -448,7 +448,9 @@ def main(argv=None):
     parser.add_argument("--faults", default="all", help=faults_of.__doc__)
     parser.add_argument("--rate", type=float, default=0.08, help="share of requests")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--kills", type=int, default=0, help="of train --federation")
+    parser.add_argument(
+        "--kills", type=int, default=0, help="at most; fewer where the rounds end first"
+    )
     parser.add_argument("--participants", type=int, default=2)
     parser.add_argument("--kill-rounds", type=int, default=16)
     args = parser.parse_args(argv)
