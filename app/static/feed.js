@@ -323,7 +323,11 @@
 
   const MOST_KEPT = 20000; // characters of a text that is put back
 
+  const AS_IT_IS = { __type__: "update" }; // Gradio's update that changes nothing
+
   // Values of the widgets when the page is opened: those that the browser has kept.
+  // A widget without one is left alone: somebody may already have changed it, and a
+  // widget inside a closed accordion gets its update only when that is opened.
   function restore(rules, saved, now) {
     window.comigs.restored = true;
     const known = saved || {};
@@ -333,7 +337,7 @@
         && (kind !== "number" || ((low === null || value >= low)
           && (high === null || value <= high)))
         && (kind !== "string" || value.length <= MOST_KEPT);
-      return possible ? value : now[i];
+      return possible && value !== now[i] ? value : AS_IT_IS;
     });
   }
 

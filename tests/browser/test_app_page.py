@@ -114,6 +114,20 @@ def test_the_whole_chat_can_be_used_by_keyboard(screen, address):
     assert page.locator(".cm-token").first.get_attribute("aria-selected") == "true"
 
 
+def test_only_kept_values_are_put_back(screen, address):
+    page = screen(address)
+    rules = [
+        {"name": "top_p", "kind": "number", "low": 0, "high": 1},
+        {"name": "max_tokens", "kind": "number", "low": 16, "high": 4096},
+        {"name": "system", "kind": "string"},
+    ]
+    put_back = page.evaluate(
+        "rules => window.comigs.restore(rules, {top_p: 0.5, max_tokens: 9}, [1, 512, ''])",
+        rules,
+    )
+    assert put_back == [0.5, {"__type__": "update"}, {"__type__": "update"}]
+
+
 def test_a_long_answer_streams_what_is_new_and_no_more(screen, address):
     page = screen(address)
     sent = []
