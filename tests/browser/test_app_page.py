@@ -122,7 +122,9 @@ def test_only_kept_values_are_put_back(screen, address):
         {"name": "system", "kind": "string"},
     ]
     put_back = page.evaluate(
-        "rules => window.comigs.restore(rules, {top_p: 0.5, max_tokens: 9}, [1, 512, ''])",
+        "(rules) => window.comigs.restore(rules, saved, [1, 512, ''])".replace(
+            "saved", "{top_p: 0.5, max_tokens: 9}"
+        ),
         rules,
     )
     assert put_back == [0.5, {"__type__": "update"}, {"__type__": "update"}]
