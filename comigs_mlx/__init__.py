@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from comigs_mlx import cpu
+from comigs_mlx.platform import cpu
 
 cpu.prepare()
 

@@ -17,7 +17,7 @@ from comigs_mlx.errors import ConfigError
 from comigs_mlx.options import BATCH, RANK, WINDOW
 
 if TYPE_CHECKING:
-    from comigs_mlx.benchmark.kept import Kept
+    from comigs_mlx.benchmark.saved_ratios import Kept
     from comigs_mlx.benchmark.setting import Setting
     from comigs_mlx.benchmark.shape import Shape
     from comigs_mlx.benchmark.spread import Spread
@@ -152,14 +152,14 @@ def _shape(config: BenchConfig) -> Shape:
 
 
 def _benchmark(config: BenchConfig) -> None:
-    from comigs_mlx.benchmark import kept
-    from comigs_mlx.benchmark.environment import environment
+    from comigs_mlx.benchmark import saved_ratios
+    from comigs_mlx.benchmark.case_results import section
     from comigs_mlx.benchmark.models import base_model
-    from comigs_mlx.benchmark.results import section
     from comigs_mlx.benchmark.setting import Setting
+    from comigs_mlx.environment import environment
 
     # Before the work: a file that cannot be read should not cost minutes.
-    old = None if config.compare is None else kept.read(Path(config.compare))
+    old = None if config.compare is None else saved_ratios.read(Path(config.compare))
     shape, found = _shape(config), {}
     where = environment()
     with tempfile.TemporaryDirectory(prefix="comigs-bench-") as scratch:
@@ -172,7 +172,9 @@ def _benchmark(config: BenchConfig) -> None:
         result["compare"] = _compare(config, old, result["environment"], shape, found)
     command.show(json.dumps(result))
     if config.write is not None:  # last: a full disk must not cost the result
-        kept.write(Path(config.write), kept.content(where, shape, found))
+        saved_ratios.write(
+            Path(config.write), saved_ratios.content(where, shape, found)
+        )
         command.say(f"wrote {config.write}")
 
 
@@ -182,8 +184,8 @@ def _in_order(names: Sequence[str]) -> list[str]:
 
 def _measure(name: str, setting: Setting, show: bool) -> dict[str, Spread]:
     """Run one case, with progress, and print its table."""
+    from comigs_mlx.benchmark.case_results import table
     from comigs_mlx.benchmark.measure import Meter, Runner, collect, interleaved
-    from comigs_mlx.benchmark.results import table
 
     case, rounds, samples = registry.load("case", name), setting.shape.rounds, []
     makers = case.variants(setting)
@@ -207,14 +209,16 @@ def _compare(
     found: dict[str, dict[str, Spread]],
 ) -> dict[str, Any]:
     """Print what became of the main ratios; return the names of those got worse."""
-    from comigs_mlx.benchmark import kept
+    from comigs_mlx.benchmark import saved_ratios
 
-    changes = list(kept.changes(old, found))
-    notes = list(kept.differences(old, environment, shape))
+    changes = list(saved_ratios.changes(old, found))
+    notes = list(saved_ratios.differences(old, environment, shape))
     worse = [change.name for change in changes if change.worse]
     if not config.json:
         verdict = f"worse by more than the spread: {', '.join(worse) or 'none'}"
-        command.show(f"against {config.compare}:\n{kept.table(changes)}\n  {verdict}")
+        command.show(
+            f"against {config.compare}:\n{saved_ratios.table(changes)}\n  {verdict}"
+        )
     for note in notes:
         command.say(f"note: {config.compare}: {note}")
     return {"file": config.compare, "worse": worse, "notes": notes}
@@ -223,7 +227,7 @@ def _compare(
 def _against(config: BenchConfig, name: str) -> None:
     """Time this tree's steps and another commit's in turns."""
     from comigs_mlx.benchmark import against, trees
-    from comigs_mlx.benchmark.environment import ROOT, environment
+    from comigs_mlx.environment import ROOT, environment
 
     commit = trees.resolve(ROOT, name)
     cases = [case for case in against.CASES if case in config.case_names]

@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = parse(EvaluateConfig, "comigs_mlx.evaluate", argv)
     wanted = None if config.experts is None else parse_experts(config.experts)
     from comigs_mlx.data.batches import evaluation_batches
-    from comigs_mlx.data.progress import spoken
+    from comigs_mlx.data.reading_progress import spoken
     from comigs_mlx.data.splits import load_split
     from comigs_mlx.data.tokens import TokenStream
     from comigs_mlx.model.selection import check, usable

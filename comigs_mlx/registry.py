@@ -15,11 +15,11 @@ from types import ModuleType
 from comigs_mlx.errors import ConfigError
 
 KINDS = {
-    "aggregator": "comigs_mlx.federation.aggregators",
+    "aggregator": "comigs_mlx.federation.aggregation.aggregators",
     "case": "comigs_mlx.benchmark.cases",
     "format": "comigs_mlx.data.formats",
     "method": "comigs_mlx.simulation.methods",
-    "partition": "comigs_mlx.data.partition",
+    "partition": "comigs_mlx.simulation.datasets.partition",
     "router": "comigs_mlx.model.routers",
 }
 

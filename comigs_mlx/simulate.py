@@ -44,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _draw(config: SimulateConfig) -> None:
-    from comigs_mlx.simulation.folder import ResultsFolder
     from comigs_mlx.simulation.plots import available, draw
+    from comigs_mlx.simulation.results_folder import ResultsFolder
 
     if not available():
         command.say("note: no plots: pip install 'comigs-mlx[simulation]'")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from comigs_mlx import command
 from comigs_mlx.config import parse
 from comigs_mlx.errors import ConfigError
-from comigs_mlx.federation.options import (
+from comigs_mlx.federation.participant.options import (
     InitConfig,
     KeyConfig,
     MergeConfig,
@@ -23,8 +23,8 @@ from comigs_mlx.federation.options import (
 )
 
 if TYPE_CHECKING:
-    from comigs_mlx.federation.exchange import Exchange
-    from comigs_mlx.federation.metered import Metered
+    from comigs_mlx.federation.exchanges.base import Exchange
+    from comigs_mlx.federation.exchanges.metered import Metered
 
 
 PATIENCE = 60.0
@@ -54,8 +54,8 @@ def _usage() -> str:
 
 def _open(config: Any) -> tuple[Exchange, Metered]:
     """The federation's exchange, and the same as the counter of its bytes."""
-    from comigs_mlx.federation.exchange import open_exchange
-    from comigs_mlx.federation.metered import Metered
+    from comigs_mlx.federation.exchanges.metered import Metered
+    from comigs_mlx.federation.exchanges.open import open_exchange
 
     metered = Metered(
         open_exchange(config.federation, patience=PATIENCE, say=command.say)
@@ -64,66 +64,70 @@ def _open(config: Any) -> tuple[Exchange, Metered]:
 
 
 def _init(config: InitConfig) -> tuple[Any, str]:
-    from comigs_mlx.federation import founding, local, rounds
-    from comigs_mlx.federation.schema import to_dict
+    from comigs_mlx.federation.formats.schema import to_dict
+    from comigs_mlx.federation.participant import init, pull_push
+    from comigs_mlx.federation.rounds import repository
 
     exchange, _ = _open(config)
     if config.run is not None:
-        origin = local.of_run(Path(config.run).expanduser())
+        origin = pull_push.of_run(Path(config.run).expanduser())
     else:
         assert config.model is not None
         options = config.experts.resolved()
-        origin = local.of_model(config.model, options, config.seed, command.say)
-    manifest = founding.manifest(config, origin)
+        origin = pull_push.of_model(config.model, options, config.seed, command.say)
+    manifest = init.manifest(config, origin)
     agreed = to_dict(manifest)
     if config.dry_run:
         return agreed, manifest.to_json().decode().rstrip()
-    made = rounds.initialise(
+    made = repository.initialise(
         exchange, manifest, origin.generalists, time.time(), config.private
     )
     if config.run is not None:
         run = Path(config.run).expanduser()
-        local.remember(run, exchange.uri, made, None, origin.step)
+        pull_push.remember(run, exchange.uri, made, None, origin.step)
     return to_dict(made.manifest), exchange.url()
 
 
 def _status(config: StatusConfig) -> tuple[Any, str]:
-    from comigs_mlx.federation import desk, status
+    from comigs_mlx.federation import api
+    from comigs_mlx.federation.rounds import status
 
-    values = desk.overview(_open(config)[0])
+    values = api.overview(_open(config)[0])
     return values, status.table(values)
 
 
 def _pull(config: PullConfig) -> tuple[Any, str]:
-    from comigs_mlx.federation import desk, rounds
+    from comigs_mlx.federation import api
+    from comigs_mlx.federation.rounds import repository
 
     run = Path(config.run).expanduser()
     if config.back is not None:
-        desk.roll_back(run, config.back)
+        api.roll_back(run, config.back)
         return {
             "back": config.back
-        }, f"{run} has again: {desk.kept_as(run)[config.back]}"
+        }, f"{run} has again: {api.kept_as(run)[config.back]}"
     exchange, metered = _open(config)
     if config.dry_run:
-        number = rounds.current(exchange).round.round
+        number = repository.current(exchange).round.round
         return {"round": number}, f"would pull the generalist of round {number}"
-    pulled = desk.pull(run, exchange, config.participant, config.trust, command.say)
+    pulled = api.pull(run, exchange, config.participant, config.trust, command.say)
     what, counts = "now has" if pulled.changed else "has already", _counts(metered)
     text = f"{run} {what} the generalist of round {pulled.round}{_traffic(counts)}"
     return {"round": pulled.round, "changed": pulled.changed, **counts}, text
 
 
 def _push(config: PushConfig) -> tuple[Any, str]:
-    from comigs_mlx.federation import desk, status
+    from comigs_mlx.federation import api
+    from comigs_mlx.federation.rounds import status
 
     exchange, metered = _open(config)
     run, name = Path(config.run).expanduser(), config.participant
     if config.dry_run:
-        leaving = desk.leaving(run, exchange, name, config.privacy)
-        for line in desk.remarks(leaving):
+        leaving = api.leaving(run, exchange, name, config.privacy)
+        for line in api.remarks(leaving):
             command.say(line)
         return leaving, json.dumps(leaving, indent=2)
-    result = desk.push(
+    result = api.push(
         run,
         exchange,
         name,
@@ -132,7 +136,7 @@ def _push(config: PushConfig) -> tuple[Any, str]:
         command.say,
         config.trust,
     )
-    for line in desk.remarks(result):
+    for line in api.remarks(result):
         command.say(line)
     if config.create_pr:
         text = f"{'proposed' if result['new'] else 'proposed before'}: {result['url']}"
@@ -156,22 +160,23 @@ def _traffic(counts: dict[str, int]) -> str:
 
 
 def _merge(config: MergeConfig) -> tuple[Any, str]:
-    from comigs_mlx.federation import desk, status
+    from comigs_mlx.federation import api
+    from comigs_mlx.federation.rounds import status
 
     exchange, _ = _open(config)
     if config.dry_run:
-        values = desk.overview(exchange)
+        values = api.overview(exchange)
         due, found = values["due"], values["proposals"]
         lines = [*map(status.proposal, found), "due" if due else "not due"]
         return {"due": due, "proposals": found}, "\n".join(lines)
-    done = desk.close(exchange, command.say, config.trust)
+    done = api.close(exchange, command.say, config.trust)
     end = f"round {done.round} is {'closed' if done.closed else 'not due yet'}"
     text = "\n".join([*map(status.proposal, done.proposals), end])
     return dataclasses.asdict(done), text
 
 
 def _key(config: KeyConfig) -> tuple[Any, str]:
-    from comigs_mlx.federation import signatures
+    from comigs_mlx.federation.formats import signatures
 
     del config
     public = signatures.public_key(signatures.load_key())

@@ -38,9 +38,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _shared(config: TrainConfig, flags: Collection[str]) -> Session:
     """Train in a federation."""
-    from comigs_mlx.federation.exchange import open_exchange
-    from comigs_mlx.federation.joining import join
-    from comigs_mlx.federation.participation import Participation
+    from comigs_mlx.federation.exchanges.open import open_exchange
+    from comigs_mlx.federation.participant.join import join
+    from comigs_mlx.federation.participant.training import Participation
     from comigs_mlx.runs.session import session
 
     assert config.sharing.federation is not None

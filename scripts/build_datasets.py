@@ -3,7 +3,8 @@
 
     python scripts/build_datasets.py --task multilingual --out data/multilingual
 
-What is built, and where it differs from the paper: `comigs_mlx.data.paper`. The
+What is built, and where it differs from the paper:
+`comigs_mlx.simulation.datasets.paper`. The
 downloads themselves have not been run where this was written (no network there); what
 is done with the rows is tested.
 """
@@ -15,8 +16,8 @@ from typing import Literal
 
 from comigs_mlx import command
 from comigs_mlx.config import option, parse
-from comigs_mlx.data import paper
-from comigs_mlx.data.dividing import check_new, write_participants
+from comigs_mlx.simulation.datasets import paper
+from comigs_mlx.simulation.datasets.dividing import check_new, write_participants
 
 
 @dataclass(frozen=True)

@@ -3,21 +3,21 @@
     python scripts/make_tiny_base.py --out build/tiny-base
     python -m comigs_mlx.train --model build/tiny-base
 
-See `comigs_mlx.training.tiny_base` and, for the text, `comigs_mlx.data.python_text`.
+See `comigs_mlx.tiny_base.build` and, for the text, `comigs_mlx.data.demo_python`.
 """
 
 from pathlib import Path
 
 from comigs_mlx import command
 from comigs_mlx.config import parse
-from comigs_mlx.data.dividing import check_new
-from comigs_mlx.training.tiny_base import Outcome, Recipe, make
+from comigs_mlx.simulation.datasets.dividing import check_new
+from comigs_mlx.tiny_base.build import Outcome, Recipe, make
 
 
 def main() -> None:
     recipe = parse(Recipe, "scripts.make_tiny_base")
     check_new(Path(recipe.out).expanduser())
-    from comigs_mlx.data.python_text import documents
+    from comigs_mlx.data.demo_python import documents
 
     command.say("reading the built-in help and the docstrings of the library")
     updates = make(recipe, documents(), command.say)

@@ -1,11 +1,11 @@
 """Divides one labelled corpus among the participants of a simulation.
 
-See `comigs_mlx.data.dividing`, or `python scripts/partition.py --help`.
+See `comigs_mlx.simulation.datasets.dividing`, or `python scripts/partition.py --help`.
 """
 
 from comigs_mlx import command
 from comigs_mlx.config import parse
-from comigs_mlx.data.dividing import PartitionConfig, partition, table
+from comigs_mlx.simulation.datasets.dividing import PartitionConfig, partition, table
 
 
 def main() -> None:

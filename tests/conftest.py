@@ -2,6 +2,7 @@
 
 import comigs_mlx  # noqa: F401  isort: skip
 
+import json
 import shutil
 import warnings
 
@@ -92,3 +93,21 @@ def run(trained, tmp_path):
         return shutil.copytree(trained(**options), tmp_path / name)
 
     return copy
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write files (name -> text, bytes, or rows of JSONL) and return their folder."""
+
+    def make(files, folder="data"):
+        root = tmp_path / folder
+        root.mkdir(exist_ok=True)
+        for name, content in files.items():
+            if isinstance(content, list):
+                content = "".join(json.dumps(row) + "\n" for row in content)
+            raw = content if isinstance(content, bytes) else content.encode()
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(raw)
+        return root
+
+    return make

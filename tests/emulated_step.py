@@ -11,7 +11,7 @@ import sys
 
 import mlx.core as mx
 
-from comigs_mlx.model.x86.activations import swiglu
+from comigs_mlx.platform.x86.activations import swiglu
 
 WIDTH, HIDDEN, CLASSES, STEPS = 24, 40, 11, 5
 

@@ -13,9 +13,10 @@ from comigs_mlx.data.tokens import LabelledSample
 from comigs_mlx.model import params
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.options import ExpertOptions, SavingOptions, TrainingOptions
-from comigs_mlx.training import lanes, losses, trainer
+from comigs_mlx.platform import cpu_streams
+from comigs_mlx.training import losses, trainer
 from comigs_mlx.training.evaluation import Evaluator
-from comigs_mlx.training.levels import Level, Stats, expert_group, router_group
+from comigs_mlx.training.level import Level, Stats, expert_group, router_group
 from tests.graph import PRODUCTS, Graph
 from tests.model.naive import randomise
 from tests.training.setting import arrays, batch_of
@@ -69,7 +70,7 @@ class TestBaseProducts:
         mixture = mixture_of(bits, specialists, top_k)
         level, weights = level_of(mixture, expert_group), base_weights(mixture)
         graph = Graph(gradients_of(level), weights)
-        parts = lanes.count(len(batch_of(0).tokens))
+        parts = cpu_streams.count(len(batch_of(0).tokens))
         counts = {path: graph.products(path) / parts for path in weights}
         first = {path for path, count in counts.items() if count == 1}
         assert set(counts.values()) == {1, 2}
@@ -280,7 +281,7 @@ class TestMemory:
 
     @pytest.fixture(autouse=True)
     def _one_lane(self, monkeypatch):
-        monkeypatch.setattr(lanes, "_cores", lambda: 1)
+        monkeypatch.setattr(cpu_streams, "_cores", lambda: 1)
 
     @pytest.fixture
     def small(self, monkeypatch):

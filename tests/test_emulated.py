@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from comigs_mlx import blas
+from comigs_mlx.platform import blas
 
 PROGRAM = Path(__file__).with_name("emulated_step.py")
 ROOT = PROGRAM.parents[1]

@@ -13,7 +13,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from comigs_mlx.federation.hub_client import library
+from comigs_mlx.federation.exchanges.hub.client import library
 from tests.hub_server import Fault, Server
 
 REPO, BIG = "ann/pool", b"weights" * 1000

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from comigs_mlx.config import parse
-from comigs_mlx.data import paper
+from comigs_mlx.simulation.datasets import paper
 from comigs_mlx.simulation.options import SimulateConfig
-from comigs_mlx.training.tiny_base import Recipe
+from comigs_mlx.tiny_base.build import Recipe
 
 ROOT = Path(__file__).parents[1]
 RECORDER = '#!/bin/sh\nfor word in "$@"; do printf "%s\\t" "$word"; done >> {log}\necho >> {log}\n'  # noqa: E501

@@ -108,13 +108,13 @@ def test_killed_and_resumed_it_ends_the_same(given, whole, tmp_path):
     script = (
         "import os, signal, sys\n"
         "from comigs_mlx import simulate\n"
-        "from comigs_mlx.simulation import saving\n"
-        "inner, left = saving.save, [3]\n"
+        "from comigs_mlx.simulation import checkpoint\n"
+        "inner, left = checkpoint.save, [3]\n"
         "def save(*given):\n"
         "    inner(*given)\n"
         "    left[0] -= 1\n"
         "    left[0] or os.kill(os.getpid(), signal.SIGKILL)\n"
-        "saving.save = save\n"
+        "checkpoint.save = save\n"
         "simulate.main(sys.argv[1:])\n"
     )
     root = Path(__file__).parents[1]

@@ -8,7 +8,9 @@ import pytest
 import tests.hub_server as hub_server
 import tests.tiny as tiny
 from comigs_mlx import sync, train
-from comigs_mlx.federation import exchange, membership, privacy, signatures
+from comigs_mlx.federation.exchanges import open as opening
+from comigs_mlx.federation.formats import signatures
+from comigs_mlx.federation.participant import membership, privacy
 from tests.federation.conftest import TOKENS, reach
 
 NAMES = iter(range(10**6))
@@ -127,9 +129,9 @@ def test_refused_proposals_are_named_and_the_round_closes(uri, user, run, do, cl
     ann, eve = run("ann"), run("eve", seed=1)
     do("init", federation=uri, run=ann, allow="ann=ann,ben=ben")
     trainee(ann, 8)
-    real = exchange.open_exchange(uri)
+    real = opening.open_exchange(uri)
     user("eve")
-    theirs = exchange.open_exchange(uri)
+    theirs = opening.open_exchange(uri)
     theirs.propose({"federation.json": b"{}"}, "a gift")
     push = {"federation": uri, "run": eve, "participant": "ben", "create_pr": True}
     do("pull", federation=uri, run=eve)

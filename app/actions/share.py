@@ -13,9 +13,12 @@ from typing import Any, TypeVar
 from app import curves, render
 from app.actions import runs
 from comigs_mlx.errors import ConfigError, FederationError
-from comigs_mlx.federation import desk, membership, status
-from comigs_mlx.federation.exchange import Exchange, open_exchange
-from comigs_mlx.federation.strict import visible
+from comigs_mlx.federation import api
+from comigs_mlx.federation.exchanges.base import Exchange
+from comigs_mlx.federation.exchanges.open import open_exchange
+from comigs_mlx.federation.formats.strict_json import visible
+from comigs_mlx.federation.participant import membership
+from comigs_mlx.federation.rounds import status
 from comigs_mlx.inference.worker import Worker
 from comigs_mlx.runs import listing
 
@@ -47,12 +50,12 @@ class ShareActions:
 
     def status(self, uri: Any) -> str:
         """How a federation stands: HTML."""
-        return overview(self._on_desk(desk.overview, opened(uri)))
+        return overview(self._on_desk(api.overview, opened(uri)))
 
     def leaving(self, run: Any, uri: Any, name: Any) -> tuple[str, str]:
         """What a push would send: HTML, and a digest that push asks for."""
         values = self._on_desk(
-            desk.leaving, self._run(run), opened(uri), participant(name)
+            api.leaving, self._run(run), opened(uri), participant(name)
         )
         return would_leave(values), digest(values)
 
@@ -63,9 +66,9 @@ class ShareActions:
             ComigsError: If it was not shown, or has changed since.
         """
         folder, where, who = self._run(run), opened(uri), participant(name)
-        if digest(self._on_desk(desk.leaving, folder, where, who)) != shown:
+        if digest(self._on_desk(api.leaving, folder, where, who)) != shown:
             raise FederationError("What would leave has changed: look at it again.")
-        result = self._on_desk(desk.push, folder, where, who)
+        result = self._on_desk(api.push, folder, where, who)
         text = f"Contributed to round {result['round']} as {who}."
         return text + (" The round is closed: pull." if result.get("closed") else "")
 
@@ -104,13 +107,13 @@ class ShareActions:
         folder = self._run(run)
         if not sure and (question := self.replaced(run, uri)):
             return question
-        pulled = self._on_desk(desk.pull, folder, opened(uri), participant(name))
+        pulled = self._on_desk(api.pull, folder, opened(uri), participant(name))
         what = "has the newest generalist now" if pulled.changed else "is up to date"
         return f"{folder.name} {what}."
 
     def close(self, uri: Any) -> str:
         """Close the open round where it is due; returns a sentence."""
-        done = self._on_desk(desk.close, opened(uri))
+        done = self._on_desk(api.close, opened(uri))
         end = "is closed: pull." if done.closed else "is not due yet."
         told = [status.proposal(one) for one in done.proposals]
         return " ".join([*(f"{line}." for line in told), f"Round {done.round} {end}"])
@@ -118,10 +121,10 @@ class ShareActions:
     def roll_back(self, run: Any, number: Any) -> str:
         """Go back to an earlier generalist; returns a sentence."""
         folder = self._run(run)
-        names = desk.kept_as(folder)
+        names = api.kept_as(folder)
         if number not in names:
             raise ConfigError("Choose a generalist that is kept on this device.")
-        self._on_desk(desk.roll_back, folder, number)
+        self._on_desk(api.roll_back, folder, number)
         return f"{folder.name} has the generalist of {names[number]} again."
 
     def kept(self, run: Any) -> list[int]:
@@ -131,12 +134,12 @@ class ShareActions:
     def kept_as(self, run: Any) -> dict[int, str]:
         """Each of `kept` with what it is, for people."""
         path = runs.find(self.folder, run)
-        return {} if path is None else desk.kept_as(path)
+        return {} if path is None else api.kept_as(path)
 
     def history(self, run: Any) -> str:
         """Perplexity by round: HTML."""
         path = runs.find(self.folder, run)
-        return by_round([] if path is None else desk.history(path))
+        return by_round([] if path is None else api.history(path))
 
     def _run(self, name: Any) -> Path:
         path = runs.find(self.folder, name)

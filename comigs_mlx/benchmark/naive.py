@@ -15,8 +15,8 @@ from functools import partial
 import mlx.core as mx
 import mlx.nn as nn
 
+from comigs_mlx.model.attach import Site, put_before, sites
 from comigs_mlx.model.mixture import Mixture
-from comigs_mlx.model.surgery import Site, put_before, sites
 from comigs_mlx.options import ExpertOptions
 
 

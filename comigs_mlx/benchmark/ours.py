@@ -9,7 +9,7 @@ from comigs_mlx.benchmark.measure import Variant
 from comigs_mlx.benchmark.setting import Setting
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.options import TrainingOptions
-from comigs_mlx.training.levels import Group, Level, expert_group, router_group
+from comigs_mlx.training.level import Group, Level, expert_group, router_group
 
 
 def name(experts: int) -> str:

@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from comigs_mlx import cpu
-from comigs_mlx.benchmark.environment import git, is_checkout
+from comigs_mlx.environment import git, is_checkout
 from comigs_mlx.errors import ConfigError
+from comigs_mlx.platform import cpu
 
 
 def resolve(root: Path, commit: str) -> str:
@@ -78,7 +78,7 @@ class Worker:
         paths = os.pathsep.join([str(tree), *([before] if before else [])])
         with log.open("wb") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "comigs_mlx.benchmark.worker"],
+                [sys.executable, "-m", "comigs_mlx.benchmark.tree_worker"],
                 cwd=tree,
                 env={**os.environ, "PYTHONPATH": paths},
                 stdin=subprocess.PIPE,

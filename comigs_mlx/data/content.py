@@ -17,7 +17,7 @@ from comigs_mlx.data.identity import (
     depends_on_date,
     tokenizer_digest,
 )
-from comigs_mlx.data.progress import Advance, ignore
+from comigs_mlx.data.reading_progress import Advance, ignore
 from comigs_mlx.data.splits import Sample
 from comigs_mlx.data.tokens import (
     Labelled,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from comigs_mlx.data.conversation import Ints, Tokenizer, inner_tokenizer
-from comigs_mlx.data.progress import Advance, ignore
+from comigs_mlx.data.reading_progress import Advance, ignore
 from comigs_mlx.errors import DataError
 
 Say = Callable[[str], None]

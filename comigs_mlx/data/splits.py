@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from comigs_mlx import registry
-from comigs_mlx.data.progress import Advance, ignore
+from comigs_mlx.data.reading_progress import Advance, ignore
 from comigs_mlx.errors import DataError, raise_all
 
 Sample = dict[str, Any]

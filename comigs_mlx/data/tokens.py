@@ -20,7 +20,7 @@ from comigs_mlx.data.conversation import (
     has_template,
 )
 from comigs_mlx.data.encoding import Progress, Say, chunks, quiet, text_tokens
-from comigs_mlx.data.progress import Advance, ignore
+from comigs_mlx.data.reading_progress import Advance, ignore
 from comigs_mlx.data.splits import Sample, place
 from comigs_mlx.errors import DataError, raise_all
 

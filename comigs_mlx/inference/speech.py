@@ -41,7 +41,7 @@ from comigs_mlx.options import ExpertOptions
 from comigs_mlx.runs.description import base_model, expert_options, revision
 from comigs_mlx.runs.folder import RunFolder
 from comigs_mlx.train_options import TrainConfig
-from comigs_mlx.training import memory
+from comigs_mlx.training import memory_estimate
 
 LOADING_STEPS = 3
 """Base model, its fingerprint, experts."""
@@ -207,7 +207,7 @@ class Speech:
         """What a training would need; see `Speaker.memory`."""
         if self.base is None or not self.base.is_still(config.model):
             return None
-        work = memory.Work(
+        work = memory_estimate.Work(
             batch_size=config.data.batch_size,
             seq_len=config.data.seq_len,
             checkpoint=config.training.grad_checkpoint,
@@ -215,7 +215,7 @@ class Speech:
         )
         voice, self.voice = self.voice, None
         try:
-            plan = memory.plan(self._attach(config.experts), work)
+            plan = memory_estimate.plan(self._attach(config.experts), work)
             notes = list(plan.notes(config.memory_limit))
         finally:
             if voice is not None:

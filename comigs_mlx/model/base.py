@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 import mlx.nn as nn
 
 from comigs_mlx.errors import ModelError, line
-from comigs_mlx.model.demo import Report, demo_model_path, quiet
-from comigs_mlx.model.fingerprint import fingerprint, recall, remember, state
-from comigs_mlx.model.folder import (
+from comigs_mlx.model.base_folder import (
     ADVICE,
     FILES,
     check_folder,
     foreign_code,
     plain_path,
 )
+from comigs_mlx.model.demo import Report, demo_model_path, quiet
+from comigs_mlx.model.fingerprint import fingerprint, recall, remember, state
 from comigs_mlx.model.tables import Tables, tables_of
 
 if TYPE_CHECKING:

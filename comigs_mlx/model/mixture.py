@@ -23,16 +23,16 @@ import mlx.nn as nn
 from comigs_mlx import registry
 from comigs_mlx.errors import UnsupportedModel, line
 from comigs_mlx.model import params
+from comigs_mlx.model.attach import Site, family_name, put_before, sites
+from comigs_mlx.model.backbone import Halves
 from comigs_mlx.model.experts import FanOut, MixBack, Wire
 from comigs_mlx.model.gate import Gate, MixtureMLP
-from comigs_mlx.model.halves import Halves
 from comigs_mlx.model.lora import Mode, SharedLoRA
 from comigs_mlx.model.routing import Choice, Routing, fixed_choice
 from comigs_mlx.model.selection import Selection, allowed, check
-from comigs_mlx.model.surgery import Site, family_name, put_before, sites
 from comigs_mlx.model.tables import tables_of
-from comigs_mlx.model.x86.substitutes import instead, substitutes
 from comigs_mlx.options import ExpertOptions
+from comigs_mlx.platform.x86.substitutes import instead, substitutes
 
 Router = Callable[[mx.array, int, tuple[int, ...]], Choice]
 """What a file of `model/routers` makes; see there."""

@@ -84,3 +84,11 @@ def _spread(values: mx.array, among: tuple[int, ...], experts: int) -> mx.array:
         return values
     hot = mx.array(among)[:, None] == mx.arange(experts)  # [n, E]
     return values @ hot.astype(values.dtype)
+
+
+def joined(routings: list[Routing]) -> Routing:
+    """The routing of all rows from that of the lanes: `[layers, batch, tokens, E]`."""
+    if len(routings) == 1:
+        return routings[0]
+    fields = zip(*routings, strict=True)
+    return Routing(*(mx.concatenate(list(field), axis=1) for field in fields))

@@ -17,7 +17,7 @@ import mlx.nn as nn
 import numpy as np
 
 from comigs_mlx.errors import ConfigError, ModelError
-from comigs_mlx.model.surgery import put_before
+from comigs_mlx.model.attach import put_before
 
 EMBEDDINGS = (nn.Embedding, nn.QuantizedEmbedding)
 

@@ -20,16 +20,17 @@ from comigs_mlx.data.identity import (
     depends_on_date,
     tokenizer_identity,
 )
-from comigs_mlx.data.progress import spoken
+from comigs_mlx.data.reading_progress import spoken
 from comigs_mlx.data.splits import SPLITS, Splits, load_splits
 from comigs_mlx.errors import RunError
 from comigs_mlx.model import params
 from comigs_mlx.model.base import Base, load_base
 from comigs_mlx.model.mixture import Mixture
+from comigs_mlx.platform import cpu_streams
 from comigs_mlx.runs import description
 from comigs_mlx.runs.folder import RunFolder
 from comigs_mlx.train_options import TrainConfig
-from comigs_mlx.training import checkpoint, lanes, memory
+from comigs_mlx.training import checkpoint, memory_estimate
 from comigs_mlx.training.fitting import check_texts
 from comigs_mlx.training.records import Boundary, Report, Step
 from comigs_mlx.training.trainer import Trainer
@@ -112,7 +113,7 @@ def session(
     else:
         folder.check_new()
     opening = _opened(config, folder, say, check)
-    with memory.limits(config.memory_limit), opening as opened:
+    with memory_estimate.limits(config.memory_limit), opening as opened:
         yield opened
 
 
@@ -126,14 +127,16 @@ def _opened(
     base = load_base(config.model, say, _revision(folder) if config.resume else None)
     if "quantization" in base.config and mx.default_device() == mx.cpu:
         say("note: MLX's quantised products are very slow on a CPU: use a plain base")
-    if (warning := memory.too_low(config.memory_limit)) is not None:
+    if (warning := memory_estimate.too_low(config.memory_limit)) is not None:
         say(f"note: {warning}")
     found = base.fingerprint()
     mixture = Mixture(base.model, config.experts, config.training.seed)
     check(description.describe(mixture, base.id, found))
     texts = _contents(config, base, splits, say)
     trainer = make_trainer(config, mixture, texts, say)
-    for note in memory.plan(mixture, _work(config, trainer)).notes(config.memory_limit):
+    for note in memory_estimate.plan(mixture, _work(config, trainer)).notes(
+        config.memory_limit
+    ):
         say(note)
     identity = {
         "base_model": found,
@@ -141,7 +144,7 @@ def _opened(
         "data": _digest(splits),
         "tokens": tokens_digest(texts.values()),
         "tokenizer": tokenizer_identity(base.tokenizer, splits.kind == "chat"),
-        "lanes": lanes.count(config.data.batch_size),
+        "lanes": cpu_streams.count(config.data.batch_size),
     }
     documents = {name: len(getattr(splits, name)) for name in SPLITS}
     with folder.in_use():
@@ -200,7 +203,7 @@ def make_trainer(
     return Trainer(mixture, train, router_train, valid, config.training, config.saving)
 
 
-def _work(config: TrainConfig, trainer: Trainer) -> memory.Work:
+def _work(config: TrainConfig, trainer: Trainer) -> memory_estimate.Work:
     """The longest batches: conversations may all be shorter than allowed.
 
     Routers learn from validation text, which may be longer than the training text.
@@ -208,7 +211,7 @@ def _work(config: TrainConfig, trainer: Trainer) -> memory.Work:
     training, seq_len = config.training, config.data.seq_len
     sources = [trainer.train, *([trainer.router_train] if trainer.routers else [])]
     lengths = (max(getattr(s, "lengths", {}), default=seq_len) for s in sources)
-    return memory.Work(
+    return memory_estimate.Work(
         batch_size=config.data.batch_size,
         seq_len=max(lengths),
         checkpoint=training.grad_checkpoint,

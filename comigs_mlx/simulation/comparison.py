@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from comigs_mlx.benchmark.environment import environment
+from comigs_mlx.environment import environment
 from comigs_mlx.simulation import jobs
 from comigs_mlx.simulation.experiment import Experiment
-from comigs_mlx.simulation.folder import ResultsFolder
 from comigs_mlx.simulation.options import SimulateConfig
-from comigs_mlx.simulation.people import Say
+from comigs_mlx.simulation.participants import Say
 from comigs_mlx.simulation.records import Event, Outcome, Planned
+from comigs_mlx.simulation.results_folder import ResultsFolder
 
 
 def compare(config: SimulateConfig, say: Say) -> Iterator[Event]:

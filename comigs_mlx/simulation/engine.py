@@ -12,8 +12,9 @@ from collections.abc import Generator, Iterator, Sequence
 
 from comigs_mlx.model import params
 from comigs_mlx.options import ExpertOptions, TrainingOptions
-from comigs_mlx.simulation import attendance, shaping
+from comigs_mlx.simulation import attendance, expert_shapes
 from comigs_mlx.simulation.layouts import Layouts
+from comigs_mlx.simulation.local_federation import Pool
 from comigs_mlx.simulation.measuring import Measuring
 from comigs_mlx.simulation.method import Method
 from comigs_mlx.simulation.options import SimulateConfig
@@ -21,11 +22,10 @@ from comigs_mlx.simulation.participant import (
     Participant,
     participant_seed,
 )
-from comigs_mlx.simulation.people import Person, pooled
-from comigs_mlx.simulation.pool import Pool
+from comigs_mlx.simulation.participants import Person, pooled
 from comigs_mlx.simulation.records import Outcome, RoundDone, Stepped
 from comigs_mlx.simulation.sharing import Sharing
-from comigs_mlx.training import swapping
+from comigs_mlx.training import trainer_state
 from comigs_mlx.training.records import Boundary, Report, Step
 
 
@@ -57,17 +57,17 @@ class Simulation:
             ConfigError: If the participants' devices do not fit the method.
         """
         self.name, self.config, self.seed = name, config, seed
-        self.method = shaping.with_overrides(method, config)
+        self.method = expert_shapes.with_overrides(method, config)
         self.layouts = layouts
         own = [pooled(people)] if method.pooled else list(people)
-        shapes = shaping.shapes(name, self.method, own, config)
-        common = shaping.common(list(shapes.values()), config.shape)
+        shapes = expert_shapes.shapes(name, self.method, own, config)
+        common = expert_shapes.common(list(shapes.values()), config.shape)
         begin = layouts.fresh_values(common, seed)
         self.participants = [
             self._participant(person, i, shapes[person.name])
             for i, person in enumerate(own)
         ]
-        first = shaping.generalists(begin, common)
+        first = expert_shapes.generalists(begin, common)
         for participant in self.participants:
             participant.receive(first)
         self.measuring = Measuring(people, self.participants, layouts, config)
@@ -75,7 +75,7 @@ class Simulation:
         if self.method.shared:
             mixture = layouts.mixture(common)
             parts = (layouts.fingerprint, layouts.base.id, mixture, first)
-            manifest = shaping.manifest(*parts, self.method, config, own)
+            manifest = expert_shapes.manifest(*parts, self.method, config, own)
             pool = Pool(manifest)
             pool.begin(first)
             steps = config.sharing.local_steps
@@ -187,7 +187,7 @@ class Simulation:
         kind = (participant.options, self._training(index), stage.task)
         trainer, begin = self.layouts.trainer(*kind, steps, supply)
         progress = participant.progress.get(index, begin)
-        swapping.put(trainer, participant.values, progress, supply)
+        trainer_state.put(trainer, participant.values, progress, supply)
         anchor = params.flatten(participant.values)
         trainer.experts.anchor = anchor if stage.task.penalty else {}
         left, tokens = steps, 0
@@ -201,15 +201,17 @@ class Simulation:
             left -= isinstance(event, Boundary)
             if not left:
                 break
-        participant.values, participant.progress[index] = swapping.take(trainer)
-        shaping.prune(participant, anchor, self.method.prune)
+        participant.values, participant.progress[index] = trainer_state.take(trainer)
+        expert_shapes.prune(participant, anchor, self.method.prune)
         return tokens
 
     def _training(self, index: int) -> TrainingOptions:
         starts = self.method.first_rounds(self.rounds)
         rounds = starts[index + 1] - starts[index]
         steps = rounds * self.config.sharing.local_steps
-        return shaping.training(self.method, self.config, steps, self.accumulation)
+        return expert_shapes.training(
+            self.method, self.config, steps, self.accumulation
+        )
 
     def _record(
         self,

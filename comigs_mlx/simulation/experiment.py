@@ -13,14 +13,20 @@ from comigs_mlx.data.splits import SPLITS
 from comigs_mlx.data.tokens import TokenStream
 from comigs_mlx.errors import DataError
 from comigs_mlx.model.base import Base, load_base
-from comigs_mlx.simulation import attendance, method, people, saving, shaping
+from comigs_mlx.simulation import (
+    attendance,
+    checkpoint,
+    expert_shapes,
+    method,
+    participants,
+)
 from comigs_mlx.simulation.engine import Simulation
-from comigs_mlx.simulation.folder import ResultsFolder
 from comigs_mlx.simulation.layouts import Layouts
 from comigs_mlx.simulation.method import Method
 from comigs_mlx.simulation.options import SimulateConfig
-from comigs_mlx.simulation.people import Person, Say
+from comigs_mlx.simulation.participants import Person, Say
 from comigs_mlx.simulation.records import Begun, Event, RoundDone
+from comigs_mlx.simulation.results_folder import ResultsFolder
 from comigs_mlx.training.fitting import check_texts
 
 
@@ -35,7 +41,7 @@ class Experiment:
         """
         self.config, self.folder = config, ResultsFolder(config)
         base = load_base(config.model, say)
-        self.people = people.read(config, base.tokenizer, say)
+        self.people = participants.read(config, base.tokenizer, say)
         for note in _check_texts(base, self.people, config.learning.seq_len):
             say(f"note: {note}")
         self.layouts = Layouts(base)
@@ -53,8 +59,8 @@ class Experiment:
         """Expert steps that a method still has to make, of all participants."""
         chosen = method.load(name)
         everybody = [person.name for person in self.people]
-        names = [people.EVERYBODY] if chosen.pooled else everybody
-        first = saving.rounds_done(self.folder.state(name, seed))
+        names = [participants.EVERYBODY] if chosen.pooled else everybody
+        first = checkpoint.rounds_done(self.folder.state(name, seed))
         return attendance.steps(chosen, names, self.config, seed, first)
 
     def run_all(self, pairs: Sequence[tuple[str, int]]) -> Iterator[Event]:
@@ -67,8 +73,8 @@ class Experiment:
         parts = (self.people, self.layouts, self.config)
         simulation = Simulation(name, method.load(name), *parts, seed)
         state = self.folder.state(name, seed)
-        if (state / saving.STATE).is_file():
-            saving.restore(simulation, state)
+        if (state / checkpoint.STATE).is_file():
+            checkpoint.restore(simulation, state)
         self.folder.cut_rounds(name, seed, simulation.round)
         yield Begun(name, seed, simulation.steps_left, simulation.round)
         for event in simulation.run():
@@ -76,7 +82,7 @@ class Experiment:
                 self.folder.add_round(event)
                 every = self.config.measuring.save_every
                 if event.round % every == 0 and event.round < simulation.rounds:
-                    saving.save(simulation, state)
+                    checkpoint.save(simulation, state)
             yield event
         yield simulation.outcome()
 
@@ -94,8 +100,8 @@ def _check_texts(base: Base, persons: Sequence[Person], seq_len: int) -> list[st
 def _check(
     name: str, chosen: Method, persons: Sequence[Person], config: SimulateConfig
 ) -> None:
-    own = [people.pooled(persons)] if chosen.pooled else persons
-    shaping.shapes(name, chosen, own, config)
+    own = [participants.pooled(persons)] if chosen.pooled else persons
+    expert_shapes.shapes(name, chosen, own, config)
     learning = config.learning
     sizes = {"seq_len": learning.seq_len, "batch_size": learning.batch_size}
     for person in own:

@@ -14,8 +14,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from comigs_mlx import cpu
 from comigs_mlx.errors import ComigsError, RunError
+from comigs_mlx.platform import cpu
 from comigs_mlx.simulation.experiment import Experiment
 from comigs_mlx.simulation.options import SimulateConfig
 from comigs_mlx.simulation.records import Event, Outcome

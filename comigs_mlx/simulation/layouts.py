@@ -16,11 +16,11 @@ from comigs_mlx.model.base import Base
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.model.params import Tree
 from comigs_mlx.options import ExpertOptions, SavingOptions, TrainingOptions
-from comigs_mlx.training import swapping
+from comigs_mlx.training import trainer_state
 from comigs_mlx.training.evaluation import Evaluator
 from comigs_mlx.training.groups import Task
-from comigs_mlx.training.swapping import Progress, Supply
 from comigs_mlx.training.trainer import Trainer
+from comigs_mlx.training.trainer_state import Progress, Supply
 
 NEVER = 10**9
 """Steps: the engine saves, the trainer does not."""
@@ -76,9 +76,9 @@ class Layouts:
                 saving,
                 task,
             )
-            self._trainers[key] = trainer, swapping.fresh(trainer)
+            self._trainers[key] = trainer, trainer_state.fresh(trainer)
         trainer, begin = self._trainers[key]
-        return trainer, swapping.copied(begin)
+        return trainer, trainer_state.copied(begin)
 
     def fresh_values(self, options: ExpertOptions, seed: int) -> Tree:
         """The values that a mixture of this shape begins with."""

@@ -19,7 +19,7 @@ from comigs_mlx.simulation.layouts import Layouts
 from comigs_mlx.simulation.method import Method
 from comigs_mlx.simulation.options import SimulateConfig
 from comigs_mlx.simulation.participant import Participant
-from comigs_mlx.simulation.people import Person
+from comigs_mlx.simulation.participants import Person
 from comigs_mlx.training.evaluation import NotFinite, Score
 
 DIVERGED = 700.0

@@ -14,7 +14,7 @@ from typing import Literal
 
 from comigs_mlx import registry
 from comigs_mlx.errors import ConfigError
-from comigs_mlx.federation.sources import Array, Source
+from comigs_mlx.federation.formats.tensor_source import Array, Source
 from comigs_mlx.model.selection import Selection
 from comigs_mlx.training.groups import Task
 
@@ -75,7 +75,7 @@ class Method:
         router: How routers learn; `none` where the weights are fixed.
         router_split: The text that routers learn from, where they alternate.
         stages: What learns when.
-        aggregator: A file of `federation/aggregators`.
+        aggregator: A file of `federation/aggregation/aggregators`.
         mix: What everybody receives; None: the aggregate.
         speaks: Which experts speak when the result is measured; of several selections
             each participant takes the one with the lowest validation loss.

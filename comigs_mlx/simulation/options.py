@@ -26,8 +26,7 @@ class RoundOptions:
     encoding: Literal["fp32", "fp16", "int8"] = option("fp32", "of contributions")
     aggregator: str | None = option(
         None,
-        "a file of federation/aggregators, with options as in sync init (default: the "
-        "method's own)",
+        "an aggregator, with options as in sync init (default: the method's own)",
         "NAME[:key=value,...]",
     )
 
@@ -41,7 +40,7 @@ class RoundOptions:
         if not 0 <= self.dropout < 1:
             yield f"--dropout {self.dropout} must be at least 0, below 1"
         if self.aggregator is not None:
-            from comigs_mlx.federation.aggregation import misnamed
+            from comigs_mlx.federation.aggregation.aggregate import misnamed
 
             yield from misnamed(self.aggregator)
 

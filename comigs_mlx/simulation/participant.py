@@ -10,14 +10,14 @@ import numpy as np
 
 from comigs_mlx.data.batches import BatchSource, training_batches
 from comigs_mlx.data.content import Content
-from comigs_mlx.federation.sources import Array
+from comigs_mlx.federation.formats.tensor_source import Array
 from comigs_mlx.model import params
 from comigs_mlx.model.params import Tree
 from comigs_mlx.options import ExpertOptions
 from comigs_mlx.runs import generalists
-from comigs_mlx.simulation.people import Person
+from comigs_mlx.simulation.participants import Person
 from comigs_mlx.training.records import Report
-from comigs_mlx.training.swapping import Progress, Supply
+from comigs_mlx.training.trainer_state import Progress, Supply
 
 APART = 2**40
 """Between the seeds of two stages: larger than any participant's."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from comigs_mlx.files import replacing
-from comigs_mlx.simulation.folder import ResultsFolder
+from comigs_mlx.simulation.results_folder import ResultsFolder
 
 Round = Mapping[str, Any]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from comigs_mlx.federation import aggregation
-from comigs_mlx.federation.sources import Array, Source
+from comigs_mlx.federation.aggregation import aggregate
+from comigs_mlx.federation.formats.tensor_source import Array, Source
+from comigs_mlx.simulation.local_federation import Pool
 from comigs_mlx.simulation.measuring import Measuring
 from comigs_mlx.simulation.method import Meeting, Method, Tensors
 from comigs_mlx.simulation.participant import Participant, filled
-from comigs_mlx.simulation.pool import Pool
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Sharing:
     ) -> dict[str, int]:
         """Participant -> bytes it sent."""
         name = self.pool.manifest.aggregator.name
-        pad = not aggregation.load(name).HANDLES_RANKS
+        pad = not aggregate.load(name).HANDLES_RANKS
         sent = {}
         for participant in self.participants:
             if participant.name in arrived:

@@ -21,7 +21,7 @@ from comigs_mlx.model import params
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.model.params import Tree
 from comigs_mlx.model.selection import Selection
-from comigs_mlx.training import lanes
+from comigs_mlx.platform import cpu_streams
 from comigs_mlx.training.losses import token_losses
 
 RESAMPLES = 1000
@@ -138,7 +138,7 @@ class Evaluator:
         with self.mixture.selected(selection):
             losses, weights = self._compiled[selection](values, mx.array(batch.tokens))
         self.mixture.model.update(values)
-        with lanes.evaluating(len(batch.tokens)):
+        with cpu_streams.evaluating(len(batch.tokens)):
             mx.eval(losses, weights)
         return np.array(losses), np.array(weights)
 
@@ -160,7 +160,7 @@ class Evaluator:
 
     def _run(self, values: Tree, tokens: mx.array) -> tuple[mx.array, mx.array]:
         self.mixture.model.update(values)
-        losses, weights = zip(*lanes.each(self._rows, tokens), strict=True)
+        losses, weights = zip(*cpu_streams.each(self._rows, tokens), strict=True)
         return mx.concatenate(list(losses)), mx.concatenate(list(weights))
 
     def _rows(self, tokens: mx.array) -> tuple[mx.array, mx.array]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import mlx.core as mx
 
 from comigs_mlx.model.routing import Routing
-from comigs_mlx.model.x86 import exponential
+from comigs_mlx.platform.x86 import exponential
 
 Head = Callable[[mx.array], mx.array]
 """Hidden vectors `[1, tokens, dims]` -> logits `[1, tokens, vocabulary]`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from comigs_mlx.training.levels import StepResult
+from comigs_mlx.training.level import StepResult
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import mlx.core as mx
 from comigs_mlx.data.batches import Batch, BatchSource
 from comigs_mlx.errors import TrainingError
 from comigs_mlx.model import params
-from comigs_mlx.model.checkpointing import recompute_blocks
+from comigs_mlx.model.gradient_checkpointing import recompute_blocks
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.options import SavingOptions, TrainingOptions
 from comigs_mlx.training.evaluation import Evaluator, NotFinite
@@ -26,7 +26,7 @@ from comigs_mlx.training.groups import (
     expert_group,
     router_group,
 )
-from comigs_mlx.training.levels import Level, StepResult
+from comigs_mlx.training.level import Level, StepResult
 from comigs_mlx.training.records import Boundary, Position, Report, Step, Sums
 
 ADVICE = (

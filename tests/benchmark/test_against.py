@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import comigs_mlx
-from comigs_mlx.benchmark import against, environment, trees, worker
+from comigs_mlx import environment
+from comigs_mlx.benchmark import against, tree_worker, trees
 from comigs_mlx.benchmark.against import Turn
 from comigs_mlx.errors import ConfigError
 
@@ -174,7 +175,7 @@ class TestWorker:
         first = {"shape": shape.to_dict(), "cases": cases, "scratch": scratch}
         run = {"case": "router_step", "variant": "plain LoRA", "round": 0}
         lines = (json.dumps(request) for request in (first, run))
-        ready, answer = worker.answers(lines)
+        ready, answer = tree_worker.answers(lines)
         assert ready == {
             "library": str(PACKAGE.resolve().parent),
             "variants": {"router_step": ["plain LoRA", "comigs, 2 experts"]},
@@ -185,7 +186,7 @@ class TestWorker:
         from sys import executable
 
         done = subprocess.run(
-            [executable, "-m", "comigs_mlx.benchmark.worker"],
+            [executable, "-m", "comigs_mlx.benchmark.tree_worker"],
             input='{"shape": {}}\n',
             capture_output=True,
             text=True,
@@ -202,7 +203,7 @@ def test_a_worker_that_a_signal_ends_is_not_a_user_error(tmp_path):
     folder.mkdir(parents=True)
     (folder.parent / "__init__.py").write_text("")
     (folder / "__init__.py").write_text("")
-    (folder / "worker.py").write_text(
+    (folder / "tree_worker.py").write_text(
         "import os, signal\nos.kill(os.getpid(), signal.SIGILL)\n"
     )
     tree = trees.Worker(tmp_path, tmp_path / "log", "--against 1234")

@@ -8,6 +8,7 @@ import mlx.core as mx
 import pytest
 
 from comigs_mlx import registry
+from comigs_mlx.benchmark.case_results import is_ratio, read_section, section
 from comigs_mlx.benchmark.measure import (
     Measured,
     Meter,
@@ -17,7 +18,6 @@ from comigs_mlx.benchmark.measure import (
     interleaved,
 )
 from comigs_mlx.benchmark.models import base_model
-from comigs_mlx.benchmark.results import is_ratio, read_section, section
 from comigs_mlx.benchmark.setting import Setting
 from comigs_mlx.benchmark.spread import Spread
 from comigs_mlx.model import params

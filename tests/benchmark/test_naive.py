@@ -9,7 +9,7 @@ from comigs_mlx.benchmark import naive
 from comigs_mlx.model import params
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.options import ExpertOptions, TrainingOptions
-from comigs_mlx.training.levels import Level, expert_group, router_group
+from comigs_mlx.training.level import Level, expert_group, router_group
 from tests.model.naive import randomise
 from tests.training.setting import batch_of
 

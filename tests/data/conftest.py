@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import types
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -96,21 +94,3 @@ def datasets(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     module.load_dataset = load_dataset  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "datasets", module)
     return known
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Callable[..., Path]:
-    """Write files (name -> text, bytes, or rows of JSONL) and return their folder."""
-
-    def make(files: dict[str, Any], folder: str = "data") -> Path:
-        root = tmp_path / folder
-        root.mkdir(exist_ok=True)
-        for name, content in files.items():
-            if isinstance(content, list):
-                content = "".join(json.dumps(row) + "\n" for row in content)
-            raw = content if isinstance(content, bytes) else content.encode()
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            (root / name).write_bytes(raw)
-        return root
-
-    return make

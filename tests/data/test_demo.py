@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
+from comigs_mlx.data.demo_journal import GRAMMAR, entries
 from comigs_mlx.data.formats import demo
-from comigs_mlx.data.journal import GRAMMAR, entries
 from comigs_mlx.data.splits import load_splits
 from comigs_mlx.errors import DataError
 
@@ -57,7 +57,9 @@ def test_code_documents_are_whole_functions_and_classes() -> None:
 
 
 def test_journal_is_the_same_in_every_process() -> None:
-    code = "from comigs_mlx.data.journal import entries; print(*entries(40), sep='|')"
+    code = (
+        "from comigs_mlx.data.demo_journal import entries; print(*entries(40), sep='|')"
+    )
     command = [sys.executable, "-W", "ignore", "-c", code]
     outputs = {
         subprocess.run(

@@ -32,11 +32,12 @@ from safetensors.numpy import load
 
 import tests.federation.sharing as sharing
 import tests.tiny as tiny
-from comigs_mlx.federation import contributing, hub_client, rounds
-from comigs_mlx.federation.closing import close_if_due
-from comigs_mlx.federation.exchange import Moved, Unreachable
-from comigs_mlx.federation.hub import HubExchange
-from comigs_mlx.federation.memory import MemoryExchange
+from comigs_mlx.federation.exchanges.base import Moved, Unreachable
+from comigs_mlx.federation.exchanges.hub import client
+from comigs_mlx.federation.exchanges.hub.exchange import HubExchange
+from comigs_mlx.federation.exchanges.memory import MemoryExchange
+from comigs_mlx.federation.rounds import repository, submit
+from comigs_mlx.federation.rounds.closing import close_if_due
 from tests.hub_server import Fault, Server
 
 ROOT = Path(__file__).parents[2]
@@ -122,7 +123,7 @@ class Campaign:
             self.repo.rights.update(dict.fromkeys(self.names, "write"))
             owner = self.exchange("p0")
             agreed = sharing.manifest(FIRST, quorum=self.quorum, encoding="fp32")
-            rounds.initialise(owner, agreed, FIRST, time.time())
+            repository.initialise(owner, agreed, FIRST, time.time())
             opened = {name: self.exchange(name) for name in self.names}
             for exchange in opened.values():
                 exchange.snapshot()  # a 404 to the very first question is final
@@ -174,7 +175,7 @@ class Campaign:
             try:
                 if self._step(exchange, name, seed):
                     return
-            except contributing.Late:
+            except submit.Late:
                 self.ledger.late[name] += 1
             except (Moved, Unreachable):  # training goes on; it is sent later
                 self.ledger.offline[name] += 1
@@ -184,19 +185,19 @@ class Campaign:
 
     def _step(self, exchange, name, seed):
         """One look: contribute if it is not done yet, close if it is due; the end."""
-        federation = rounds.current(exchange)
+        federation = repository.current(exchange)
         opened = federation.open_round
         if opened > self.last:
             return True
         if (opened, name) not in self.ledger.told:
-            current = rounds.pull(exchange, federation)
+            current = repository.pull(exchange, federation)
             values = sharing.moved(current, 1000 * seed + opened, size=0.01)
             made = sharing.contributed(
                 values, current, federation.manifest, name, opened
             )
-            contributing.contribute(exchange, federation, made)
+            submit.contribute(exchange, federation, made)
             self.ledger.told[opened, name] = values
-            federation = rounds.current(exchange)
+            federation = repository.current(exchange)
         if close_if_due(exchange, federation, time.time()) is None:
             time.sleep(0.05 + 0.05 * random.random())
         return False
@@ -269,7 +270,7 @@ def cancelling():
     first = sharing.tensors(blocks=1, rank=4, zero_b=True)
     ann = MemoryExchange("ann")
     eve = MemoryExchange("eve", ann.store)
-    rounds.initialise(ann, sharing.manifest(first, rank=4, quorum=2), first, 0.0)
+    repository.initialise(ann, sharing.manifest(first, rank=4, quorum=2), first, 0.0)
     mine = {
         name: value.astype(np.float16).astype(np.float32)
         for name, value in sharing.moved(first, 1).items()
@@ -279,13 +280,13 @@ def cancelling():
         for name, value in mine.items()
     }
     for exchange, values in ((ann, mine), (eve, turned)):
-        federation = rounds.current(exchange)
+        federation = repository.current(exchange)
         made = sharing.contributed(
             values, first, federation.manifest, exchange.account(), 1
         )
-        contributing.contribute(exchange, federation, made)
+        submit.contribute(exchange, federation, made)
     try:
-        closed = close_if_due(ann, rounds.current(ann), 1.0)
+        closed = close_if_due(ann, repository.current(ann), 1.0)
     except Exception as error:
         return [f"two that cancel: whoever closes fails: {type(error).__name__}"]
     return [] if closed else ["two that cancel: the round does not close"]
@@ -421,8 +422,8 @@ class Killings:
 def hasty(stack):
     """Short waits for the time of `stack`, so that minutes become seconds."""
     for name, value in (("FIRST_WAIT", 0.05), ("LONGEST_WAIT", 1.0), ("READ", 1.0)):
-        stack.callback(setattr, hub_client, name, getattr(hub_client, name))
-        setattr(hub_client, name, value)
+        stack.callback(setattr, client, name, getattr(client, name))
+        setattr(client, name, value)
 
 
 def faults_of(text):

@@ -3,10 +3,10 @@ import itertools
 import pytest
 
 import tests.hub_server as hub_server
-from comigs_mlx.federation import exchange as exchange_module
-from comigs_mlx.federation.folder import FolderExchange
-from comigs_mlx.federation.hub import HubExchange
-from comigs_mlx.federation.memory import MemoryExchange, MemoryStore
+from comigs_mlx.federation.exchanges import open as exchange_module
+from comigs_mlx.federation.exchanges.folder import FolderExchange
+from comigs_mlx.federation.exchanges.hub.exchange import HubExchange
+from comigs_mlx.federation.exchanges.memory import MemoryExchange, MemoryStore
 
 TOKENS = {user: token for token, user in hub_server.USERS.items()}
 NAMES = itertools.count()

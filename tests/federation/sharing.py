@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from comigs_mlx.federation.contribution import prepare
-from comigs_mlx.federation.manifest import BaseModel, Experts, Manifest, cap
-from comigs_mlx.federation.sources import Arrays, shapes
+from comigs_mlx.federation.formats.contribution import prepare
+from comigs_mlx.federation.formats.manifest import BaseModel, Experts, Manifest, cap
+from comigs_mlx.federation.formats.tensor_source import Arrays, shapes
 
 WIDTHS = {"mlp.up_proj": (6, 10), "mlp.down_proj": (10, 6), "self_attn.q_proj": (6, 6)}
 FINGERPRINT = "sha256:" + "ab" * 32

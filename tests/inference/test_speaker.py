@@ -29,7 +29,7 @@ from comigs_mlx.model.base import load_base
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.runs.folder import RunFolder
 from comigs_mlx.train_options import TrainConfig
-from comigs_mlx.training import memory
+from comigs_mlx.training import memory_estimate
 
 OPTIONS = {"specialists": 2, "learning_rate": 0.05}
 SAY = [{"role": "user", "content": "Dear diary"}]
@@ -683,8 +683,8 @@ class TestMemoryOfTraining:
         config = self.config(tiny_folder(), specialists=4, rank=6, seq_len=32)
         peak, notes = speaker.memory(config)
         base = load_base(str(tiny_folder()))
-        work = memory.Work(2, 32, False, 1)
-        plan = memory.plan(Mixture(base.model, config.experts), work)
+        work = memory_estimate.Work(2, 32, False, 1)
+        plan = memory_estimate.plan(Mixture(base.model, config.experts), work)
         assert peak == plan.estimate.peak
         assert notes == list(plan.notes(None))
         assert "2 x 32 tokens" in notes[0]

@@ -14,8 +14,8 @@ import tests.model.families as families
 from comigs_mlx.errors import ConfigError, UnsupportedModel
 from comigs_mlx.model import mixture as mixture_module
 from comigs_mlx.model import params
-from comigs_mlx.model.checkpointing import recompute_blocks
 from comigs_mlx.model.experts import FanOut, MixBack
+from comigs_mlx.model.gradient_checkpointing import recompute_blocks
 from comigs_mlx.model.lora import SharedLoRA
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.model.selection import allowed

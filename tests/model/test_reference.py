@@ -10,7 +10,7 @@ from comigs_mlx.options import ExpertOptions, TrainingOptions
 from comigs_mlx.runs import experts
 from comigs_mlx.runs.folder import RunFolder
 from comigs_mlx.train_options import TrainConfig
-from comigs_mlx.training.levels import Level, expert_group, router_group
+from comigs_mlx.training.level import Level, expert_group, router_group
 from comigs_mlx.training.losses import token_losses
 from tests.model.naive import randomise
 from tests.model.reference import Run, window_loss

@@ -14,7 +14,7 @@ from comigs_mlx.inference.prompts import prompt_tokens
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.options import ExpertOptions, TrainingOptions
 from comigs_mlx.runs.folder import RunFolder
-from comigs_mlx.training.levels import Level, expert_group
+from comigs_mlx.training.level import Level, expert_group
 from tests.model.naive import randomise
 from tests.real.conftest import WORDS
 

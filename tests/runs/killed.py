@@ -13,7 +13,7 @@ import comigs_mlx  # noqa: F401  isort: skip
 
 
 from comigs_mlx import command, tensors, train
-from comigs_mlx.training.levels import Level
+from comigs_mlx.training.level import Level
 
 OWNERS = {"os": os, "tensors": tensors, "Level": Level}
 

@@ -13,7 +13,7 @@ import comigs_mlx.train as train
 from comigs_mlx import tensors
 from comigs_mlx.errors import RunError
 from comigs_mlx.runs.folder import RunFolder
-from comigs_mlx.training.levels import Level
+from comigs_mlx.training.level import Level
 from tests.runs.compare import same_run
 from tests.tiny import TRAINING, flags
 

@@ -431,7 +431,7 @@ class TestSameTokens:
 
     def test_another_number_of_parts_is_noted(self, mine, monkeypatch):
         _, run = mine()
-        monkeypatch.setattr(session_module.lanes, "count", lambda rows: 7)
+        monkeypatch.setattr(session_module.cpu_streams, "count", lambda rows: 7)
         (note,) = self.resumed(run)
         assert note.startswith("note: this machine computes a batch in another number")
 

@@ -20,7 +20,7 @@ from comigs_mlx.simulation.options import (
     ShapeOptions,
     SimulateConfig,
 )
-from comigs_mlx.simulation.people import Device, Person
+from comigs_mlx.simulation.participants import Device, Person
 
 NAMES = ("ann", "bob", "cy")
 

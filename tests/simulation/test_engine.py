@@ -10,9 +10,9 @@ from comigs_mlx.errors import ConfigError
 from comigs_mlx.model import params
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.options import SavingOptions
-from comigs_mlx.simulation import shaping
+from comigs_mlx.simulation import expert_shapes
 from comigs_mlx.simulation.layouts import sharing_arrays
-from comigs_mlx.simulation.people import Device, pooled
+from comigs_mlx.simulation.participants import Device, pooled
 from comigs_mlx.training.trainer import Trainer
 from tests.simulation.setting import (
     NAMES,
@@ -173,9 +173,9 @@ class TestDevices:
             path: 2 * a if path.endswith("lora_b") else a for path, a in start.items()
         }
         before = participant.options
-        shaping.prune(participant, start, 0.99)  # nothing shrank
+        expert_shapes.prune(participant, start, 0.99)  # nothing shrank
         assert participant.options == before
-        shaping.prune(participant, bigger, 0.99)
+        expert_shapes.prune(participant, bigger, 0.99)
         assert participant.options.rank == before.rank - 1
         assert participant.options.scale == pytest.approx(before.scale)
         for path, array in params.flatten(participant.values).items():

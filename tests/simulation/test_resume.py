@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from comigs_mlx.errors import RunError
-from comigs_mlx.simulation import method, saving
-from comigs_mlx.simulation.people import Device
+from comigs_mlx.simulation import checkpoint, method
+from comigs_mlx.simulation.participants import Device
 from comigs_mlx.simulation.records import RoundDone
 from tests.simulation.setting import everything, finished, people, same, simulation
 
@@ -39,9 +39,9 @@ def test_goes_on_bit_for_bit(tmp_path, name):
     before = []
     while len(before) < stages:
         before += rounds([next(events)])
-    saving.save(first, tmp_path / "state")
+    checkpoint.save(first, tmp_path / "state")
     second = simulation(name, **case)
-    saving.restore(second, tmp_path / "state")
+    checkpoint.restore(second, tmp_path / "state")
     assert second.round == stages
     after = rounds(second.run())
     assert before + after == rounds(told)
@@ -55,9 +55,9 @@ def test_goes_on_bit_for_bit(tmp_path, name):
 def test_the_last_reports_are_remembered(tmp_path):
     """A round without a report tells that of the round before."""
     made, _ = finished("local", rounds=1)
-    saving.save(made, tmp_path / "state")
+    checkpoint.save(made, tmp_path / "state")
     again = simulation("local", rounds=1)
-    saving.restore(again, tmp_path / "state")
+    checkpoint.restore(again, tmp_path / "state")
     reports = [participant.report for participant in made.participants]
     assert [participant.report for participant in again.participants] == reports
     assert None not in reports
@@ -65,7 +65,7 @@ def test_the_last_reports_are_remembered(tmp_path):
 
 def test_a_damaged_save_is_named(tmp_path):
     made, _ = finished("local", rounds=1)
-    saving.save(made, tmp_path / "state")
+    checkpoint.save(made, tmp_path / "state")
     (tmp_path / "state" / "participants" / "bob.safetensors").write_bytes(b"nothing")
     with pytest.raises(RunError, match="state is damaged .* remove it to begin"):
-        saving.restore(simulation("local", rounds=1), tmp_path / "state")
+        checkpoint.restore(simulation("local", rounds=1), tmp_path / "state")

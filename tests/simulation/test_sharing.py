@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from comigs_mlx.federation import norms
-from comigs_mlx.federation.sources import Arrays
+from comigs_mlx.federation.aggregation import clipping
+from comigs_mlx.federation.formats.tensor_source import Arrays
 from comigs_mlx.simulation import method
-from comigs_mlx.simulation.people import Device
+from comigs_mlx.simulation.participants import Device
 from tests.simulation.setting import NAMES, people, same, simulation
 
 RANKS = {"ann": Device(rank=2), "bob": Device(rank=3), "cy": Device(rank=4)}
@@ -114,7 +114,7 @@ class TestSent:
             Arrays(name, {n: a + size for n, a in current.items()})
             for name, size in zip(NAMES, (1, 1, 1000), strict=True)
         ]
-        found = norms.limit(group, Arrays("", current), pool.manifest)
+        found = clipping.limit(group, Arrays("", current), pool.manifest)
         assert found.kept == group
 
 

@@ -10,7 +10,7 @@ import pytest
 from comigs_mlx.errors import TrainingError
 from comigs_mlx.model import params
 from comigs_mlx.options import ExpertOptions, SavingOptions, TrainingOptions
-from comigs_mlx.training.levels import Level, StepResult, expert_group, router_group
+from comigs_mlx.training.level import Level, StepResult, expert_group, router_group
 from comigs_mlx.training.records import Boundary, Report, Step
 from tests.training.setting import (
     SHAPES,

@@ -13,15 +13,15 @@ from safetensors.numpy import load_file
 from comigs_mlx.benchmark.measure import Makers, Measured, Variant
 from comigs_mlx.benchmark.setting import Setting
 from comigs_mlx.benchmark.spread import Spread, rate, ratio, spread
-from comigs_mlx.federation.aggregation import aggregate
-from comigs_mlx.federation.sources import Array, Arrays
-from comigs_mlx.federation.tensorfile import (
+from comigs_mlx.federation.aggregation.aggregate import aggregate
+from comigs_mlx.federation.formats.tensor_file import (
     Layout,
     read_layout,
     read_tensor,
     serialise,
     specs,
 )
+from comigs_mlx.federation.formats.tensor_source import Array, Arrays
 from comigs_mlx.runs import experts, generalists
 
 ORDER = 9

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from comigs_mlx.benchmark import ours, saving
+from comigs_mlx.benchmark import ours, saved_trainer
 from comigs_mlx.benchmark.measure import Makers, Measured, Variant
 from comigs_mlx.benchmark.setting import Setting
 from comigs_mlx.benchmark.spread import Spread, spread
@@ -15,21 +15,21 @@ SUMMARY = "restoring a trainer from its last save"
 TOKENS = 0
 MAIN = ()
 
-NAME = ours.name(saving.EXPERTS)
+NAME = ours.name(saved_trainer.EXPERTS)
 
 
 def variants(setting: Setting) -> Makers:
     """Our restore alone: mlx-lm has no exact resume to compare it with."""
 
     def make() -> Variant:
-        trainer = saving.trainer(setting)
-        folder = saving.folder(setting, "resume", trainer)
-        saving.save(folder, trainer)
+        trainer = saved_trainer.trainer(setting)
+        folder = saved_trainer.folder(setting, "resume", trainer)
+        saved_trainer.save(folder, trainer)
 
         def run(index: int) -> None:
             del index
             newest = checkpoint.latest(folder.states)
-            checkpoint.restore(trainer, newest, saving.IDENTITY)
+            checkpoint.restore(trainer, newest, saved_trainer.IDENTITY)
             mx.eval(trainer.mixture.model.parameters())
 
         return Variant(run)

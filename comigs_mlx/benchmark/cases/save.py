@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from comigs_mlx.benchmark import ours, saving
+from comigs_mlx.benchmark import ours, saved_trainer
 from comigs_mlx.benchmark.measure import Makers, Measured, Variant
 from comigs_mlx.benchmark.setting import Setting
 from comigs_mlx.benchmark.spread import Spread, spread
@@ -12,16 +12,16 @@ SUMMARY = "saving a run"
 TOKENS = 0
 MAIN = ()
 
-NAME = ours.name(saving.EXPERTS)
+NAME = ours.name(saved_trainer.EXPERTS)
 
 
 def variants(setting: Setting) -> Makers:
     """Our save alone: mlx-lm has no exact resume to compare it with."""
 
     def make() -> Variant:
-        trainer = saving.trainer(setting)
-        folder = saving.folder(setting, "save", trainer)
-        return Variant(lambda index: saving.save(folder, trainer))
+        trainer = saved_trainer.trainer(setting)
+        folder = saved_trainer.folder(setting, "save", trainer)
+        return Variant(lambda index: saved_trainer.save(folder, trainer))
 
     return {NAME: make}
 

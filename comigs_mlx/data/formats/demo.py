@@ -15,8 +15,8 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Iterable, Iterator
 
-from comigs_mlx.data.journal import entries
-from comigs_mlx.data.progress import Advance, ignore, told
+from comigs_mlx.data.demo_journal import entries
+from comigs_mlx.data.reading_progress import Advance, ignore, told
 from comigs_mlx.data.splits import Source
 from comigs_mlx.errors import DataError
 

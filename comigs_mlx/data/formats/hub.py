@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from comigs_mlx.data.progress import EVERY, Advance, ignore, told
 from comigs_mlx.data.reading import SPLIT_NAMES, TEXT_ENDINGS
+from comigs_mlx.data.reading_progress import EVERY, Advance, ignore, told
 from comigs_mlx.data.rows import read_rows
 from comigs_mlx.data.splits import Sample, Source
 from comigs_mlx.errors import DataError, raise_all

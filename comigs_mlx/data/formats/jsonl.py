@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from comigs_mlx.data.progress import EVERY, Advance, ignore, told
 from comigs_mlx.data.reading import (
     TEXT_ENDINGS,
     list_dir,
@@ -20,6 +19,7 @@ from comigs_mlx.data.reading import (
     split_files,
     split_notes,
 )
+from comigs_mlx.data.reading_progress import EVERY, Advance, ignore, told
 from comigs_mlx.data.rows import parsed, read_rows
 from comigs_mlx.data.splits import Sample, Source
 from comigs_mlx.errors import DataError, raise_all

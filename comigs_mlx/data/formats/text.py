@@ -16,7 +16,6 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from comigs_mlx.data.progress import Advance, ignore, told
 from comigs_mlx.data.reading import (
     SPLIT_NAMES,
     TEXT_ENDINGS,
@@ -27,6 +26,7 @@ from comigs_mlx.data.reading import (
     split_notes,
     stays_inside,
 )
+from comigs_mlx.data.reading_progress import Advance, ignore, told
 from comigs_mlx.data.splits import Sample, Source
 from comigs_mlx.errors import DataError, raise_all
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from comigs_mlx.federation.sources import Array, wide
+from comigs_mlx.federation.formats.tensor_source import Array, wide
 from comigs_mlx.simulation.method import Meeting, Method, Tensors
 
 

@@ -24,11 +24,17 @@ from collections.abc import Mapping
 import mlx.core as mx
 import numpy as np
 
-from comigs_mlx.federation import lowrank
-from comigs_mlx.federation.aggregation import weighted_mean
-from comigs_mlx.federation.sources import PAIR, Arrays, Source, linears, wide
+from comigs_mlx.federation.aggregation import lowrank
+from comigs_mlx.federation.aggregation.aggregate import weighted_mean
+from comigs_mlx.federation.formats.tensor_source import (
+    PAIR,
+    Arrays,
+    Source,
+    linears,
+    wide,
+)
+from comigs_mlx.simulation.expert_shapes import tail
 from comigs_mlx.simulation.method import EVEN, Meeting, Method, Stage, Tensors
-from comigs_mlx.simulation.shaping import tail
 from comigs_mlx.training.groups import Task
 
 GAMMA, LAMBDA = 0.99, 0.001

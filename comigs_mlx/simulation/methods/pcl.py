@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import math
 
-from comigs_mlx.federation.aggregation import weighted_mean
-from comigs_mlx.federation.sources import Arrays
+from comigs_mlx.federation.aggregation.aggregate import weighted_mean
+from comigs_mlx.federation.formats.tensor_source import Arrays
 from comigs_mlx.simulation.method import EVEN, Meeting, Method, Stage, Tensors
 from comigs_mlx.training.groups import Task
 

@@ -7,8 +7,8 @@ import pytest
 from safetensors.numpy import load
 
 from comigs_mlx import registry
-from comigs_mlx.federation import aggregation
-from comigs_mlx.federation.sources import Arrays
+from comigs_mlx.federation.aggregation import aggregate
+from comigs_mlx.federation.formats.tensor_source import Arrays
 from comigs_mlx.model import params
 from comigs_mlx.simulation import method, similarity
 from comigs_mlx.simulation.method import Meeting
@@ -148,7 +148,7 @@ def test_one_participant_alone_is_local_training(name):
     alone, chosen = people(("ann",)), method.load(name)
     stages = tuple(dataclasses.replace(s, shared=False) for s in chosen.stages)
     apart = dataclasses.replace(chosen, stages=stages, mix=None)
-    if not aggregation.load(chosen.aggregator).HANDLES_RANKS:
+    if not aggregate.load(chosen.aggregator).HANDLES_RANKS:
         shared, _ = finished(name, persons=alone)
         local, _ = finished(name, persons=alone, chosen=apart)
         assert same(everything(shared), everything(local))

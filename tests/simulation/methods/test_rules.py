@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from comigs_mlx.model import params
-from comigs_mlx.simulation import method, shaping
+from comigs_mlx.simulation import expert_shapes, method
 from comigs_mlx.simulation.methods.fedprox import MU, proximal
 from comigs_mlx.simulation.methods.hetlora import GAMMA, LAMBDA, shrinking
 from tests.simulation.setting import everything, finished, people, simulation, stream
@@ -70,7 +70,7 @@ class TestHetLora:
             for p, a in flat.items()
         }
         participant.values = params.unflatten(after)
-        shaping.prune(participant, flat, made.method.prune)
+        expert_shapes.prune(participant, flat, made.method.prune)
         assert participant.options.rank == rank
 
 

@@ -1,0 +1,172 @@
+"""Ratios kept in a file, and what has become of them. Standard library only.
+
+Ratios move from one machine to another, seconds do not, so none are kept. A ratio got
+worse when its median lies outside the old range and the old median outside the new
+one: by more than the spread of either run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from comigs_mlx import registry
+from comigs_mlx.benchmark.case_results import Found, ratios_only, read_section, section
+from comigs_mlx.benchmark.shape import Shape
+from comigs_mlx.benchmark.spread import Spread
+from comigs_mlx.errors import ConfigError
+from comigs_mlx.files import write_json
+
+TOLERANCE = 0.02
+"""A change of less than this, relative, is none, however narrow the ranges are."""
+
+SAME = ("model", "batch_size", "seq_len", "rank")
+"""Of the shape: what must be equal for ratios to be comparable."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A file's content: the ratios of each case, where and with what sizes found."""
+
+    environment: dict[str, Any]
+    shape: dict[str, Any]
+    cases: Mapping[str, Found]
+
+
+@dataclass(frozen=True)
+class Change:
+    """A main ratio, then and now."""
+
+    name: str
+    old: Spread
+    new: Spread
+    worse: bool
+
+
+def content(
+    environment: dict[str, Any], shape: Shape, cases: Mapping[str, Found]
+) -> dict[str, Any]:
+    """The file's JSON: of every case the ratios, never seconds."""
+    kept = {name: section(ratios_only(found)) for name, found in cases.items()}
+    return {"environment": environment, "shape": shape.to_dict(), **kept}
+
+
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    """Write what `content` made, atomically."""
+    write_json(path, content)
+
+
+def read(path: Path) -> Kept:
+    """The ratios in a file; cases that this version does not know are left out.
+
+    Raises:
+        ConfigError: If the file is missing or is not such a file.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        known = [name for name in registry.names("case") if name in values]
+        cases = {name: ratios_only(read_section(values[name])) for name in known}
+        return Kept(dict(values["environment"]), dict(values["shape"]), cases)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{path} holds no benchmark ratios: write it with "
+            "python -m comigs_mlx.bench --write"
+        ) from error
+
+
+def changes(old: Kept, new: Mapping[str, Found]) -> Iterator[Change]:
+    """The main ratios that both have, in the order of `new`."""
+    for case_name, found in new.items():
+        case, before = registry.load("case", case_name), old.cases.get(case_name, {})
+        for name, one in ratios_only(found).items():
+            if name in before and name.split(".")[0] in case.MAIN:
+                bad = worse(before[name], one, higher_is_better=bool(case.TOKENS))
+                yield Change(f"{case_name}.{name}", before[name], one, bad)
+
+
+def worse(old: Spread, new: Spread, higher_is_better: bool) -> bool:
+    """Whether a ratio got worse by more than the spread and the tolerance."""
+    if higher_is_better:
+        old, new = _inverse(old), _inverse(new)
+    margin = old.value * (1 + TOLERANCE)
+    return new.value > max(old.high, margin) and new.low > old.value
+
+
+def _inverse(one: Spread) -> Spread:
+    return Spread(1 / one.value, 1 / one.high, 1 / one.low)
+
+
+def differences(
+    old: Kept, environment: Mapping[str, Any], shape: Shape
+) -> Iterator[str]:
+    """Why old and new ratios may not be comparable, one sentence each."""
+    mine = shape.to_dict()
+    for name in SAME:
+        if old.shape.get(name) != mine[name]:
+            yield (
+                f"not comparable: {name.replace('_', ' ')} was "
+                f"{old.shape.get(name)!r}, is {mine[name]!r}"
+            )
+    for name in ("chip", "device", "mlx", "mlx-lm"):
+        if old.environment.get(name) != environment.get(name):
+            yield (
+                f"{name} was {old.environment.get(name)!r}, "
+                f"is {environment.get(name)!r}"
+            )
+
+
+def table(changes: Iterable[Change]) -> str:
+    """Old and new of the main ratios, for people."""
+    lines = [f"  {'':36}{'old':>8}{'new':>8}"]
+    for one in changes:
+        mark = "   WORSE by more than the spread" * one.worse
+        lines.append(f"  {one.name:36}{one.old.value:8.2f}{one.new.value:8.2f}{mark}")
+    return "\n".join(lines)
+
+
+def markdown(kept: Kept) -> str:
+    """The main ratios and where they were found, for the documentation."""
+    shape, where = kept.shape, kept.environment
+    lines = [
+        f"{shape['model']}, {shape['batch_size']} x {shape['seq_len']} tokens, rank "
+        f"{shape['rank']}; {where['chip']}, {where['device']}, mlx {where['mlx']}, "
+        f"mlx-lm {where['mlx-lm']}, commit {where['commit']}:",
+        "",
+        "| | median | of all rounds |",
+        "|---|---:|---:|",
+    ]
+    for case, found in kept.cases.items():
+        main = registry.load("case", case).MAIN
+        for name, one in found.items():
+            if name.split(".")[0] in main:
+                spread = f"{one.low:.2f} to {one.high:.2f}"
+                lines.append(f"| {case} {name} | {one.value:.2f} | {spread} |")
+    return "\n".join(lines)
+
+
+COLUMNS = {
+    "2 experts": ("train_step", "by_experts.2"),
+    "4 experts": ("train_step", "by_experts.4"),
+    "8 experts": ("train_step", "by_experts.8"),
+    "router step": ("router_step", "ratio"),
+    "peak memory, 2 experts": ("train_step", "peak_memory_ratio"),
+}
+"""Heading -> case and ratio, of `summary`."""
+
+
+def summary(files: Iterable[Path]) -> str:
+    """The price of a step in one row a file, for the documentation."""
+    lines = ["| base, tokens | " + " | ".join(COLUMNS) + " |"]
+    lines.append("|---|" + "---:|" * len(COLUMNS))
+    for one in map(read, files):
+        shape = one.shape
+        values = (one.cases[case][name].value for case, name in COLUMNS.values())
+        cells = [f"{value:.2f}" for value in values]
+        where = f"{shape['model']}, {shape['batch_size']} x {shape['seq_len']}"
+        lines.append(f"| {where} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)

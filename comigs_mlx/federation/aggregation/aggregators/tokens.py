@@ -1,0 +1,34 @@
+"""The average of the factors, weighted by how much text each was trained on.
+
+    theta <- sum_i n_i theta_i / sum_i n_i,   n_i = training tokens of participant i
+
+McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized
+Data", AISTATS 2017, algorithm 1 (FedAvg), with tokens for its examples. The counts are
+what participants say of themselves: use it among people who trust each other. Who says
+nothing has no share; where nobody does, all have the same. Memory: one tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from comigs_mlx.federation.aggregation.aggregate import (
+    Aggregate,
+    Option,
+    uniform,
+    weighted_mean,
+)
+from comigs_mlx.federation.formats.tensor_source import Source
+
+SUMMARY = "average weighted by the training tokens that participants report"
+HANDLES_RANKS = False
+ROBUST = False
+OPTIONS: dict[str, Option] = {}
+
+
+def aggregate(contributions: Sequence[Source], current: Source) -> Aggregate:
+    """The token-weighted mean."""
+    total = sum(source.tokens for source in contributions)
+    weights = {source.name: source.tokens / total for source in contributions if total}
+    weights = weights or uniform(contributions)
+    return Aggregate(weights, weighted_mean(contributions, weights, current))

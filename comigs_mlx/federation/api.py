@@ -1,0 +1,286 @@
+"""A federation as one desk for commands and the app: look, pull, push, close, go back.
+
+Everything goes by a run's folder and an exchange, and comes back as plain data.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from comigs_mlx.errors import ComigsError, FederationError
+from comigs_mlx.federation.exchanges.base import Exchange, Say
+from comigs_mlx.federation.formats.contribution import CONTRIBUTION, Prepared
+from comigs_mlx.federation.formats.tensor_source import Array, digest
+from comigs_mlx.federation.participant import membership, pull_push
+from comigs_mlx.federation.participant import round_history as keeping
+from comigs_mlx.federation.participant.privacy import GIVES_AWAY
+from comigs_mlx.federation.rounds import (
+    accepting,
+    attribution,
+    closing,
+    repository,
+    status,
+    submit,
+)
+from comigs_mlx.federation.rounds.repository import Federation
+from comigs_mlx.federation.rounds.verification import Trust, Untrusted
+from comigs_mlx.options import PrivacyOptions
+from comigs_mlx.runs.place import Place, reports
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What a pull did.
+
+    Attributes:
+        round: The last closed round.
+        changed: False where the run had it already.
+    """
+
+    round: int
+    changed: bool
+
+
+@dataclass(frozen=True)
+class Closing:
+    """What came of closing a round.
+
+    Attributes:
+        round: The one that was open.
+        closed: Whether it is closed now.
+        proposals: What became of each; see `proposing.Verdict.as_dict`.
+    """
+
+    round: int
+    closed: bool
+    proposals: list[dict[str, object]]
+
+
+def overview(exchange: Exchange, now: float | None = None) -> dict[str, Any]:
+    """How the federation stands: see `status.status`.
+
+    Args:
+        exchange: Where the federation is.
+        now: Seconds since the epoch; None: now.
+
+    Raises:
+        FederationError: If it cannot be read.
+    """
+    at = time.time() if now is None else now
+    return status.status(exchange, repository.current(exchange), at)
+
+
+def leaving(
+    run: Path,
+    exchange: Exchange,
+    participant: str | None,
+    options: PrivacyOptions | None = None,
+) -> dict[str, Any]:
+    """Everything that a push would send, and nothing is sent: see `status.leaving`."""
+    _, prepared, _ = _prepared(run, exchange, participant, options, send=False)
+    return status.leaving(prepared)
+
+
+def remarks(leaving: dict[str, Any]) -> list[str]:
+    """What people should know of a push, a sentence each, for commands and the app.
+
+    Args:
+        leaving: What `leaving` or `push` returned.
+    """
+    found = [] if leaving[CONTRIBUTION]["privacy"] else [GIVES_AWAY]
+    if leaving[CONTRIBUTION]["counters"].get("steps") == 0:
+        found.append(
+            "this run has not been trained since its last pull: what it contributes is "
+            "the generalist as it was, which a mean leaves out"
+        )
+    return found
+
+
+def pull(
+    run: Path,
+    exchange: Exchange,
+    participant: str | None = None,
+    accept: bool = False,
+    say: Say = lambda line: None,
+) -> Pulled:
+    """Replace a run's generalists by the federation's; they are kept to go back to.
+
+    Args:
+        run: Its folder.
+        exchange: Where the federation is.
+        participant: The run's name in it.
+        accept: Take what has changed or cannot be verified (`--trust`).
+        say: Told what is accepted.
+
+    Raises:
+        Untrusted: Unless `accept`, if the federation is not what the run takes part in
+            or the generalists are not what the contributions make.
+        ComigsError: If it cannot be read or the run does not fit; the run is
+            unchanged then.
+    """
+    federation = repository.current(exchange)
+    changed = pull_push.pull(run, exchange, federation, participant, accept, say)
+    return Pulled(federation.round.round, changed)
+
+
+def push(
+    run: Path,
+    exchange: Exchange,
+    participant: str | None = None,
+    options: PrivacyOptions | None = None,
+    propose: bool = False,
+    say: Say = lambda line: None,
+    accept: bool = False,
+) -> dict[str, Any]:
+    """Contribute a run's generalists to the open round, and close it if it is due.
+
+    Args:
+        run: Its folder.
+        exchange: Where the federation is.
+        participant: The run's name in it; None: the one it had last.
+        options: Differential privacy.
+        propose: Offer it to whoever may write, and close nothing.
+        say: Told where a private contribution is sent again as it was.
+        accept: Take what has changed in federation.json (`--trust`).
+
+    Returns:
+        What `leaving` lists, with "participant", "round" and whether it is "closed"
+        now; of a proposal also its "url" and whether it is "new".
+
+    Raises:
+        ComigsError: If the round does not take them, and what to do.
+    """
+    federation, prepared, before = _prepared(
+        run, exchange, participant, options, True, say, accept
+    )
+    name, number = prepared.metadata.participant, federation.open_round
+    result = {"participant": name, "round": number, "closed": False}
+    with pull_push.intended(run, exchange.uri, prepared, before):
+        if propose:
+            url, new = submit.propose(exchange, federation, prepared)
+            result |= {"url": url, "new": new}
+        else:
+            submit.contribute(exchange, federation, prepared)
+    pull_push.contributed(run, exchange.uri, name, prepared, before)
+    if not propose:
+        result["closed"] = is_closed(exchange, number, federation.trust)
+    return {**result, **status.leaving(prepared)}
+
+
+def close(
+    exchange: Exchange, say: Say = lambda line: None, accept: bool = False
+) -> Closing:
+    """Accept the proposals that are fit, and close the open round if it is due.
+
+    Args:
+        exchange: Where the federation is.
+        say: Told where a proposal could not be closed.
+        accept: Take a manifest that somebody else than the founder has changed, and
+            generalists that cannot be verified (`--trust`).
+
+    Raises:
+        Untrusted: Unless `accept`.
+    """
+    federation = repository.current(exchange, believed := Trust(accept))
+    stranger = attribution.stranger(exchange, federation.snapshot)
+    if stranger is not None and not accept:
+        raise Untrusted(
+            f"federation.json was last changed by {stranger}, who did not found the "
+            "federation: look at sync status, and accept it with sync merge --trust"
+        )
+    number = federation.open_round
+    found = [one.as_dict() for one in accepting.accept(exchange, say, believed)]
+    return Closing(number, is_closed(exchange, number, believed), found)
+
+
+def is_closed(exchange: Exchange, wanted: int, believed: Trust | None = None) -> bool:
+    """Whether a round is closed now, by this call or by somebody else."""
+    now = repository.current(exchange, believed)
+    if now.open_round > wanted:
+        return True
+    return closing.close_if_due(exchange, now, time.time()) is not None
+
+
+def _prepared(
+    run: Path,
+    exchange: Exchange,
+    participant: str | None,
+    options: PrivacyOptions | None,
+    send: bool,
+    say: Say = lambda line: None,
+    accept: bool = False,
+) -> tuple[Federation, Prepared, dict[str, Array]]:
+    """The federation, a contribution to it, and the residual that went into it."""
+    record = membership.read(run)
+    name = participant or (record.participant if record else None)
+    if name is None:
+        raise FederationError(
+            "--participant NAME is missing: your name in the federation"
+        )
+    federation = repository.current(exchange, pull_push.trusting(run, exchange.uri))
+    pull_push.agreed(run, exchange, federation, accept and send, say)
+    submit.check_participant(exchange, federation, name)
+    made = pull_push.prepare(run, exchange, federation, name, options, send, say)
+    return federation, *made
+
+
+def history(run: Path) -> list[dict[str, Any]]:
+    """What a run wrote of each round it trained in, oldest first."""
+    return [each for each, _ in reports(Place(run).rounds, "round")]
+
+
+def kept(run: Path) -> list[int]:
+    """What generalists are kept on this device: own ones below 0, then rounds."""
+    folder = Place(run).path
+    return [*keeping.own(folder), *keeping.rounds(folder)]
+
+
+def kept_as(run: Path) -> dict[int, str]:
+    """Each of `kept` with what it is, for people."""
+    return {number: keeping.label(Place(run).path, number) for number in kept(run)}
+
+
+def roll_back(run: Path, round: int) -> None:
+    """Give a run the generalists of an earlier round again; needs no network.
+
+    The run then stands where a pull of that round left it, and with its own where it
+    was before a pull: a push is refused until the newest round is pulled, and a pull
+    brings that again.
+
+    Args:
+        run: Not being trained.
+        round: One of `kept`.
+
+    Raises:
+        ComigsError: If that round is not kept, or the run is in use, damaged or of
+            another shape; nothing has been changed then.
+    """
+    from comigs_mlx.runs import generalists
+    from comigs_mlx.runs.folder import RunFolder
+
+    folder = RunFolder(run)
+    folder.check_exists()
+    with folder.in_use():
+        before = membership.read(folder.path)
+        if before is None:
+            raise FederationError(f"{run} takes part in no federation: pull first")
+        tensors = keeping.read(folder.path, round, before.uri)
+        step = pull_push.of_run(folder.path).step
+        # The record first: killed in between, the run only has to pull again.
+        own = round < 0
+        after = dataclasses.replace(
+            before,
+            round=-1 if own else round,
+            step=step,
+            generalist=None if own else digest(tensors),
+        )
+        membership.write(folder.path, after)
+        try:
+            generalists.replace(folder, tensors)
+        except ComigsError:
+            membership.write(folder.path, before)
+            raise

@@ -1,0 +1,1 @@
+"""Where a federation's files are: the protocol `base.Exchange` and what speaks it."""

@@ -1,0 +1,1 @@
+"""A Hub model repository as an exchange."""

@@ -1,0 +1,164 @@
+"""huggingface_hub with limits: every request ends, and this program decides on retries.
+
+The library waits without end for a silent server and sleeps as long as one asks it to.
+Within `patiently` each request gets a time limit, and an answer that says "later" (see
+`hub_later`) is raised as `Unreachable` instead of being slept on; outside (mlx-lm's
+downloads in this process) the library behaves as always.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+from comigs_mlx import packages
+from comigs_mlx.errors import FederationError
+from comigs_mlx.federation.exchanges.base import NotAllowed, Say, Unreachable
+from comigs_mlx.federation.exchanges.hub.errors import (
+    STRAY,
+    Garbled,
+    Missing,
+    translated,
+)
+from comigs_mlx.federation.exchanges.hub.retry_after import later, pause
+
+CONNECT, READ = 10.0, 60.0
+"""Seconds for a connection, and between two pieces of an answer."""
+
+FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0
+"""Seconds before trying again where the Hub names none; doubled each time."""
+
+DOUBTFUL_TRIES = 5
+"""Tries, one after the other, of what may be passing and may be final: an answer that
+makes no sense, a file that is gone. With the waits above they take ten seconds."""
+
+T = TypeVar("T")
+_deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
+
+
+@functools.cache
+def library() -> Any:
+    """The module huggingface_hub, set up once per process."""
+    # xet uploads bypass the client, and with it every limit set here. The library reads
+    # the variable at import, and mlx-lm may have imported it already: hence both.
+    os.environ["HF_HUB_DISABLE_XET"] = "1"
+    import huggingface_hub
+    from huggingface_hub import constants
+    from huggingface_hub.utils import _http
+
+    constants.HF_HUB_DISABLE_XET = True
+    inner = _http._GLOBAL_CLIENT_FACTORY  # the user's own (a proxy, certificates)
+    huggingface_hub.set_client_factory(lambda: _limited(inner()))
+    return huggingface_hub
+
+
+@functools.cache
+def version() -> str:
+    """Of this program, for the requests' user agent."""
+    return packages.version("comigs-mlx", missing="unknown")  # a copy of the source
+
+
+def patiently(
+    action: Callable[[], T],
+    where: str,
+    patience: float,
+    say: Say,
+    again: Callable[[Exception], bool] = lambda error: False,
+) -> T:
+    """The result of `action`, tried again for up to `patience` seconds.
+
+    Args:
+        action: Calls the library; never with state of an earlier try.
+        where: The repository, for texts.
+        patience: Seconds; a request under way may add its own limit.
+        say: Told before each wait.
+        again: Whether to try again after an error of ours that is not passing.
+
+    Raises:
+        FederationError: Ours in place of the library's, whose text is never shown
+            unread: it can quote a header.
+    """
+    end, wait = time.monotonic() + patience, FIRST_WAIT
+    error: FederationError | None = None
+    doubtful = 0
+    while True:
+        before = type(error)
+        with _within(end):
+            try:
+                return action()
+            except Exception as raised:
+                error = translated(raised, where)
+        asked = error.after if isinstance(error, Unreachable) else None
+        seconds = pause(asked, wait, FIRST_WAIT)
+        same = type(error) is before
+        doubtful = (1 + same * doubtful) * isinstance(error, Garbled | Missing)
+        passing = isinstance(error, Unreachable) and error.passing
+        if (
+            not (passing or again(error))
+            or doubtful >= DOUBTFUL_TRIES
+            or time.monotonic() + seconds > end
+        ):
+            raise error
+        say(f"{error}; trying again in {seconds:.0f} s")
+        time.sleep(seconds)
+        wait = min(2 * wait, LONGEST_WAIT)
+
+
+@contextlib.contextmanager
+def _within(end: float) -> Iterator[None]:
+    before = _deadline.set(end)
+    try:
+        yield
+    finally:
+        _deadline.reset(before)
+
+
+def check_time() -> None:
+    """Raise where the patience of the call under way is used up."""
+    end = _deadline.get()
+    if end is not None and time.monotonic() > end:
+        raise Unreachable(
+            "the Hub is too slow: try again later, or with more patience", passing=False
+        )
+
+
+def _limited(client: Any) -> Any:
+    import httpx2
+
+    if client.timeout == httpx2.Timeout(None):
+        client.timeout = httpx2.Timeout(READ, connect=CONNECT)
+    hooks = client.event_hooks
+    client.event_hooks = {
+        "request": [*hooks.get("request", []), _limit],
+        "response": [*hooks.get("response", []), _raise_later],
+    }
+    return client
+
+
+def _limit(request: Any) -> None:
+    """Set time limits: several calls of the library ask for none explicitly."""
+    end = _deadline.get()
+    if end is None:
+        return
+    check_time()
+    if not request.headers.get("authorization", "").isprintable():
+        # The transport would refuse it too, with the token in its text and log.
+        raise NotAllowed(STRAY)
+    left = max(end - time.monotonic(), 0.1)
+    given = request.extensions.get("timeout", {})
+    limits = {"connect": CONNECT, "read": READ, "write": READ, "pool": READ}
+    request.extensions["timeout"] = {
+        name: min(given.get(name) or limit, limit, left)
+        for name, limit in limits.items()
+    }
+
+
+def _raise_later(response: Any) -> None:
+    # Raised, not returned: the library would sleep and repeat the request by itself.
+    if _deadline.get() is not None and (error := later(response)) is not None:
+        raise error

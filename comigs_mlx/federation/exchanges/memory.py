@@ -1,0 +1,232 @@
+"""An exchange in memory, with history, accounts and faults on schedule: the fake.
+
+store = MemoryStore(writers={"ann", "ben"})
+ann, eve = MemoryExchange("ann", store), MemoryExchange("eve", store)
+store.faults.append(Fault("commit", nth=2, error=Unreachable("gone"), after=True))
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+from comigs_mlx.federation.exchanges.base import (
+    Changes,
+    File,
+    Moved,
+    NotAllowed,
+    NotThere,
+    Proposal,
+    Snapshot,
+)
+from comigs_mlx.federation.exchanges.memory_store import (
+    Commit,
+    Fault,
+    MemoryStore,
+    Offer,
+)
+from comigs_mlx.federation.exchanges.paths import check_changes, check_path, check_size
+
+
+class MemoryExchange:
+    """`store` as one account sees it (see `exchange.Exchange` for the methods)."""
+
+    def __init__(self, account: str | None = None, store: MemoryStore | None = None):
+        self.name = account
+        self.store = store if store is not None else MemoryStore()
+        self.uri = "memory"
+
+    def account(self) -> str | None:
+        """The name given."""
+        return self.name
+
+    def create(self, private: bool = False) -> None:
+        """Begin the history."""
+        due = self.store.fault("create")
+        with self.store.lock:
+            if self.store.history is None:
+                self.store.private = private
+                self.store.history = [
+                    Commit(_digest("", {}), None, "", frozenset(), {}, {})
+                ]
+            elif private and not self.store.private:
+                raise NotAllowed("the repository is public: drop --private")
+        _raise(due)
+
+    def snapshot(self) -> Snapshot:
+        """The newest state."""
+        due = self.store.fault("snapshot")
+        head = self._history()[-1]
+        _raise(due)
+        return _snapshot(head)
+
+    def read(self, path: str, revision: str, max_bytes: int) -> bytes:
+        """From any state of the history."""
+        check_path(path)
+        due = self.store.fault("read")
+        files = self._at(revision)[-1].files
+        if path not in files:
+            raise NotThere(f"{path} is not in the repository at {revision}")
+        check_size(path, len(files[path]), max_bytes)
+        _raise(due)
+        return files[path]
+
+    def authors(self, paths: Iterable[str], revision: str) -> dict[str, str | None]:
+        """From the history."""
+        due = self.store.fault("authors")
+        history = self._at(revision)
+        _raise(due)
+        return {
+            path: next((c.author for c in reversed(history) if path in c.changed), None)
+            for path in paths
+            if path in history[-1].files
+        }
+
+    def origins(self, paths: Iterable[str], revision: str) -> dict[str, str | None]:
+        """From the oldest state that has the same content."""
+        history = self._at(revision)
+        found: dict[str, str | None] = {}
+        for path in paths:
+            digest = history[-1].sha256.get(path)
+            same = (c for c in history if digest and c.sha256.get(path) == digest)
+            if (first := next(same, None)) is not None:
+                found |= self.authors([path], first.revision)
+        return found
+
+    def before(self, path: str, revision: str) -> Snapshot | None:
+        """From the history."""
+        history = self._at(revision)
+        changes = [i for i, commit in enumerate(history) if path in commit.changed]
+        if not changes or changes[-1] == 0:
+            return None
+        return _snapshot(history[changes[-1] - 1])
+
+    def committed(self, path: str, revision: str) -> float | None:
+        """By `store.clock`."""
+        history = self._at(revision)
+        return next((c.time for c in reversed(history) if path in c.changed), None)
+
+    def clock(self) -> float | None:
+        """As `store.clock` says."""
+        return None if self.store.clock is None else self.store.clock()
+
+    def known_as(self, account: str) -> str | None:
+        """As `store.renamed` says."""
+        return self.store.renamed.get(account, account)
+
+    def commit(self, changes: Changes, message: str, parent: str | None = None) -> str:
+        """Add one entry to the history."""
+        check_changes(changes, message)
+        due = self.store.fault("commit")
+        self.check_writable()
+        with self.store.lock:
+            history = self._history()
+            if parent is not None and parent != history[-1].revision:
+                raise Moved("somebody committed first: read again what is there now")
+            head = self._add(history, changes, message)
+        _raise(due)
+        return head
+
+    def check_writable(self) -> None:
+        """Whether this account is one of the store's writers."""
+        self._history()
+        writers = self.store.writers
+        if writers is not None and self.name not in writers:
+            raise NotAllowed(
+                f"{self.name} may not write here: ask the owner, or add --create-pr"
+            )
+
+    def propose(self, changes: Changes, message: str, description: str = "") -> str:
+        """Keep `changes` for somebody who may write."""
+        check_changes(changes, message)
+        due = self.store.fault("propose")
+        with self.store.lock:
+            before, number = list(self._history()), len(self.store.offers) + 1
+            offer = Offer(self._next(before[-1], changes, message), before)
+            self.store.offers[number] = offer
+        _raise(due)
+        return self.url(f"proposals/{number}")
+
+    def proposals(self) -> list[Proposal]:
+        """What has been proposed and not dismissed."""
+        due = self.store.fault("proposals")
+        _raise(due)
+        return [
+            Proposal(n, o.commit.message, o.commit.author, self.url(f"proposals/{n}"))
+            for n, o in sorted(self.store.offers.items())
+            if o.open
+        ]
+
+    def proposed(self, number: int) -> tuple[Snapshot, frozenset[str]]:
+        """The state that the proposal would have made, had nothing else happened."""
+        due = self.store.fault("proposed")
+        if (offer := self.store.offers.get(number)) is None:
+            raise NotThere(f"there is no proposal {number}")
+        _raise(due)
+        return _snapshot(offer.commit), offer.commit.changed
+
+    def dismiss(self, number: int, comment: str) -> None:
+        """Close it."""
+        due = self.store.fault("dismiss")
+        self.check_writable()
+        offer = self.store.offers.get(number)
+        if offer is None or not offer.open:
+            raise NotThere(f"there is no open proposal {number}")
+        offer.open = False
+        _raise(due)
+
+    def url(self, path: str = "") -> str:
+        """A made-up address."""
+        return f"{self.uri}:{path}"
+
+    def _add(self, history: list[Commit], changes: Changes, message: str) -> str:
+        commit = self._next(history[-1], changes, message)
+        if commit.changed:
+            history.append(commit)
+        return history[-1].revision
+
+    def _next(self, head: Commit, changes: Changes, message: str) -> Commit:
+        files = {p: c for p, c in head.files.items() if p not in changes}
+        files |= {p: bytes(c) for p, c in changes.items() if c is not None}
+        changed = {
+            p for p in {*files, *head.files} if files.get(p) != head.files.get(p)
+        }
+        new = {p: hashlib.sha256(files[p]).hexdigest() for p in changed & {*files}}
+        known = {p: new.get(p) or head.sha256[p] for p in files}
+        revision = _digest(f"{head.revision} {self.name} {message}", known)
+        commit = revision, self.name, message, frozenset(changed), files, known
+        return Commit(*commit, self.clock())
+
+    def _history(self) -> list[Commit]:
+        if self.store.history is None:
+            raise NotThere("there is no repository yet: make one with sync init")
+        return self.store.history
+
+    def _at(self, revision: str) -> list[Commit]:
+        """The history up to `revision`."""
+        offers = [[*o.before, o.commit] for o in self.store.offers.values()]
+        for history in (self._history(), *offers):
+            for i, commit in enumerate(history):
+                if commit.revision == revision:
+                    return history[: i + 1]
+        raise NotThere(f"there is no revision {revision}: read a new snapshot")
+
+
+def _snapshot(commit: Commit) -> Snapshot:
+    return Snapshot(
+        commit.revision,
+        {
+            path: File(len(content), commit.sha256[path])
+            for path, content in commit.files.items()
+        },
+    )
+
+
+def _digest(before: str, known: dict[str, str]) -> str:
+    parts = [before, *(f"{path} {sha256}" for path, sha256 in sorted(known.items()))]
+    return hashlib.sha1("\n".join(parts).encode()).hexdigest()
+
+
+def _raise(fault: Fault | None) -> None:
+    if fault is not None:
+        raise fault.error

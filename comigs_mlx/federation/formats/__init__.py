@@ -1,0 +1,1 @@
+"""What a federation writes: its file formats, read strictly. Knows no network."""

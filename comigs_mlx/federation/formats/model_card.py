@@ -1,0 +1,164 @@
+"""README.md: the federation's page on the Hub, a model card with valid metadata."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+
+from comigs_mlx.federation.formats.manifest import Manifest
+from comigs_mlx.federation.formats.round import Round
+from comigs_mlx.federation.formats.strict_json import visible
+from comigs_mlx.federation.formats.uri import HUB
+
+README = "README.md"
+README_BYTES = 1024 * 1024
+TAGS = ["mlx", "lora", "moe", "comigs", "federated-learning"]
+DEMO = "HuggingFaceTB/SmolLM2-135M-Instruct"
+"""What the embedded demo model is on the Hub."""
+
+ROUNDS, NAMES = 50, 20
+"""Most rounds in the table, and most names in one of its rows."""
+
+TEXT = """\
+# A shared generalist
+
+```bash
+python -m comigs_mlx.sync pull --federation {uri} --run runs/mine
+```
+
+The people listed below improve this LoRA adapter for `{base}` together: each trains a
+copy on text that stays on their own device, and the copies become the next one. It is
+the *generalist* of a CoMiGS mixture ([arXiv:2409.13931]({paper})); specialists, routers
+and text are never here. What a contribution has learnt from its owner's text is, and
+can give passages of it away; only noise (`--dp-clip`, `--dp-noise`) bounds that.
+
+## Use it
+
+With [mlx-lm](https://github.com/ml-explore/mlx-lm) alone (it is an adapter, so
+`load("owner/repo")` by itself cannot work):
+
+```bash
+{download}
+mlx_lm.generate --model {model} --adapter-path {folder} --prompt "Hello"
+```
+
+Take part, with your own text:
+
+```bash
+python -m comigs_mlx.train --model {own_model} --data ~/Notes --run runs/mine {shape}
+python -m comigs_mlx.sync pull --federation {uri} --run runs/mine --participant NAME
+python -m comigs_mlx.train --run runs/mine --resume --steps 400
+python -m comigs_mlx.sync push --federation {uri} --run runs/mine --participant NAME
+```
+
+## Rounds
+
+{state}
+
+{table}
+"""
+
+
+def render(manifest: Manifest, round: Round, uri: str) -> bytes:
+    """The content of README.md; the same arguments give the same bytes.
+
+    Args:
+        manifest: Of the federation.
+        round: The last closed round.
+        uri: Of the exchange; only a Hub's is shown, a folder's path is private.
+    """
+    match = HUB.fullmatch(uri)
+    base = manifest.base_model.id
+    repo = match["repo"] if match else None
+    text = TEXT.format(
+        uri=uri if match else "PATH/OF/THIS/FOLDER",
+        base=_code(base),
+        model=_word(hub_id(base) or "PATH/OF/THE/BASE/MODEL"),
+        own_model=_word(base),
+        paper="https://arxiv.org/abs/2409.13931",
+        download=f"hf download {repo} --local-dir pool" if repo else "# this folder:",
+        folder="pool" if repo else "PATH/OF/THIS/FOLDER",
+        shape=_flags(manifest),
+        state=_state(manifest, round),
+        table=_table(round),
+    )
+    return f"{_metadata(manifest)}\n{text}".encode()
+
+
+def hub_id(base: str) -> str | None:
+    """The id on the Hub of a base model; None where it is not known to have one."""
+    if base == "demo":
+        return DEMO
+    known = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", base, re.ASCII)
+    return base if known and not re.search(r"--|\.\.|[.-](/|$)", base) else None
+
+
+def escaped(text: str) -> str:
+    """Text that neither Markdown nor HTML gives a meaning to."""
+    plain = html.escape(visible(text))
+    return re.sub(r"([\\`*_{}\[\]()#+!|~:-])", r"\\\1", plain)
+
+
+def _metadata(manifest: Manifest) -> str:
+    """The YAML block; every value is JSON, which YAML reads the same."""
+    base = hub_id(manifest.base_model.id)
+    about = {"base_model": base, "base_model_relation": "adapter"} if base else {}
+    values = {
+        "library_name": "mlx",
+        "pipeline_tag": "text-generation",
+        **about,
+        "tags": TAGS,
+    }
+    lines = (f"{name}: {json.dumps(value)}" for name, value in values.items())
+    return "\n".join(["---", *lines, "---"])
+
+
+def _code(text: str) -> str:
+    """Text between backticks."""
+    return visible(text).replace("`", "'")
+
+
+def _word(text: str) -> str:
+    """One harmless word of a shell's command line in a code block."""
+    plain = re.fullmatch(r"[\w./-]+", text, re.ASCII)
+    return text if plain and not text.startswith("-") else "PATH/OF/THE/BASE/MODEL"
+
+
+def _flags(manifest: Manifest) -> str:
+    """What `train` must be told to make generalists of this shape."""
+    shape = manifest.experts
+    alpha = shape.scale * shape.rank**0.5
+    return (
+        f"--generalists {shape.generalists} --rank {shape.rank} --alpha {alpha:g} "
+        f"--num-layers {shape.num_layers}"
+        + ("" if shape.attention_lora else " --no-attention-lora")
+    )
+
+
+def _state(manifest: Manifest, round: Round) -> str:
+    who = "anyone may take part"
+    if manifest.participants is not None:
+        who = f"{len(manifest.participants)} participants"
+    parts = [
+        f"Round {round.round} is closed, round {round.round + 1} is open",
+        f"a round closes with {manifest.quorum} contributions",
+        f"aggregator: {escaped(manifest.aggregator.name)}",
+        who,
+    ]
+    if round.refused:
+        parts.append(f"{len(round.refused)} refused in the last round (round.json)")
+    notes = [f"\nOf the last round: {escaped(note)}." for note in round.notes or ()]
+    return "\n".join(["; ".join(parts) + ".", *notes])
+
+
+def _table(round: Round) -> str:
+    if not round.history:
+        return "No round has been closed yet."
+    rows = ["| round | contributors |", "|---|---|"]
+    for closed in reversed(round.history[-ROUNDS:]):
+        names = [escaped(name) for name in closed.contributors[:NAMES]]
+        if (more := len(closed.contributors) - NAMES) > 0:
+            names.append(f"and {more} more")
+        rows.append(f"| {closed.round} | {', '.join(names)} |")
+    return "\n".join(rows)

@@ -1,0 +1,206 @@
+"""Frozen dataclasses from strict JSON and back: nothing is guessed.
+
+A record is a frozen dataclass. Its fields' annotations say what the JSON must hold
+(numbers, text, Literal, None, tuple, Mapping, records), `item` says more about one
+field, and a method `problems` may check fields against each other. All problems are
+gathered and raised once. What a stranger wrote is shown cut short and escaped.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import json
+import re
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from comigs_mlx.errors import FederationError, raise_all
+from comigs_mlx.federation.formats.strict_json import parse, shown
+
+T = TypeVar("T")
+Check = Callable[[Any], str | None]
+"""A value of the right type -> what is wrong with it, or None."""
+
+FORMAT_VERSION = 1
+
+
+def item(check: Check | None = None, default: Any = dataclasses.MISSING) -> Any:
+    """A field of a record with a check; without a default it must be there."""
+    metadata = {"check": check}
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=default.copy, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def between(low: float, high: float) -> Check:
+    """A number from `low` to `high`; None passes."""
+    return lambda value: (
+        None
+        if value is None or low <= value <= high
+        else f"{shown(value)} is not from {low} to {high}"
+    )
+
+
+def matching(pattern: str, what: str) -> Check:
+    """Text that matches the whole pattern; None passes."""
+    compiled = re.compile(pattern)
+    return lambda value: (
+        None
+        if value is None or compiled.fullmatch(value)
+        else f"{shown(value)} is not {what}"
+    )
+
+
+def each(check: Check, most: int) -> Check:
+    """At most `most` entries; each (of a mapping: each key) passes `check`."""
+
+    def check_all(values: Any) -> str | None:
+        if values is None:
+            return None
+        if len(values) > most:
+            return f"{len(values)} entries, at most {most}"
+        return next((wrong for value in values if (wrong := check(value))), None)
+
+    return check_all
+
+
+def read(kind: type[T], content: bytes | str, what: str, most: int) -> T:
+    """The record of class `kind` in the JSON `content`.
+
+    Args:
+        kind: A record class.
+        content: The file.
+        what: Its name, for messages.
+        most: Bytes it may have.
+
+    Raises:
+        FederationError: For JSON that is not strict, another format version, and all
+            unknown, missing and wrong entries at once.
+    """
+    try:
+        value = parse(content, most)
+    except FederationError as error:
+        raise FederationError(f"{what}: {error}") from None
+    if not isinstance(value, dict):
+        raise FederationError(f"{what} is not a JSON object")
+    version = value.pop("format_version", None)
+    if type(version) is not int or version != FORMAT_VERSION:
+        raise FederationError(
+            f"{what} has format version {shown(version)}, this version of comigs_mlx "
+            f"reads {FORMAT_VERSION}: update comigs_mlx, or ask who wrote the file"
+        )
+    problems: list[str] = []
+    record: T = _build(kind, value, "", problems)
+    raise_all(FederationError, [f"{what}: {problem}" for problem in problems])
+    return record
+
+
+def to_dict(record: Any) -> dict[str, Any]:
+    """The JSON object of a record, with its format version.
+
+    Fields in the record's `NEWER`, which earlier versions refuse to read, are left out
+    where they say nothing.
+    """
+    values = {"format_version": FORMAT_VERSION, **dataclasses.asdict(record)}
+    newer = getattr(record, "NEWER", ())
+    return {k: v for k, v in values.items() if v is not None or k not in newer}
+
+
+def write(record: Any, what: str, most: int) -> bytes:
+    """The record as indented JSON with sorted keys: same content, same bytes.
+
+    Raises:
+        FederationError: If `read` would refuse it.
+    """
+    text = json.dumps(to_dict(record), indent=2, sort_keys=True)
+    content = (text + "\n").encode()
+    read(type(record), content, what, most)
+    return content
+
+
+def _build(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
+    """`value` as `kind`; what is wrong is noted, and the result then not to be used."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        kind = next(k for k in typing.get_args(kind) if k is not types.NoneType)
+    if dataclasses.is_dataclass(kind):
+        return _record(kind, value, where, problems)
+    origin = typing.get_origin(kind)
+    if origin is tuple and isinstance(value, list):
+        inner = typing.get_args(kind)[0]
+        return tuple(_build(inner, v, f"{where}[]", problems) for v in value)
+    if origin is collections.abc.Mapping and isinstance(value, dict):
+        inner = typing.get_args(kind)[1]
+        places = {key: f"{where}.{_place(key)}" for key in value}
+        return {k: _build(inner, v, places[k], problems) for k, v in value.items()}
+    return _scalar(kind, value, where, problems)
+
+
+def _scalar(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
+    if typing.get_origin(kind) is typing.Literal:
+        choices = typing.get_args(kind)
+        if not isinstance(value, str) or value not in choices:
+            problems.append(f"{where}: {shown(value)} is none of {', '.join(choices)}")
+        return value
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind is not Any and type(value) is not kind:
+        problems.append(f"{where}: expected {_called(kind)}, got {shown(value)}")
+    return value
+
+
+def _record(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
+    if not isinstance(value, dict):
+        problems.append(f"{where}: expected an object, got {shown(value)}")
+        return None
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    prefix = f"{where}." if where else ""
+    unknown = [f"{prefix}{_place(key)}" for key in value if key not in fields]
+    chosen, wrong = {}, list(_missing(fields, value, prefix))
+    for name, hint in typing.get_type_hints(kind).items():
+        if name in fields and name in value:
+            chosen[name] = _checked(
+                fields[name], hint, value[name], prefix + name, wrong
+            )
+    problems += [f"unknown entry {name}" for name in unknown] + wrong
+    if wrong:
+        return None
+    record = kind(**chosen)
+    if hasattr(record, "problems"):
+        problems += [f"{prefix}{problem}" for problem in record.problems()]
+    return record
+
+
+def _missing(
+    fields: Mapping[str, Any], value: Mapping[str, Any], prefix: str
+) -> Iterator[str]:
+    for name, field in fields.items():
+        required = field.default is field.default_factory is dataclasses.MISSING
+        if required and name not in value:
+            yield f"{prefix}{name} is missing"
+
+
+def _checked(field: Any, hint: Any, value: Any, where: str, problems: list[str]) -> Any:
+    found: list[str] = []
+    built = _build(hint, value, where, found)
+    check = field.metadata.get("check")
+    if not found and check is not None and (wrong := check(built)):
+        found.append(f"{where}: {wrong}")
+    problems += found
+    return built
+
+
+def _place(key: str) -> str:
+    """A key for a message: as it is where it is a plain word."""
+    return key if re.fullmatch(r"[\w./-]{1,80}", key, re.ASCII) else shown(key)
+
+
+def _called(kind: Any) -> str:
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true/false"}
+    if typing.get_origin(kind) is tuple:
+        return "a list"
+    return names.get(kind, "an object")

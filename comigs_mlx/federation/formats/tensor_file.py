@@ -1,0 +1,203 @@
+"""safetensors, byte for byte: files written the same way each time, and read warily.
+
+The format (github.com/huggingface/safetensors): 8 bytes little-endian length n, n bytes
+of JSON {tensor: {"dtype", "shape", "data_offsets": [begin, end]}}, then the values. The
+library's writer puts metadata in random order; a repeated push would look new.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from comigs_mlx.errors import FederationError
+from comigs_mlx.federation.formats.strict_json import parse, shown
+
+Content = bytes | Path
+"""A file: in memory, or on this device."""
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "I8": np.dtype("i1"),
+}
+_CODES = {dtype: code for code, dtype in DTYPES.items()}
+METADATA = "__metadata__"
+
+
+class Spec(NamedTuple):
+    """What one tensor of a file must be."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of its values."""
+        return prod(self.shape) * DTYPES[self.dtype].itemsize
+
+
+class Entry(NamedTuple):
+    """One tensor of a file; `begin` counts from the start of the file."""
+
+    spec: Spec
+    begin: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where everything is in a file.
+
+    Attributes:
+        entries: Tensor -> what and where it is.
+        metadata: Text by name.
+        size: Bytes of the whole file.
+    """
+
+    entries: Mapping[str, Entry]
+    metadata: Mapping[str, str]
+    size: int
+
+
+def serialise(
+    tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]
+) -> bytes:
+    """The file with these float32, float16 or int8 arrays; same content, same bytes."""
+    header: dict[str, Any] = {METADATA: dict(sorted(metadata.items()))}
+    chunks, end = [], 0
+    # Wider types first, as the library does: every tensor is then aligned.
+    for name in sorted(tensors, key=lambda n: (-tensors[n].itemsize, n)):
+        array = tensors[name]
+        chunks.append(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+        code = _CODES[array.dtype.newbyteorder("<")]
+        offsets = [end, end := end + len(chunks[-1])]
+        header[name] = {
+            "dtype": code,
+            "shape": list(array.shape),
+            "data_offsets": offsets,
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([len(text).to_bytes(8, "little"), text, *chunks])
+
+
+def specs(tensors: Mapping[str, npt.NDArray[Any]]) -> dict[str, Spec]:
+    """Tensor -> spec of these arrays."""
+    return {name: Spec(_CODES[a.dtype], a.shape) for name, a in tensors.items()}
+
+
+def read_layout(content: bytes, expected: Mapping[str, Spec]) -> Layout:
+    """Where the tensors are in a file that must hold exactly the expected ones.
+
+    Nothing of the file but its header is looked at, and that only up to the length
+    that the expected tensors can need.
+
+    Raises:
+        FederationError: In a few words, if anything is not as expected.
+    """
+    length = int.from_bytes(content[:8], "little")
+    most = 4096 + sum(200 + len(name) for name in expected)
+    if len(content) < 8 or length < 2 or length > min(most, len(content) - 8):
+        raise FederationError("not a safetensors file of the expected tensors")
+    layout = _layout(content[8 : 8 + length])
+    if layout.size != len(content):
+        raise FederationError("the tensors do not fill the file exactly")
+    _compare(layout, expected)
+    return layout
+
+
+def read_shapes(content: bytes, most: int) -> dict[str, tuple[int, ...]]:
+    """Tensor -> shape of a file, from a header of at most `most` bytes.
+
+    Raises:
+        FederationError: In a few words, if it is longer, or no such file.
+    """
+    length = int.from_bytes(content[:8], "little")
+    if len(content) < 8 or not 2 <= length <= min(most, len(content) - 8):
+        raise FederationError("not a safetensors file of the expected tensors")
+    layout = _layout(content[8 : 8 + length])
+    if layout.size != len(content):
+        raise FederationError("the tensors do not fill the file exactly")
+    return {name: entry.spec.shape for name, entry in layout.entries.items()}
+
+
+def read_tensor(content: Content, entry: Entry) -> npt.NDArray[Any]:
+    """The values of one tensor, not writable.
+
+    Raises:
+        FederationError: If a file on this device has become unreadable.
+    """
+    spec = entry.spec
+    try:
+        if isinstance(content, bytes):
+            data, begin = content, entry.begin
+        else:
+            with content.open("rb") as file:
+                file.seek(entry.begin)
+                data, begin = file.read(spec.size), 0
+        flat = np.frombuffer(data, DTYPES[spec.dtype], prod(spec.shape), begin)
+    except (OSError, ValueError) as error:
+        raise FederationError(f"cannot read {content!r}: {error}") from error
+    return flat.reshape(spec.shape)
+
+
+# Contributions to one round mostly have the same header: a thousand of them share it.
+@functools.lru_cache(maxsize=4)
+def _layout(header: bytes) -> Layout:
+    if not header.startswith(b"{"):
+        raise FederationError("not a safetensors header")
+    value: dict[str, Any] = parse(header, len(header))
+    metadata = value.pop(METADATA, {})
+    texts = [*metadata, *metadata.values()] if isinstance(metadata, dict) else [None]
+    if not all(isinstance(text, str) for text in texts):
+        raise FederationError("metadata that is not text")
+    start = 8 + len(header)
+    entries, ends = {}, []
+    for name, tensor in value.items():
+        spec, begin, end = _tensor(name, tensor)
+        entries[name] = Entry(spec, start + begin)
+        ends.append((begin, end))
+    return Layout(entries, metadata, start + _covered(ends))
+
+
+def _tensor(name: str, tensor: Any) -> tuple[Spec, int, int]:
+    match tensor:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [begin, end]}:
+            numbers = [*shape, begin, end]
+            whole = all(type(number) is int and number >= 0 for number in numbers)
+            if whole and len(tensor) == 3 and dtype in DTYPES and len(shape) <= 8:
+                spec = Spec(dtype, tuple(shape))
+                if end - begin == spec.size:
+                    return spec, begin, end
+    raise FederationError(f"tensor {shown(name)} is not described as it should be")
+
+
+def _covered(ranges: Iterable[tuple[int, int]]) -> int:
+    """Where the last range ends, if they lie end to end from 0 on."""
+    reached = 0
+    for begin, end in sorted(ranges):
+        if begin != reached:
+            raise FederationError("tensors overlap or leave gaps")
+        reached = end
+    return reached
+
+
+def _compare(layout: Layout, expected: Mapping[str, Spec]) -> None:
+    for name in layout.entries.keys() ^ expected.keys():
+        kind = "unknown" if name in layout.entries else "missing"
+        raise FederationError(f"{kind} tensor {shown(name)}")
+    for name, spec in expected.items():
+        found = layout.entries[name].spec
+        if found != spec:
+            raise FederationError(
+                f"{shown(name)} is {found.dtype} {list(found.shape)}, expected "
+                f"{spec.dtype} {list(spec.shape)}"
+            )

@@ -1,0 +1,1 @@
+"""A run's part in a federation: join, pull, train, push."""

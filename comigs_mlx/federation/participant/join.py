@@ -1,0 +1,78 @@
+"""What a new run takes over from the federation that it is to take part in."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Collection
+from typing import Any
+
+from comigs_mlx.errors import ConfigError
+from comigs_mlx.federation.exchanges.base import Exchange
+from comigs_mlx.federation.formats.manifest import Experts, Manifest, name_check
+from comigs_mlx.federation.participant import membership, pull_push
+from comigs_mlx.federation.rounds import repository, submit
+from comigs_mlx.options import ExpertOptions
+from comigs_mlx.runs.session import Check
+from comigs_mlx.train_options import TrainConfig
+
+
+def join(
+    config: TrainConfig, given: Collection[str], exchange: Exchange
+) -> tuple[TrainConfig, Check]:
+    """The configuration of a run in a federation, and what must hold before it begins.
+
+    A run that takes part already needs no repository for this, so that it can go on
+    while there is none in reach.
+
+    Args:
+        config: With `sharing.federation` and `sharing.participant`.
+        given: The options that the user has set; the federation sets the others.
+        exchange: Where the federation is.
+
+    Raises:
+        FederationError: If it cannot be reached, or the participant may not contribute.
+    """
+    name = config.sharing.participant or ""
+    if (problem := name_check(name)) is not None:
+        raise ConfigError(f"--participant: {problem}")
+    record = membership.read(config.folder) if config.resume else None
+    if record is not None and record.uri == membership.place(exchange.uri):
+        return config, lambda info: None
+    federation = repository.current(exchange)
+    exchange.check_writable()
+    submit.check_participant(exchange, federation, name)
+    manifest = federation.manifest
+
+    def check(info: dict[str, Any]) -> None:
+        base, experts = pull_push.described(info)
+        membership.check_fits(manifest, experts, base.fingerprint)
+
+    return config if config.resume else adopted(config, given, manifest), check
+
+
+def adopted(
+    config: TrainConfig, given: Collection[str], manifest: Manifest
+) -> TrainConfig:
+    """The configuration with the federation's base model and shape where none is given.
+
+    What is given and does not fit is left for `membership.check_fits` to name.
+    """
+    model = config.model if "model" in given else manifest.base_model.id
+    values = _shape(manifest.experts, config.experts)
+    free = {name: value for name, value in values.items() if name not in given}
+    experts = dataclasses.replace(config.experts, **free)
+    return dataclasses.replace(config, model=model, experts=experts)
+
+
+def _shape(experts: Experts, options: ExpertOptions) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "generalists": experts.generalists,
+        "rank": experts.rank,
+        "num_layers": experts.num_layers,
+        "attention_lora": experts.attention_lora,
+    }
+    same_rank = dataclasses.replace(options, rank=experts.rank)
+    if not math.isclose(same_rank.scale, experts.scale, rel_tol=1e-9):
+        values |= {"alpha": experts.scale * experts.rank, "scaling": "lora"}
+    return values

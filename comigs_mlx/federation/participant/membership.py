@@ -1,0 +1,191 @@
+"""What a run remembers of its federation: RUN/federation.json and a residual.
+
+RUN/state/residual.safetensors holds what rounding took away from contributions: what
+was `before/` the last one, so that the same contribution can be made again, and what
+is left `after/` it, for the next.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from safetensors import SafetensorError, safe_open
+
+from comigs_mlx.errors import FederationError
+from comigs_mlx.federation.formats import schema
+from comigs_mlx.federation.formats.contribution import Privacy
+from comigs_mlx.federation.formats.manifest import (
+    MANIFEST_BYTES,
+    Experts,
+    Manifest,
+    name_check,
+)
+from comigs_mlx.federation.formats.schema import between, item, matching
+from comigs_mlx.federation.formats.tensor_file import serialise
+from comigs_mlx.federation.formats.tensor_source import Array
+from comigs_mlx.files import write_bytes
+
+RECORD, RESIDUAL = "federation.json", "residual.safetensors"
+RECORD_BYTES = MANIFEST_BYTES + 64 * 1024
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How many contributions were sent with one size of noise.
+
+    Attributes:
+        noise: Its standard deviation, in units of the longest update.
+        rounds: How many.
+    """
+
+    noise: float = item(between(0, 10**9))
+    rounds: int = item(between(0, 10**9))
+
+
+@dataclass(frozen=True)
+class Membership:
+    """The content of RUN/federation.json.
+
+    Attributes:
+        uri: Of the federation, as `place` spells it.
+        participant: The run's name in it; None before its first contribution.
+        round: The closed round that the run's generalists started from; -1 where it
+            went back to its own of before.
+        step: The run's training step then.
+        contributed: The last round contributed to; 0: none.
+        private: Contributions with noise, in all federations of the run, sent or about
+            to be.
+        released: SHA-256 of contribution.json of the last of them, unsigned.
+        privacy: What that one stated.
+        manifest: What the federation said when this run last agreed to it; None: an
+            earlier version joined.
+        generalist: Digest of the generalists of `round`; see `sources.digest`.
+    """
+
+    NEWER: ClassVar = ("manifest", "generalist")
+
+    uri: str = item()
+    participant: str | None = item(name_check, None)
+    round: int = item(between(-1, 10**9), 0)
+    step: int = item(between(0, 10**12), 0)
+    contributed: int = item(between(0, 10**9), 0)
+    private: tuple[Noise, ...] = ()
+    released: str | None = item(matching(r"[0-9a-f]{64}", "a SHA-256"), None)
+    privacy: Privacy | None = None
+    manifest: Manifest | None = None
+    generalist: str | None = item(matching(r"[0-9a-f]{64}", "a SHA-256"), None)
+
+
+def place(uri: str) -> str:
+    """One spelling of an exchange's URI: a folder's path is made absolute."""
+    return uri if "://" in uri else os.path.abspath(uri)
+
+
+def read(run: Path) -> Membership | None:
+    """A run's record; None where it takes part in no federation.
+
+    Raises:
+        FederationError: If it is damaged.
+    """
+    try:
+        content = (run / RECORD).read_bytes()
+    except FileNotFoundError:
+        return None
+    return schema.read(Membership, content, str(run / RECORD), RECORD_BYTES)
+
+
+def write(run: Path, membership: Membership) -> None:
+    """Write a run's record, atomically."""
+    content = schema.write(membership, RECORD, RECORD_BYTES)
+    write_bytes(run / RECORD, content)
+
+
+def residual(run: Path, uri: str, round: int) -> dict[str, Array]:
+    """What rounding took away before a contribution to `round`; empty: nothing.
+
+    Kept before a contribution is sent: what was left after it counts only once the run
+    knows that the contribution does.
+    """
+    file = residual_file(run)
+    if not file.is_file():
+        return {}
+    try:
+        with safe_open(file, "numpy") as opened:
+            about = opened.metadata() or {}
+            last = int(about.get("round", 0))
+            counted = last != round and last <= _contributed(run)
+            prefix = "after/" if counted else "before/"
+            names = [n for n in opened.keys() if n.startswith(prefix)]
+            found = {n.removeprefix(prefix): opened.get_tensor(n) for n in names}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise FederationError(
+            f"{file} is damaged: remove it, which forgets one rounding error"
+        ) from error
+    return found if about.get("uri") == place(uri) else {}
+
+
+def intended(run: Path, uri: str) -> int:
+    """The last round that a contribution was made for, sent or about to be; 0: none."""
+    file = residual_file(run)
+    if not file.is_file():
+        return 0
+    try:
+        with safe_open(file, "numpy") as opened:
+            about = opened.metadata() or {}
+        return int(about.get("round", 0)) if about.get("uri") == place(uri) else 0
+    except (SafetensorError, OSError, ValueError):
+        return 0
+
+
+def _contributed(run: Path) -> int:
+    record = read(run)
+    return 0 if record is None else record.contributed
+
+
+def keep_residual(
+    run: Path,
+    uri: str,
+    round: int,
+    before: Mapping[str, Array],
+    after: Mapping[str, Array],
+) -> None:
+    """Write what `residual` reads, atomically."""
+    tensors = {f"before/{name}": array for name, array in before.items()}
+    tensors |= {f"after/{name}": array for name, array in after.items()}
+    content = serialise(tensors, {"uri": place(uri), "round": str(round)})
+    write_bytes(residual_file(run), content)
+
+
+def residual_file(run: Path) -> Path:
+    """Where a run keeps what rounding took away."""
+    return run / "state" / RESIDUAL
+
+
+def check_fits(manifest: Manifest, experts: Experts, fingerprint: str) -> None:
+    """Raise `FederationError` unless a run has the federation's base and shape."""
+    problems = []
+    if fingerprint != manifest.base_model.fingerprint:
+        problems.append(
+            f"its base model is not the federation's ({manifest.base_model.id!a})"
+        )
+    for field in dataclasses.fields(experts):
+        mine, theirs = (getattr(e, field.name) for e in (experts, manifest.experts))
+        if not _equal(mine, theirs):
+            problems.append(f"{field.name} is {mine}, the federation's {theirs}")
+    if problems:
+        raise FederationError(
+            f"this run does not fit the federation: {'; '.join(problems)}"
+        )
+
+
+def _equal(mine: Any, theirs: Any) -> bool:
+    """Whether two values are the same; numbers up to rounding."""
+    if isinstance(mine, float) and isinstance(theirs, float):
+        return math.isclose(mine, theirs, rel_tol=1e-9)
+    return bool(mine == theirs)

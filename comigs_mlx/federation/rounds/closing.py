@@ -1,0 +1,218 @@
+"""How a round ends: whoever finds it due closes it, by one commit, exactly once."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+from comigs_mlx.errors import FederationError
+from comigs_mlx.federation.aggregation import aggregate
+from comigs_mlx.federation.exchanges.base import Exchange, Moved
+from comigs_mlx.federation.exchanges.retry import tries
+from comigs_mlx.federation.formats import adapter, model_card
+from comigs_mlx.federation.formats.manifest import Manifest
+from comigs_mlx.federation.formats.round import ROUND, Round
+from comigs_mlx.federation.formats.tensor_source import (
+    Array,
+    Arrays,
+    Source,
+    digest,
+    shapes,
+)
+from comigs_mlx.federation.rounds import checks, reviewing
+from comigs_mlx.federation.rounds.attribution import PATH
+from comigs_mlx.federation.rounds.repository import (
+    Federation,
+    answered,
+    committer,
+    current,
+    pull,
+)
+from comigs_mlx.federation.rounds.reviewing import Review
+
+KEEP_ROUNDS = 20
+"""Rounds whose contributions stay in the repository; the history has all of them."""
+
+
+@contextlib.contextmanager
+def review(
+    exchange: Exchange,
+    federation: Federation,
+    generalists: Mapping[str, Array] | None = None,
+) -> Iterator[Review]:
+    """Judge the contributions to the open round; see `reviewing.review`."""
+    now = pull(exchange, federation) if generalists is None else generalists
+    parts = federation.snapshot, federation.manifest, federation.round
+    with reviewing.review(exchange, *parts, now) as found:
+        yield found
+
+
+def is_due(federation: Federation, contributions: int, now: float) -> bool:
+    """Whether a round with so many contributions may close at `now`.
+
+    Args:
+        federation: From `current`.
+        contributions: To the open round.
+        now: Seconds since the epoch.
+    """
+    manifest = federation.manifest
+    if contributions >= manifest.quorum:
+        return True
+    deadline, age = manifest.deadline_seconds, now - federation.round.closed_at
+    return contributions > 0 and deadline is not None and age >= deadline
+
+
+def fair(exchange: Exchange, federation: Federation, now: float) -> float:
+    """`now`, moved so that no clock decides how old the last round is.
+
+    A participant whose clock is ahead must neither close a round before its deadline
+    nor, by the time it wrote down, keep the next one open. So the exchange's own clock
+    counts where it has one: it limits `now`, and dates the commit of the last round.
+
+    Args:
+        exchange: Where.
+        federation: From `current`.
+        now: Seconds since the epoch, by this device.
+
+    Returns:
+        A time to compare with `round.closed_at`.
+    """
+    if federation.manifest.deadline_seconds is None:
+        return now
+    written, clock = federation.round.closed_at, exchange.clock()
+    at = now if clock is None else min(now, clock)
+    closed = exchange.committed(ROUND, federation.snapshot.revision)
+    if closed is None:
+        return at
+    # Written before the commit, by a clock that is right, it is a little earlier.
+    began = min(closed, at) if written > at else max(written, min(closed, at))
+    return written + (at - began)
+
+
+def close_if_due(
+    exchange: Exchange, federation: Federation, now: float
+) -> Federation | None:
+    """Close the open round if it is due, or find that somebody else has.
+
+    Args:
+        exchange: Where.
+        federation: From `current`.
+        now: Seconds since the epoch.
+
+    Returns:
+        The federation with the round closed; None where it is not due, or not yet
+        closed after many tries because others commit all the time.
+    """
+    wanted = federation.open_round
+    for _ in tries():
+        if federation.round.round >= wanted:
+            return federation
+        listed = reviewing.candidates(federation.snapshot, wanted)
+        trust = federation.trust
+        with contextlib.suppress(Moved):
+            at = fair(exchange, federation, now)
+            if not is_due(federation, len(listed), at):
+                return None
+            made = _close(exchange, federation, now)
+            if made is None:
+                return None
+            trust = dataclasses.replace(trust, known=trust.known | {made})
+        federation = current(exchange, trust)
+    return federation if federation.round.round >= wanted else None
+
+
+def _close(exchange: Exchange, federation: Federation, now: float) -> str | None:
+    """One try; the digest of the new generalists, or None where it is not due.
+
+    Raises:
+        Moved: If somebody was faster.
+    """
+    generalists = pull(exchange, federation)
+    with review(exchange, federation, generalists) as found:
+        at = fair(exchange, federation, now)
+        if not is_due(federation, len(found.accepted), at):
+            return None
+        changes = _closing(exchange, federation, generalists, found, now)
+        assert (closed := changes[ROUND]) is not None
+    message = f"Close round {federation.open_round}"
+    with answered(exchange, {ROUND: closed}):
+        exchange.commit(changes, message, federation.snapshot.revision)
+    return Round.from_json(closed).generalist
+
+
+def _closing(
+    exchange: Exchange,
+    federation: Federation,
+    generalists: Mapping[str, Array],
+    found: Review,
+    now: float,
+) -> dict[str, bytes | None]:
+    """What the commit that closes the open round changes."""
+    manifest, choice = federation.manifest, federation.manifest.aggregator
+    source, limited = Arrays("", generalists), found.limited
+    made = aggregate.combine(
+        choice.name, found.accepted, source, choice.options, limited.still
+    )
+    closed = federation.round.following(
+        weights=made.weights,
+        aggregator=choice.name,
+        closed_at=_bounded(exchange, now),
+        contributors=[source.name for source in found.accepted],
+        refused=found.refused,
+        inexactness=aggregate.inexactness(found.accepted),
+        accounts={
+            s.name: a for s in found.accepted if (a := found.accounts.get(s.name))
+        },
+        start=digest(generalists),
+        generalist=digest(made.tensors),
+        closed_by=committer(exchange),
+        norm_known=limited.known,
+        norm=limited.norm,
+        notes=[*made.notes, *limited.notes, *_said(found)],
+    )
+    return {
+        **_outdated(federation),
+        **_published(made.tensors, manifest, source),
+        ROUND: closed.to_json(),
+        model_card.README: model_card.render(manifest, closed, exchange.uri),
+    }
+
+
+def _published(
+    tensors: Mapping[str, Array], manifest: Manifest, start: Source
+) -> dict[str, bytes]:
+    """The generalists' files, which pass what everybody who pulls them will ask.
+
+    Raises:
+        FederationError: If they do not; `aggregation.combine` makes none such.
+    """
+    made = adapter.files(tensors, manifest)
+    weights = {path: made[path] for path in adapter.paths(manifest)}
+    judged = checks.check_generalist(weights, shapes(start))
+    if isinstance(judged, checks.Refused):
+        raise FederationError(
+            f"the round's result cannot be published ({judged.reason}): report this"
+        )
+    return made
+
+
+def _said(found: Review) -> Iterator[str]:
+    """What happened to single contributions, a sentence each."""
+    for name, factor in found.clipped.items():
+        yield f"{name}: an outsized update, shortened to {factor:.2g} of its length"
+    for name in sorted(found.limited.still):
+        yield f"{name}: the generalist as it was, without training"
+
+
+def _bounded(exchange: Exchange, now: float) -> float:
+    """`now`, but not later than the exchange's own clock says."""
+    clock = exchange.clock()
+    return now if clock is None else min(now, clock)
+
+
+def _outdated(federation: Federation) -> dict[str, None]:
+    """Contributions that are not kept any longer, so that listings stay short."""
+    oldest = federation.open_round - KEEP_ROUNDS
+    found = (PATH.fullmatch(path) for path in federation.snapshot.files)
+    return {match[0]: None for match in found if match and int(match[1]) <= oldest}

@@ -1,0 +1,192 @@
+"""Contributions from those without the right to write: which proposals are fit.
+
+A proposal may add, replace or delete files of one contribution to the open round and
+nothing else. Name, accounts and files must pass what any contribution must; `accepting`
+then brings it into the repository.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from comigs_mlx.errors import FederationError
+from comigs_mlx.federation.exchanges.base import (
+    Exchange,
+    NotThere,
+    Proposal,
+    Snapshot,
+    TooLarge,
+)
+from comigs_mlx.federation.exchanges.paths import is_allowed
+from comigs_mlx.federation.formats.contribution import METADATA_BYTES
+from comigs_mlx.federation.formats.manifest import PARTICIPANT
+from comigs_mlx.federation.formats.strict_json import shown
+from comigs_mlx.federation.formats.tensor_source import Arrays
+from comigs_mlx.federation.rounds import attribution, checks, reviewing, submit
+from comigs_mlx.federation.rounds.attribution import FOLDER, PATH
+from comigs_mlx.federation.rounds.checks import Expected, Refused
+from comigs_mlx.federation.rounds.repository import Federation, pull
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What becomes of one proposal.
+
+    Attributes:
+        proposal: Which.
+        participant: Whose contribution it holds; None where that is not clear.
+        reason: Why it is refused; None: it is accepted.
+        files: What is accepted, relative to the participant's folder.
+        done: It is in the repository already, and only to be closed.
+    """
+
+    proposal: Proposal
+    participant: str | None = None
+    reason: str | None = None
+    files: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+    done: bool = False
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain values, for people and programs."""
+        return {
+            "number": self.proposal.number,
+            "author": self.proposal.author,
+            "participant": self.participant,
+            "accepted": self.reason is None,
+            "reason": self.reason,
+            "url": self.proposal.url,
+        }
+
+
+def verdicts(exchange: Exchange, federation: Federation) -> Iterator[Verdict]:
+    """What would become of each open proposal now; nothing is changed."""
+    found = exchange.proposals()
+    expected = expectation(exchange, federation) if found else None
+    for proposal in found:
+        assert expected is not None
+        yield judge(exchange, federation, expected, proposal)
+
+
+def judge(
+    exchange: Exchange, federation: Federation, expected: Expected, proposal: Proposal
+) -> Verdict:
+    """Judge one proposal by everything a contribution must pass, and its own limits.
+
+    Args:
+        exchange: Where.
+        federation: From `current`.
+        expected: What a contribution must agree with.
+        proposal: An open one.
+    """
+    name = None
+    try:
+        snapshot, changed = exchange.proposed(proposal.number)
+        round, name = place(changed)
+        if _is_there(exchange, federation.snapshot, snapshot, changed):
+            return Verdict(proposal, name, done=True)
+        _check_round(round, federation)
+        _check_author(exchange, federation, proposal, snapshot, changed, name)
+        files = _files(exchange, snapshot, f"{FOLDER}/{round}/{name}/", expected)
+        _raise(checks.check_contribution(files, name, expected))
+    except (NotThere, TooLarge, Unfit) as error:
+        return Verdict(proposal, name, str(error))
+    return Verdict(proposal, name, files=files)
+
+
+class Unfit(FederationError):
+    """Why a proposal is refused."""
+
+
+def _raise(judged: object) -> None:
+    if isinstance(judged, Refused):
+        raise Unfit(judged.reason)
+
+
+def expectation(exchange: Exchange, federation: Federation) -> Expected:
+    """What a contribution to the open round must agree with."""
+    source = Arrays("", pull(exchange, federation))
+    return Expected(federation.manifest, federation.open_round, source)
+
+
+def place(changed: frozenset[str]) -> tuple[int, str]:
+    """Round and participant of the one contribution that all changes are in.
+
+    Raises:
+        Unfit: If there is none, or they are not all in one.
+    """
+    if not changed:
+        raise Unfit("it changes nothing")
+    found = set()
+    for path in sorted(changed):
+        match = PATH.fullmatch(path) if is_allowed(path) else None
+        if match is None or not re.fullmatch(PARTICIPANT, match[2]):
+            raise Unfit(f"it changes {shown(path)}, which is no part of a contribution")
+        found.add((int(match[1]), match[2]))
+    if len(found) > 1:
+        folders = " and ".join(f"{round}/{name}" for round, name in sorted(found)[:2])
+        raise Unfit(f"it changes more than one contribution: {folders}")
+    return found.pop()
+
+
+def _check_round(round: int, federation: Federation) -> None:
+    if round != federation.open_round:
+        raise Unfit(f"it is for round {round}, round {federation.open_round} is open")
+
+
+def _is_there(
+    exchange: Exchange, now: Snapshot, offered: Snapshot, changed: frozenset[str]
+) -> bool:
+    """Whether the repository has what is offered."""
+    for path in changed:
+        one, other = now.files.get(path), offered.files.get(path)
+        if one != other:
+            return False
+        if one is not None and one.sha256 is None:
+            if one.size > METADATA_BYTES:
+                return False
+            contents = {
+                exchange.read(path, at.revision, METADATA_BYTES)
+                for at in (now, offered)
+            }
+            if len(contents) > 1:
+                return False
+    return True
+
+
+def _check_author(
+    exchange: Exchange,
+    federation: Federation,
+    proposal: Proposal,
+    snapshot: Snapshot,
+    changed: frozenset[str],
+    name: str,
+) -> None:
+    """The name must be the author's, and so must every commit behind the files."""
+    author = proposal.author
+    if author is None:
+        raise Unfit("its author is not known")
+    holders = submit.holders(exchange, federation, name)
+    parts = federation.manifest, holders
+    _raise(attribution.check_author(exchange, name, author, *parts))
+    paths = sorted(changed & snapshot.files.keys())
+    committed = exchange.authors(paths, snapshot.revision) if paths else {}
+    for account in committed.values():
+        if (account or "").casefold() != author.casefold():
+            raise Unfit(f"committed by {shown(account)}, proposed by {author}")
+
+
+def _files(
+    exchange: Exchange, snapshot: Snapshot, folder: str, expected: Expected
+) -> dict[str, bytes]:
+    """The files below `folder`, once their sizes are fit."""
+    listed = {p: f for p, f in snapshot.files.items() if p.startswith(folder)}
+    sizes = {path.removeprefix(folder): file.size for path, file in listed.items()}
+    _raise(checks.check_sizes(sizes, expected))
+    most = max(expected.manifest.max_bytes, METADATA_BYTES)
+    return {
+        path.removeprefix(folder): reviewing.content(exchange, snapshot, path, most)
+        for path in listed
+    }

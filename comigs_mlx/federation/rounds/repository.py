@@ -1,0 +1,208 @@
+"""A federation without a server: made, read, pulled from.
+
+Contributions come in by `contributing`, rounds end by `closing`: whoever comes closes
+a round that is due, by one commit that builds on exactly the state that was read. Who
+loses the race finds a closed round, or a contribution more, and looks again. Nothing
+keeps state between calls: killed at any moment, the repository is as before or has one
+whole commit more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy.typing as npt
+
+from comigs_mlx.errors import FederationError
+from comigs_mlx.federation.exchanges.base import Exchange, Moved, Snapshot, Unreachable
+from comigs_mlx.federation.exchanges.retry import tries
+from comigs_mlx.federation.formats import adapter, model_card
+from comigs_mlx.federation.formats.manifest import (
+    ACCOUNT,
+    MANIFEST,
+    MANIFEST_BYTES,
+    Manifest,
+    Shapes,
+)
+from comigs_mlx.federation.formats.round import ROUND, Round
+from comigs_mlx.federation.formats.tensor_source import Array, Arrays, digest, shapes
+from comigs_mlx.federation.rounds import verification
+from comigs_mlx.federation.rounds.verification import State, Trust
+
+
+@dataclass(frozen=True, eq=False)
+class Federation(State):
+    """A federation at one moment.
+
+    Attributes:
+        trust: What of it is taken without a look.
+    """
+
+    trust: Trust = field(default_factory=Trust)
+
+    @property
+    def open_round(self) -> int:
+        """The number of the round that takes contributions."""
+        return self.round.round + 1
+
+
+def initialise(
+    exchange: Exchange,
+    manifest: Manifest,
+    generalists: Mapping[str, npt.NDArray[Any]],
+    now: float,
+    private: bool = False,
+) -> Federation:
+    """Make a federation in an empty repository, by one commit.
+
+    The same call again (after an answer that was lost) finds that it is done.
+
+    Args:
+        exchange: The repository; made if it is not there.
+        manifest: What the participants agree on.
+        generalists: Tensor -> first values.
+        now: Seconds since the epoch.
+        private: Make a private repository.
+
+    Raises:
+        FederationError: If there is another federation already; it stays as it is.
+    """
+    adapter.check_shapes(shapes(Arrays("", generalists)), manifest)
+    manifest = _founded(manifest, committer(exchange))
+    first = Round(
+        aggregator=manifest.aggregator.name,
+        closed_at=now,
+        generalist=digest(generalists),
+        closed_by=manifest.founder,
+    )
+    tensors = adapter.files(generalists, manifest)
+    files = {
+        **tensors,
+        MANIFEST: manifest.to_json(),
+        ROUND: first.to_json(),
+        model_card.README: model_card.render(manifest, first, exchange.uri),
+    }
+    exchange.create(private)
+    for _ in tries():
+        snapshot = exchange.snapshot()
+        if MANIFEST in snapshot.files:
+            _check_mine(exchange, snapshot, manifest, tensors)
+            return current(exchange)
+        with contextlib.suppress(Moved), answered(exchange, files):
+            exchange.commit(files, "Begin the federation", snapshot.revision)
+    raise Unreachable(f"{exchange.uri} is being written to all the time: try again")
+
+
+def current(exchange: Exchange, trust: Trust | None = None) -> Federation:
+    """The federation as it is now.
+
+    Args:
+        exchange: Where.
+        trust: What of it is taken without a look; None: nothing.
+
+    Raises:
+        NotThere: If there is no such repository.
+        FederationError: If there is no federation in it, or one that this version
+            cannot read.
+    """
+    for _ in tries():
+        # A folder keeps no history: it may change between listing and reading.
+        with contextlib.suppress(Moved):
+            return _read(exchange, exchange.snapshot(), trust or Trust())
+    raise Unreachable(f"{exchange.uri} is being written to all the time: try again")
+
+
+def _read(exchange: Exchange, snapshot: Snapshot, trust: Trust) -> Federation:
+    if MANIFEST not in snapshot.files or ROUND not in snapshot.files:
+        raise FederationError(
+            f"there is no federation in {exchange.uri}: check --federation, or make "
+            "one with python -m comigs_mlx.sync init"
+        )
+    found = verification.read(exchange, snapshot)
+    return Federation(found.manifest, found.round, snapshot, trust)
+
+
+def pull(
+    exchange: Exchange, federation: Federation, own: Shapes | None = None
+) -> dict[str, Array]:
+    """Tensor -> float32 values of the current generalists, verified (see `verifying`).
+
+    Args:
+        exchange: Where they are.
+        federation: From `current`.
+        own: The shapes of this participant's generalists; None takes what the
+            manifest allows.
+
+    Raises:
+        FederationError: If they cannot be used.
+        Unverified: If they are not what the last round's contributions make.
+        Moved: If the exchange keeps no history and has changed since.
+    """
+    revision = federation.snapshot.revision
+    values = verification.fetch(exchange, revision, federation.manifest, own)
+    verification.check(exchange, federation, federation.trust, values)
+    return values
+
+
+@contextlib.contextmanager
+def answered(exchange: Exchange, files: Mapping[str, bytes]) -> Iterator[None]:
+    """Around a commit: an answer that was lost is none if `files` are there."""
+    try:
+        yield
+    except Unreachable as error:
+        if not error.maybe_done or not is_there(exchange, exchange.snapshot(), files):
+            raise
+
+
+def is_there(
+    exchange: Exchange, snapshot: Snapshot, files: Mapping[str, bytes]
+) -> bool:
+    """Whether `files` are in the repository with exactly this content."""
+    for path, content in files.items():
+        found = snapshot.files.get(path)
+        if found is None or found.size != len(content):
+            return False
+    return all(
+        exchange.read(path, snapshot.revision, len(content)) == content
+        for path, content in files.items()
+    )
+
+
+def committer(exchange: Exchange) -> str | None:
+    """Who commits here, as files of a federation can state it."""
+    account = exchange.account()
+    return account if account and re.fullmatch(ACCOUNT, account) else None
+
+
+def _founded(manifest: Manifest, account: str | None) -> Manifest:
+    """The manifest with what tells this federation from every other one."""
+    made = manifest.id or secrets.token_hex(16)
+    return dataclasses.replace(
+        manifest,
+        id=made,
+        founder=manifest.founder or account,
+        norm_few=manifest.norm_few or "bounded",
+    )
+
+
+def _check_mine(
+    exchange: Exchange,
+    snapshot: Snapshot,
+    manifest: Manifest,
+    tensors: Mapping[str, bytes],
+) -> None:
+    """Raise unless this was founded just so before; only its id was drawn then."""
+    content = exchange.read(MANIFEST, snapshot.revision, MANIFEST_BYTES)
+    found = Manifest.from_json(content)
+    mine = dataclasses.replace(manifest, id=found.id, founder=found.founder)
+    if found != mine or not is_there(exchange, snapshot, tensors):
+        raise FederationError(
+            f"{exchange.uri} has a federation already: join it with sync pull, or "
+            "choose another --federation"
+        )

@@ -1,0 +1,194 @@
+"""Which contributions to the open round count, and why the others do not.
+
+Sizes first, from the listing; then who committed; then the content, one contribution at
+a time, kept in a temporary folder; at last the lengths of all updates together. Nothing
+that a contribution holds makes this fail; only what the exchange itself says does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from comigs_mlx.federation.aggregation import clipping
+from comigs_mlx.federation.exchanges.base import (
+    Exchange,
+    NotThere,
+    Snapshot,
+    TooLarge,
+    Unreachable,
+)
+from comigs_mlx.federation.formats.contribution import (
+    CONTRIBUTION,
+    METADATA_BYTES,
+    Privacy,
+    Stored,
+)
+from comigs_mlx.federation.formats.manifest import (
+    MOST_PARTICIPANTS,
+    PARTICIPANT,
+    Manifest,
+)
+from comigs_mlx.federation.formats.round import Round
+from comigs_mlx.federation.formats.strict_json import shown
+from comigs_mlx.federation.formats.tensor_source import Array, Arrays, Source
+from comigs_mlx.federation.rounds import attribution
+from comigs_mlx.federation.rounds.attribution import FOLDER, PATH
+from comigs_mlx.federation.rounds.checks import (
+    Expected,
+    Refused,
+    check_contribution,
+    check_sizes,
+)
+
+
+@dataclass(frozen=True)
+class Review:
+    """The contributions to one round.
+
+    Attributes:
+        accepted: Those that count, sorted by participant; outsized updates shortened.
+        refused: Participant -> reason.
+        clipped: Participant -> factor that its update was shortened by.
+        size: Participant -> bytes in the repository.
+        accounts: Participant -> account, of those accepted where it is known.
+        privacy: Participant -> what it states, of those accepted where it does.
+        limited: How the lengths of all updates were judged.
+    """
+
+    accepted: list[Source] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+    clipped: dict[str, float] = field(default_factory=dict)
+    size: dict[str, int] = field(default_factory=dict)
+    accounts: dict[str, str] = field(default_factory=dict)
+    privacy: dict[str, Privacy] = field(default_factory=dict)
+    limited: clipping.Limited = field(default_factory=lambda: clipping.Limited([]))
+
+
+def candidates(snapshot: Snapshot, round: int) -> dict[str, dict[str, int]]:
+    """Participant -> file, relative to its folder -> bytes, in one round.
+
+    Folders whose name no participant can have are left out.
+    """
+    found: dict[str, dict[str, int]] = {}
+    for path, file in snapshot.files.items():
+        match = PATH.fullmatch(path)
+        if match and match[1] == str(round) and re.fullmatch(PARTICIPANT, match[2]):
+            found.setdefault(match[2], {})[match[3]] = file.size
+    return {name: found[name] for name in sorted(found)[:MOST_PARTICIPANTS]}
+
+
+@contextlib.contextmanager
+def review(
+    exchange: Exchange,
+    snapshot: Snapshot,
+    manifest: Manifest,
+    round: Round,
+    current: Mapping[str, Array],
+) -> Iterator[Review]:
+    """Judge all contributions to the round after `round`, for the time of a block.
+
+    Args:
+        exchange: Where they are.
+        snapshot: Of it.
+        manifest: Of the federation.
+        round: The last closed round.
+        current: The generalists that everyone started from.
+
+    Raises:
+        Moved: If the exchange keeps no history and a file has changed since.
+        Unreachable: If a file cannot be had now; nothing is known to be wrong with it.
+    """
+    source = Arrays("", current)
+    expected = Expected(manifest, round.round + 1, source)
+    sizes = candidates(snapshot, expected.round)
+    result = Review(size={name: sum(files.values()) for name, files in sizes.items()})
+    listed = _by_listing(exchange, snapshot, sizes, expected, round, result)
+    with tempfile.TemporaryDirectory(prefix="comigs-") as folder:
+        passed: list[Source] = []
+        for name, files in listed.items():
+            judged = _judge(exchange, snapshot, name, files, expected)
+            if isinstance(judged, Refused):
+                result.refused[name] = judged.reason
+            else:
+                passed.append(judged.keep(Path(folder) / name))
+                if (stated := judged.metadata.privacy) is not None:
+                    result.privacy[name] = stated
+        limited = clipping.limit(passed, source, manifest, round)
+        result.accepted.extend(limited.kept)
+        result.refused.update(limited.refused)
+        yield dataclasses.replace(result, clipped=limited.clipped, limited=limited)
+
+
+def _by_listing(
+    exchange: Exchange,
+    snapshot: Snapshot,
+    sizes: Mapping[str, Mapping[str, int]],
+    expected: Expected,
+    round: Round,
+    result: Review,
+) -> dict[str, Mapping[str, int]]:
+    """Those that sizes and accounts let pass; the others are noted in `result`."""
+    fitting = {}
+    for name, files in sizes.items():
+        if refused := check_sizes(files, expected):
+            result.refused[name] = refused.reason
+        else:
+            fitting[name] = files
+    places = [_place(expected.round, n, file) for n in fitting for file in fitting[n]]
+    accounts = attribution.accounts(exchange, snapshot, places)
+    for name in list(fitting):
+        for file in fitting[name]:
+            account = accounts.get(_place(expected.round, name, file))
+            parts = expected.manifest, round.owners
+            if refused := attribution.check_author(exchange, name, account, *parts):
+                result.refused[name] = refused.reason
+                del fitting[name]
+                break
+        path = _place(expected.round, name, CONTRIBUTION)
+        if name in fitting:
+            account = attribution.owner_of(exchange, snapshot, path, accounts.get(path))
+            if account is not None:
+                result.accounts[name] = account
+    return fitting
+
+
+def _judge(
+    exchange: Exchange,
+    snapshot: Snapshot,
+    name: str,
+    sizes: Mapping[str, int],
+    expected: Expected,
+) -> Stored | Refused:
+    files = {}
+    for file in sizes:
+        most = METADATA_BYTES if file == CONTRIBUTION else expected.manifest.max_bytes
+        try:
+            path = _place(expected.round, name, file)
+            files[file] = content(exchange, snapshot, path, most)
+        except (NotThere, TooLarge) as error:
+            return Refused(shown(str(error)))
+    return check_contribution(files, name, expected)
+
+
+def content(exchange: Exchange, snapshot: Snapshot, path: str, most: int) -> bytes:
+    """A file as the listing has it: a bad line must not look like a bad participant.
+
+    Raises:
+        Unreachable: If it is not the listing's.
+    """
+    found = exchange.read(path, snapshot.revision, most)
+    digest = snapshot.files[path].sha256
+    if digest is not None and hashlib.sha256(found).hexdigest() != digest:
+        raise Unreachable(f"{path} was damaged on its way here: try again")
+    return found
+
+
+def _place(round: int, name: str, file: str) -> str:
+    return f"{FOLDER}/{round}/{name}/{file}"

@@ -1,0 +1,171 @@
+"""How a federation stands, and what a push would send, as plain values."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from comigs_mlx.federation.exchanges.base import Exchange
+from comigs_mlx.federation.formats import adapter
+from comigs_mlx.federation.formats.contribution import (
+    CONTRIBUTION,
+    METADATA_BYTES,
+    Prepared,
+    Privacy,
+)
+from comigs_mlx.federation.formats.strict_json import parse
+from comigs_mlx.federation.formats.tensor_file import read_layout, specs
+from comigs_mlx.federation.formats.tensor_source import digest
+from comigs_mlx.federation.rounds import attribution, closing, proposing, verification
+from comigs_mlx.federation.rounds.repository import Federation
+from comigs_mlx.federation.rounds.verification import Trust
+
+
+def status(exchange: Exchange, federation: Federation, now: float) -> dict[str, Any]:
+    """Manifest, round, all contributions to the open round and proposals, with fates.
+
+    Args:
+        exchange: Where; contributions and proposals are downloaded and checked.
+        federation: From `rounds.current`.
+        now: Seconds since the epoch.
+    """
+    files = federation.snapshot.files
+    trust = _trust(exchange, federation)
+    at = closing.fair(exchange, federation, now)
+    looking = dataclasses.replace(federation, trust=Trust(everything=True))
+    with closing.review(exchange, looking) as found:
+        accepted = {source.name for source in found.accepted}
+        contributions = {
+            name: {
+                "accepted": name in accepted,
+                "reason": found.refused.get(name),
+                "clipped": found.clipped.get(name),
+                "bytes": size,
+                "privacy": _plain(found.privacy.get(name)),
+            }
+            for name, size in found.size.items()
+        }
+    generalist = sum(files[p].size for p in adapter.paths(federation.manifest))
+    return {
+        "uri": exchange.uri,
+        "manifest": dataclasses.asdict(federation.manifest),
+        "round": dataclasses.asdict(federation.round),
+        "open_round": federation.open_round,
+        "due": closing.is_due(federation, len(accepted), at),
+        "trust": trust,
+        "contributions": contributions,
+        "proposals": [v.as_dict() for v in proposing.verdicts(exchange, looking)],
+        "bytes": {
+            "generalist": generalist,
+            "contributions": sum(found.size.values()),
+            "repository": sum(file.size for file in files.values()),
+        },
+    }
+
+
+def _trust(exchange: Exchange, federation: Federation) -> dict[str, Any]:
+    """Who could have changed what, and whether the generalists were computed again."""
+    snapshot = federation.snapshot
+    values = verification.fetch(exchange, snapshot.revision, federation.manifest)
+    wrong, again = verification.judge(exchange, federation, Trust(), values)
+    owner, shown = attribution.founder(exchange, snapshot)
+    return {
+        "id": federation.manifest.id,
+        "founder": attribution.keeper(exchange, snapshot),
+        "founder_shown_by_history": shown and owner is not None,
+        "manifest_changed_by": attribution.stranger(exchange, snapshot),
+        "closed_by": verification.closer(exchange, federation),
+        "generalist": digest(values),
+        "computed_again": again,
+        "problem": wrong,
+    }
+
+
+def table(values: dict[str, Any]) -> str:
+    """`status` for people."""
+    round, manifest = values["round"], values["manifest"]
+    rows = [
+        f"{values['uri']}: round {round['round']} is closed, "
+        f"round {values['open_round']} is open",
+        f"base model {manifest['base_model']['id']!a}, quorum {manifest['quorum']}, "
+        f"aggregator {manifest['aggregator']['name']}",
+        f"last round: {', '.join(round['contributors']) or 'nobody yet'}",
+    ]
+    rows += trusted(values["trust"])
+    if round["inexactness"] is not None:
+        rows.append(f"inexactness of the average: {round['inexactness']:.3g}")
+    for name, one in values["contributions"].items():
+        fate = "accepted" if one["accepted"] else f"refused: {one['reason']}"
+        if one["clipped"] is not None:
+            fate += f", shortened to {one['clipped']:.0%}"
+        if one["privacy"] is not None:
+            fate += f", {epsilon(one['privacy'])}"
+        rows.append(f"  {name}  {one['bytes']:,} bytes  {fate}")
+    rows += [proposal(one) for one in values["proposals"]]
+    sizes = values["bytes"]
+    rows.append(
+        f"generalist {sizes['generalist']:,} bytes, contributions "
+        f"{sizes['contributions']:,}, repository {sizes['repository']:,}"
+    )
+    return "\n".join(rows)
+
+
+def trusted(values: dict[str, Any]) -> list[str]:
+    """What is checked here and what is taken on trust, for people."""
+    owner = values["founder"] or "nobody knows who"
+    rows = [f"founded by {owner}; the generalist: {values['closed_by']}"]
+    if values["problem"] is not None:
+        rows.append(f"NOT TRUSTED: {values['problem']}")
+    elif values["computed_again"]:
+        rows.append("checked: the generalist is what its contributions make")
+    else:
+        rows.append(
+            "not checked: it cannot be computed again here; everybody with the right "
+            "to write is trusted with it"
+        )
+    if (stranger := values["manifest_changed_by"]) is not None:
+        rows.append(f"NOT TRUSTED: federation.json was last changed by {stranger}")
+    if not values["founder_shown_by_history"]:
+        rows.append(
+            "no history shows who founded it: that is taken on trust, and so is "
+            "whatever those with the right to write have rewritten"
+        )
+    return rows
+
+
+def proposal(values: dict[str, Any]) -> str:
+    """One entry of `proposals`, for people."""
+    who = values["participant"] or "nobody"
+    fate = "fit" if values["accepted"] else f"refused: {values['reason']}"
+    return f"  proposal {values['number']} by {values['author']} for {who}  {fate}"
+
+
+def epsilon(privacy: dict[str, Any]) -> str:
+    """What a contribution states of its privacy, for people."""
+    return f"epsilon {privacy['epsilon']:.3g} at delta {privacy['delta']:g}"
+
+
+def _plain(privacy: Privacy | None) -> dict[str, Any] | None:
+    return None if privacy is None else dataclasses.asdict(privacy)
+
+
+def leaving(prepared: Prepared) -> dict[str, Any]:
+    """Everything a push of `prepared` would send: each tensor, each JSON field."""
+    contents = prepared.files()
+    tensors = {}
+    for file, content in prepared.tensors.items():
+        arrays = _arrays(content)
+        layout = read_layout(content, specs(arrays))
+        tensors[file] = {n: e.spec.size for n, e in sorted(layout.entries.items())}
+    return {
+        "files": {file: len(content) for file, content in contents.items()},
+        "tensors": tensors,
+        CONTRIBUTION: parse(contents[CONTRIBUTION], METADATA_BYTES),
+    }
+
+
+def _arrays(content: bytes) -> dict[str, Any]:
+    from safetensors.numpy import load
+
+    arrays: dict[str, Any] = load(content)
+    return arrays

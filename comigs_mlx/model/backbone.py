@@ -1,0 +1,135 @@
+"""A model's two halves, body and head, without per-family code.
+
+The body ends where the module that owns the list of blocks returns (embedding, blocks,
+last norm); the head makes logits of that. Where that module only holds the list and is
+never called, the one around it takes its part. MLX is lazy, so each half is made by
+calling the whole model: for the body, its logits are dropped before anything computes
+them; for the head, that module returns what it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from comigs_mlx.errors import UnsupportedModel
+from comigs_mlx.model.attach import family_name, put_before
+
+
+@dataclass
+class Joint:
+    """What passes between the halves during one call.
+
+    Attributes:
+        given: What the owner of the blocks returns instead of running.
+        asked: Whether to note what it returns when it runs.
+        made: That.
+        calls: How often it ran.
+    """
+
+    given: mx.array | None = None
+    asked: bool = False
+    made: mx.array | None = None
+    calls: int = 0
+
+
+class Trunk:
+    """Goes before the class of the module that owns the blocks."""
+
+    _joint: Joint
+
+    def __call__(self, *args: Any, **kwargs: Any) -> mx.array:
+        """The module's own result, or the one given."""
+        joint = self._joint
+        if joint.given is not None:
+            return joint.given
+        y: mx.array = super().__call__(*args, **kwargs)  # type: ignore[misc]
+        joint.calls += 1
+        if joint.asked:
+            joint.made = y
+        return y
+
+
+class Halves:
+    """Body and head of one model."""
+
+    def __init__(
+        self, model: nn.Module, on_detach: Callable[[Callable[[], None]], None]
+    ):
+        """Find the joint; `on_detach` is told how to undo what this changes.
+
+        Raises:
+            UnsupportedModel: If no module of the model owns its blocks.
+        """
+        self._model, self._joint = model, Joint()
+        for trunk in _around_blocks(model):
+            trunk._joint = self._joint
+            undo: list[Callable[[], None]] = [partial(delattr, trunk, "_joint")]
+            undo.append(put_before(trunk, Trunk))
+            if self._ends_body():
+                break
+            for each in reversed(undo):
+                each()
+        else:
+            raise _ownerless(model)
+        for each in undo:
+            on_detach(each)
+
+    def _ends_body(self) -> bool:
+        """Whether the module tried runs once in a pass, and returns an array.
+
+        A model that cannot run at all is left to the mixture's rehearsal, which says
+        why.
+        """
+        self._joint.asked, self._joint.calls = True, 0
+        try:
+            self._model(mx.zeros((1, 2), mx.int32))
+            return self._joint.calls == 1 and isinstance(self._joint.made, mx.array)
+        except Exception:
+            return True
+        finally:
+            self._joint.asked, self._joint.made = False, None
+
+    def body(self, tokens: mx.array) -> mx.array:
+        """`[batch, tokens]` integer -> `[batch, tokens, dims]`."""
+        self._joint.asked = True
+        try:
+            self._model(tokens)
+            assert self._joint.made is not None
+            return self._joint.made
+        finally:
+            self._joint.asked, self._joint.made = False, None
+
+    def head(self, hidden: mx.array) -> mx.array:
+        """`[batch, tokens, dims]` -> logits `[batch, tokens, vocabulary]`."""
+        self._joint.given = hidden
+        try:
+            return self._model(mx.zeros(hidden.shape[:2], mx.int32))
+        finally:
+            self._joint.given = None
+
+
+def _around_blocks(model: nn.Module) -> list[nn.Module]:
+    """The module that holds the list of blocks, those around it, the model itself."""
+    modules = dict(model.named_modules())
+    blocks = [id(block) for block in model.layers]
+    for path, module in modules.items():
+        for child in module.values():
+            if isinstance(child, list) and [id(item) for item in child] == blocks:
+                parts = path.split(".")
+                paths = [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
+                around = [modules[each] for each in paths if each in modules]
+                return [*around, *([model] if path else [])]
+    raise _ownerless(model)
+
+
+def _ownerless(model: nn.Module) -> UnsupportedModel:
+    return UnsupportedModel(
+        f"base model family {family_name(model)!r} does not fit: no module of it holds "
+        "its list of blocks"
+    )

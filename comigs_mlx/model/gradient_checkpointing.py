@@ -1,0 +1,86 @@
+"""Gradient checkpointing: keep what enters and leaves a block, recompute the rest.
+
+The routing of a block leaves it as an output, so that statistics and the
+load-balancing loss are the same with and without it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import mlx.core as mx
+
+from comigs_mlx.errors import UnsupportedModel, line
+from comigs_mlx.model import params
+from comigs_mlx.model.attach import family_name, put_before
+from comigs_mlx.model.mixture import Mixture
+from comigs_mlx.model.params import Tree
+from comigs_mlx.model.routing import Routing
+
+
+def recompute_blocks(mixture: Mixture) -> None:
+    """Make every adapted block recompute its forward pass in the backward pass.
+
+    Undone by `mixture.detach`.
+
+    Raises:
+        UnsupportedModel: If the blocks of this family cannot be run so; nothing is
+            changed then.
+    """
+    undo: list[Callable[[], None]] = []
+    for site in mixture.sites:
+        site.block._mixture = mixture
+        undo.append(partial(delattr, site.block, "_mixture"))
+        undo.append(put_before(site.block, RecomputedBlock))
+    try:
+        _rehearse(mixture)
+    except Exception as error:
+        for each in reversed(undo):
+            each()
+        raise UnsupportedModel(
+            f"base model family {family_name(mixture.model)!r} cannot recompute its "
+            f"blocks ({line(error)}): leave out --grad-checkpoint"
+        ) from error
+    for each in undo:
+        mixture.on_detach(each)
+
+
+def _rehearse(mixture: Mixture) -> None:
+    """Build one backward pass, unevaluated."""
+    model = mixture.model
+
+    def total(tokens: mx.array) -> mx.array:
+        return mixture.body(tokens)[0].sum()
+
+    values = params.select(model, params.ROLES)
+    params.value_and_grad(model, total)(values, mx.zeros((1, 2), mx.int32))
+
+
+class RecomputedBlock:
+    """Goes before a block's own class."""
+
+    _mixture: Mixture
+
+    def __call__(self, *args: Any, **kwargs: Any) -> mx.array:
+        """The block of its first argument; the others (mask, cache) are mlx-lm's."""
+        run, named = super().__call__, dict(kwargs)  # type: ignore[misc]
+        if not args:  # some families call their blocks by keyword
+            first = next(iter(inspect.signature(run).parameters))
+            args = (named.pop(first),)
+        x, *rest = args
+
+        def inner(values: Tree, x: mx.array) -> tuple[mx.array, list[Routing]]:
+            self.update(values)  # type: ignore[attr-defined]
+            # Also when it runs again, which is after the mixture's own call.
+            with self._mixture.in_bulk(), self._mixture.collecting() as blocks:
+                y = run(x, *rest, **named)
+            return y, blocks
+
+        values = self.trainable_parameters()  # type: ignore[attr-defined]
+        y, blocks = mx.checkpoint(inner)(values, x)
+        for block in blocks:
+            self._mixture.record(Routing(*block))
+        return y

@@ -1,0 +1,1 @@
+"""Everything that exists for Linux CPUs; on Apple silicon nothing of it runs."""

@@ -1,0 +1,84 @@
+"""Puts the cheap functions where a model's code looks for the slow ones."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from comigs_mlx.platform.x86 import activations
+from comigs_mlx.platform.x86.attention import attention, fits
+from comigs_mlx.platform.x86.exponential import wanted
+
+Function = Callable[..., Any]
+
+
+class Substitute(NamedTuple):
+    """One name in one module that stands for a slow function."""
+
+    module: ModuleType
+    name: str
+    slow: Function
+    cheap: Function
+
+
+def substitutes(model: nn.Module) -> list[Substitute]:
+    """The slow functions that the code of `model` knows by name; none elsewhere."""
+    if not wanted():
+        return []
+    classes = {type(module) for _, module in model.named_modules()}
+    names = {parent.__module__ for kind in classes for parent in kind.__mro__}
+    return [
+        Substitute(module, name, slow, cheap)
+        for module in [nn, *(sys.modules[name] for name in sorted(names))]
+        for name, value in list(vars(module).items())
+        for slow, cheap in _pairs()
+        if value is slow
+    ]
+
+
+def _pairs() -> list[tuple[Function, Function]]:
+    from mlx_lm.models import activations as slow
+    from mlx_lm.models import base
+
+    return [
+        (slow.swiglu, _where(_float32, activations.swiglu, slow.swiglu)),
+        (nn.silu, _where(_float32, activations.silu, nn.silu)),
+        (nn.gelu_approx, _where(_float32, activations.gelu_approx, nn.gelu_approx)),
+        (
+            base.scaled_dot_product_attention,
+            _where(
+                lambda q, *args, **kwargs: _float32(q) and fits(q, *args, **kwargs),
+                attention,
+                base.scaled_dot_product_attention,
+            ),
+        ),
+    ]
+
+
+def _float32(*arrays: mx.array) -> bool:
+    return all(array.dtype == mx.float32 for array in arrays)
+
+
+def _where(condition: Callable[..., bool], cheap: Function, slow: Function) -> Function:
+    def chosen(*args: Any, **kwargs: Any) -> Any:
+        return (cheap if condition(*args, **kwargs) else slow)(*args, **kwargs)
+
+    return chosen
+
+
+@contextlib.contextmanager
+def instead(found: Sequence[Substitute]) -> Iterator[None]:
+    """For the time of the block, the cheap functions stand where the slow ones were."""
+    for module, name, _, cheap in found:
+        setattr(module, name, cheap)
+    try:
+        yield
+    finally:
+        for module, name, slow, _ in found:
+            setattr(module, name, slow)

@@ -1,0 +1,1 @@
+"""From public corpora to one folder a participant, for simulations."""

@@ -1,0 +1,164 @@
+"""From a method and participants' devices to the shapes of everybody's experts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from comigs_mlx import registry
+from comigs_mlx.errors import ConfigError
+from comigs_mlx.federation.formats.manifest import (
+    AggregatorChoice,
+    Manifest,
+    Member,
+    cap,
+)
+from comigs_mlx.federation.formats.tensor_source import Array, Arrays
+from comigs_mlx.federation.formats.tensor_source import shapes as tensor_shapes
+from comigs_mlx.federation.participant.pull_push import described
+from comigs_mlx.model import params
+from comigs_mlx.model.mixture import Mixture
+from comigs_mlx.model.params import Tree
+from comigs_mlx.options import ExpertOptions, TrainingOptions
+from comigs_mlx.runs import description
+from comigs_mlx.runs import generalists as of_runs
+from comigs_mlx.simulation.method import Method
+from comigs_mlx.simulation.options import ShapeOptions, SimulateConfig
+from comigs_mlx.simulation.participant import Participant
+from comigs_mlx.simulation.participants import Person
+
+Shapes = dict[str, ExpertOptions]
+
+
+def with_overrides(method: Method, config: SimulateConfig) -> Method:
+    """The method, with what the configuration says in place of its own."""
+    learning = config.learning
+    changes: dict[str, Any] = {}
+    if method.router != "none":
+        changes["router"] = learning.router or method.router
+        changes["router_split"] = learning.router_split or method.router_split
+    changes["aggregator"] = config.sharing.aggregator or method.aggregator
+    return dataclasses.replace(method, **changes)
+
+
+def shapes(
+    name: str, method: Method, people: Sequence[Person], config: SimulateConfig
+) -> Shapes:
+    """Participant -> shape of its experts.
+
+    Raises:
+        ConfigError: If they differ in what the method needs to be equal.
+    """
+    found = {person.name: _shape(method, person, config.shape) for person in people}
+    ranks = sorted({options.rank for options in found.values()})
+    if method.shared and len(ranks) > 1:
+        if config.sharing.encoding == "int8":
+            raise ConfigError("--encoding int8 needs equal ranks: choose fp16 or fp32")
+        if not method.any_rank:
+            raise ConfigError(
+                f"--method {name} cannot share experts of ranks "
+                f"{', '.join(map(str, ranks))}: choose flexlora, hetlora, or a method "
+                "that shares nothing"
+            )
+    return found
+
+
+def _shape(method: Method, person: Person, shape: ShapeOptions) -> ExpertOptions:
+    device = person.device
+    counts = (
+        device.generalists if method.generalists is None else method.generalists,
+        device.specialists if method.specialists is None else method.specialists,
+    )
+    if sum(counts) == 0:
+        raise ConfigError(f"{person.name} has no expert: raise its specialists")
+    options = shape.experts(*counts)
+    if device.rank in (None, options.rank):
+        return options
+    # One scale for all, or products of different ranks could not be compared.
+    alpha = options.scale * device.rank
+    return dataclasses.replace(options, rank=device.rank, alpha=alpha, scaling="lora")
+
+
+def common(shapes: Sequence[ExpertOptions], shape: ShapeOptions) -> ExpertOptions:
+    """The shape whose generalists have room for everybody's."""
+    largest = max(shapes, key=lambda options: options.rank)
+    generalists = max(options.generalists for options in shapes)
+    specialists = min(options.specialists for options in shapes)
+    counts = shape.experts(generalists, max(specialists, int(generalists == 0)))
+    return dataclasses.replace(
+        counts, rank=largest.rank, alpha=largest.alpha, scaling=largest.scaling
+    )
+
+
+def generalists(values: Tree, options: ExpertOptions) -> dict[str, Array]:
+    """The generalists among the values of a mixture of this shape."""
+    return of_runs.of_values(params.flatten(values), options.generalists)
+
+
+def training(
+    method: Method, config: SimulateConfig, steps: int, accumulation: int
+) -> TrainingOptions:
+    """The options of a stage's trainer; seeds are in the batches."""
+    options = config.learning.training(steps, 0, accumulation)
+    return dataclasses.replace(options, router=method.router)
+
+
+def manifest(
+    fingerprint: str,
+    base_id: str,
+    mixture: Mixture,
+    generalists: Mapping[str, Array],
+    method: Method,
+    config: SimulateConfig,
+    people: Sequence[Person],
+) -> Manifest:
+    """What the participants agree on; no update is clipped."""
+    base, experts = described(description.describe(mixture, base_id, fingerprint))
+    return Manifest(
+        base,
+        experts,
+        max_bytes=cap(tensor_shapes(Arrays("", generalists))),
+        aggregator=AggregatorChoice(*registry.parse(method.aggregator)),
+        quorum=len(people),
+        deadline_seconds=1.0,
+        participants={person.name: Member() for person in people},
+        encoding=config.sharing.encoding,
+        norm_action="off",
+    )
+
+
+def prune(
+    participant: Participant, before: Mapping[str, mx.array], share: float | None
+) -> None:
+    """Cut a participant's last ranks if they have shrunk in this round.
+
+    The last ranks are those from `share` of its rank on; their size is the sum over
+    all pairs of |A| |B|, Frobenius norms. Source: Cho et al., HetLoRA, EMNLP 2024.
+
+    Args:
+        participant: After its training.
+        before: Path -> its values before.
+        share: See `Method.prune`.
+    """
+    if share is None:
+        return
+    rank = participant.options.rank
+    kept = min(max(1, int(share * rank)), rank)
+    after = params.flatten(participant.values)
+    if kept < rank and bool(tail(after, kept) < tail(before, kept)):
+        participant.shrink(kept)
+
+
+def tail(values: Mapping[str, mx.array], kept: int) -> mx.array:
+    """Sum over all pairs of |A| |B| of the ranks from `kept` on; a scalar."""
+    total = mx.array(0.0)
+    for path, a in values.items():
+        if path.endswith("lora_a"):
+            b = values[path[:-1] + "b"]
+            ends = (a[..., kept:], b[..., kept:, :])
+            norms = [(end.square().sum((-2, -1)) + 1e-12).sqrt() for end in ends]
+            total = total + (norms[0] * norms[1]).sum()
+    return total

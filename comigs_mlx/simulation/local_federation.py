@@ -1,0 +1,129 @@
+"""A method's federation, in memory: the real one, on a clock that counts rounds.
+
+Contributions are encoded, committed, listed, checked and aggregated by the same code as
+between people; only the exchange is in memory, and forgets a round once it is closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from comigs_mlx.federation.exchanges.base import Changes
+from comigs_mlx.federation.exchanges.memory import MemoryExchange, MemoryStore
+from comigs_mlx.federation.formats import adapter
+from comigs_mlx.federation.formats.contribution import prepare
+from comigs_mlx.federation.formats.manifest import Manifest
+from comigs_mlx.federation.formats.tensor_source import Array, Arrays, Source
+from comigs_mlx.federation.rounds import closing, repository
+from comigs_mlx.federation.rounds.reviewing import FOLDER
+from comigs_mlx.federation.rounds.submit import contribute
+from comigs_mlx.federation.rounds.verification import Trust
+
+SECONDS = 60.0
+"""Between two rounds, on the simulated clock; the deadline of a round is one second."""
+
+
+OWN = Trust(everything=True)
+"""Nobody else writes here, and what a round was made of is forgotten at once."""
+
+
+@dataclass
+class Pool:
+    """What participants share.
+
+    Attributes:
+        manifest: Of the federation.
+        store: Its files.
+        time: Seconds on the simulated clock.
+        residuals: Participant -> what rounding took away; see `encoding`.
+    """
+
+    manifest: Manifest
+    store: MemoryStore = field(default_factory=MemoryStore)
+    time: float = 0.0
+    residuals: dict[str, dict[str, Array]] = field(default_factory=dict)
+
+    def begin(self, generalists: Mapping[str, Array]) -> None:
+        """Make the federation."""
+        repository.initialise(
+            MemoryExchange(None, self.store), self.manifest, generalists, 0
+        )
+
+    def generalists(self) -> dict[str, Array]:
+        """The current ones, sorted: a safetensors file is read in no fixed order."""
+        exchange = MemoryExchange(None, self.store)
+        federation = repository.current(exchange, OWN)
+        return dict(sorted(repository.pull(exchange, federation).items()))
+
+    def contribute(
+        self,
+        name: str,
+        values: Mapping[str, Array],
+        current: Mapping[str, Array],
+        counters: Mapping[str, int],
+    ) -> int:
+        """Put a participant's generalists into the open round; return bytes sent.
+
+        Args:
+            name: Of the participant.
+            values: Its generalists.
+            current: What `generalists` returned in this round.
+            counters: What it says of its training; see `contribution`.
+        """
+        exchange = MemoryExchange(name, self.store)
+        federation = repository.current(exchange)
+        prepared = prepare(
+            values,
+            Arrays("", current),
+            self.manifest,
+            participant=name,
+            round=federation.open_round,
+            counters=counters,
+            residual=self.residuals.get(name),
+        )
+        contribute(exchange, federation, prepared)
+        if self.manifest.encoding == "int8":
+            self.residuals[name] = prepared.residual
+        return sum(map(len, prepared.files().values()))
+
+    def close(
+        self, look: Callable[[Sequence[Source]], None] | None = None
+    ) -> float | None:
+        """Close the open round, if anybody contributed; return its inexactness.
+
+        Args:
+            look: Shown the accepted contributions while they can be read.
+        """
+        self.time += SECONDS
+        exchange = MemoryExchange(None, self.store)
+        federation = repository.current(exchange, OWN)
+        if look is not None:
+            with closing.review(exchange, federation) as found:
+                look(found.accepted)
+        closed = closing.close_if_due(exchange, federation, self.time)
+        if closed is None:
+            return None
+        files = closed.snapshot.files
+        old: Changes = {path: None for path in files if path.startswith(f"{FOLDER}/")}
+        exchange.commit(old, "Forget what is closed")
+        self.store.forget()
+        return closed.round.inexactness
+
+    def download_bytes(self) -> int:
+        """Bytes of the current generalists, as everybody pulls them."""
+        files = MemoryExchange(None, self.store).snapshot().files
+        return sum(files[path].size for path in adapter.paths(self.manifest))
+
+    def files(self) -> dict[str, bytes]:
+        """All files of the federation, between two rounds."""
+        assert self.store.history is not None
+        return dict(self.store.history[-1].files)
+
+    def restore(self, files: Mapping[str, bytes], time: float) -> None:
+        """Put the federation where it was when `files` were read."""
+        self.store, self.time = MemoryStore(), time
+        exchange = MemoryExchange(None, self.store)
+        exchange.create()
+        exchange.commit(dict(files), "Restore")
+        self.store.forget()

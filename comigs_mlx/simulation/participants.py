@@ -1,0 +1,208 @@
+"""Who takes part, with what text and with what device: read once, for all methods."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from comigs_mlx.config import read_yaml
+from comigs_mlx.data.cache import TokenCache
+from comigs_mlx.data.content import Content, tokenised
+from comigs_mlx.data.conversation import Tokenizer
+from comigs_mlx.data.reading_progress import spoken
+from comigs_mlx.data.splits import SPLITS, load_splits
+from comigs_mlx.data.tokens import TokenStream
+from comigs_mlx.errors import ConfigError, DataError, raise_all
+from comigs_mlx.federation.formats.manifest import PARTICIPANT
+from comigs_mlx.simulation.options import SimulateConfig
+
+EVERYBODY = "everybody"
+"""The participant that has all text, where a method pools it."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a participant's device can hold, and how much text it has.
+
+    Attributes:
+        specialists: Where a method leaves their number to the participant.
+        generalists: The same for generalists.
+        rank: Of its experts; None: that of --rank.
+        train_share: Of its training documents, the first so many.
+    """
+
+    specialists: int = 1
+    generalists: int = 1
+    rank: int | None = None
+    train_share: float = 1.0
+
+    def problems(self) -> Iterator[str]:
+        """One sentence for each value that cannot work."""
+        if self.specialists < 0 or self.generalists < 1:
+            yield "specialists must be at least 0, generalists at least 1"
+        if self.rank is not None and self.rank < 1:
+            yield f"rank {self.rank} must be at least 1"
+        if not 0 < self.train_share <= 1:
+            yield f"train_share {self.train_share} must be above 0, at most 1"
+
+
+@dataclass(frozen=True, eq=False)
+class Person:
+    """One participant's device and text.
+
+    Attributes:
+        train: What its experts learn from.
+        valid: What its routers learn from.
+        test: What it is measured on.
+        digest: What tells this text from another.
+    """
+
+    name: str
+    device: Device
+    train: Content
+    valid: Content
+    test: Content
+
+
+def read(config: SimulateConfig, tokenizer: Tokenizer, say: Say) -> list[Person]:
+    """All participants, sorted by name.
+
+    Raises:
+        DataError: If there is none, or one's text cannot be used.
+        ConfigError: If what is said of their devices does not fit them.
+    """
+    folder = Path(config.users).expanduser()
+    names = _names(folder)
+    devices = _devices(config, names)
+    cache = TokenCache.of_user(say) if config.learning.token_cache else None
+    people = []
+    for name in names:
+        splits = load_splits(str(folder / name), spoken(say))
+        if not splits.test:
+            raise DataError(f"{folder / name} has no test text: add test.txt")
+        for note in splits.notes:
+            say(f"note: {name}: {note}")
+        share = devices[name].train_share
+        documents = {part: getattr(splits, part) for part in SPLITS}
+        documents["train"] = splits.train[: max(1, round(share * len(splits.train)))]
+        contents = {}
+        for part, samples in documents.items():
+            contents[part], notes = tokenised(
+                samples,
+                splits.kind,
+                tokenizer,
+                # Learned from in windows of this size; measured whole.
+                seq_len=None if part == "test" else config.learning.seq_len,
+                mask_prompt=False,
+                cache=cache,
+                say=say,
+                split=f"{name}: {part}",
+            )
+            for note in notes:
+                say(f"note: {name}: {part}: {note}")
+        people.append(Person(name, devices[name], **contents))
+    return people
+
+
+def pooled(people: Sequence[Person]) -> Person:
+    """One participant with the text of all; its own test text is nobody's."""
+    parts = {
+        part: joined([getattr(person, part) for person in people]) for part in SPLITS
+    }
+    return Person(EVERYBODY, Device(), **parts)
+
+
+def joined(contents: Sequence[Content]) -> Content:
+    """Several texts one after the other.
+
+    Raises:
+        DataError: If some are plain text and others conversations.
+    """
+    streams = [c for c in contents if isinstance(c, TokenStream)]
+    if not streams:
+        return [
+            sample for c in contents if not isinstance(c, TokenStream) for sample in c
+        ]
+    if len(streams) < len(contents):
+        raise DataError(
+            "participants have plain text and conversations: text can be pooled only "
+            "where it is of one kind; leave out --method centralized"
+        )
+    counts = [int(s.documents[-1]) + 1 if len(s.documents) else 0 for s in streams]
+    starts = np.cumsum([0, *counts[:-1]])
+    documents = [s.documents + start for s, start in zip(streams, starts, strict=True)]
+    tokens = np.concatenate([stream.tokens for stream in streams])
+    return TokenStream(tokens, np.concatenate(documents).astype(np.int32))
+
+
+def _names(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        raise DataError(f"no folder {folder}: --users takes one folder a participant")
+    found = sorted(f.name for f in folder.iterdir() if f.is_dir() and f.name[0] != ".")
+    if not found:
+        raise DataError(
+            f"{folder} has no folders: make one a participant, each with train.txt, "
+            "valid.txt and test.txt"
+        )
+    raise_all(
+        DataError,
+        [
+            f"{folder / name}: rename it, a participant's name has a-z, 0-9, - only, "
+            "at most 39"
+            for name in found
+            if not re.fullmatch(PARTICIPANT, name)
+        ],
+    )
+    return found
+
+
+def _devices(config: SimulateConfig, names: Sequence[str]) -> dict[str, Device]:
+    devices = dict.fromkeys(names, Device())
+    if config.participants is not None:
+        devices |= _from_file(Path(config.participants).expanduser(), names)
+    if counts := config.specialists:
+        if len(counts) != len(names):
+            raise ConfigError(
+                f"--specialists has {len(counts)} numbers, for {len(names)} "
+                f"participants ({', '.join(names)})"
+            )
+        for name, count in zip(names, counts, strict=True):
+            devices[name] = dataclasses.replace(devices[name], specialists=count)
+    return devices
+
+
+def _from_file(file: Path, names: Sequence[str]) -> dict[str, Device]:
+    devices: dict[str, Device] = {}
+    problems: list[str] = []
+    for key, values in read_yaml(file).items():
+        name = key.replace("_", "-")
+        if name not in names:
+            problems.append(f"{file}: {name} is none of {', '.join(names)}")
+            continue
+        try:
+            devices[name] = _device(values)
+        except ConfigError as error:
+            problems.append(f"{file}: {name}: {error}")
+    raise_all(ConfigError, problems)
+    return devices
+
+
+def _device(values: Any) -> Device:
+    known = {field.name for field in dataclasses.fields(Device)}
+    if not isinstance(values, Mapping) or not values.keys() <= known:
+        raise ConfigError(f"expected {{{', '.join(sorted(known))}}}, got {values!r}")
+    for name, value in values.items():
+        kinds = (int, float) if name == "train_share" else (int,)
+        if isinstance(value, bool) or not isinstance(value, kinds):
+            raise ConfigError(f"{name}: expected a number, got {value!r}")
+    device = Device(**values)
+    raise_all(ConfigError, list(device.problems()))
+    return device

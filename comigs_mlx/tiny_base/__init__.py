@@ -1,0 +1,1 @@
+"""A small base model made offline: text, tokenizer, architecture, pretraining."""

@@ -1,0 +1,255 @@
+"""One level of the bilevel problem: which roles it trains, how one step is made.
+
+    lower level: experts minimise the loss on training text
+    upper level: routers minimise the loss on validation text
+
+A step is a pure function of parameters, optimiser state and batches, compiled once a
+shape. It differentiates only what its level trains, so no gradient can reach the
+other level. Source: Fan et al., arXiv 2409.13931, algorithm 1; where the published
+code carries leftover gradients from one level into the other, this does not.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+from mlx.utils import tree_map
+
+from comigs_mlx.data.batches import Batch
+from comigs_mlx.model import params
+from comigs_mlx.model.mixture import Mixture
+from comigs_mlx.model.params import Tree
+from comigs_mlx.model.routing import Routing, joined
+from comigs_mlx.options import TrainingOptions
+from comigs_mlx.platform import cpu_streams
+from comigs_mlx.training.groups import USUAL, Group, Task
+from comigs_mlx.training.groups import expert_group as expert_group
+from comigs_mlx.training.groups import router_group as router_group
+from comigs_mlx.training.losses import load_balancing, summed_loss
+
+
+class Stats(NamedTuple):
+    """What one batch told: all sums, so that batches can be added up.
+
+    Attributes:
+        loss: Cross-entropy summed over the counted tokens, nats.
+        tokens: Number of counted tokens.
+        share: `[E]`, expert weights summed over counted tokens, mean over blocks.
+    """
+
+    loss: mx.array
+    tokens: mx.array
+    share: mx.array
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One step of a level, as plain numbers.
+
+    Attributes:
+        loss: Mean cross-entropy, nats per token.
+        tokens: Number of tokens it was taken over.
+        share: Mean weight of each expert.
+        norms: Role -> norm of the gradient.
+    """
+
+    loss: float
+    tokens: int
+    share: list[float]
+    norms: dict[str, float]
+
+    @property
+    def finite(self) -> bool:
+        """Whether the loss and every gradient is a number."""
+        return all(map(math.isfinite, [self.loss, *self.norms.values()]))
+
+
+class Level:
+    """Makes steps that change the parameters of its groups, and nothing else.
+
+    Args:
+        mixture: Holds the parameters; updated in place after each step.
+        groups: The roles this level trains, by optimiser.
+        options: Weights of the losses.
+        task: Which experts speak, and what is added to the loss.
+
+    Attributes:
+        anchor: Path -> value that the penalty compares with; for the user to set.
+    """
+
+    def __init__(
+        self,
+        mixture: Mixture,
+        groups: Sequence[Group],
+        options: TrainingOptions,
+        task: Task = USUAL,
+    ):
+        self.mixture = mixture
+        self.groups = list(groups)
+        self.options = options
+        self.task = task
+        self.anchor: dict[str, mx.array] = {}
+        self.roles = tuple(role for group in groups for role in group.roles)
+        self.others = tuple(role for role in params.ROLES if role not in self.roles)
+        for group in self.groups:
+            group.optimizer.init(self._values(group.trains))
+        self._whole_step = mx.compile(self._step)
+        self._one_batch = mx.compile(self._gradients)
+        self._update = mx.compile(self._apply)
+
+    def step(self, batches: Sequence[Batch]) -> StepResult:
+        """One update from the token-weighted mean gradient of `batches`.
+
+        If the result is not finite, nothing has been changed.
+        """
+        for batch in batches:
+            self.mixture.tables.check_tokens(batch.tokens)
+        model = self.mixture.model
+        trained = self._values(self.trains)
+        others = self._values(lambda path: not self.trains(path))
+        states = [group.optimizer.state for group in self.groups]
+        with self.mixture.selected(self.task.selection):
+            if len(batches) == 1:
+                inputs: tuple[Any, ...] = _arrays(batches[0]) + self._anchor
+                outcome = self._whole_step(trained, others, states, *inputs)
+            else:
+                outcome = self._accumulated(trained, others, states, batches)
+        (updated, new_states, stats, norms) = outcome
+        model.update(trained)
+        model.update(others)
+        with cpu_streams.evaluating(len(batches[0].tokens)):
+            mx.eval(updated, new_states, stats, norms)
+        result = _plain(stats, norms)
+        if result.finite:
+            model.update(updated)
+        for group, old, new in zip(self.groups, states, new_states, strict=True):
+            group.optimizer.state = new if result.finite else old
+        return result
+
+    def trains(self, path: str) -> bool:
+        """Whether this level changes the parameter at `path`."""
+        return any(group.trains(path) for group in self.groups)
+
+    @property
+    def _anchor(self) -> tuple[dict[str, mx.array], ...]:
+        """The anchor as a further input of a step, where a penalty needs it."""
+        return (self.anchor,) if self.anchor and self.task.penalty else ()
+
+    def _values(self, wanted: Callable[[str], bool]) -> Tree:
+        flat = params.flatten(params.select(self.mixture.model, params.ROLES))
+        return params.unflatten({path: a for path, a in flat.items() if wanted(path)})
+
+    def _accumulated(
+        self, trained: Tree, others: Tree, states: list[Tree], batches: Sequence[Batch]
+    ) -> tuple[Tree, list[Tree], Stats, dict[str, mx.array]]:
+        total: Any = None
+        for batch in batches:
+            one = self._one_batch(trained, others, *_arrays(batch))
+            total = one if total is None else tree_map(mx.add, total, one)
+            with cpu_streams.evaluating(len(batch.tokens)):
+                mx.eval(total)
+        gradients, stats = total
+        updated, new_states, norms = self._update(
+            trained, states, gradients, stats, *self._anchor
+        )
+        return updated, new_states, Stats(*stats), norms
+
+    def _step(
+        self,
+        trained: Tree,
+        others: Tree,
+        states: list[Tree],
+        tokens: mx.array,
+        mask: mx.array,
+        *anchor: dict[str, mx.array],
+    ) -> tuple[Tree, list[Tree], Stats, dict[str, mx.array]]:
+        gradients, stats = self._gradients(trained, others, tokens, mask)
+        applied = self._apply(trained, states, gradients, stats, *anchor)
+        updated, new_states, norms = applied
+        return updated, new_states, stats, norms
+
+    def _gradients(
+        self, trained: Tree, others: Tree, tokens: mx.array, mask: mx.array
+    ) -> tuple[Tree, Stats]:
+        """Gradients of the summed loss with respect to this level's roles only."""
+        model = self.mixture.model
+        model.update(others)
+        differentiate = params.value_and_grad(model, self._objective)
+        (_, stats), gradients = differentiate(trained, tokens, mask)
+        return gradients, stats
+
+    def _objective(self, tokens: mx.array, mask: mx.array) -> tuple[mx.array, Stats]:
+        """Summed loss of a batch `[B, T + 1]` whose targets count where `mask` is 1."""
+        experts = self.mixture.options
+        losses, routings = zip(*cpu_streams.each(self._loss, tokens, mask), strict=True)
+        loss, routing = (
+            functools.reduce(mx.add, losses),
+            joined(list(routings)),
+        )
+        count = mask.sum()
+        share = (routing.weights * mask[..., None]).sum((1, 2)).mean(0)
+        stats = Stats(loss, count, share)
+        if experts.top_k == experts.experts:
+            return loss, stats
+        balance = load_balancing(
+            routing, mask, experts.generalists, self.options.generalist_importance
+        )
+        return loss + self.options.balance_weight * balance * count, stats
+
+    def _loss(self, tokens: mx.array, mask: mx.array) -> tuple[mx.array, Routing]:
+        """Summed cross-entropy of some rows of a batch, and how they were routed."""
+        hidden, routing = self.mixture.body(tokens[:, :-1])
+        return summed_loss(self.mixture.head, hidden, tokens[:, 1:], mask), routing
+
+    def _apply(
+        self,
+        trained: Tree,
+        states: list[Tree],
+        gradients: Tree,
+        stats: Stats,
+        *anchor: dict[str, mx.array],
+    ) -> tuple[Tree, list[Tree], dict[str, mx.array]]:
+        """Update from summed gradients: divide by the tokens, then each optimiser."""
+        tokens = mx.maximum(stats[1], 1)
+        mean = tree_map(lambda g: g / tokens, gradients)
+        flat, values = params.flatten(mean), params.flatten(trained)
+        if self.task.penalty is not None and anchor:
+            slopes = mx.grad(self.task.penalty)(values, *anchor)
+            flat = {path: slope + slopes[path] for path, slope in flat.items()}
+        updated: dict[str, mx.array] = {}
+        new_states = []
+        for group, state in zip(self.groups, states, strict=True):
+            mine = [path for path in flat if group.trains(path)]
+            group.optimizer.state = state
+            updated |= params.flatten(
+                group.optimizer.apply_gradients(
+                    params.unflatten({path: flat[path] for path in mine}),
+                    params.unflatten({path: values[path] for path in mine}),
+                )
+            )
+            new_states.append(group.optimizer.state)
+        return params.unflatten(updated), new_states, params.norms(mean)
+
+
+def _arrays(batch: Batch) -> tuple[mx.array, mx.array]:
+    return mx.array(batch.tokens), mx.array(batch.mask)
+
+
+def _plain(stats: Stats, norms: dict[str, mx.array]) -> StepResult:
+    tokens = _number(stats.tokens)
+    count = max(tokens, 1.0)
+    return StepResult(
+        loss=_number(stats.loss) / count,
+        tokens=int(tokens),
+        share=[_number(share) / count for share in stats.share],
+        norms={role: _number(norm) for role, norm in norms.items()},
+    )
+
+
+def _number(scalar: mx.array) -> float:
+    return float(scalar.item())  # type: ignore[arg-type]

@@ -1,0 +1,238 @@
+"""How much memory training will need, and how much MLX may use."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from comigs_mlx.model import params
+from comigs_mlx.model.attach import Site
+from comigs_mlx.model.experts import dimensions
+from comigs_mlx.model.mixture import Mixture
+from comigs_mlx.options import ExpertOptions
+from comigs_mlx.platform import cpu_streams
+from comigs_mlx.platform.x86.exponential import wanted
+from comigs_mlx.training.peak_memory import (
+    FLOAT,
+    Architecture,
+    Estimate,
+    Machine,
+    Work,
+    estimate,
+)
+
+GB = 10**9
+
+SAFE_SHARE = 0.8
+"""Of the machine's memory: a peak above it is warned of where there is no limit."""
+
+FOUR_BITS = 4.5
+"""Bits of a weight in a 4-bit model, with scale and bias of each group of 64."""
+
+HEADS = ("n_heads", "num_heads", "n_head", "num_attention_heads")
+"""What mlx-lm's families call the number of attention heads."""
+
+CACHE_SHARE = 0.25
+"""Of the memory MLX may use: what its cache of freed buffers may hold on Metal.
+
+A step asks for the same sizes again, and the cache answers; it needs no more than one
+step's intermediates. Metal's own limit is 1.5 times the recommended working set, so
+that with several lengths the buffers of all of them stay.
+"""
+
+CPU_CACHE = 32 * 2**20
+"""Bytes of freed buffers kept on a CPU, as MLX has it: more made no step faster."""
+
+
+@contextlib.contextmanager
+def limits(gb: float | None) -> Iterator[None]:
+    """Bound MLX's memory, its buffer cache and, on Metal, what stays resident.
+
+    The limits that were there before are put back at the end.
+
+    Args:
+        gb: Limit in GB (10^9 bytes), a guideline to MLX; None keeps MLX's own.
+    """
+    wanted = None if gb is None else int(gb * GB)
+    with contextlib.ExitStack() as stack:
+        if wanted is not None:
+            stack.callback(mx.set_memory_limit, mx.set_memory_limit(wanted))
+        metal = mx.metal.is_available()
+        working_set = _working_set(wanted) if metal else 0
+        cache = int(CACHE_SHARE * working_set) if metal else CPU_CACHE
+        stack.callback(mx.set_cache_limit, mx.set_cache_limit(cache))
+        if metal:
+            stack.callback(mx.set_wired_limit, mx.set_wired_limit(working_set))
+        yield
+
+
+def _working_set(wanted: int | None) -> int:
+    """Bytes that can stay resident: never more than the system recommends."""
+    most = int(mx.device_info()["max_recommended_working_set_size"])
+    return most if wanted is None else min(wanted, most)
+
+
+def too_low(gb: float | None) -> str | None:
+    """A warning where a limit is below what is in use now, the base model."""
+    used = mx.get_active_memory() / GB
+    if gb is None or used <= gb:
+        return None
+    return (
+        f"--memory-limit {gb} GB is less than the base model's {used:.2f} GB: training "
+        "will wait for memory all the time; raise it, or choose a smaller or quantised "
+        "--model"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A training before its first step, for its peak memory.
+
+    Attributes:
+        model: The base model's numbers.
+        experts: How many experts, of what rank.
+        work: Shape of the longest batch.
+        quantised: Whether the base model is already quantised.
+    """
+
+    model: Architecture
+    experts: ExpertOptions
+    work: Work
+    quantised: bool
+
+    @property
+    def estimate(self) -> Estimate:
+        """The peak of an expert step on the device MLX computes on now."""
+        x86 = wanted() and self.model.item == FLOAT
+        machine = Machine(_on_cpu(), x86, cpu_streams.count(self.work.batch_size))
+        return estimate(self.model, self.experts, self.work, machine)
+
+    def notes(self, limit_gb: float | None) -> Iterator[str]:
+        """What `train` says of memory, and a warning where that is too much.
+
+        Args:
+            limit_gb: `--memory-limit`, in GB; None: compare with the machine's memory.
+        """
+        peak, work = self.estimate.peak, self.work
+        length = max(work.seq_len, work.measured)
+        yield (
+            f"memory: {_about(peak)} for the longest batch ({work.batch_size} x "
+            f"{length} tokens), base model {self.model.base_bytes / GB:.2f} GB"
+        )
+        excess = _excess(peak, limit_gb)
+        if excess is not None:
+            yield f"note: {_about(peak)} {excess}{self._advice()}"
+
+    def _advice(self) -> str:
+        """What helps, most first, with what the first of these would need."""
+        peaks = {text: plan.estimate.peak for text, plan in self.savings()}
+        useful = {t: p for t, p in peaks.items() if p < self.estimate.peak}
+        if not useful:
+            return "; choose a smaller --model"
+        first, *others = sorted(useful, key=lambda text: useful[text])
+        best = f"{first} ({_about(useful[first])})"
+        return f"; what helps, most first: {', '.join([best, *others])}"
+
+    def savings(self) -> Iterator[tuple[str, Plan]]:
+        """Each change that could save memory, as flags, and the plan with it."""
+        work = self.work
+        if not work.checkpoint:
+            yield "--grad-checkpoint", self._working(checkpoint=True)
+        if work.batch_size > 1:
+            size, sums = work.batch_size // 2, 2 * work.accumulation
+            plan = self._working(batch_size=size, accumulation=sums)
+            yield f"--batch-size {size} --grad-accumulation {sums}", plan
+        if work.seq_len > 1:
+            half = work.seq_len // 2
+            measured = min(work.measured, half)
+            plan = self._working(seq_len=half, measured=measured)
+            yield f"--seq-len {half}", plan
+        if self.model.blocks > 1:
+            half = self.model.blocks // 2
+            yield f"--num-layers {half}", self._based(blocks=half)
+        if not self.quantised and not _on_cpu():  # there it is far too slow
+            weights = self.model.base_bytes / self.model.item
+            smaller = int(weights * FOUR_BITS / 8)
+            yield "a 4-bit --model", self._based(base_bytes=smaller)
+
+    def _working(self, **changes: Any) -> Plan:
+        work = dataclasses.replace(self.work, **changes)
+        return dataclasses.replace(self, work=work)
+
+    def _based(self, **changes: Any) -> Plan:
+        model = dataclasses.replace(self.model, **changes)
+        return dataclasses.replace(self, model=model)
+
+
+def plan(mixture: Mixture, work: Work) -> Plan:
+    """The plan of training an attached mixture."""
+    linears = (module for _, module in mixture.model.named_modules())
+    quantised = any(isinstance(linear, nn.QuantizedLinear) for linear in linears)
+    return Plan(architecture(mixture), mixture.options, work, quantised)
+
+
+def architecture(mixture: Mixture) -> Architecture:
+    """The numbers of an attached mixture's base; no array is computed for it."""
+    values = params.select(mixture.model, params.ROLES)
+    site, arrays = mixture.sites[-1], params.flatten(mixture.model.parameters())
+    hidden, _ = mixture.body(mx.zeros((1, 1), mx.int32))
+    mixture.model.update(values)  # not what a recomputed block was traced with
+    trained = params.flatten(values)
+    inner = dimensions(site.mlp[site.mix_back].linear)[0]
+    queries, keys = _attention_sizes(site)
+    return Architecture(
+        base_bytes=sum(a.nbytes for path, a in arrays.items() if path not in trained),
+        blocks=len(mixture.sites),
+        width=site.dims,
+        hidden=inner,
+        heads=_heads(mixture, site, queries),
+        queries=queries,
+        keys=keys,
+        vocabulary=mixture.head(hidden).shape[-1],
+        readers=len(site.fan_out),
+        item=hidden.dtype.size,
+    )
+
+
+def _attention_sizes(site: Site) -> tuple[int, int]:
+    """Sizes of queries and keys: the last linear reads as much as there are queries."""
+    modules = [site.attention[name] for name in site.attention_linears]
+    sizes = [dimensions(getattr(m, "linear", m)) for m in modules]
+    if len(sizes) < 2:
+        return site.dims, site.dims
+    queries = sizes[-1][0]
+    return queries, max((sum(out for _, out in sizes[:-1]) - queries) // 2, 0)
+
+
+def _heads(mixture: Mixture, site: Site, queries: int) -> int:
+    """Attention heads, by any of their names; else as many as there are of 64."""
+    for owner in (site.attention, getattr(mixture.model, "args", None)):
+        for name in HEADS:
+            if isinstance(found := getattr(owner, name, None), int):
+                return found
+    return max(queries // 64, 1)
+
+
+def _excess(peak: int, limit_gb: float | None) -> str | None:
+    """How a peak is too much, if it is."""
+    if limit_gb is not None:
+        text = f"is more than --memory-limit {limit_gb:g} GB"
+        return text if peak > limit_gb * GB else None
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if peak <= SAFE_SHARE * total:
+        return None
+    return f"is more than {SAFE_SHARE:.0%} of this machine's {total / GB:.0f} GB"
+
+
+def _about(size: int) -> str:
+    return f"about {size / GB:.{1 if size >= GB else 2}f} GB"
+
+
+def _on_cpu() -> bool:
+    return mx.default_device() == mx.Device(mx.cpu)
