@@ -116,31 +116,17 @@ def _gaussian(
     return (radius * np.cos(2 * np.pi * second)).reshape(shape)
 
 
-def spent(rounds: int, noise: float, delta: float) -> float:
-    """The epsilon of `rounds` private contributions, by Renyi accounting.
+def epsilon(noises: Iterable[tuple[float, int]], delta: float) -> float:
+    """The epsilon of private contributions, by Renyi accounting; of none it is 0.
 
     Mironov, "Renyi Differential Privacy", CSF 2017; converted by dp-accounting.
 
     Args:
-        rounds: Contributions sent, this one included; 0 has an epsilon of 0.
-        noise: sigma, of every one of them.
-        delta: Of the guarantee; well below 1 / the number of participants.
+        noises: Each sigma with the number of contributions that were sent with it.
+        delta: The delta of the guarantee, well below 1 / the number of participants.
 
     Raises:
         FederationError: If a number cannot work, or the package is missing.
-    """
-    return epsilon([(noise, rounds)], delta)
-
-
-def epsilon(noises: Iterable[tuple[float, int]], delta: float) -> float:
-    """The epsilon of private contributions whose noise was not always the same.
-
-    Args:
-        noises: sigma, and how many contributions were sent with it.
-        delta: As of `spent`.
-
-    Raises:
-        FederationError: As `spent`.
     """
     parts = list(noises)
     for noise, _ in parts:
@@ -168,7 +154,7 @@ def statement(
         rounds: Those with this noise, the one at hand included.
         clip: As of `privatise`.
         noise: As of `privatise`.
-        delta: As of `spent`.
+        delta: As of `epsilon`.
         earlier: Others, as of `epsilon`.
     """
     _check(clip=clip)

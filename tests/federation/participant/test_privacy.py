@@ -119,16 +119,16 @@ def exact_epsilon(sigma, delta):
 def test_epsilon_bounds_the_exact_one_and_not_by_much(rounds, noise, delta):
     """Gaussian mechanisms compose to one with noise / sqrt(rounds)."""
     exact = exact_epsilon(noise / math.sqrt(rounds), delta)
-    assert exact <= privacy.spent(rounds, noise, delta) <= 1.15 * exact
+    assert exact <= privacy.epsilon([(noise, rounds)], delta) <= 1.15 * exact
 
 
 def test_epsilon_grows_with_rounds_and_falls_with_noise():
-    assert privacy.spent(0, 1.0, 1e-5) == 0
-    assert privacy.spent(1, 1.0, 1e-5) < privacy.spent(2, 1.0, 1e-5)
-    assert privacy.spent(1, 2.0, 1e-5) < privacy.spent(1, 1.0, 1e-5)
+    assert privacy.epsilon([(1.0, 0)], 1e-5) == 0
+    assert privacy.epsilon([(1.0, 1)], 1e-5) < privacy.epsilon([(1.0, 2)], 1e-5)
+    assert privacy.epsilon([(2.0, 1)], 1e-5) < privacy.epsilon([(1.0, 1)], 1e-5)
     said = privacy.statement(3, 0.5, 2.0, 1e-5)
     assert (said.delta, said.clip, said.noise) == (1e-5, 0.5, 2.0)
-    assert said.epsilon == privacy.spent(3, 2.0, 1e-5)
+    assert said.epsilon == privacy.epsilon([(2.0, 3)], 1e-5)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_numbers_that_protect_nothing_are_refused(options, problem):
 def test_delta_and_rounds_must_make_sense():
     for rounds, delta in ((1, 1.0), (-1, 1e-5)):
         with pytest.raises(FederationError, match="delta must be below 1"):
-            privacy.spent(rounds, 1.0, delta)
+            privacy.epsilon([(1.0, rounds)], delta)
 
 
 def test_an_update_that_is_not_finite_is_not_sent():
@@ -162,14 +162,14 @@ def test_without_the_package_the_command_to_install_it_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "dp_accounting", None)
     install = r"needs the package dp-accounting: pip install 'comigs-mlx\[federation\]'"
     with pytest.raises(FederationError, match=install):
-        privacy.spent(1, 1.0, 1e-5)
+        privacy.epsilon([(1.0, 1)], 1e-5)
 
 
 def test_several_sizes_of_noise_compose():
     """Gaussian mechanisms add up by 1 / sigma^2."""
     assert privacy.epsilon([], 1e-5) == privacy.epsilon([(2.0, 0)], 1e-5) == 0
     mixed = privacy.epsilon([(3.0, 9), (1.5, 1)], 1e-5)
-    assert mixed == pytest.approx(privacy.spent(13, 3.0, 1e-5), rel=1e-9)
+    assert mixed == pytest.approx(privacy.epsilon([(3.0, 13)], 1e-5), rel=1e-9)
     stated = privacy.statement(1, 0.5, 1.5, 1e-5, [(3.0, 9)])
     assert stated.epsilon == mixed
     with pytest.raises(FederationError, match="rounds at least 0"):
@@ -263,13 +263,13 @@ def test_it_is_counted_before_it_can_leave(run, monkeypatch):
 def test_rounds_compose(run):
     stated = [push(run, round=round).metadata.privacy for round in (1, 2, 3)]
     assert [one.epsilon for one in stated] == [
-        privacy.spent(rounds, 2.0, 1e-5) for rounds in (1, 2, 3)
+        privacy.epsilon([(2.0, rounds)], 1e-5) for rounds in (1, 2, 3)
     ]
     last = push(run, round=4, settings=(0.5, 4.0, 1e-6)).metadata.privacy
     assert (last.clip, last.noise, last.delta) == (0.5, 4.0, 1e-6)
     assert last.epsilon == privacy.epsilon([(2.0, 3), (4.0, 1)], 1e-6)
     # sigma 2 once is sigma 4 four times: 3 x 4 + 1 rounds of sigma 4
-    assert last.epsilon == pytest.approx(privacy.spent(13, 4.0, 1e-6), rel=1e-6)
+    assert last.epsilon == pytest.approx(privacy.epsilon([(4.0, 13)], 1e-6), rel=1e-6)
     assert counted(run) == (Noise(2.0, 3), Noise(4.0, 1))
     assert membership.read(run).privacy == last
 
