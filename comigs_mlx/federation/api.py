@@ -19,9 +19,9 @@ from comigs_mlx.federation.participant import membership, pull_push
 from comigs_mlx.federation.participant import round_history as keeping
 from comigs_mlx.federation.participant.privacy import GIVES_AWAY
 from comigs_mlx.federation.rounds import (
-    accepting,
     attribution,
     closing,
+    pull_requests,
     repository,
     status,
     submit,
@@ -52,7 +52,7 @@ class Closing:
     Attributes:
         round: The one that was open.
         closed: Whether it is closed now.
-        proposals: What became of each; see `proposing.Verdict.as_dict`.
+        proposals: What became of each; see `pull_requests.Verdict.as_dict`.
     """
 
     round: int
@@ -193,7 +193,7 @@ def close(
             "federation: look at sync status, and accept it with sync merge --trust"
         )
     number = federation.open_round
-    found = [one.as_dict() for one in accepting.accept(exchange, say, believed)]
+    found = [one.as_dict() for one in pull_requests.accept(exchange, say, believed)]
     return Closing(number, is_closed(exchange, number, believed), found)
 
 

@@ -234,7 +234,7 @@ class Exchange(Protocol):
         """
 
     def dismiss(self, number: int, comment: str) -> None:
-        """Close a proposal, saying why. There is no merging: see `proposing`.
+        """Close a proposal, saying why. There is no merging: see `pull_requests`.
 
         Raises:
             NotThere: If no open proposal has this number.

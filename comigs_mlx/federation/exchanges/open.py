@@ -15,32 +15,29 @@ from comigs_mlx.federation.formats.uri import hub_address
 def open_exchange(
     uri: str | Path,
     *,
-    account: str | None = None,
-    endpoint: str | None = None,
-    token: str | bool | None = None,
     patience: float = 300.0,
     say: Say = lambda line: None,
 ) -> Exchange:
     """The exchange at `uri`; nothing is read or asked yet.
 
+    The Hub's address and the token are those of its library (HF_ENDPOINT, HF_TOKEN, or
+    a login).
+
     Args:
         uri: `hf://owner/repo`, `hf://owner/repo@branch`, or a folder's path.
-        account: A name for those who write to a folder.
-        endpoint: The Hub's address; None leaves it to the library (HF_ENDPOINT).
-        token: The Hub's token; None leaves it to the library (HF_TOKEN, login).
-        patience: Seconds to go on trying for, in one call.
-        say: Told whenever something is waited for.
+        patience: The seconds that one call goes on trying for.
+        say: It is told whenever something is waited for.
 
     Raises:
         FederationError: If `uri` is neither.
     """
     text = str(uri)
     if "://" not in text and not text.startswith("hf:"):
-        return FolderExchange(_folder(text), account=account, patience=patience)
+        return FolderExchange(_folder(text), patience=patience)
     from comigs_mlx.federation.exchanges.hub.exchange import HubExchange
 
     repo, branch = hub_address(text)
-    return HubExchange(repo, branch, endpoint, token, patience, say)
+    return HubExchange(repo, branch, patience=patience, say=say)
 
 
 def _folder(text: str) -> Path:

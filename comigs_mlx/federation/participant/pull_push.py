@@ -22,7 +22,7 @@ from comigs_mlx.federation.formats.manifest import BaseModel, Experts
 from comigs_mlx.federation.formats.tensor_source import Array, Arrays, digest, shapes
 from comigs_mlx.federation.participant import (
     membership,
-    private_contribution,
+    privacy,
     round_history,
     trust,
 )
@@ -308,14 +308,12 @@ def prepare(
             start=digest(start),
         )
 
-    if (settings := private_contribution.settings(record, options)) is None:
+    if (settings := privacy.settings(record, options)) is None:
         prepared = make(mine.generalists, None)
     else:
         of_start, of_mine = digest(start), digest(mine.generalists)
-        basis = private_contribution.Basis(
-            record.uri, name, opened, of_start, of_mine, settings
-        )
-        prepared = private_contribution.prepare(
+        basis = privacy.Basis(record.uri, name, opened, of_start, of_mine, settings)
+        prepared = privacy.prepare(
             run, basis, mine.generalists, Arrays("", start), make, send, say
         )
     return _signed(prepared.by(exchange.account()), federation, name), before

@@ -16,7 +16,12 @@ from comigs_mlx.federation.formats.contribution import (
 from comigs_mlx.federation.formats.strict_json import parse
 from comigs_mlx.federation.formats.tensor_file import read_layout, specs
 from comigs_mlx.federation.formats.tensor_source import digest
-from comigs_mlx.federation.rounds import attribution, closing, proposing, verification
+from comigs_mlx.federation.rounds import (
+    attribution,
+    closing,
+    pull_requests,
+    verification,
+)
 from comigs_mlx.federation.rounds.repository import Federation
 from comigs_mlx.federation.rounds.verification import Trust
 
@@ -54,7 +59,7 @@ def status(exchange: Exchange, federation: Federation, now: float) -> dict[str, 
         "due": closing.is_due(federation, len(accepted), at),
         "trust": trust,
         "contributions": contributions,
-        "proposals": [v.as_dict() for v in proposing.verdicts(exchange, looking)],
+        "proposals": [v.as_dict() for v in pull_requests.verdicts(exchange, looking)],
         "bytes": {
             "generalist": generalist,
             "contributions": sum(found.size.values()),

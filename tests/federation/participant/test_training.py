@@ -327,7 +327,7 @@ def test_with_noise_the_privacy_spent_is_told_and_counts_every_round(pool, flags
     events = [e for e in take_part(options) if isinstance(e, Exchanged)]
     notes = [e.note for e in events if e.event == "contributed"]
     spent = [float(note.split()[1]) for note in notes]
-    assert spent == [round(privacy.spent(n, 2.0, 1e-5), 2) for n in (1, 2, 3)]
+    assert spent == [round(privacy.epsilon([(2.0, n)], 1e-5), 2) for n in (1, 2, 3)]
     assert "epsilon" in notes[0]
 
 

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 import tests.federation.sharing as sharing
 from comigs_mlx import registry
 from comigs_mlx.errors import FederationError
-from comigs_mlx.federation.exchanges.memory import MemoryExchange
-from comigs_mlx.federation.exchanges.memory_store import MemoryStore
+from comigs_mlx.federation.exchanges.memory import MemoryExchange, MemoryStore
 from comigs_mlx.federation.formats import adapter
 from comigs_mlx.federation.formats.manifest import AggregatorChoice
 from comigs_mlx.federation.formats.tensor_source import Arrays, digest, shapes

@@ -2,8 +2,8 @@
 
 The library waits without end for a silent server and sleeps as long as one asks it to.
 Within `patiently` each request gets a time limit, and an answer that says "later" (see
-`hub_later`) is raised as `Unreachable` instead of being slept on; outside (mlx-lm's
-downloads in this process) the library behaves as always.
+`retry_after.later`) is raised as `Unreachable` instead of being slept on. Outside of it
+(mlx-lm's downloads in this process) the library behaves as always.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from comigs_mlx import packages
 from comigs_mlx.errors import FederationError
 from comigs_mlx.federation.exchanges.base import NotAllowed, Say, Unreachable
+from comigs_mlx.federation.exchanges.hub import internals
 from comigs_mlx.federation.exchanges.hub.errors import (
     STRAY,
     Garbled,
@@ -49,10 +50,10 @@ def library() -> Any:
     os.environ["HF_HUB_DISABLE_XET"] = "1"
     import huggingface_hub
     from huggingface_hub import constants
-    from huggingface_hub.utils import _http
 
+    internals.check()
     constants.HF_HUB_DISABLE_XET = True
-    inner = _http._GLOBAL_CLIENT_FACTORY  # the user's own (a proxy, certificates)
+    inner = internals.client_factory()  # the user's own (a proxy, certificates)
     huggingface_hub.set_client_factory(lambda: _limited(inner()))
     return huggingface_hub
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from comigs_mlx.errors import FederationError
 from comigs_mlx.federation.exchanges.base import Changes, Moved, Unreachable
+from comigs_mlx.federation.exchanges.hub import internals
 from comigs_mlx.federation.exchanges.hub.client import library
 from comigs_mlx.federation.exchanges.hub.reading import file_of
 
@@ -124,13 +125,13 @@ def send(
             parent_commit=parent,
             create_pr=create_pr,
         )
-    ignored = [o.path_in_repo for o in added if o._should_ignore]
+    ignored = [o.path_in_repo for o in added if internals.is_ignored(o)]
     if ignored:
         raise FederationError(
             f"a .gitignore in {repo} kept {ignored[0]} out: delete that file there and "
             "try again"
         )
-    return info, all(o._is_committed for o in added)
+    return info, all(internals.is_committed(o) for o in added)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ import pytest
 import tests.federation.sharing as sharing
 from comigs_mlx.federation.exchanges.base import File, blob_of
 from comigs_mlx.federation.exchanges.hub.known import CONTENTS, SMALL, Known
-from comigs_mlx.federation.rounds import accepting, closing, repository, submit
+from comigs_mlx.federation.rounds import closing, pull_requests, repository, submit
 
 FIRST = sharing.tensors(blocks=1)
 
@@ -29,7 +29,7 @@ def accepted(hub, on_hub, repo, commits):
         proposer = on_hub(user, repo=repo)
         submit.propose(proposer, *contribution(proposer, user, seed))
     hub.requests.clear()
-    made = accepting.accept(on_hub("ann", repo=repo), lambda line: None)
+    made = pull_requests.accept(on_hub("ann", repo=repo), lambda line: None)
     assert [verdict.reason for verdict in made] == [None, None]
     return len(hub.requests)
 

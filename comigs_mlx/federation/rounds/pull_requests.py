@@ -1,34 +1,56 @@
-"""Contributions from those without the right to write: which proposals are fit.
+"""Contributions that come as pull requests, from accounts that may not write.
 
-A proposal may add, replace or delete files of one contribution to the open round and
-nothing else. Name, accounts and files must pass what any contribution must; `accepting`
-then brings it into the repository.
+A pull request may add, replace or delete files of one contribution to the open round
+and nothing else. Name, accounts and files must pass what any contribution must.
+
+One that is fit is never merged: a merge takes whatever the pull request holds at that
+moment. Its author can change it after the last look, and the Hub offers no way to name
+the state that was looked at. Instead the owner commits the files that were read and
+passed every check, on exactly the state they were checked against, so that nothing
+unseen can come along. `attribution` says for whom they count; the pull request is then
+closed. Killed in between, the next `accept` finds the files and closes it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from comigs_mlx.errors import FederationError
 from comigs_mlx.federation.exchanges.base import (
+    Changes,
     Exchange,
+    Moved,
+    NotAllowed,
     NotThere,
     Proposal,
+    Say,
     Snapshot,
     TooLarge,
+    Unreachable,
 )
 from comigs_mlx.federation.exchanges.paths import is_allowed
-from comigs_mlx.federation.formats.contribution import METADATA_BYTES
+from comigs_mlx.federation.exchanges.retry import tries
+from comigs_mlx.federation.formats.contribution import CONTRIBUTION, METADATA_BYTES
 from comigs_mlx.federation.formats.manifest import PARTICIPANT
 from comigs_mlx.federation.formats.strict_json import shown
 from comigs_mlx.federation.formats.tensor_source import Arrays
 from comigs_mlx.federation.rounds import attribution, checks, reviewing, submit
-from comigs_mlx.federation.rounds.attribution import FOLDER, PATH
+from comigs_mlx.federation.rounds.attribution import FOLDER, PATH, Accepted, Voucher
 from comigs_mlx.federation.rounds.checks import Expected, Refused
-from comigs_mlx.federation.rounds.repository import Federation, pull
+from comigs_mlx.federation.rounds.repository import (
+    Federation,
+    answered,
+    current,
+    pull,
+)
+from comigs_mlx.federation.rounds.verification import Trust
+
+THANKS = "Checked, and committed to the repository as it was when it was checked."
 
 
 @dataclass(frozen=True)
@@ -190,3 +212,91 @@ def _files(
         path.removeprefix(folder): reviewing.content(exchange, snapshot, path, most)
         for path in listed
     }
+
+
+def accept(exchange: Exchange, say: Say, trust: Trust | None = None) -> list[Verdict]:
+    """Commit what is fit of the open proposals, oldest first, and close those.
+
+    Args:
+        exchange: Where, as the account that founded the federation.
+        say: Told where a proposal could not be closed.
+        trust: What of the federation is taken without a look.
+
+    Returns:
+        One for each proposal, without the files. Refused ones stay open.
+
+    Raises:
+        Unreachable: If the repository cannot be had; what was accepted stays so.
+        NotAllowed: If this account may not write.
+    """
+    made = []
+    expected: Expected | None = None
+    for proposal in exchange.proposals():
+        verdict, expected = _settled(exchange, proposal, expected, trust)
+        if verdict.reason is None:
+            _dismiss(exchange, proposal, say)
+        made.append(dataclasses.replace(verdict, files={}))
+    return made
+
+
+def _settled(
+    exchange: Exchange,
+    proposal: Proposal,
+    expected: Expected | None,
+    trust: Trust | None,
+) -> tuple[Verdict, Expected | None]:
+    """The verdict, carried out; `expected` is kept for the next proposal."""
+    for _ in tries():
+        federation = current(exchange, trust)
+        keeper = attribution.keeper(exchange, federation.snapshot)
+        account = exchange.account()
+        if account is None or account.casefold() != (keeper or "").casefold():
+            reason = f"waits for {keeper or 'the owner'}, who founded the federation"
+            return Verdict(proposal, None, reason), expected
+        if expected is None or not _is_of(expected, federation):
+            expected = expectation(exchange, federation)
+        verdict = judge(exchange, federation, expected, proposal)
+        if verdict.reason is not None or verdict.done:
+            return verdict, expected
+        with contextlib.suppress(Moved):
+            _commit(exchange, federation, verdict)
+            return verdict, expected
+    raise Unreachable(f"{exchange.uri} is being written to all the time: try again")
+
+
+def _is_of(expected: Expected, federation: Federation) -> bool:
+    opened = federation.manifest, federation.open_round
+    return (expected.manifest, expected.round) == opened
+
+
+def _commit(exchange: Exchange, federation: Federation, verdict: Verdict) -> None:
+    name, round = verdict.participant or "", federation.open_round
+    new, revision = (
+        _changes(exchange, federation, verdict),
+        federation.snapshot.revision,
+    )
+    message = f"Accept proposal {verdict.proposal.number} for round {round}: {name}"
+    with answered(exchange, {p: c for p, c in new.items() if c is not None}):
+        exchange.commit(new, message, revision)
+
+
+def _changes(exchange: Exchange, federation: Federation, verdict: Verdict) -> Changes:
+    """The contribution's files and the voucher; the name's older files go."""
+    name, round = verdict.participant or "", federation.open_round
+    snapshot, folder = federation.snapshot, f"{FOLDER}/{round}/{name}/"
+    files = {folder + file: content for file, content in verdict.files.items()}
+    stale = [p for p in snapshot.files if p.startswith(folder) and p not in files]
+    digest = hashlib.sha256(verdict.files[CONTRIBUTION]).hexdigest()
+    mine = Voucher(verdict.proposal.author or "", verdict.proposal.number, digest)
+    vouchers = {**attribution.trusted(exchange, snapshot, round).vouchers, name: mine}
+    record = {attribution.place(round): Accepted(vouchers).to_json()}
+    return {**dict.fromkeys(stale), **files, **record}
+
+
+def _dismiss(exchange: Exchange, proposal: Proposal, say: Say) -> None:
+    try:
+        exchange.dismiss(proposal.number, THANKS)
+    except NotThere:  # somebody else has closed it
+        return
+    except (NotAllowed, Unreachable) as error:
+        say(f"proposal {proposal.number} is accepted, but still open: {error}")

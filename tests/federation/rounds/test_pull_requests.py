@@ -1,4 +1,4 @@
-"""Proposals: what is fit counts for who made it, the rest is named and left alone."""
+"""A fit pull request counts for who made it; the rest is named and left alone."""
 
 import dataclasses
 import hashlib
@@ -13,9 +13,8 @@ from comigs_mlx.federation.exchanges.base import Moved, NotAllowed, Unreachable
 from comigs_mlx.federation.exchanges.memory import Fault, MemoryExchange, MemoryStore
 from comigs_mlx.federation.formats.manifest import Member
 from comigs_mlx.federation.rounds import attribution, repository
-from comigs_mlx.federation.rounds.accepting import THANKS, accept
 from comigs_mlx.federation.rounds.closing import close_if_due, review
-from comigs_mlx.federation.rounds.proposing import verdicts
+from comigs_mlx.federation.rounds.pull_requests import THANKS, accept, verdicts
 from comigs_mlx.federation.rounds.submit import (
     check_participant,
     contribute,
@@ -374,3 +373,55 @@ def test_owners_hold_across_rounds(on_hub, hub, repo):
     assert close_if_due(ann, repository.current(ann), NOW) is None
     contribute(ann, repository.current(ann), made(ann, "mac", 6))
     assert judged(ann) == (["mac"], {})
+
+
+@pytest.fixture
+def alone():
+    """A federation in memory that ann founded, one contribution closes its rounds."""
+    exchange = MemoryExchange("ann")
+    begin(exchange, quorum=1)
+    return exchange
+
+
+def before_its_commit(exchange, action):
+    """An exchange of the same account that is overtaken by `action`, once."""
+
+    class Overtaken(MemoryExchange):
+        def commit(self, *given):
+            if (due := pending) and due.pop():
+                action()
+            return super().commit(*given)
+
+    pending = [True]
+    return Overtaken(exchange.name, exchange.store)
+
+
+def test_a_round_that_closes_before_the_commit_takes_nothing_more(alone):
+    """The pull request was fit for round 1; in round 2 it is not, and stays out."""
+    eve = MemoryExchange("eve", alone.store)
+    offer(eve, "eve", 1)
+
+    def close():
+        contribute(alone, repository.current(alone), made(alone, "ann", 2))
+        assert close_if_due(alone, repository.current(alone), 1.0)
+
+    (verdict,) = accept(before_its_commit(alone, close), print)
+    assert verdict.reason == "it is for round 1, round 2 is open"
+    assert not [p for p in alone.snapshot().files if "/eve/" in p or "accepted" in p]
+    assert len(alone.proposals()) == 1
+
+
+def test_a_list_that_changes_before_the_commit_is_looked_at(alone):
+    """The owner takes the name off the list in the very moment."""
+    eve = MemoryExchange("eve", alone.store)
+    offer(eve, "eve", 1)
+
+    def shut_out():
+        listed = {"ann": Member("ann", None)}
+        only = sharing.manifest(FIRST, quorum=1, participants=listed)
+        alone.commit({"federation.json": only.to_json()}, "only ann")
+
+    (verdict,) = accept(before_its_commit(alone, shut_out), print)
+    assert verdict.reason is not None
+    assert "not among the participants" in verdict.reason
+    assert not [p for p in alone.snapshot().files if "/eve/" in p]
