@@ -15,8 +15,8 @@ from comigs_mlx.benchmark.shape import Shape
 from comigs_mlx.data.batches import Batch
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.model.params import flatten
+from comigs_mlx.model.targets import targets
 from comigs_mlx.options import ExpertOptions
-from comigs_mlx.runs.experts import targets
 
 
 @dataclass(frozen=True, eq=False)

@@ -43,7 +43,7 @@ def describe(
         base: Its fingerprint.
         revision: Its commit, where it is of the Hub.
     """
-    from comigs_mlx.runs import experts
+    from comigs_mlx.model.targets import targets
 
     options = mixture.options
     commit = {} if revision is None else {"revision": revision}
@@ -58,7 +58,7 @@ def describe(
         "router": options.router_type,
         "num_layers": len(mixture.sites),
         "attention_lora": options.attention_lora,
-        "targets": experts.targets(mixture),
+        "targets": targets(mixture),
     }
 
 

@@ -24,6 +24,7 @@ from comigs_mlx.errors import RunError, line, raise_all
 from comigs_mlx.files import replacing, write_json
 from comigs_mlx.model import params
 from comigs_mlx.model.mixture import Mixture
+from comigs_mlx.model.targets import targets
 from comigs_mlx.runs.place import (
     ADAPTER,
     ROUTERS,
@@ -95,19 +96,6 @@ def adapter_config(mixture: Mixture, base_id: str, attention: bool) -> dict[str,
             "keys": targets(mixture, mlp=options.generalists > 0, attention=attention),
         },
     }
-
-
-def targets(mixture: Mixture, mlp: bool = True, attention: bool = True) -> list[str]:
-    """Paths, relative to a block, of the linears that carry LoRA pairs; sorted."""
-    keys = set()
-    for site in mixture.sites:
-        if mlp:
-            name = site.mlp_path.rsplit(".", 1)[1]
-            keys |= {f"{name}.{linear}" for linear in site.mlp_linears}
-        if attention and mixture.options.attention_lora:
-            name = site.attention_path.rsplit(".", 1)[1]
-            keys |= {f"{name}.{linear}" for linear in site.attention_linears}
-    return sorted(keys)
 
 
 def adapter(group: Arrays, index: int) -> Iterator[tuple[str, mx.array]]:

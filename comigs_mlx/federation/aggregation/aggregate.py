@@ -185,6 +185,20 @@ def problems(name: str, options: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name}: {key} {shown(value)} is not from {limits}"
 
 
+def check(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse a choice of aggregator that this version cannot combine anything with.
+
+    Args:
+        name: The aggregator that a manifest names.
+        options: The options that the manifest gives it.
+
+    Raises:
+        FederationError: If there is no such aggregator, or an option cannot work.
+    """
+    wrong = [f"{problem} (federation.json)" for problem in problems(name, options)]
+    raise_all(FederationError, wrong)
+
+
 def misnamed(choice: str) -> Iterator[str]:
     """What is wrong with a value of `--aggregator`; one sentence each.
 

@@ -9,18 +9,29 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load
 
 from comigs_mlx.errors import FederationError
+from comigs_mlx.federation.formats import encoding
 from comigs_mlx.federation.formats.manifest import Manifest, Shapes
-from comigs_mlx.federation.formats.tensor_file import read_shapes, serialise
+from comigs_mlx.federation.formats.strict_json import shown
+from comigs_mlx.federation.formats.tensor_file import (
+    Layout,
+    Spec,
+    read_layout,
+    read_shapes,
+    read_tensor,
+    serialise,
+)
 from comigs_mlx.federation.formats.tensor_source import (
     ADAPTER,
     Array,
     by_file,
+    digest,
     file_of,
     linears,
 )
-from comigs_mlx.federation.rounds.checks import Refused, check_generalist
 
 CONFIG = "adapter_config.json"
 NAMED, MOST_NAMED = 500, 64 * 2**20
@@ -87,15 +98,74 @@ def read(
     Raises:
         FederationError: If they cannot be used, with the reason.
     """
-    found = check_generalist(
-        contents, _shapes(contents, manifest) if own is None else own, stated
-    )
-    if isinstance(found, Refused):
+    shapes = _shapes(contents, manifest) if own is None else own
+    try:
+        return check_generalist(contents, shapes, stated)
+    except FederationError as error:
         raise FederationError(
-            f"the federation's generalists cannot be used: {found.reason}; this run "
+            f"the federation's generalists cannot be used: {error}; this run "
             "may have experts of another shape, or the repository is damaged"
-        )
-    return found
+        ) from None
+
+
+def check_generalist(
+    files: Mapping[str, bytes], own: Shapes, stated: str | None = None
+) -> dict[str, Array]:
+    """Read a federation's generalists, if everybody may use them.
+
+    What is pulled and what a round publishes both pass here, so that nothing is ever
+    published that nobody could pull.
+
+    Args:
+        files: The content of each adapter file, by its path in the repository.
+        own: The shapes that the tensors must have: those of this participant's
+            generalists, or of the generalists that the round started from.
+        stated: The digest that round.json states (see `tensor_source.digest`), or None
+            where it states none.
+
+    Returns:
+        The float32 values of each tensor.
+
+    Raises:
+        FederationError: If they cannot be used; the text is one short line.
+    """
+    wanted = encoding.expected(own, "fp32")
+    if files.keys() != wanted.keys():
+        stranger = sorted(files.keys() ^ wanted.keys())[0]
+        raise FederationError(f"{shown(stranger)} is missing or not expected")
+    layouts = {file: finite_layout(files[file], wanted[file]) for file in files}
+    values = {
+        name: read_tensor(files[file], layouts[file].entries[inner])
+        for file, names in by_file(own).items()
+        for inner, name in names.items()
+    }
+    if stated is not None and digest(values) != stated:
+        raise FederationError("they are not those that round.json states")
+    return values
+
+
+def finite_layout(content: bytes, wanted: Mapping[str, Spec]) -> Layout:
+    """Find the tensors in a file by our own strict reading and by the library's.
+
+    Args:
+        content: The whole file.
+        wanted: What each tensor in it must be.
+
+    Raises:
+        FederationError: If the two readings differ, or a number is not finite; the
+            text is one short line.
+    """
+    layout = read_layout(content, wanted)
+    if not layout.metadata.keys() <= {"format", "encoding", "step"}:
+        raise FederationError("unknown metadata in a tensor file")
+    try:
+        loaded = load(content)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise FederationError(f"not a safetensors file: {shown(error)}") from None
+    for name, spec in wanted.items():
+        if loaded[name].shape != spec.shape or not np.isfinite(loaded[name]).all():
+            raise FederationError(f"{shown(name)} is not finite")
+    return layout
 
 
 def check_shapes(shapes: Shapes, manifest: Manifest) -> None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, ClassVar, Literal
 
-from comigs_mlx.federation.aggregation import aggregate
 from comigs_mlx.federation.formats import schema
 from comigs_mlx.federation.formats.schema import between, each, item, matching
 
@@ -71,14 +70,14 @@ class Experts:
 
 @dataclass(frozen=True)
 class AggregatorChoice:
-    """A file of `aggregators`, and the options that differ from its own."""
+    """A file of `aggregators`, and the options that differ from its own.
+
+    Whether this version has such an aggregator is not asked here, so that everybody
+    can read a manifest; `aggregate.check` asks it where a round is opened or closed.
+    """
 
     name: str = item(text_check, "mean")
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-    def problems(self) -> Iterator[str]:
-        """One sentence for each thing that cannot work."""
-        yield from aggregate.problems(self.name, self.options)
 
 
 @dataclass(frozen=True)

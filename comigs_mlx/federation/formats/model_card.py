@@ -12,7 +12,6 @@ from comigs_mlx.federation.formats.strict_json import visible
 from comigs_mlx.federation.formats.uri import HUB
 
 README = "README.md"
-README_BYTES = 1024 * 1024
 TAGS = ["mlx", "lora", "moe", "comigs", "federated-learning"]
 DEMO = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """What the embedded demo model is on the Hub."""

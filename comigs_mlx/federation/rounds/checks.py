@@ -16,12 +16,10 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load
 
 from comigs_mlx.errors import FederationError
 from comigs_mlx.federation.aggregation import aggregate
-from comigs_mlx.federation.formats import encoding, signatures
+from comigs_mlx.federation.formats import adapter, encoding, signatures
 from comigs_mlx.federation.formats.contribution import (
     CONTRIBUTION,
     METADATA_BYTES,
@@ -30,14 +28,7 @@ from comigs_mlx.federation.formats.contribution import (
 )
 from comigs_mlx.federation.formats.manifest import Manifest, Shapes
 from comigs_mlx.federation.formats.strict_json import shown
-from comigs_mlx.federation.formats.tensor_file import (
-    Layout,
-    Spec,
-    read_layout,
-    read_tensor,
-)
 from comigs_mlx.federation.formats.tensor_source import (
-    Array,
     Source,
     by_file,
     digest,
@@ -271,41 +262,6 @@ def _signature(metadata: Contribution, manifest: Manifest) -> None:
         raise FederationError("wrong signature")
 
 
-def check_generalist(
-    files: Mapping[str, bytes], own: Shapes, stated: str | None = None
-) -> dict[str, Array] | Refused:
-    """Judge a federation's generalists, both what is pulled and what is published.
-
-    What a round publishes passes here first, so that nothing is ever published that
-    nobody could pull.
-
-    Args:
-        files: Adapter file, relative to the repository -> content.
-        own: The shapes that they must have: those of this participant's, or of the
-            generalists that the round started from.
-        stated: Their digest (`sources.digest`), where round.json states it.
-
-    Returns:
-        Tensor -> float32 values, or why they cannot be used.
-    """
-    wanted = encoding.expected(own, "fp32")
-    if files.keys() != wanted.keys():
-        wrong = sorted(files.keys() ^ wanted.keys())[0]
-        return Refused(f"{shown(wrong)} is missing or not expected")
-    try:
-        layouts = {file: _layout(files[file], wanted[file]) for file in files}
-    except FederationError as error:
-        return _refused(error)
-    values = {
-        name: read_tensor(files[file], layouts[file].entries[inner])
-        for file, names in by_file(own).items()
-        for inner, name in names.items()
-    }
-    if stated is not None and digest(values) != stated:
-        return Refused("they are not those that round.json states")
-    return values
-
-
 def _refused(error: FederationError) -> Refused:
     """The first problem, on one short line."""
     return Refused(str(error).partition("\n")[0][:160])
@@ -319,7 +275,9 @@ def _tensors(
         for name, shape in expected.shapes.items()
     }
     wanted = encoding.expected(own, metadata.encoding)
-    layouts = {file: _layout(files[file], wanted[file]) for file in wanted}
+    layouts = {
+        file: adapter.finite_layout(files[file], wanted[file]) for file in wanted
+    }
     contents = {file: files[file] for file in wanted}
     stored = Stored(metadata, contents, layouts, expected.current)
     for name in stored.names():
@@ -333,18 +291,3 @@ def _tensors(
 
 def _with_rank(name: str, shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
     return (shape[0], rank) if name.endswith(".lora_a") else (rank, shape[1])
-
-
-def _layout(content: bytes, wanted: Mapping[str, Spec]) -> Layout:
-    """The layout by our own strict reading, and by the library's."""
-    layout = read_layout(content, wanted)
-    if not layout.metadata.keys() <= {"format", "encoding", "step"}:
-        raise FederationError("unknown metadata in a tensor file")
-    try:
-        loaded = load(content)
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise FederationError(f"not a safetensors file: {shown(error)}") from None
-    for name, spec in wanted.items():
-        if loaded[name].shape != spec.shape or not np.isfinite(loaded[name]).all():
-            raise FederationError(f"{shown(name)} is not finite")
-    return layout

@@ -20,7 +20,7 @@ from comigs_mlx.federation.formats.tensor_source import (
     digest,
     shapes,
 )
-from comigs_mlx.federation.rounds import checks, reviewing
+from comigs_mlx.federation.rounds import reviewing
 from comigs_mlx.federation.rounds.attribution import PATH
 from comigs_mlx.federation.rounds.repository import (
     Federation,
@@ -189,11 +189,12 @@ def _published(
     """
     made = adapter.files(tensors, manifest)
     weights = {path: made[path] for path in adapter.paths(manifest)}
-    judged = checks.check_generalist(weights, shapes(start))
-    if isinstance(judged, checks.Refused):
+    try:
+        adapter.check_generalist(weights, shapes(start))
+    except FederationError as error:
         raise FederationError(
-            f"the round's result cannot be published ({judged.reason}): report this"
-        )
+            f"the round's result cannot be published ({error}): report this"
+        ) from error
     return made
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import numpy.typing as npt
 
 from comigs_mlx.errors import FederationError
+from comigs_mlx.federation.aggregation import aggregate
 from comigs_mlx.federation.exchanges.base import Exchange, Moved, Snapshot, Unreachable
 from comigs_mlx.federation.exchanges.retry import tries
 from comigs_mlx.federation.formats import adapter, model_card
@@ -71,9 +72,11 @@ def initialise(
         private: Make a private repository.
 
     Raises:
-        FederationError: If there is another federation already; it stays as it is.
+        FederationError: If there is another federation already, which stays as it is,
+            or if the manifest's aggregator cannot work.
     """
     adapter.check_shapes(shapes(Arrays("", generalists)), manifest)
+    aggregate.check(manifest.aggregator.name, manifest.aggregator.options)
     manifest = _founded(manifest, committer(exchange))
     first = Round(
         aggregator=manifest.aggregator.name,

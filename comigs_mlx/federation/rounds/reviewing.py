@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from comigs_mlx.federation.aggregation import clipping
+from comigs_mlx.federation.aggregation import aggregate, clipping
 from comigs_mlx.federation.exchanges.base import (
     Exchange,
     NotThere,
@@ -102,9 +102,11 @@ def review(
         current: The generalists that everyone started from.
 
     Raises:
+        FederationError: If this version does not have the manifest's aggregator.
         Moved: If the exchange keeps no history and a file has changed since.
         Unreachable: If a file cannot be had now; nothing is known to be wrong with it.
     """
+    aggregate.check(manifest.aggregator.name, manifest.aggregator.options)
     source = Arrays("", current)
     expected = Expected(manifest, round.round + 1, source)
     sizes = candidates(snapshot, expected.round)

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterable, Mapping
 
 from comigs_mlx.errors import FederationError
+from comigs_mlx.federation.aggregation import aggregate
 from comigs_mlx.federation.exchanges.base import Exchange, Moved
 from comigs_mlx.federation.formats.contribution import CONTRIBUTION, Prepared
 from comigs_mlx.federation.formats.round import ROUND, ROUND_BYTES, Round
@@ -24,8 +25,13 @@ class Late(FederationError):
 
 
 def check_participant(exchange: Exchange, federation: Federation, name: str) -> None:
-    """Raise `FederationError` if this account may not contribute under `name`."""
+    """Raise `FederationError` if this account may not contribute under `name`.
+
+    The same where the round could not be closed, because this version does not have
+    the federation's aggregator.
+    """
     manifest = federation.manifest
+    aggregate.check(manifest.aggregator.name, manifest.aggregator.options)
     allowed = manifest.participants
     if allowed is not None and name not in allowed:
         raise FederationError(

@@ -135,19 +135,10 @@ def test_all_problems_are_told_at_once(agreed):
             {"require_signatures": True, "participants": {"a": {}}},
             "a has no public_key",
         ),
-        ({"aggregator": {"name": "magic"}}, "unknown aggregator 'magic': choose one"),
-        ({"aggregator": {"name": "../errors"}}, "unknown aggregator"),
+        ({"aggregator": {"name": "a\nb"}}, "is not one line of text"),
         (
-            {"aggregator": {"name": "mean", "options": {"power": 1}}},
-            "the aggregator mean has no option 'power'",
-        ),
-        (
-            {"aggregator": {"name": "trimmed_mean", "options": {"fraction": 0.9}}},
-            "fraction 0.9 is not from 0 to 0.5",
-        ),
-        (
-            {"aggregator": {"name": "trimmed_mean", "options": {"fraction": "x"}}},
-            "fraction is not a number: 'x'",
+            {"aggregator": {"name": "mean", "power": 1}},
+            "unknown entry aggregator.power",
         ),
         ({"norm_factor": 0.5}, "norm_factor: 0.5 is not from 1"),
         ({"norm_action": "ask"}, "'ask' is none of clip, refuse, off"),
@@ -159,6 +150,14 @@ def test_all_problems_are_told_at_once(agreed):
 )
 def test_a_value_that_cannot_work_is_named(agreed, changes, problem):
     assert problem in refusal(as_json(agreed, **changes))
+
+
+def test_an_aggregator_of_another_version_can_be_read(agreed):
+    """A round that needs it cannot be closed here; see rounds/test_closing.py."""
+    later = {"name": "magic", "options": {"power": 1, "kind": "x"}}
+    found = Manifest.from_json(as_json(agreed, aggregator=later))
+    assert found.aggregator == AggregatorChoice("magic", later["options"])
+    assert Manifest.from_json(found.to_json()) == found
 
 
 @pytest.mark.parametrize("version", [0, 2, "1", True, 1.0, None, [1]])

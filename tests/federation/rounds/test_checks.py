@@ -22,7 +22,6 @@ from comigs_mlx.federation.rounds.checks import (
     Refused,
     check_author,
     check_contribution,
-    check_generalist,
     check_sizes,
 )
 
@@ -404,32 +403,3 @@ def test_memory_stays_within_a_small_multiple_of_the_file():
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 3 * size
-
-
-class TestGeneralists:
-    OWN = shapes(SOURCE)
-    FILES = {
-        ADAPTER: serialise({n: a for n, a in CURRENT.items() if "/" not in n}, {}),
-        f"generalist-1/{ADAPTER}": serialise(
-            {n[13:]: a for n, a in CURRENT.items() if "/" in n}, {"format": "mlx"}
-        ),
-    }
-
-    def test_good_ones_are_returned(self):
-        found = check_generalist(self.FILES, self.OWN)
-        assert found.keys() == CURRENT.keys()
-        assert all(np.array_equal(found[name], CURRENT[name]) for name in CURRENT)
-
-    def test_others_are_refused(self):
-        only = {ADAPTER: self.FILES[ADAPTER]}
-        assert "generalist-1" in check_generalist(only, self.OWN).reason
-        for content, problem in (
-            (self.FILES[ADAPTER][:-4], "do not fill the file"),
-            (GOOD[ADAPTER], "is F16 [10, 2], expected F32 [10, 2]"),
-            (
-                self.FILES[ADAPTER].replace(CURRENT[FIRST].tobytes(), b"\xff" * 80),
-                "is not finite",
-            ),
-        ):
-            found = check_generalist({**self.FILES, ADAPTER: content}, self.OWN)
-            assert problem in found.reason

@@ -1,5 +1,7 @@
 """A round closes whatever its contributions hold, and publishes what can be pulled."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,7 +14,8 @@ from comigs_mlx.federation.exchanges.memory import MemoryExchange, MemoryStore
 from comigs_mlx.federation.formats import adapter
 from comigs_mlx.federation.formats.manifest import AggregatorChoice
 from comigs_mlx.federation.formats.tensor_source import Arrays, digest, shapes
-from comigs_mlx.federation.rounds import checks, closing, repository, submit
+from comigs_mlx.federation.rounds import checks, closing, repository, status, submit
+from comigs_mlx.federation.rounds.verification import Trust
 
 AGGREGATORS = registry.names("aggregator")
 RANK = 3
@@ -228,21 +231,84 @@ class TestUntrained:
 class TestPublished:
     def test_what_the_check_of_pulled_files_refuses_is_not_published(self, monkeypatch):
         pool = Pool()
-        monkeypatch.setattr(
-            checks, "check_generalist", lambda *_: checks.Refused("not finite")
-        )
+
+        def refuse(*_):
+            raise FederationError("not finite")
+
+        monkeypatch.setattr(adapter, "check_generalist", refuse)
         made = {n: np.full_like(a, np.inf) for n, a in CURRENT.items()}
         with pytest.raises(FederationError, match=r"cannot be published \(not finite"):
             closing._published(made, pool.now().manifest, Arrays("", CURRENT))
 
     def test_every_file_that_is_pulled_is_judged(self, monkeypatch):
         judged = []
-        check = checks.check_generalist
+        check = adapter.check_generalist
         monkeypatch.setattr(
-            checks,
+            adapter,
             "check_generalist",
             lambda files, *rest: judged.append(set(files)) or check(files, *rest),
         )
         pool = Pool()
         pool.round(TRAINED)
         assert set(adapter.paths(pool.now().manifest)) in judged
+
+
+class TestAnotherAggregator:
+    """One that this version does not have: read, but neither closed nor joined."""
+
+    CHOICES = [
+        (AggregatorChoice("magic"), "unknown aggregator 'magic': choose one of"),
+        (AggregatorChoice("../errors"), "unknown aggregator"),
+        (
+            AggregatorChoice("mean", {"power": 1}),
+            "the aggregator mean has no option 'power'",
+        ),
+        (
+            AggregatorChoice("trimmed_mean", {"fraction": 0.9}),
+            "fraction 0.9 is not from 0 to 0.5",
+        ),
+        (
+            AggregatorChoice("trimmed_mean", {"fraction": "x"}),
+            "fraction is not a number: 'x'",
+        ),
+    ]
+
+    @pytest.mark.parametrize(("choice", "problem"), CHOICES)
+    def test_no_federation_is_made_with_it(self, choice, problem):
+        exchange = MemoryExchange("ann", MemoryStore())
+        agreed = sharing.manifest(CURRENT, rank=RANK, aggregator=choice)
+        with pytest.raises(FederationError) as caught:
+            repository.initialise(exchange, agreed, CURRENT, 0.0)
+        assert problem in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    def changed(self, choice):
+        """A federation with a contribution, whose manifest has been changed since."""
+        pool = Pool()
+        federation = pool.now()
+        made = sharing.contributed(
+            TRAINED, CURRENT, federation.manifest, participant="ann", round=1
+        )
+        exchange = pool.exchange
+        submit.contribute(exchange, federation, made)
+        agreed = dataclasses.replace(federation.manifest, aggregator=choice)
+        exchange.commit({"federation.json": agreed.to_json()}, "Change the aggregator")
+        return exchange, made
+
+    @pytest.mark.parametrize(("choice", "problem"), CHOICES)
+    def test_the_round_stays_open_and_says_why(self, choice, problem):
+        exchange, made = self.changed(choice)
+        before = exchange.snapshot()
+        now = repository.current(exchange, Trust(everything=True))
+        assert now.manifest.aggregator == choice
+        for attempt in (
+            lambda: closing.close_if_due(exchange, now, 1.0),
+            lambda: status.status(exchange, now, 1.0),
+            lambda: submit.contribute(exchange, now, made),
+            lambda: submit.check_participant(exchange, now, "ben"),
+        ):
+            with pytest.raises(FederationError) as caught:
+                attempt()
+            assert problem in str(caught.value)
+            assert "\n" not in str(caught.value)
+        assert exchange.snapshot() == before
