@@ -293,6 +293,20 @@ def weighted_mean(
         yield name, total.astype(np.float32)
 
 
+def mean_update(
+    contributions: Sequence[Source], current: Source
+) -> Iterator[tuple[str, Wide]]:
+    """1/N sum_i theta_i - theta, tensor by tensor, in float64.
+
+    Holds one tensor of one contribution at a time.
+    """
+    for name in current.names():
+        total = wide(contributions[0], name)
+        for source in contributions[1:]:
+            total += wide(source, name)
+        yield name, total / len(contributions) - wide(current, name)
+
+
 def stacked(contributions: Sequence[Source], tensor: str) -> Array:
     """One tensor of all contributions, [participants, ...] float32."""
     return np.stack([source.read(tensor) for source in contributions])
