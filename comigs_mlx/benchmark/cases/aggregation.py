@@ -89,7 +89,7 @@ def _ours(files: list[_File]) -> Variant:
 
     def run(index: int) -> None:
         del index
-        for _ in aggregate("mean", files, current).tensors:
+        for _ in aggregate("mean", files, current).shared:
             pass
 
     return Variant(run)

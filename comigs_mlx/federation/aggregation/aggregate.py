@@ -1,10 +1,26 @@
-"""From many generalists to one: what all aggregators share, and the door to them."""
+"""From many generalists to one: what all aggregators share, and the door to them.
+
+An aggregator is one file of `aggregators` with a function
+
+    update(contributions, current, state, **options) -> Update
+
+and, where it remembers something from round to round, a function
+
+    init(current, **options) -> State
+
+that gives the memory to begin with. `Update.shared` is what everybody receives and
+`Update.state` is what the next round's `update` is given. The state belongs to the
+federation, not to whoever closes a round: it lies in the repository (`state_file`), and
+everybody can compute it again. An aggregator therefore sees nothing but contributions,
+and gives the same to everybody; what a participant mixes for itself alone, because it
+judges by private text, is computed by that participant (see `personal`).
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
@@ -17,6 +33,7 @@ from comigs_mlx.federation.formats.strict_json import shown
 from comigs_mlx.federation.formats.tensor_source import (
     PAIR,
     Array,
+    Arrays,
     Source,
     Wide,
     linears,
@@ -34,18 +51,26 @@ class Option:
     help: str
 
 
+State = Mapping[str, Array]
+"""Name -> float32 values that an aggregator keeps from round to round."""
+
+
 @dataclass(frozen=True)
-class Aggregate:
-    """A result under way.
+class Update:
+    """The result of one round, under way.
 
     Attributes:
-        weights: Participant -> share in the result; empty where the aggregator does
-            not weigh whole contributions.
-        tensors: The new generalists' tensors, float32, made one by one when asked for.
+        weights: The share of each participant in the result; it is empty where the
+            aggregator does not weigh whole contributions.
+        shared: The tensors that everybody receives, float32; each one is made when it
+            is asked for.
+        state: What the next round's `update` is given; it has the names and shapes of
+            what `init` gave, and is empty where the aggregator remembers nothing.
     """
 
     weights: dict[str, float]
-    tensors: Iterator[tuple[str, Array]]
+    shared: Iterator[tuple[str, Array]]
+    state: State = field(default_factory=dict)
 
 
 def aggregate(
@@ -53,32 +78,60 @@ def aggregate(
     contributions: Sequence[Source],
     current: Source,
     options: Mapping[str, Any] | None = None,
-) -> Aggregate:
+    state: State | None = None,
+) -> Update:
     """Combine contributions with the aggregator `name`.
 
     The order of `contributions` makes no difference: they are sorted by participant.
 
     Args:
-        name: A file of `aggregators`.
-        contributions: At least one, of different participants.
-        current: The generalists that all of them started from; gives the shapes.
-        options: Those that differ from the aggregator's defaults.
+        name: The name of a file of `aggregators`.
+        contributions: At least one contribution; all are of different participants.
+        current: The generalists that all of them started from; they give the shapes.
+        options: The options that differ from the aggregator's defaults.
+        state: The aggregator's state after the round before; None stands for the one
+            that it begins with.
 
     Raises:
-        FederationError: If there is no contribution, a name twice, or an option cannot
-            work.
+        FederationError: If there is no contribution, if a name comes twice, or if an
+            option cannot work.
     """
-    given = dict(options or {})
-    raise_all(FederationError, list(problems(name, given)))
+    given = _options(name, options)
     ordered = sorted(contributions, key=lambda source: source.name)
     if not ordered:
         raise FederationError("nothing to aggregate: the round has no contribution")
     if len({source.name for source in ordered}) < len(ordered):
         raise FederationError("a participant contributes twice to one round")
-    plugin = load(name)
-    defaults = {key: option.default for key, option in plugin.OPTIONS.items()}
-    result: Aggregate = plugin.aggregate(ordered, current, **(defaults | given))
+    if state is None:
+        state = initial(name, current, options)
+    result: Update = load(name).update(ordered, current, state, **given)
     return result
+
+
+def initial(
+    name: str, current: Source, options: Mapping[str, Any] | None = None
+) -> State:
+    """The state that the aggregator `name` begins with; empty where it keeps none.
+
+    Args:
+        name: The name of a file of `aggregators`.
+        current: The generalists of the round before the first update.
+        options: The options that differ from the aggregator's defaults.
+
+    Raises:
+        FederationError: If an option cannot work.
+    """
+    given, plugin = _options(name, options), load(name)
+    state: State = plugin.init(current, **given) if hasattr(plugin, "init") else {}
+    return state
+
+
+def _options(name: str, options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """All options of an aggregator: those given, and the defaults of the others."""
+    given = dict(options or {})
+    raise_all(FederationError, list(problems(name, given)))
+    defaults = {key: option.default for key, option in load(name).OPTIONS.items()}
+    return defaults | given
 
 
 @dataclass(frozen=True)
@@ -86,15 +139,17 @@ class Combined:
     """What a round's contributions make: always something that can be published.
 
     Attributes:
-        weights: As of `Aggregate`; a contributor that was left out has 0.
+        weights: The shares as in `Update`; a contributor that was left out has 0.
         tensors: Tensor -> float32 values, finite, of the shapes of the generalists that
             the round started from.
-        notes: What is to be said of it, a sentence each.
+        notes: What is to be said of the result, a sentence each.
+        state: The aggregator's state for the next round, finite; see `Update`.
     """
 
     weights: dict[str, float]
     tensors: dict[str, Array]
     notes: tuple[str, ...] = ()
+    state: State = field(default_factory=dict)
 
 
 def combine(
@@ -103,39 +158,44 @@ def combine(
     current: Source,
     options: Mapping[str, Any] | None = None,
     still: Collection[str] = (),
+    state: State | None = None,
 ) -> Combined:
-    """`aggregate`, whatever strangers' numbers do to it.
+    """Combine contributions, whatever strangers' numbers do to the result.
 
-    Where the result is not finite, the generalists stay as they are: no contribution
-    may keep a round from closing, and nothing is published that nobody could pull.
+    Where the result is not finite, generalists and state stay as they are: no
+    contribution may keep a round from closing, and nothing is published that nobody
+    could pull.
     A mean counts the contributions that hold something new; who contributes the
     generalists just as they were would only shorten everybody's step. For the robust
     aggregators an unchanged number is a vote like every other one.
 
     Args:
-        name: As of `aggregate`.
-        contributions: As of `aggregate`.
-        current: As of `aggregate`.
-        options: As of `aggregate`.
-        still: Participants whose update is zero.
+        name: The same as of `aggregate`.
+        contributions: The same as of `aggregate`.
+        current: The same as of `aggregate`.
+        options: The same as of `aggregate`.
+        still: The participants whose update is zero.
+        state: The same as of `aggregate`.
 
     Raises:
-        FederationError: As `aggregate`.
+        FederationError: As `aggregate` does.
     """
     counted = [source for source in contributions if source.name not in still]
     if load(name).ROBUST or not counted:
         counted = list(contributions)
+    before = initial(name, current, options) if state is None else state
     try:
         with np.errstate(all="ignore"):
-            result = aggregate(name, counted, current, options)
-            tensors = dict(result.tensors)
-        if _fits(tensors, current):
-            return Combined(_shares(result, contributions), tensors)
+            result = aggregate(name, counted, current, options, before)
+            tensors = dict(result.shared)
+        if _fits(tensors, current) and _fits(result.state, Arrays("", before)):
+            shares = _shares(result, contributions)
+            return Combined(shares, tensors, state=result.state)
     except (ArithmeticError, np.linalg.LinAlgError):
         pass  # numbers at the end of the range: the same as no finite result
     kept = {tensor: current.read(tensor) for tensor in current.names()}
     note = f"the {name} of these contributions is not finite: nothing was changed"
-    return Combined({}, kept, (note,))
+    return Combined({}, kept, (note,), before)
 
 
 def _fits(tensors: Mapping[str, Array], current: Source) -> bool:
@@ -145,7 +205,7 @@ def _fits(tensors: Mapping[str, Array], current: Source) -> bool:
     )
 
 
-def _shares(result: Aggregate, contributions: Sequence[Source]) -> dict[str, float]:
+def _shares(result: Update, contributions: Sequence[Source]) -> dict[str, float]:
     """The weights, of all contributors where there are any, from 0 to 1."""
     if not result.weights:
         return {}
@@ -245,6 +305,20 @@ def weighted_mean(
         if abs(rest) > 1e-12:
             total += rest * wide(current, name)
         yield name, total.astype(np.float32)
+
+
+def mean_update(
+    contributions: Sequence[Source], current: Source
+) -> Iterator[tuple[str, Wide]]:
+    """1/N sum_i theta_i - theta, tensor by tensor, in float64.
+
+    Holds one tensor of one contribution at a time.
+    """
+    for name in current.names():
+        total = wide(contributions[0], name)
+        for source in contributions[1:]:
+            total += wide(source, name)
+        yield name, total / len(contributions) - wide(current, name)
 
 
 def stacked(contributions: Sequence[Source], tensor: str) -> Array:

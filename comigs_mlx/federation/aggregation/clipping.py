@@ -29,7 +29,6 @@ class Limited:
 
     Attributes:
         kept: The contributions that count, outsized ones shortened.
-        norms: Participant -> length of its update as it came.
         clipped: Participant -> factor that its update was shortened by.
         refused: Participant -> reason.
         still: Participants whose update is zero.
@@ -39,7 +38,6 @@ class Limited:
     """
 
     kept: list[Source]
-    norms: dict[str, float] = field(default_factory=dict)
     clipped: dict[str, float] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     still: frozenset[str] = frozenset()
@@ -134,7 +132,7 @@ def _shortened(
     products = aggregate.load(manifest.aggregator.name).HANDLES_RANKS
     few = sum(length > 0 for length in norms.values()) < MAJORITY
     what = "what is usual" if few and manifest.norm_few else "the round's median"
-    result = Limited([], norms)
+    result = Limited([])
     for source in contributions:
         times = norms[source.name] / usual
         if times <= manifest.norm_factor:

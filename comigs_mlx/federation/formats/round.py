@@ -58,6 +58,8 @@ class Round:
         norm_known: The length of an update that earlier rounds gave to compare with.
         norm: The one that the next round is given; see `norms`.
         notes: What is to be said of how the round was closed, a sentence each.
+        state: The digest of what the aggregator remembers after the round; None where
+            it remembers nothing.
     """
 
     NEWER: ClassVar = (
@@ -67,6 +69,7 @@ class Round:
         "norm_known",
         "norm",
         "notes",
+        "state",
     )
 
     round: int = item(_count, 0)
@@ -84,6 +87,7 @@ class Round:
     norm_known: float | None = item(_length, None)
     norm: float | None = item(_length, None)
     notes: tuple[str, ...] | None = item(each(text_check, MOST_NOTES), None)
+    state: str | None = item(_digest, None)
 
     @classmethod
     def from_json(cls, content: bytes | str) -> Round:
@@ -117,6 +121,7 @@ class Round:
         norm_known: float | None = None,
         norm: float | None = None,
         notes: Sequence[str] = (),
+        state: str | None = None,
     ) -> Round:
         """The round after this one, with history and owners carried on.
 
@@ -141,6 +146,7 @@ class Round:
             norm_known=norm_known,
             norm=norm,
             notes=tuple(notes[:MOST_NOTES]) or None,
+            state=state,
         )
 
     def problems(self) -> Iterator[str]:

@@ -7,7 +7,9 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 
 from comigs_mlx.errors import FederationError
-from comigs_mlx.federation.aggregation import aggregate
+from comigs_mlx.federation.aggregation import aggregate, state_file
+from comigs_mlx.federation.aggregation.aggregate import State
+from comigs_mlx.federation.aggregation.state_file import STATE_FILE
 from comigs_mlx.federation.exchanges.base import Exchange, Moved
 from comigs_mlx.federation.exchanges.retry import tries
 from comigs_mlx.federation.formats import adapter, model_card
@@ -20,7 +22,7 @@ from comigs_mlx.federation.formats.tensor_source import (
     digest,
     shapes,
 )
-from comigs_mlx.federation.rounds import reviewing
+from comigs_mlx.federation.rounds import aggregator_state, reviewing
 from comigs_mlx.federation.rounds.attribution import PATH
 from comigs_mlx.federation.rounds.repository import (
     Federation,
@@ -151,8 +153,10 @@ def _closing(
     """What the commit that closes the open round changes."""
     manifest, choice = federation.manifest, federation.manifest.aggregator
     source, limited = Arrays("", generalists), found.limited
+    parts = exchange, federation.snapshot, manifest, federation.round, source
+    state = aggregator_state.read(*parts)
     made = aggregate.combine(
-        choice.name, found.accepted, source, choice.options, limited.still
+        choice.name, found.accepted, source, choice.options, limited.still, state
     )
     closed = federation.round.following(
         weights=made.weights,
@@ -170,9 +174,11 @@ def _closing(
         norm_known=limited.known,
         norm=limited.norm,
         notes=[*made.notes, *limited.notes, *_said(found)],
+        state=digest(made.state) if made.state else None,
     )
     return {
         **_outdated(federation),
+        **_remembered(federation, made.state),
         **_published(made.tensors, manifest, source),
         ROUND: closed.to_json(),
         model_card.README: model_card.render(manifest, closed, exchange.uri),
@@ -196,6 +202,13 @@ def _published(
             f"the round's result cannot be published ({error}): report this"
         ) from error
     return made
+
+
+def _remembered(federation: Federation, state: State) -> dict[str, bytes | None]:
+    """The aggregator's file; one that an earlier aggregator left is removed."""
+    if state:
+        return {STATE_FILE: state_file.to_bytes(state)}
+    return {STATE_FILE: None} if STATE_FILE in federation.snapshot.files else {}
 
 
 def _said(found: Review) -> Iterator[str]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from comigs_mlx.errors import FederationError
 from comigs_mlx.federation.aggregation import aggregate
+from comigs_mlx.federation.aggregation.state_file import STATE_FILE
 from comigs_mlx.federation.exchanges.base import Exchange, Moved, Snapshot, Unreachable
 from comigs_mlx.federation.formats import adapter
 from comigs_mlx.federation.formats.manifest import (
@@ -37,7 +38,7 @@ from comigs_mlx.federation.formats.tensor_source import (
     linears,
     wide,
 )
-from comigs_mlx.federation.rounds import attribution, reviewing
+from comigs_mlx.federation.rounds import aggregator_state, attribution, reviewing
 
 MOST_CONTRIBUTIONS, MOST_BYTES = 64, 256 * 2**20
 """Of a round that is computed again; bytes also of all rounds since the run's own."""
@@ -122,6 +123,23 @@ class Basis(State):
     start: Source
 
 
+@dataclass(frozen=True, eq=False)
+class Claim:
+    """What a repository says that a round made.
+
+    Attributes:
+        round: The round as round.json describes it.
+        values: The generalists that it made.
+        before: The state of the aggregator that it continued from.
+        after: The state of the aggregator that it left.
+    """
+
+    round: Round
+    values: Source
+    before: Mapping[str, Array]
+    after: Mapping[str, Array]
+
+
 def read(exchange: Exchange, snapshot: Snapshot) -> State:
     """The state of a snapshot that has a federation.json and a round.json."""
     manifest = exchange.read(MANIFEST, snapshot.revision, MANIFEST_BYTES)
@@ -157,7 +175,10 @@ def check(
         trust: What need not be looked at.
         values: The generalists in the repository.
     """
-    if trust.everything or digest(values) in trust.known:
+    settled = digest(values) in trust.known and not aggregator_state.keeps(
+        state.manifest
+    )
+    if trust.everything or settled:
         return
     wrong, _ = judge(exchange, state, trust, values)
     if wrong is not None:
@@ -192,6 +213,10 @@ def judge(
     """
     left, again, last = MOST_BYTES, False, state.round.round
     while True:
+        # What an aggregator remembers is in no digest that a run knows. But known
+        # generalists are made from the state before them, so that computing their
+        # round again proves both states.
+        known = digest(values) in trust.known
         wrong, basis, size = _step(exchange, state, trust, values)
         if wrong is not None:
             number = state.round.round
@@ -202,7 +227,8 @@ def judge(
         state, values = basis, _read(basis.start)
         left = (left if again or trust.known else MOST_BYTES_EARLIER) - size
         again = True
-        if digest(values) in trust.known or left <= 0:
+        keeps = aggregator_state.keeps(state.manifest)
+        if left <= 0 or (known if keeps else digest(values) in trust.known):
             return None, True
 
 
@@ -233,22 +259,37 @@ def _step(
     total = sum(sum(files.values()) for files in listed.values())
     if basis is None or len(listed) > MOST_CONTRIBUTIONS or total > MOST_BYTES:
         return None, None, total
-    return _again(exchange, basis, round, values), basis, total
+    try:
+        claim = _claim(exchange, state, basis, values)
+    except (Moved, Unreachable):
+        raise
+    except FederationError as error:
+        return str(error), None, 0
+    return _again(exchange, basis, claim), basis, total
 
 
-def _again(
-    exchange: Exchange, basis: Basis, round: Round, values: Mapping[str, Array]
-) -> str | None:
+def _claim(
+    exchange: Exchange, state: State, basis: Basis, values: Mapping[str, Array]
+) -> Claim:
+    parts = basis.snapshot, basis.manifest, basis.round, basis.start
+    before = aggregator_state.read(exchange, *parts)
+    made = Arrays("", values)
+    now = state.snapshot, basis.manifest, state.round, made
+    return Claim(state.round, made, before, aggregator_state.read(exchange, *now))
+
+
+def _again(exchange: Exchange, basis: Basis, claim: Claim) -> str | None:
     """Close the round once more, and compare."""
+    round = claim.round
     for name, account in basis.round.owners.items():
         if (now := round.owners.get(name)) != account:
             return f"the name {name} was {account}'s, round.json gives it to {now}"
     # Whoever closed it may have been stricter, and says so; the one who was refused is
     # told. First with all: those that are too long decide who else is.
     stricter = _without(basis.snapshot, round.round, round.refused)
-    wrong, names = _compared(exchange, basis, basis.snapshot, round, values)
+    wrong, names = _compared(exchange, basis, basis.snapshot, claim)
     if names != sorted(round.contributors) and stricter != basis.snapshot:
-        wrong, _ = _compared(exchange, basis, stricter, round, values)
+        wrong, _ = _compared(exchange, basis, stricter, claim)
     return wrong
 
 
@@ -263,11 +304,10 @@ def _compared(
     exchange: Exchange,
     basis: Basis,
     snapshot: Snapshot,
-    round: Round,
-    values: Mapping[str, Array],
+    claim: Claim,
 ) -> tuple[str | None, list[str]]:
     """What is wrong with a round of the contributions in `snapshot`; those that fit."""
-    start = _read(basis.start)
+    start, round = _read(basis.start), claim.round
     parts = snapshot, basis.manifest, basis.round, start
     choice = basis.manifest.aggregator
     with reviewing.review(exchange, *parts) as found:
@@ -282,13 +322,16 @@ def _compared(
                 basis.start,
                 choice.options,
                 found.limited.still,
+                claim.before,
             )
         except FederationError as error:
             return f"its contributions make none: {error}", names
     products = aggregate.load(choice.name).HANDLES_RANKS
-    if _same(Arrays("", made.tensors), Arrays("", values), products):
-        return None, names
-    return f"it is not the {choice.name} of its contributions", names
+    if not _same(Arrays("", made.tensors), claim.values, products):
+        return f"it is not the {choice.name} of its contributions", names
+    if not _same(Arrays("", made.state), Arrays("", claim.after), False):
+        return f"{STATE_FILE} is not what {choice.name} makes of the round", names
+    return None, names
 
 
 def _basis(exchange: Exchange, state: State, trust: Trust) -> Basis | str | None:
@@ -307,7 +350,7 @@ def _basis(exchange: Exchange, state: State, trust: Trust) -> Basis | str | None
             aggregator=round.aggregator,
             norm=round.norm_known,
         )
-        if mine is None:
+        if mine is None or aggregator_state.keeps(state.manifest):
             return None
         return Basis(state.manifest, bare, state.snapshot, mine)
     there = read(exchange, earlier)

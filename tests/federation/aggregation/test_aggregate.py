@@ -82,7 +82,7 @@ class TestCombine:
         wanted = aggregate.aggregate("mean", group, Arrays("", CURRENT))
         assert made.weights == wanted.weights
         assert made.notes == ()
-        for name, values in wanted.tensors:
+        for name, values in wanted.shared:
             assert np.array_equal(made.tensors[name], values)
 
 

@@ -58,5 +58,5 @@ class TestAggregator:
         choice = founded(aggregator="trimmed_mean:fraction=0.3").aggregator
         start = init.Arrays("", CURRENT)
         made = aggregate.aggregate(choice.name, group, start, choice.options)
-        for name, values in made.tensors:
+        for name, values in made.shared:
             assert values == pytest.approx(honest[0][name], rel=1e-6)

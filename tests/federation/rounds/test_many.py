@@ -70,7 +70,7 @@ def current():
 @pytest.mark.parametrize("name", NAMES)
 def test_an_aggregator(name, current):
     def work(given):
-        for _ in aggregate.aggregate(name, given, current).tensors:
+        for _ in aggregate.aggregate(name, given, current).shared:
             pass
 
     found = growth(work)

@@ -221,7 +221,7 @@ def test_one_left_out_of_a_round(pool):
     now = repository.current(eve)
     only = Arrays("eve", sharing.moved(pulled(eve), 2))
     made = aggregate.aggregate("mean", [only], Arrays("", pulled(eve)))
-    forge(eve, dict(made.tensors), round=2, contributors=("eve",), weights={})
+    forge(eve, dict(made.shared), round=2, contributors=("eve",), weights={})
     assert repository.current(eve).round.round == now.open_round
     refused(pool("ann"), "it is of eve, fit are those of ann, ben, eve")
 

@@ -15,8 +15,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from comigs_mlx.federation.aggregation.aggregate import (
-    Aggregate,
     Option,
+    State,
+    Update,
     uniform,
     update_norms,
     weighted_mean,
@@ -29,10 +30,11 @@ ROBUST = True
 OPTIONS = {"factor": Option(1.0, 0.01, 1e6, "longest update, in medians of their norm")}
 
 
-def aggregate(
-    contributions: Sequence[Source], current: Source, factor: float
-) -> Aggregate:
+def update(
+    contributions: Sequence[Source], current: Source, state: State, factor: float
+) -> Update:
     """The mean of clipped updates; `weights` are the shares before clipping."""
+    del state
     norms = update_norms(contributions, current)
     limit = factor * float(np.median(norms))
     kept = {
@@ -40,4 +42,4 @@ def aggregate(
         for source, norm in zip(contributions, norms.tolist(), strict=True)
     }
     tensors = weighted_mean(contributions, kept, current)
-    return Aggregate(uniform(contributions), tensors)
+    return Update(uniform(contributions), tensors)

@@ -14,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from comigs_mlx.federation.aggregation.aggregate import (
-    Aggregate,
     Option,
+    State,
+    Update,
     uniform,
     weighted_mean,
 )
@@ -27,7 +28,8 @@ ROBUST = False
 OPTIONS: dict[str, Option] = {}
 
 
-def aggregate(contributions: Sequence[Source], current: Source) -> Aggregate:
+def update(contributions: Sequence[Source], current: Source, state: State) -> Update:
     """The uniform mean."""
+    del state
     weights = uniform(contributions)
-    return Aggregate(weights, weighted_mean(contributions, weights, current))
+    return Update(weights, weighted_mean(contributions, weights, current))

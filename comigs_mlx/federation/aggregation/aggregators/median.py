@@ -13,7 +13,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from comigs_mlx.federation.aggregation.aggregate import Aggregate, Option, stacked
+from comigs_mlx.federation.aggregation.aggregate import (
+    Option,
+    State,
+    Update,
+    stacked,
+)
 from comigs_mlx.federation.formats.tensor_source import Array, Source
 
 SUMMARY = "median of every number: withstands a hostile minority"
@@ -22,9 +27,10 @@ ROBUST = True
 OPTIONS: dict[str, Option] = {}
 
 
-def aggregate(contributions: Sequence[Source], current: Source) -> Aggregate:
+def update(contributions: Sequence[Source], current: Source, state: State) -> Update:
     """The coordinate-wise median."""
-    return Aggregate({}, _medians(contributions, current))
+    del state
+    return Update({}, _medians(contributions, current))
 
 
 def _medians(

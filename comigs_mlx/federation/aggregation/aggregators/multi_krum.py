@@ -19,8 +19,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from comigs_mlx.federation.aggregation.aggregate import (
-    Aggregate,
     Option,
+    State,
+    Update,
     stacked,
     weighted_mean,
 )
@@ -32,10 +33,11 @@ ROBUST = True
 OPTIONS = {"fraction": Option(0.2, 0, 0.5, "share of hostile participants expected")}
 
 
-def aggregate(
-    contributions: Sequence[Source], current: Source, fraction: float
-) -> Aggregate:
+def update(
+    contributions: Sequence[Source], current: Source, state: State, fraction: float
+) -> Update:
     """Multi-Krum."""
+    del state
     count = len(contributions)
     most = 1 if count == 4 else max((count - 3) // 2, 0)
     hostile = min(math.ceil(fraction * count), most)
@@ -44,7 +46,7 @@ def aggregate(
         source.name: 1 / len(chosen) if index in chosen else 0.0
         for index, source in enumerate(contributions)
     }
-    return Aggregate(weights, weighted_mean(contributions, weights, current))
+    return Update(weights, weighted_mean(contributions, weights, current))
 
 
 def _chosen(contributions: Sequence[Source], current: Source, hostile: int) -> set[int]:

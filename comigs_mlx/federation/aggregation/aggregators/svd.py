@@ -17,7 +17,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from comigs_mlx.federation.aggregation.aggregate import Aggregate, Option, uniform
+from comigs_mlx.federation.aggregation.aggregate import (
+    Option,
+    State,
+    Update,
+    uniform,
+)
 from comigs_mlx.federation.aggregation.lowrank import LowRankSum
 from comigs_mlx.federation.formats.tensor_source import (
     PAIR,
@@ -33,9 +38,10 @@ ROBUST = False
 OPTIONS: dict[str, Option] = {}
 
 
-def aggregate(contributions: Sequence[Source], current: Source) -> Aggregate:
+def update(contributions: Sequence[Source], current: Source, state: State) -> Update:
     """The mean of the products."""
-    return Aggregate(uniform(contributions), _factored(contributions, current))
+    del state
+    return Update(uniform(contributions), _factored(contributions, current))
 
 
 def _factored(

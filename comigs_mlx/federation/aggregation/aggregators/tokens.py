@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from comigs_mlx.federation.aggregation.aggregate import (
-    Aggregate,
     Option,
+    State,
+    Update,
     uniform,
     weighted_mean,
 )
@@ -26,9 +27,10 @@ ROBUST = False
 OPTIONS: dict[str, Option] = {}
 
 
-def aggregate(contributions: Sequence[Source], current: Source) -> Aggregate:
+def update(contributions: Sequence[Source], current: Source, state: State) -> Update:
     """The token-weighted mean."""
+    del state
     total = sum(source.tokens for source in contributions)
     weights = {source.name: source.tokens / total for source in contributions if total}
     weights = weights or uniform(contributions)
-    return Aggregate(weights, weighted_mean(contributions, weights, current))
+    return Update(weights, weighted_mean(contributions, weights, current))

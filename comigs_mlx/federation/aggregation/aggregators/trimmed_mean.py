@@ -15,7 +15,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from comigs_mlx.federation.aggregation.aggregate import Aggregate, Option, stacked
+from comigs_mlx.federation.aggregation.aggregate import (
+    Option,
+    State,
+    Update,
+    stacked,
+)
 from comigs_mlx.federation.formats.tensor_source import Array, Source
 
 SUMMARY = "mean of every number without its extremes: withstands a few hostile ones"
@@ -24,13 +29,14 @@ ROBUST = True
 OPTIONS = {"fraction": Option(0.2, 0, 0.5, "share of the values cut at each end")}
 
 
-def aggregate(
-    contributions: Sequence[Source], current: Source, fraction: float
-) -> Aggregate:
+def update(
+    contributions: Sequence[Source], current: Source, state: State, fraction: float
+) -> Update:
     """The coordinate-wise trimmed mean."""
+    del state
     count = len(contributions)
     cut = min(math.ceil(fraction * count), (count - 1) // 2)
-    return Aggregate({}, _means(contributions, current, cut))
+    return Update({}, _means(contributions, current, cut))
 
 
 def _means(

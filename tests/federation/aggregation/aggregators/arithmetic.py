@@ -23,7 +23,7 @@ def people(*values, tokens=None):
 def value(name, group, current=0.0, **options):
     """lora_a of the result; lora_b must be twice that."""
     start = people(current)[0]
-    found = dict(aggregate.aggregate(name, group, start, options).tensors)
+    found = dict(aggregate.aggregate(name, group, start, options).shared)
     (a,), (b,) = found["x.lora_a"].tolist()[0], found["x.lora_b"].tolist()[0]
     np.testing.assert_allclose(b, 2 * a, rtol=1e-6)
     return a

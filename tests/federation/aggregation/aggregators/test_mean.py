@@ -24,7 +24,7 @@ def test_one_contribution_gives_itself_to_the_last_bit():
     values = sharing.tensors(3)
     current = Arrays("", sharing.tensors(4))
     made = aggregate.aggregate("mean", [Arrays("ann", values)], current)
-    assert all(np.array_equal(array, values[name]) for name, array in made.tensors)
+    assert all(np.array_equal(array, values[name]) for name, array in made.shared)
 
 
 def test_the_sum_is_wide():
@@ -54,7 +54,7 @@ def test_memory_does_not_grow_with_a_thousand_contributions():
         group = [Lazy(index) for index in range(count)]
         tracemalloc.start()
         made = aggregate.aggregate("mean", group, Lazy(0))
-        for _, array in made.tensors:
+        for _, array in made.shared:
             assert np.allclose(array, (count - 1) / 2)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()

@@ -21,7 +21,7 @@ def test_each_number_has_its_own_median():
     rows = [[[1, 30]], [[2, 10]], [[3, 20]]]
     group = [Arrays(f"p{i}", pair(a, [[0], [0]])) for i, a in enumerate(rows)]
     made = aggregate.aggregate("median", group, group[0])
-    assert dict(made.tensors)["x.lora_a"].tolist() == [[2, 20]]
+    assert dict(made.shared)["x.lora_a"].tolist() == [[2, 20]]
     assert made.weights == {}
 
 
@@ -31,6 +31,6 @@ def test_it_is_numpys():
         arrays = random.normal(size=(count, 5, 3)).astype(np.float32)
         zeros = np.zeros((3, 2))
         group = [Arrays(f"p{i}", pair(a, zeros)) for i, a in enumerate(arrays)]
-        found = dict(aggregate.aggregate("median", group, group[0]).tensors)
+        found = dict(aggregate.aggregate("median", group, group[0]).shared)
         wanted = np.median(arrays.astype(np.float64), axis=0).astype(np.float32)
         assert np.array_equal(found["x.lora_a"], wanted)

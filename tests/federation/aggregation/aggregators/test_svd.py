@@ -20,7 +20,7 @@ def product(tensors):
 def averaged(group, current):
     people = [Arrays(f"p{i:04}", tensors) for i, tensors in enumerate(group)]
     made = aggregate.aggregate("svd", people, Arrays("", current))
-    return dict(made.tensors)
+    return dict(made.shared)
 
 
 def test_an_average_of_the_federations_rank_is_exact():
