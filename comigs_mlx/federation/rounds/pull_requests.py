@@ -248,10 +248,10 @@ def _settled(
     """The verdict, carried out; `expected` is kept for the next proposal."""
     for _ in tries():
         federation = current(exchange, trust)
-        keeper = attribution.keeper(exchange, federation.snapshot)
+        owner = attribution.manifest_owner(exchange, federation.snapshot)
         account = exchange.account()
-        if account is None or account.casefold() != (keeper or "").casefold():
-            reason = f"waits for {keeper or 'the owner'}, who founded the federation"
+        if account is None or not checks.same_account(account, owner):
+            reason = f"waits for {owner or 'the owner'}, who founded the federation"
             return Verdict(proposal, None, reason), expected
         if expected is None or not _is_of(expected, federation):
             expected = expectation(exchange, federation)
@@ -288,8 +288,11 @@ def _changes(exchange: Exchange, federation: Federation, verdict: Verdict) -> Ch
     stale = [p for p in snapshot.files if p.startswith(folder) and p not in files]
     digest = hashlib.sha256(verdict.files[CONTRIBUTION]).hexdigest()
     mine = Voucher(verdict.proposal.author or "", verdict.proposal.number, digest)
-    vouchers = {**attribution.trusted(exchange, snapshot, round).vouchers, name: mine}
-    record = {attribution.place(round): Accepted(vouchers).to_json()}
+    vouchers = {
+        **attribution.trusted_vouchers(exchange, snapshot, round).vouchers,
+        name: mine,
+    }
+    record = {attribution.vouchers_path(round): Accepted(vouchers).to_json()}
     return {**dict.fromkeys(stale), **files, **record}
 
 

@@ -76,7 +76,7 @@ def _trust(exchange: Exchange, federation: Federation) -> dict[str, Any]:
     owner, shown = attribution.founder(exchange, snapshot)
     return {
         "id": federation.manifest.id,
-        "founder": attribution.keeper(exchange, snapshot),
+        "founder": attribution.manifest_owner(exchange, snapshot),
         "founder_shown_by_history": shown and owner is not None,
         "manifest_changed_by": attribution.stranger(exchange, snapshot),
         "closed_by": verification.closer(exchange, federation),
