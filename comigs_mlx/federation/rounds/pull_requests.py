@@ -58,11 +58,14 @@ class Verdict:
     """What becomes of one proposal.
 
     Attributes:
-        proposal: Which.
-        participant: Whose contribution it holds; None where that is not clear.
-        reason: Why it is refused; None: it is accepted.
-        files: What is accepted, relative to the participant's folder.
-        done: It is in the repository already, and only to be closed.
+        proposal: The pull request that is judged.
+        participant: The participant whose contribution it holds; None where that is not
+            clear.
+        reason: Why it is refused; None where it is accepted.
+        files: File, relative to the participant's folder -> the content that is
+            accepted.
+        done: Whether the repository has its files already, so that it only has to be
+            closed.
     """
 
     proposal: Proposal
@@ -98,10 +101,10 @@ def judge(
     """Judge one proposal by everything a contribution must pass, and its own limits.
 
     Args:
-        exchange: Where.
-        federation: From `current`.
-        expected: What a contribution must agree with.
-        proposal: An open one.
+        exchange: The repository that the federation is in.
+        federation: The state of the federation to act on, from `repository.current`.
+        expected: What a contribution to the open round must agree with.
+        proposal: The open pull request to judge.
     """
     name = None
     try:
@@ -218,9 +221,9 @@ def accept(exchange: Exchange, say: Say, trust: Trust | None = None) -> list[Ver
     """Commit what is fit of the open proposals, oldest first, and close those.
 
     Args:
-        exchange: Where, as the account that founded the federation.
-        say: Told where a proposal could not be closed.
-        trust: What of the federation is taken without a look.
+        exchange: The repository, opened by the account that founded the federation.
+        say: It is told which pull request could not be closed, and why.
+        trust: What of the federation is taken without verification; None means nothing.
 
     Returns:
         One for each proposal, without the files. Refused ones stay open.

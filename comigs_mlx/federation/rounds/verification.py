@@ -73,8 +73,9 @@ class Have:
     """The generalists that a run has of one round.
 
     Attributes:
-        round: Its number.
-        tensors: None where the run has not kept them; `Trust.known` has their digest.
+        round: The number of the round.
+        tensors: Tensor -> values; None where the run has not kept them (`Trust.known`
+            has their digest).
     """
 
     round: int
@@ -86,9 +87,9 @@ class Trust:
     """What is taken without a look.
 
     Attributes:
-        everything: Whatever the repository holds (`--trust`).
-        known: Digests of generalists that were verified or accepted before.
-        have: What the run has, to compute the next round from.
+        everything: Whether all that the repository holds is taken as it is (`--trust`).
+        known: The digests of generalists that were verified or accepted before.
+        have: The generalists that the run has, to compute the next round from.
     """
 
     everything: bool = False
