@@ -1,6 +1,29 @@
-"""A federation as one desk for commands and the app: look, pull, push, close, go back.
+"""What commands, the app and the simulation call of a federation.
 
-Everything goes by a run's folder and an exchange, and comes back as plain data.
+Every function takes a run's folder and an exchange, and returns plain data. One round:
+
+    participant i, on its own device              the repository (an exchange)
+    --------------------------------              ----------------------------
+    pull           <---------------------------   generalists of round n - 1
+      verify them                                 federation.json, round.json
+      keep the run's own to go back to
+    train          local steps of the run
+    submit         --------------------------->   contributions/n/i/
+      privacy: clip the update, add noise           adapters.safetensors
+      encode, keep the residual, sign               contribution.json
+
+    whoever finds round n due (a quorum, or the deadline) closes it:
+
+    checks         <---------------------------   contributions/n/*/
+      sizes, account, metadata, shapes, finite
+    clipping       of outsized updates
+    aggregate      contributions -> generalists
+    one commit     --------------------------->   generalists of round n, round.json
+      on the state that was read; who loses
+      the race reads again and finds n closed
+
+    verification   with the next pull: compute round n again from its contributions
+                   and compare, before anything of the run is replaced
 """
 
 from __future__ import annotations
@@ -15,8 +38,7 @@ from comigs_mlx.errors import ComigsError, FederationError
 from comigs_mlx.federation.exchanges.base import Exchange, Say
 from comigs_mlx.federation.formats.contribution import CONTRIBUTION, Prepared
 from comigs_mlx.federation.formats.tensor_source import Array, digest
-from comigs_mlx.federation.participant import membership, pull_push
-from comigs_mlx.federation.participant import round_history as keeping
+from comigs_mlx.federation.participant import membership, pull_push, round_history
 from comigs_mlx.federation.participant.privacy import GIVES_AWAY
 from comigs_mlx.federation.rounds import (
     attribution,
@@ -38,7 +60,7 @@ class Pulled:
 
     Attributes:
         round: The last closed round.
-        changed: False where the run had it already.
+        changed: Whether the run did not have it already.
     """
 
     round: int
@@ -50,9 +72,10 @@ class Closing:
     """What came of closing a round.
 
     Attributes:
-        round: The one that was open.
+        round: The number of the round that was open.
         closed: Whether it is closed now.
-        proposals: What became of each; see `pull_requests.Verdict.as_dict`.
+        proposals: What became of each pull request; see
+            `pull_requests.Verdict.as_dict`.
     """
 
     round: int
@@ -64,8 +87,8 @@ def overview(exchange: Exchange, now: float | None = None) -> dict[str, Any]:
     """How the federation stands: see `status.status`.
 
     Args:
-        exchange: Where the federation is.
-        now: Seconds since the epoch; None: now.
+        exchange: The repository that the federation is in.
+        now: The time to judge by, in seconds since the epoch; None means the present.
 
     Raises:
         FederationError: If it cannot be read.
@@ -89,7 +112,7 @@ def remarks(leaving: dict[str, Any]) -> list[str]:
     """What people should know of a push, a sentence each, for commands and the app.
 
     Args:
-        leaving: What `leaving` or `push` returned.
+        leaving: What `leaving` or `push` has returned.
     """
     found = [] if leaving[CONTRIBUTION]["privacy"] else [GIVES_AWAY]
     if leaving[CONTRIBUTION]["counters"].get("steps") == 0:
@@ -110,11 +133,11 @@ def pull(
     """Replace a run's generalists by the federation's; they are kept to go back to.
 
     Args:
-        run: Its folder.
-        exchange: Where the federation is.
-        participant: The run's name in it.
-        accept: Take what has changed or cannot be verified (`--trust`).
-        say: Told what is accepted.
+        run: The folder of the run.
+        exchange: The repository that the federation is in.
+        participant: The run's name in the federation.
+        accept: Whether to take what has changed or cannot be verified (`--trust`).
+        say: It is told what is accepted, a sentence each.
 
     Raises:
         Untrusted: Unless `accept`, if the federation is not what the run takes part in
@@ -139,13 +162,16 @@ def push(
     """Contribute a run's generalists to the open round, and close it if it is due.
 
     Args:
-        run: Its folder.
-        exchange: Where the federation is.
-        participant: The run's name in it; None: the one it had last.
-        options: Differential privacy.
-        propose: Offer it to whoever may write, and close nothing.
-        say: Told where a private contribution is sent again as it was.
-        accept: Take what has changed in federation.json (`--trust`).
+        run: The folder of the run.
+        exchange: The repository that the federation is in.
+        participant: The run's name in the federation; None means the one that it had
+            last.
+        options: The options of differential privacy; None means those that the run had
+            last.
+        propose: Whether to open a pull request for those who may write, and close
+            nothing.
+        say: It is told when a private contribution is sent again as it was.
+        accept: Whether to take what has changed in federation.json (`--trust`).
 
     Returns:
         What `leaving` lists, with "participant", "round" and whether it is "closed"
@@ -177,10 +203,10 @@ def close(
     """Accept the proposals that are fit, and close the open round if it is due.
 
     Args:
-        exchange: Where the federation is.
-        say: Told where a proposal could not be closed.
-        accept: Take a manifest that somebody else than the founder has changed, and
-            generalists that cannot be verified (`--trust`).
+        exchange: The repository that the federation is in.
+        say: It is told which pull request could not be closed, and why.
+        accept: Whether to take a manifest that somebody else than the founder has
+            changed, and generalists that cannot be verified (`--trust`).
 
     Raises:
         Untrusted: Unless `accept`.
@@ -236,12 +262,14 @@ def history(run: Path) -> list[dict[str, Any]]:
 def kept(run: Path) -> list[int]:
     """What generalists are kept on this device: own ones below 0, then rounds."""
     folder = Place(run).path
-    return [*keeping.own(folder), *keeping.rounds(folder)]
+    return [*round_history.own(folder), *round_history.rounds(folder)]
 
 
 def kept_as(run: Path) -> dict[int, str]:
     """Each of `kept` with what it is, for people."""
-    return {number: keeping.label(Place(run).path, number) for number in kept(run)}
+    return {
+        number: round_history.label(Place(run).path, number) for number in kept(run)
+    }
 
 
 def roll_back(run: Path, round: int) -> None:
@@ -252,8 +280,8 @@ def roll_back(run: Path, round: int) -> None:
     brings that again.
 
     Args:
-        run: Not being trained.
-        round: One of `kept`.
+        run: The folder of a run that is not being trained.
+        round: The number of a round, one of those that `kept` lists.
 
     Raises:
         ComigsError: If that round is not kept, or the run is in use, damaged or of
@@ -268,7 +296,7 @@ def roll_back(run: Path, round: int) -> None:
         before = membership.read(folder.path)
         if before is None:
             raise FederationError(f"{run} takes part in no federation: pull first")
-        tensors = keeping.read(folder.path, round, before.uri)
+        tensors = round_history.read(folder.path, round, before.uri)
         step = pull_push.of_run(folder.path).step
         # The record first: killed in between, the run only has to pull again.
         own = round < 0

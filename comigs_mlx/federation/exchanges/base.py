@@ -44,7 +44,7 @@ class Unreachable(FederationError):
     """It may work later; nothing is known to be wrong with the request itself.
 
     Attributes:
-        after: Seconds the other side asked to wait, where it said so.
+        after: How many seconds the other side asked to wait, where it said so.
         passing: Whether trying again soon makes sense.
         maybe_done: Whether the request may have been carried out all the same.
     """
@@ -65,8 +65,8 @@ class File:
     """What a listing says of one file.
 
     Attributes:
-        size: Bytes.
-        sha256: Of the content, in hexadecimal, where the listing knows it.
+        size: How many bytes the file has.
+        sha256: The SHA-256 of the content, in hexadecimal, where the listing knows it.
         blob: git's name of the content (a SHA-1 in hexadecimal), where the listing
             knows it and the content is not kept as LFS.
     """
@@ -106,9 +106,9 @@ class Snapshot:
     """All files at one moment.
 
     Attributes:
-        revision: Names this state; give it to `read`, `authors` and, as `parent`, to
+        revision: The name of this state, for `read`, `authors` and, as `parent`, for
             `commit`.
-        files: Path -> what the listing says; empty for a new repository.
+        files: Path -> what the listing says of the file; empty for a new repository.
     """
 
     revision: str
@@ -120,7 +120,7 @@ class Proposal:
     """Changes offered to the repository's owner (a pull request).
 
     Attributes:
-        number: Names it, for `proposed` and `dismiss`.
+        number: The number that `proposed` and `dismiss` know it by.
         author: The account that opened it.
     """
 
@@ -203,9 +203,9 @@ class Exchange(Protocol):
         """Write all of `changes`, or nothing; return a revision that has them.
 
         Args:
-            changes: What to write and delete.
-            message: One line for the history.
-            parent: The only state to build upon.
+            changes: The content to write of each path; None deletes it.
+            message: The one line that the history shows.
+            parent: The only state that the commit may build upon; None means any.
 
         Raises:
             Moved: If `parent` is given and no longer the newest state.

@@ -43,10 +43,11 @@ class State:
     """What the journal says at one moment.
 
     Attributes:
-        commits: Number of commits, a pending one included.
-        token: Differs between any two moments with a step of a commit in between.
-        staged: Path -> name of its staged file below the hidden folder.
-        deleted: Paths that are going.
+        commits: The number of commits, a pending one included.
+        token: A text that differs between any two moments with a step of a commit in
+            between.
+        staged: Path -> the name of its staged file below the hidden folder.
+        deleted: The paths that the pending commit deletes.
     """
 
     commits: int = 0

@@ -29,7 +29,7 @@ class Fault:
     """The `nth` call of `method` from now on (1 is the next) raises `error`.
 
     Attributes:
-        after: Do the work first, as when an answer is lost.
+        after: Whether the work is done first, as when an answer is lost.
     """
 
     method: str
@@ -43,9 +43,10 @@ class Commit:
     """One entry of the history.
 
     Attributes:
-        files: The whole state, path -> content.
-        sha256: Path -> digest of the content; each content is hashed once.
-        time: When, in seconds since the epoch, where the store has a clock.
+        files: Path -> content, of the whole state after the commit.
+        sha256: Path -> the SHA-256 of the content; each content is hashed once.
+        time: When the commit was made, in seconds since the epoch, where the store has
+            a clock.
     """
 
     revision: str
@@ -71,12 +72,13 @@ class MemoryStore:
     """What several accounts share.
 
     Attributes:
-        writers: The accounts that may commit; None lets everybody.
-        history: Oldest first; None until somebody creates the repository.
-        private: As `create` was asked.
-        faults: Schedule; each is used once.
-        renamed: Old -> new name of accounts.
-        clock: Its own, as the Hub has one.
+        writers: The accounts that may commit; None means everybody.
+        history: The commits, the oldest first; None until somebody creates the
+            repository.
+        private: Whether `create` was asked for a private repository.
+        faults: The errors to raise, each of them once.
+        renamed: The old -> the new name of accounts.
+        clock: The store's own clock, as the Hub has one; None where it has none.
     """
 
     writers: Collection[str | None] | None = None

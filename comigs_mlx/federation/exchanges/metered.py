@@ -13,8 +13,8 @@ class Metered:
     Listings, headers and what is sent again after an error are not.
 
     Attributes:
-        received: Bytes of the files read so far.
-        sent: Bytes of the files committed or proposed so far.
+        received: How many bytes of files have been read so far.
+        sent: How many bytes of files have been committed or proposed so far.
     """
 
     def __init__(self, inner: Exchange):

@@ -24,8 +24,9 @@ def open_exchange(
     a login).
 
     Args:
-        uri: `hf://owner/repo`, `hf://owner/repo@branch`, or a folder's path.
-        patience: The seconds that one call goes on trying for.
+        uri: The federation's address: `hf://owner/repo`, `hf://owner/repo@branch`, or
+            the path of a folder.
+        patience: How many seconds one call goes on trying.
         say: It is told whenever something is waited for.
 
     Raises:

@@ -38,8 +38,8 @@ def members(allow: str | None, keys: str | None) -> dict[str, Member] | None:
     """Participant -> account and public key; None: anyone.
 
     Args:
-        allow: `name,name=account,...`.
-        keys: `name=HEX,...`, of names in `allow`.
+        allow: Who may contribute, as `name,name=account,...`; None means anyone.
+        keys: The public keys, as `name=HEX,...`, of names in `allow`.
 
     Raises:
         ConfigError: If a name comes twice, lacks its key, or is not in `allow`.

@@ -26,9 +26,10 @@ def join(
     while there is none in reach.
 
     Args:
-        config: With `sharing.federation` and `sharing.participant`.
+        config: The configuration, with `sharing.federation` and `sharing.participant`
+            set.
         given: The options that the user has set; the federation sets the others.
-        exchange: Where the federation is.
+        exchange: The repository that the federation is in.
 
     Raises:
         FederationError: If it cannot be reached, or the participant may not contribute.

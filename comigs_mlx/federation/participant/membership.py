@@ -1,8 +1,8 @@
 """What a run remembers of its federation: RUN/federation.json and a residual.
 
-RUN/state/residual.safetensors holds what rounding took away from contributions: what
-was `before/` the last one, so that the same contribution can be made again, and what
-is left `after/` it, for the next.
+RUN/state/residual.safetensors holds the quantisation residual of contributions: the one
+`before/` the last contribution, so that the same one can be made again, and the one
+`after/` it, for the next.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Noise:
     """How many contributions were sent with one size of noise.
 
     Attributes:
-        noise: Its standard deviation, in units of the longest update.
-        rounds: How many.
+        noise: The standard deviation of the noise, in units of the longest update.
+        rounds: How many contributions were sent with it.
     """
 
     noise: float = item(between(0, 10**9))
@@ -53,19 +53,21 @@ class Membership:
     """The content of RUN/federation.json.
 
     Attributes:
-        uri: Of the federation, as `place` spells it.
+        uri: The address of the federation, as `place` spells it.
         participant: The run's name in it; None before its first contribution.
         round: The closed round that the run's generalists started from; -1 where it
             went back to its own of before.
-        step: The run's training step then.
-        contributed: The last round contributed to; 0: none.
-        private: Contributions with noise, in all federations of the run, sent or about
-            to be.
-        released: SHA-256 of contribution.json of the last of them, unsigned.
-        privacy: What that one stated.
+        step: The training step that the run had then.
+        contributed: The last round that the run contributed to; 0 means none.
+        private: How many contributions with noise were sent or about to be, in all
+            federations of the run.
+        released: The SHA-256 of the last of their contribution.json files, before it
+            was signed.
+        privacy: What that file stated of the privacy.
         manifest: What the federation said when this run last agreed to it; None: an
             earlier version joined.
-        generalist: Digest of the generalists of `round`; see `sources.digest`.
+        generalist: The digest of the generalists of `round` (see
+            `tensor_source.digest`).
     """
 
     NEWER: ClassVar = ("manifest", "generalist")
@@ -107,10 +109,10 @@ def write(run: Path, membership: Membership) -> None:
 
 
 def residual(run: Path, uri: str, round: int) -> dict[str, Array]:
-    """What rounding took away before a contribution to `round`; empty: nothing.
+    """The quantisation residual that goes into a contribution to `round`, or nothing.
 
-    Kept before a contribution is sent: what was left after it counts only once the run
-    knows that the contribution does.
+    It is kept before a contribution is sent: what is left after that one counts only
+    once the run knows that the contribution does.
     """
     file = residual_file(run)
     if not file.is_file():
@@ -163,7 +165,7 @@ def keep_residual(
 
 
 def residual_file(run: Path) -> Path:
-    """Where a run keeps what rounding took away."""
+    """The file in which a run keeps the quantisation residual."""
     return run / "state" / RESIDUAL
 
 

@@ -73,10 +73,11 @@ def privatise(
     """The generalists with their update clipped and noise on every number.
 
     Args:
-        values: Tensor -> values of this participant's generalists.
-        current: What they started from.
-        clip: C, the longest update; above 0.
-        noise: sigma, standard deviation of the noise in units of `clip`; above 0.
+        values: Tensor -> the values of this participant's generalists.
+        current: The generalists that these started from.
+        clip: The length C that no update exceeds; it is above 0.
+        noise: The standard deviation sigma of the noise, in units of `clip`; it is
+            above 0.
         generator: For tests; by default the noise is the system's randomness itself,
             so that no state of a generator could be computed back from known noise.
 
@@ -151,11 +152,11 @@ def statement(
     """What contribution.json says after private contributions.
 
     Args:
-        rounds: Those with this noise, the one at hand included.
-        clip: As of `privatise`.
-        noise: As of `privatise`.
-        delta: As of `epsilon`.
-        earlier: Others, as of `epsilon`.
+        rounds: How many contributions had this noise, the one at hand included.
+        clip: The longest update, as for `privatise`.
+        noise: The standard deviation of the noise, as for `privatise`.
+        delta: The delta of the guarantee, as for `epsilon`.
+        earlier: The contributions with other noise, as for `epsilon`.
     """
     _check(clip=clip)
     total = epsilon([(noise, rounds), *earlier], delta)
@@ -184,12 +185,12 @@ class Basis:
     """What a contribution is made of.
 
     Attributes:
-        uri: Of the federation, as `membership.place` spells it.
-        participant: Name in it.
-        round: The open round.
-        start: Digest of the generalists that everyone starts from.
-        values: Digest of the run's own.
-        settings: Clip, noise and delta.
+        uri: The address of the federation, as `membership.place` spells it.
+        participant: The participant's name in it.
+        round: The number of the open round.
+        start: The digest of the generalists that every contribution starts from.
+        values: The digest of the run's own generalists.
+        settings: The clip, noise and delta that are in use.
     """
 
     uri: str
@@ -222,13 +223,13 @@ def prepare(
     """The run's private contribution to a round: the one kept, or a new one.
 
     Args:
-        run: Its folder.
-        basis: What it is made of.
-        values: Tensor -> the run's generalists.
-        current: What they started from.
-        make: See `Make`.
-        send: Whether it may leave this device now: it is counted then.
-        say: Told where what goes is not what the run has now.
+        run: The folder of the run.
+        basis: What the contribution is made of.
+        values: Tensor -> the values of the run's generalists.
+        current: The generalists that these started from.
+        make: The function that makes a contribution of private values (see `Make`).
+        send: Whether it may leave this device now; it is counted then.
+        say: It is told when what is sent is not what the run has now.
 
     Raises:
         FederationError: If a package is missing, or a file of the run is damaged.

@@ -40,10 +40,10 @@ class Origin:
     """What a federation is made from.
 
     Attributes:
-        base: The base model; a folder's path is private, so of one its name only.
-        experts: Shape of the generalists.
-        generalists: Tensor -> first values.
-        step: The training step they are of.
+        base: The base model; of a private path only the folder's name is kept.
+        experts: The shape of the generalists.
+        generalists: Tensor -> its first values.
+        step: The training step that they were saved at.
     """
 
     base: BaseModel
@@ -95,12 +95,13 @@ def pull(
     """Replace a run's generalists by the federation's.
 
     Args:
-        run: Its folder.
-        exchange: Where the federation is.
-        federation: From `current`.
-        name: Of the participant.
-        accept: Take what has changed, and what cannot be verified (`--trust`).
-        say: Told what is accepted.
+        run: The folder of the run.
+        exchange: The repository that the federation is in.
+        federation: The state of the federation to act on, from `repository.current`.
+        name: The name of the participant.
+        accept: Whether to take what has changed and what cannot be verified
+            (`--trust`).
+        say: It is told what is accepted, a sentence each.
 
     Returns:
         Whether anything changed; False where the run has this round already, with or
@@ -267,13 +268,15 @@ def prepare(
     """A contribution of a run to the open round, and the residual that went into it.
 
     Args:
-        run: Its folder.
-        exchange: Where the federation is.
-        federation: From `rounds.current`.
-        name: Of the participant.
-        options: Differential privacy; what the run used last where they say nothing.
-        send: Whether it is going to be sent; a private one is counted then.
-        say: Told where a private one is sent again as it was.
+        run: The folder of the run.
+        exchange: The repository that the federation is in.
+        federation: The state of the federation to act on, from `repository.current`.
+        name: The name of the participant.
+        options: The options of differential privacy; where they say nothing, those that
+            the run used last hold.
+        send: Whether the contribution is going to be sent; a private one is counted
+            then.
+        say: It is told when a private contribution is sent again as it was.
 
     Raises:
         FederationError: If the run did not start from the last closed round.
@@ -337,7 +340,7 @@ def _start(
 def intended(
     run: Path, uri: str, prepared: Prepared, before: dict[str, Array]
 ) -> Iterator[None]:
-    """Around the sending of a contribution: keep what rounding took away before it.
+    """Around the sending of a contribution: keep the quantisation residual of before.
 
     Killed after the commit and before the note of it, the run finds its contribution in
     the history, and goes on as if nothing had happened. Where it was refused, the run
@@ -414,8 +417,8 @@ def public_name(base_id: str, fetched: bool = False) -> str:
     recorded or the cache on this device shows; of everything else it is the last part.
 
     Args:
-        base_id: As the run has it.
-        fetched: Whether the run recorded the commit of the Hub that it was of.
+        base_id: The id of the base model, as the run has it.
+        fetched: Whether the run recorded the commit of the Hub that the model was of.
     """
     from comigs_mlx.model.base import is_from_hub
 

@@ -40,11 +40,11 @@ class Participation:
     """One run's part in a federation.
 
     Args:
-        exchange: Where the federation is.
-        session: The run, open.
-        config: `config.sharing.federation` is the exchange's URI.
-        say: Told what is waited for.
-        accept: Take what has changed or cannot be verified, as it is at the start.
+        exchange: The repository that the federation is in.
+        session: The session of the run, opened already.
+        config: The configuration; its `sharing.federation` is the exchange's URI.
+        say: It is told what is waited for.
+        accept: Whether to take what has changed or cannot be verified at the start.
     """
 
     def __init__(
@@ -77,8 +77,9 @@ class Participation:
         """Train to the last step; every exchange yields what came of it.
 
         Args:
-            stop: Asked at each boundary and while waiting; if true, training is saved
-                and ends there, and what is not contributed is at the next start.
+            stop: It is asked at each boundary and while waiting. If it is true,
+                training is saved and ends there, and what is not contributed is
+                contributed at the next start.
 
         Raises:
             FederationError: If the run does not fit, or may not contribute; the run

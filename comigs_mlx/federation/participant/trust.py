@@ -30,10 +30,10 @@ def check(record: Membership, uri: str, manifest: Manifest, round: Round) -> Non
     """Raise `Changed` unless a federation still is what a run takes part in.
 
     Args:
-        record: Of the run.
-        uri: Of the federation, for the text.
-        manifest: What it says now.
-        round: Its last closed round.
+        record: The record of the run.
+        uri: The address of the federation, for the text of the error.
+        manifest: The manifest that the repository has now.
+        round: The last closed round that the repository has now.
     """
     if is_anew(record, manifest):
         raise Changed(

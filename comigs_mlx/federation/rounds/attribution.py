@@ -1,10 +1,11 @@
-"""Whose a file is, where somebody else committed it for them.
+"""Which account a contribution counts for, also where another account committed it.
 
-A contribution counts for the account that committed it. One that came as a proposal is
-committed by whoever accepts it, together with contributions/<round>/accepted.json that
-says for whom. That is believed only of the account that founded the federation: it
-decides who may contribute anyway. A voucher holds for one contribution.json, by its
-SHA-256, and so for its tensors.
+A contribution counts for the account that committed it. One that came as a pull request
+is committed by the account that accepts it, together with the file
+contributions/<round>/accepted.json, which says for whom. Only the manifest's owner is
+believed: the account that founded the federation, and so decides who may contribute.
+Each entry of that file holds for one contribution.json, by its SHA-256, and so for its
+tensors.
 
 History can be rewritten: squashed to free storage, all files are of one commit, by
 whoever squashed it. Where that is the founder, a contribution counts for the account
@@ -53,17 +54,17 @@ PATH = re.compile(rf"{FOLDER}/([1-9]\d{{0,8}})/([^/]+)/(.+)")
 
 ACCEPTED_BYTES = 4 * 2**20
 MOST_CHANGES = 100
-"""Of federation.json, looked through for the first."""
+"""How many changes of federation.json are looked through for the first."""
 
 
 @dataclass(frozen=True)
 class Voucher:
-    """One accepted proposal.
+    """One accepted pull request.
 
     Attributes:
-        account: Who proposed it.
-        proposal: Its number.
-        sha256: Of contribution.json.
+        account: The account that opened it, for which the contribution counts.
+        proposal: The number of the pull request.
+        sha256: The digest of its contribution.json.
     """
 
     account: str = item(matching(ACCOUNT, "an account of the Hub"))
@@ -82,23 +83,23 @@ class Accepted:
         return schema.write(self, ACCEPTED, ACCEPTED_BYTES)
 
 
-def place(round: int | str) -> str:
-    """Where the vouchers of a round are."""
+def vouchers_path(round: int | str) -> str:
+    """The path of the file that has the vouchers of a round."""
     return f"{FOLDER}/{round}/{ACCEPTED}"
 
 
-def keeper(exchange: Exchange, snapshot: Snapshot) -> str | None:
-    """The account whose vouchers are believed: it founded the federation.
+def manifest_owner(exchange: Exchange, snapshot: Snapshot) -> str | None:
+    """The account that founded the federation; only its vouchers are believed.
 
     Not who last wrote federation.json: whoever may write at all could become it. The
     history shows who founded it; where that is squashed, federation.json says it, and
     the runs that take part remember. None where nobody is known or the two disagree.
     """
-    stated = _founder(exchange, snapshot)
-    first, shown = founder(exchange, snapshot)
+    stated = _stated_founder(exchange, snapshot)
+    first, is_shown = founder(exchange, snapshot)
     if stated is None or same_account(stated, first):
         return first
-    if not shown:
+    if not is_shown:
         return stated
     return first if same_account(exchange.known_as(stated), first) else None
 
@@ -125,25 +126,25 @@ def founder(exchange: Exchange, snapshot: Snapshot) -> tuple[str | None, bool]:
 def stranger(exchange: Exchange, snapshot: Snapshot) -> str | None:
     """Who last changed federation.json, where that is not who founded it."""
     author = exchange.authors([MANIFEST], snapshot.revision).get(MANIFEST)
-    owner = keeper(exchange, snapshot)
+    owner = manifest_owner(exchange, snapshot)
     if author is None or same_account(author, owner):
         return None
     # Where the history was squashed, everything is of who squashed it.
     return author if exchange.before(MANIFEST, snapshot.revision) else None
 
 
-def _founder(exchange: Exchange, snapshot: Snapshot) -> str | None:
+def _stated_founder(exchange: Exchange, snapshot: Snapshot) -> str | None:
     """The founder that federation.json states."""
     content = exchange.read(MANIFEST, snapshot.revision, MANIFEST_BYTES)
     return Manifest.from_json(content).founder
 
 
-def read(exchange: Exchange, snapshot: Snapshot, round: int | str) -> Accepted:
+def read_vouchers(exchange: Exchange, snapshot: Snapshot, round: int | str) -> Accepted:
     """The vouchers of a round, whoever wrote them; none where they cannot be read."""
-    if place(round) not in snapshot.files:
+    if vouchers_path(round) not in snapshot.files:
         return Accepted()
     try:
-        content = exchange.read(place(round), snapshot.revision, ACCEPTED_BYTES)
+        content = exchange.read(vouchers_path(round), snapshot.revision, ACCEPTED_BYTES)
     except (NotThere, TooLarge):
         return Accepted()
     try:
@@ -152,77 +153,79 @@ def read(exchange: Exchange, snapshot: Snapshot, round: int | str) -> Accepted:
         return Accepted()
 
 
-def trusted(exchange: Exchange, snapshot: Snapshot, round: int) -> Accepted:
+def trusted_vouchers(exchange: Exchange, snapshot: Snapshot, round: int) -> Accepted:
     """The vouchers of a round that are believed."""
-    path = place(round)
+    path = vouchers_path(round)
     if path not in snapshot.files:
         return Accepted()
     author = exchange.authors([path], snapshot.revision).get(path)
-    known = author is not None and author == keeper(exchange, snapshot)
-    return read(exchange, snapshot, round) if known else Accepted()
+    is_owner = author is not None and author == manifest_owner(exchange, snapshot)
+    return read_vouchers(exchange, snapshot, round) if is_owner else Accepted()
 
 
 def accounts(
     exchange: Exchange, snapshot: Snapshot, paths: Iterable[str]
 ) -> dict[str, str | None]:
-    """Path -> the account it counts for.
+    """Path -> the account that a file of a contribution counts for.
 
     Args:
-        exchange: Where.
-        snapshot: Of it.
-        paths: Files of contributions.
+        exchange: The repository to read from.
+        snapshot: The state of the repository to read.
+        paths: The files of contributions to attribute; others of the state are not.
     """
-    wanted = list(paths)
-    rounds = {match[1] for path in wanted if (match := PATH.fullmatch(path))}
-    records = [place(r) for r in sorted(rounds) if place(r) in snapshot.files]
-    found = exchange.authors([*wanted, *records], snapshot.revision) if wanted else {}
-    stated = _stated(exchange, snapshot, found, wanted)
-    owner = keeper(exchange, snapshot) if records or stated else None
-    told = _theirs(exchange, snapshot, found, stated, owner)
+    asked = list(paths)
+    rounds = {match[1] for path in asked if (match := PATH.fullmatch(path))}
+    records = [p for p in map(vouchers_path, sorted(rounds)) if p in snapshot.files]
+    authors = exchange.authors([*asked, *records], snapshot.revision) if asked else {}
+    stated = _stated_accounts(exchange, snapshot, authors, asked)
+    owner = manifest_owner(exchange, snapshot) if records or stated else None
+    believed = _believed_statements(exchange, snapshot, authors, stated, owner)
     for round in rounds:
-        if owner is not None and found.get(place(round)) == owner:
-            vouched = _believed(exchange, snapshot, round, wanted)
-            told |= {p: a for p, a in vouched.items() if found.get(p) == owner}
-    return {path: told.get(path, found[path]) for path in wanted if path in found}
+        if owner is not None and authors.get(vouchers_path(round)) == owner:
+            vouched = _vouched_accounts(exchange, snapshot, round, asked)
+            believed |= {p: a for p, a in vouched.items() if authors.get(p) == owner}
+    return {
+        path: believed.get(path, authors[path]) for path in asked if path in authors
+    }
 
 
-def _stated(
+def _stated_accounts(
     exchange: Exchange,
     snapshot: Snapshot,
-    found: Mapping[str, str | None],
+    authors: Mapping[str, str | None],
     paths: Iterable[str],
 ) -> dict[str, str]:
     """Path -> the account its contribution states, where another one committed it."""
     others: dict[str, str] = {}
     for path in paths:
         match = PATH.fullmatch(path)
-        if match is None or found.get(path) is None:
+        if match is None or authors.get(path) is None:
             continue
         folder = f"{FOLDER}/{match[1]}/{match[2]}/"
-        account = _states(exchange, snapshot, folder + CONTRIBUTION)
-        if account is not None and not same_account(account, found[path]):
+        account = _account_stated_in(exchange, snapshot, folder + CONTRIBUTION)
+        if account is not None and not same_account(account, authors[path]):
             others[path] = account
     return others
 
 
-def _theirs(
+def _believed_statements(
     exchange: Exchange,
     snapshot: Snapshot,
-    found: Mapping[str, str | None],
+    authors: Mapping[str, str | None],
     stated: Mapping[str, str],
     owner: str | None,
 ) -> dict[str, str | None]:
-    """Those of `stated` that are believed; `owner` wrote federation.json."""
-    again = [path for path in stated if found[path] != owner]
+    """Those of `stated` that are believed; `owner` is the manifest's owner."""
+    again = [path for path in stated if authors[path] != owner]
     first = exchange.origins(again, snapshot.revision) if again else {}
     return {
         path: account
         for path, account in stated.items()
-        if found[path] == owner or same_account(first.get(path), account)
+        if authors[path] == owner or same_account(first.get(path), account)
     }
 
 
-def _states(exchange: Exchange, snapshot: Snapshot, path: str) -> str | None:
+def _account_stated_in(exchange: Exchange, snapshot: Snapshot, path: str) -> str | None:
     """The account that a contribution.json says it is of."""
     file = snapshot.files.get(path)
     if file is None or file.size > METADATA_BYTES:
@@ -241,20 +244,20 @@ def _states(exchange: Exchange, snapshot: Snapshot, path: str) -> str | None:
 def owner_of(
     exchange: Exchange, snapshot: Snapshot, path: str, account: str | None
 ) -> str | None:
-    """Who may keep the name that a contribution is under; None: nobody can tell.
+    """The account that may keep a contribution's name; None where nobody can tell.
 
-    Where the history was squashed by somebody else than the founder, everything is of
+    Where the history was squashed by somebody else than the founder, every file is of
     that account: it must not take the names of those who state another one.
 
     Args:
-        exchange: Where.
-        snapshot: Of it.
-        path: Of contribution.json.
-        account: Whom it counts for, from `accounts`.
+        exchange: The repository to read from.
+        snapshot: The state of the repository to read.
+        path: The path of the contribution's contribution.json.
+        account: The account that the contribution counts for, from `accounts`.
     """
     if account is None:
         return None
-    stated = _states(exchange, snapshot, path)
+    stated = _account_stated_in(exchange, snapshot, path)
     return account if stated is None or same_account(stated, account) else None
 
 
@@ -273,23 +276,24 @@ def check_author(
     return None if same_account(exchange.known_as(owner), account) else refused
 
 
-def _believed(
+def _vouched_accounts(
     exchange: Exchange, snapshot: Snapshot, round: str, paths: Iterable[str]
 ) -> dict[str, str]:
     """Path -> account, for those of `paths` that a voucher of the round is for."""
-    told: dict[str, str] = {}
-    vouchers = read(exchange, snapshot, round).vouchers
+    accounts: dict[str, str] = {}
+    vouchers = read_vouchers(exchange, snapshot, round).vouchers
     for name, voucher in vouchers.items():
         folder = f"{FOLDER}/{round}/{name}/"
-        mine = [path for path in paths if path.startswith(folder)]
-        if mine and _holds(exchange, snapshot, folder, voucher):
-            told |= dict.fromkeys(mine, voucher.account)
-    return told
+        below = [path for path in paths if path.startswith(folder)]
+        if below and _matches(exchange, snapshot, folder, voucher):
+            accounts |= dict.fromkeys(below, voucher.account)
+    return accounts
 
 
-def _holds(
+def _matches(
     exchange: Exchange, snapshot: Snapshot, folder: str, voucher: Voucher
 ) -> bool:
+    """Whether a voucher is for the contribution that is in the folder now."""
     path = folder + CONTRIBUTION
     if path not in snapshot.files or snapshot.files[path].size > METADATA_BYTES:
         return False

@@ -51,9 +51,9 @@ class Expected:
     """What a contribution to one round must agree with.
 
     Attributes:
-        manifest: Of the federation.
-        round: The open round.
-        current: The generalists that everyone starts from.
+        manifest: The manifest of the federation.
+        round: The number of the round that is open.
+        current: The generalists that every contribution starts from.
     """
 
     manifest: Manifest
@@ -80,8 +80,8 @@ def check_sizes(sizes: Mapping[str, int], expected: Expected) -> Refused | None:
     """Judge a contribution by its listing alone, before anything is downloaded.
 
     Args:
-        sizes: File, relative to the participant's folder -> bytes.
-        expected: What it must agree with.
+        sizes: File, relative to the participant's folder -> its size in bytes.
+        expected: What the contribution must agree with.
     """
     strangers = sorted(sizes.keys() - expected.files)
     missing = sorted(expected.files - sizes.keys())
@@ -106,10 +106,10 @@ def check_author(
     """Judge whether `account` may contribute under a participant's name.
 
     Args:
-        participant: The name of the contribution's folder.
-        account: Who committed it; None where nobody is known (a folder).
-        manifest: Of the federation.
-        owners: Participant -> account that already uses the name, where anyone may
+        participant: The participant's name, which is that of the contribution's folder.
+        account: The account that committed it; None where nobody is known (a folder).
+        manifest: The manifest of the federation.
+        owners: Participant -> the account that uses the name already, where anyone may
             take part.
     """
     listed = manifest.participants
@@ -142,9 +142,9 @@ def check_contribution(
     """Judge a downloaded contribution by everything that can be checked of it alone.
 
     Args:
-        files: File, relative to the participant's folder -> content.
-        participant: The name of that folder.
-        expected: What it must agree with.
+        files: File, relative to the participant's folder -> its content.
+        participant: The participant's name, which is that of the folder.
+        expected: What the contribution must agree with.
 
     Raises:
         FederationError: Only if a signature must be checked and `cryptography` is not
@@ -173,11 +173,11 @@ def _metadata(
     """The metadata among `files`, if the manifest and the files agree with it.
 
     Args:
-        files: All files of the contribution, by name.
-        participant: The name of the folder they are in.
-        round: The open round.
-        manifest: Of the federation.
-        start: Digest of the generalists that everyone starts from.
+        files: File, relative to the participant's folder -> its content.
+        participant: The participant's name, which is that of the folder.
+        round: The number of the round that is open.
+        manifest: The manifest of the federation.
+        start: The digest of the generalists that every contribution starts from.
 
     Raises:
         FederationError: In a few words, if not.

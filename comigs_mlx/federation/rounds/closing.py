@@ -54,9 +54,9 @@ def is_due(federation: Federation, contributions: int, now: float) -> bool:
     """Whether a round with so many contributions may close at `now`.
 
     Args:
-        federation: From `current`.
-        contributions: To the open round.
-        now: Seconds since the epoch.
+        federation: The state of the federation to act on, from `repository.current`.
+        contributions: How many contributions the open round has.
+        now: The present time, in seconds since the epoch.
     """
     manifest = federation.manifest
     if contributions >= manifest.quorum:
@@ -73,9 +73,9 @@ def fair(exchange: Exchange, federation: Federation, now: float) -> float:
     counts where it has one: it limits `now`, and dates the commit of the last round.
 
     Args:
-        exchange: Where.
-        federation: From `current`.
-        now: Seconds since the epoch, by this device.
+        exchange: The repository that the federation is in.
+        federation: The state of the federation to act on, from `repository.current`.
+        now: The present time by this device's clock, in seconds since the epoch.
 
     Returns:
         A time to compare with `round.closed_at`.
@@ -98,9 +98,9 @@ def close_if_due(
     """Close the open round if it is due, or find that somebody else has.
 
     Args:
-        exchange: Where.
-        federation: From `current`.
-        now: Seconds since the epoch.
+        exchange: The repository that the federation is in.
+        federation: The state of the federation to act on, from `repository.current`.
+        now: The present time, in seconds since the epoch.
 
     Returns:
         The federation with the round closed; None where it is not due, or not yet
@@ -214,7 +214,7 @@ def _remembered(federation: Federation, state: State) -> dict[str, bytes | None]
 def _said(found: Review) -> Iterator[str]:
     """What happened to single contributions, a sentence each."""
     for name, factor in found.clipped.items():
-        yield f"{name}: an outsized update, shortened to {factor:.2g} of its length"
+        yield f"{name}: an outsized update, clipped to {factor:.2g} of its length"
     for name in sorted(found.limited.still):
         yield f"{name}: the generalist as it was, without training"
 

@@ -58,11 +58,14 @@ class Verdict:
     """What becomes of one proposal.
 
     Attributes:
-        proposal: Which.
-        participant: Whose contribution it holds; None where that is not clear.
-        reason: Why it is refused; None: it is accepted.
-        files: What is accepted, relative to the participant's folder.
-        done: It is in the repository already, and only to be closed.
+        proposal: The pull request that is judged.
+        participant: The participant whose contribution it holds; None where that is not
+            clear.
+        reason: Why it is refused; None where it is accepted.
+        files: File, relative to the participant's folder -> the content that is
+            accepted.
+        done: Whether the repository has its files already, so that it only has to be
+            closed.
     """
 
     proposal: Proposal
@@ -98,10 +101,10 @@ def judge(
     """Judge one proposal by everything a contribution must pass, and its own limits.
 
     Args:
-        exchange: Where.
-        federation: From `current`.
-        expected: What a contribution must agree with.
-        proposal: An open one.
+        exchange: The repository that the federation is in.
+        federation: The state of the federation to act on, from `repository.current`.
+        expected: What a contribution to the open round must agree with.
+        proposal: The open pull request to judge.
     """
     name = None
     try:
@@ -218,9 +221,9 @@ def accept(exchange: Exchange, say: Say, trust: Trust | None = None) -> list[Ver
     """Commit what is fit of the open proposals, oldest first, and close those.
 
     Args:
-        exchange: Where, as the account that founded the federation.
-        say: Told where a proposal could not be closed.
-        trust: What of the federation is taken without a look.
+        exchange: The repository, opened by the account that founded the federation.
+        say: It is told which pull request could not be closed, and why.
+        trust: What of the federation is taken without verification; None means nothing.
 
     Returns:
         One for each proposal, without the files. Refused ones stay open.
@@ -248,10 +251,10 @@ def _settled(
     """The verdict, carried out; `expected` is kept for the next proposal."""
     for _ in tries():
         federation = current(exchange, trust)
-        keeper = attribution.keeper(exchange, federation.snapshot)
+        owner = attribution.manifest_owner(exchange, federation.snapshot)
         account = exchange.account()
-        if account is None or account.casefold() != (keeper or "").casefold():
-            reason = f"waits for {keeper or 'the owner'}, who founded the federation"
+        if account is None or not checks.same_account(account, owner):
+            reason = f"waits for {owner or 'the owner'}, who founded the federation"
             return Verdict(proposal, None, reason), expected
         if expected is None or not _is_of(expected, federation):
             expected = expectation(exchange, federation)
@@ -288,8 +291,11 @@ def _changes(exchange: Exchange, federation: Federation, verdict: Verdict) -> Ch
     stale = [p for p in snapshot.files if p.startswith(folder) and p not in files]
     digest = hashlib.sha256(verdict.files[CONTRIBUTION]).hexdigest()
     mine = Voucher(verdict.proposal.author or "", verdict.proposal.number, digest)
-    vouchers = {**attribution.trusted(exchange, snapshot, round).vouchers, name: mine}
-    record = {attribution.place(round): Accepted(vouchers).to_json()}
+    vouchers = {
+        **attribution.trusted_vouchers(exchange, snapshot, round).vouchers,
+        name: mine,
+    }
+    record = {attribution.vouchers_path(round): Accepted(vouchers).to_json()}
     return {**dict.fromkeys(stale), **files, **record}
 
 

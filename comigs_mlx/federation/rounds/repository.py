@@ -42,7 +42,7 @@ class Federation(State):
     """A federation at one moment.
 
     Attributes:
-        trust: What of it is taken without a look.
+        trust: What of it is taken without verification.
     """
 
     trust: Trust = field(default_factory=Trust)
@@ -65,11 +65,11 @@ def initialise(
     The same call again (after an answer that was lost) finds that it is done.
 
     Args:
-        exchange: The repository; made if it is not there.
+        exchange: The repository, which is made if it is not there.
         manifest: What the participants agree on.
-        generalists: Tensor -> first values.
-        now: Seconds since the epoch.
-        private: Make a private repository.
+        generalists: Tensor -> its first values.
+        now: The present time, in seconds since the epoch.
+        private: Whether to make a private repository.
 
     Raises:
         FederationError: If there is another federation already, which stays as it is,
@@ -106,8 +106,8 @@ def current(exchange: Exchange, trust: Trust | None = None) -> Federation:
     """The federation as it is now.
 
     Args:
-        exchange: Where.
-        trust: What of it is taken without a look; None: nothing.
+        exchange: The repository that the federation is in.
+        trust: What of it is taken without verification; None means nothing.
 
     Raises:
         NotThere: If there is no such repository.
@@ -137,10 +137,10 @@ def pull(
     """Tensor -> float32 values of the current generalists, verified (see `verifying`).
 
     Args:
-        exchange: Where they are.
-        federation: From `current`.
-        own: The shapes of this participant's generalists; None takes what the
-            manifest allows.
+        exchange: The repository to read from.
+        federation: The state of the federation to act on, from `repository.current`.
+        own: The shapes of this participant's generalists; None takes what the manifest
+            allows.
 
     Raises:
         FederationError: If they cannot be used.

@@ -53,12 +53,15 @@ class Review:
     """The contributions to one round.
 
     Attributes:
-        accepted: Those that count, sorted by participant; outsized updates shortened.
-        refused: Participant -> reason.
-        clipped: Participant -> factor that its update was shortened by.
-        size: Participant -> bytes in the repository.
-        accounts: Participant -> account, of those accepted where it is known.
-        privacy: Participant -> what it states, of those accepted where it does.
+        accepted: The contributions that count, sorted by participant; outsized updates
+            are clipped.
+        refused: Participant -> why its contribution is refused.
+        clipped: Participant -> the factor that its update was clipped by.
+        size: Participant -> how many bytes its contribution has in the repository.
+        accounts: Participant -> the account that an accepted contribution counts for,
+            where it is known.
+        privacy: Participant -> what an accepted contribution states of its privacy,
+            where it does.
         limited: How the lengths of all updates were judged.
     """
 
@@ -95,11 +98,11 @@ def review(
     """Judge all contributions to the round after `round`, for the time of a block.
 
     Args:
-        exchange: Where they are.
-        snapshot: Of it.
-        manifest: Of the federation.
+        exchange: The repository to read from.
+        snapshot: The state of the repository to read.
+        manifest: The manifest of the federation.
         round: The last closed round.
-        current: The generalists that everyone started from.
+        current: The generalists that every contribution started from.
 
     Raises:
         FederationError: If this version does not have the manifest's aggregator.

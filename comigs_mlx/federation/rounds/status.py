@@ -30,9 +30,10 @@ def status(exchange: Exchange, federation: Federation, now: float) -> dict[str, 
     """Manifest, round, all contributions to the open round and proposals, with fates.
 
     Args:
-        exchange: Where; contributions and proposals are downloaded and checked.
-        federation: From `rounds.current`.
-        now: Seconds since the epoch.
+        exchange: The repository to read; contributions and pull requests are downloaded
+            and checked.
+        federation: The state of the federation to act on, from `repository.current`.
+        now: The present time, in seconds since the epoch.
     """
     files = federation.snapshot.files
     trust = _trust(exchange, federation)
@@ -76,7 +77,7 @@ def _trust(exchange: Exchange, federation: Federation) -> dict[str, Any]:
     owner, shown = attribution.founder(exchange, snapshot)
     return {
         "id": federation.manifest.id,
-        "founder": attribution.keeper(exchange, snapshot),
+        "founder": attribution.manifest_owner(exchange, snapshot),
         "founder_shown_by_history": shown and owner is not None,
         "manifest_changed_by": attribution.stranger(exchange, snapshot),
         "closed_by": verification.closer(exchange, federation),
@@ -102,7 +103,7 @@ def table(values: dict[str, Any]) -> str:
     for name, one in values["contributions"].items():
         fate = "accepted" if one["accepted"] else f"refused: {one['reason']}"
         if one["clipped"] is not None:
-            fate += f", shortened to {one['clipped']:.0%}"
+            fate += f", clipped to {one['clipped']:.0%}"
         if one["privacy"] is not None:
             fate += f", {epsilon(one['privacy'])}"
         rows.append(f"  {name}  {one['bytes']:,} bytes  {fate}")

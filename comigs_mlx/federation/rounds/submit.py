@@ -68,9 +68,9 @@ def contribute(exchange: Exchange, federation: Federation, prepared: Prepared) -
     An older one of the same participant in this round is replaced.
 
     Args:
-        exchange: Where to.
-        federation: From `current`.
-        prepared: From `contribution.prepare`.
+        exchange: The repository to commit to.
+        federation: The state of the federation to act on, from `repository.current`.
+        prepared: The contribution to send, from `contribution.prepare`.
 
     Returns:
         Whether anything was committed; False where the same is there already.
@@ -129,9 +129,9 @@ def propose(
     """Offer a contribution to whoever may write; the same one is offered once.
 
     Args:
-        exchange: Where to.
-        federation: From `current`.
-        prepared: From `contribution.prepare`.
+        exchange: The repository to commit to.
+        federation: The state of the federation to act on, from `repository.current`.
+        prepared: The contribution to send, from `contribution.prepare`.
 
     Returns:
         Where to look at it, and whether it is new.

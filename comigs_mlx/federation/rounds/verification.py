@@ -74,8 +74,9 @@ class Have:
     """The generalists that a run has of one round.
 
     Attributes:
-        round: Its number.
-        tensors: None where the run has not kept them; `Trust.known` has their digest.
+        round: The number of the round.
+        tensors: Tensor -> values; None where the run has not kept them (`Trust.known`
+            has their digest).
     """
 
     round: int
@@ -87,9 +88,9 @@ class Trust:
     """What is taken without a look.
 
     Attributes:
-        everything: Whatever the repository holds (`--trust`).
-        known: Digests of generalists that were verified or accepted before.
-        have: What the run has, to compute the next round from.
+        everything: Whether all that the repository holds is taken as it is (`--trust`).
+        known: The digests of generalists that were verified or accepted before.
+        have: The generalists that the run has, to compute the next round from.
     """
 
     everything: bool = False
@@ -342,7 +343,7 @@ def _basis(exchange: Exchange, state: State, trust: Trust) -> Basis | str | None
     mine = None if have is None or not have.tensors else Arrays("", have.tensors)
     earlier = _closed_upon(exchange, state)
     if earlier is None:
-        if not _by_keeper(exchange, state.snapshot):
+        if not _by_manifest_owner(exchange, state.snapshot):
             return None  # squashed by somebody: whose a contribution was is lost
         bare = Round(
             round=round.round - 1,
@@ -357,7 +358,7 @@ def _basis(exchange: Exchange, state: State, trust: Trust) -> Basis | str | None
     then, was = there.manifest, there.round
     if was.round != round.round - 1:
         return f"round.json went from {was.round} to {round.round}"
-    if then != state.manifest and not _by_keeper(exchange, earlier):
+    if then != state.manifest and not _by_manifest_owner(exchange, earlier):
         then = state.manifest
     start = Arrays("", fetch(exchange, earlier.revision, then, None, was.generalist))
     if have is not None and not (
@@ -387,9 +388,9 @@ def _read(source: Source) -> dict[str, Array]:
     return {name: source.read(name) for name in source.names()}
 
 
-def _by_keeper(exchange: Exchange, snapshot: Snapshot) -> bool:
+def _by_manifest_owner(exchange: Exchange, snapshot: Snapshot) -> bool:
     author = exchange.authors([MANIFEST], snapshot.revision).get(MANIFEST)
-    return author is None or author == attribution.keeper(exchange, snapshot)
+    return author is None or author == attribution.manifest_owner(exchange, snapshot)
 
 
 def _strange_beginning(exchange: Exchange, state: State) -> str | None:
@@ -397,7 +398,7 @@ def _strange_beginning(exchange: Exchange, state: State) -> str | None:
     snapshot = state.snapshot
     if exchange.before(ROUND, snapshot.revision) is None:
         return None  # squashed, or no history at all: nobody can tell
-    owner = attribution.keeper(exchange, snapshot)
+    owner = attribution.manifest_owner(exchange, snapshot)
     authors = exchange.authors([adapter.ADAPTER, ROUND], snapshot.revision)
     for path, author in authors.items():
         if author is not None and owner is not None and author != owner:

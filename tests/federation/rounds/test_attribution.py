@@ -153,7 +153,7 @@ def test_a_squash_between_rounds(pool):
 
 
 def test_what_somebody_states_of_another_is_not_believed(pool):
-    """Only the history's word counts, and the keeper's where that is gone."""
+    """Only the history's word counts, and the manifest owner's where that is gone."""
     begin(pool, listed=True)
     federation = repository.current(pool("eve"))
     forged = made(federation, "ben", 7).by("ben")
@@ -228,9 +228,9 @@ def rewritten(pool, user, **changes):
     pool(user).commit({"federation.json": manifest.to_json() + b" "}, "mine now")
 
 
-def keeper(pool):
+def manifest_owner(pool):
     exchange = pool("ben")
-    return attribution.keeper(exchange, exchange.snapshot())
+    return attribution.manifest_owner(exchange, exchange.snapshot())
 
 
 def stranger(pool):
@@ -249,27 +249,27 @@ def vouch(pool, user, participant, account, seed=5):
     )
     folder = f"contributions/{federation.open_round}/{participant}"
     changes = {f"{folder}/{name}": content for name, content in files.items()}
-    place = attribution.place(federation.open_round)
+    place = attribution.vouchers_path(federation.open_round)
     exchange.commit({**changes, place: record.to_json()}, "x")
 
 
 def test_who_writes_federation_json_last_owns_nothing(pool):
     begin(pool, listed=True)
-    assert (keeper(pool), stranger(pool)) == ("ann", None)
+    assert (manifest_owner(pool), stranger(pool)) == ("ann", None)
     rewritten(pool, "eve")
-    assert (keeper(pool), stranger(pool)) == ("ann", "eve")
+    assert (manifest_owner(pool), stranger(pool)) == ("ann", "eve")
     vouch(pool, "eve", "ben", "ben")
     accepted, refused = judged(pool("ann"))
     assert (accepted, set(refused)) == ({}, {"ben"})
     rewritten(pool, "ann", quorum=2)
-    assert (keeper(pool), stranger(pool)) == ("ann", None)
+    assert (manifest_owner(pool), stranger(pool)) == ("ann", None)
 
 
 def test_who_says_she_founded_it_and_did_not_owns_nothing(pool):
     """And then nobody does: the history and the file disagree."""
     begin(pool, listed=True)
     rewritten(pool, "eve", founder="eve")
-    assert keeper(pool) is None
+    assert manifest_owner(pool) is None
     vouch(pool, "eve", "ben", "ben")
     assert judged(pool("ann"))[0] == {}
 
@@ -281,30 +281,30 @@ def test_deleting_it_and_putting_it_back_is_no_founding(pool):
     content = eve.read("federation.json", eve.snapshot().revision, 10**6)
     eve.commit({"federation.json": None}, "away")
     eve.commit({"federation.json": content}, "back")
-    assert keeper(pool) == "ann"
+    assert manifest_owner(pool) == "ann"
     stated = json.loads(content)
     stated.pop("founder")
     eve.commit({"federation.json": json.dumps(stated).encode()}, "as if old")
-    assert keeper(pool) == "eve"  # nothing says otherwise but the runs' memory
+    assert manifest_owner(pool) == "eve"  # nothing says otherwise but the runs' memory
 
 
 def test_a_squashed_history_leaves_the_founder(pool):
     begin(pool)
     pool.squash("eve")
-    assert (keeper(pool), stranger(pool)) == ("ann", None)
+    assert (manifest_owner(pool), stranger(pool)) == ("ann", None)
 
 
 def test_a_founder_with_another_name_stays_the_founder(pool, renames):
     begin(pool)
     renames("ann", "anna")
-    assert keeper(pool) == "anna"
+    assert manifest_owner(pool) == "anna"
 
 
 def test_a_federation_of_an_earlier_version_is_its_first_authors(pool):
     begin(pool)
     rewritten(pool, "ann", founder=None, id=None)
     rewritten(pool, "eve", quorum=2)
-    assert keeper(pool) == "ann"
+    assert manifest_owner(pool) == "ann"
 
 
 def test_tensors_that_somebody_else_commits_do_not_count(pool):
@@ -338,11 +338,13 @@ def test_vouchers_of_others_are_not_carried_on(pool):
     begin(pool, listed=True)
     ann, eve = pool("ann"), pool("eve")
     record = attribution.Accepted({"ben": attribution.Voucher("ben", 1, "0" * 64)})
-    eve.commit({attribution.place(1): record.to_json()}, "mine")
-    assert attribution.trusted(ann, ann.snapshot(), 1).vouchers == {}
-    assert attribution.read(ann, ann.snapshot(), 1).vouchers == record.vouchers
-    ann.commit({attribution.place(1): record.to_json() + b" "}, "ann's own")
-    assert attribution.trusted(ann, ann.snapshot(), 1).vouchers == record.vouchers
+    eve.commit({attribution.vouchers_path(1): record.to_json()}, "mine")
+    assert attribution.trusted_vouchers(ann, ann.snapshot(), 1).vouchers == {}
+    assert attribution.read_vouchers(ann, ann.snapshot(), 1).vouchers == record.vouchers
+    ann.commit({attribution.vouchers_path(1): record.to_json() + b" "}, "ann's own")
+    assert (
+        attribution.trusted_vouchers(ann, ann.snapshot(), 1).vouchers == record.vouchers
+    )
 
 
 def test_what_was_damaged_on_its_way_is_nobodys_fault():

@@ -152,7 +152,7 @@ class TestFew:
         wanted = abs(1 + 3 * np.sign(times)) / 2 * one
         assert length(pool.generalist(), CURRENT) == pytest.approx(wanted, rel=1e-3)
         (said,) = closed.round.notes
-        assert said == "ben: an outsized update, shortened to 0.03 of its length"
+        assert said == "ben: an outsized update, clipped to 0.03 of its length"
 
     def test_one_is_compared_with_the_round_before(self):
         pool = Pool()

@@ -188,7 +188,10 @@ def test_hostile_proposals_are_named_and_change_nothing(ann, ben, account):
     assert [p.number for p in ann.proposals()] == [*wanted]
     after = ann.snapshot()
     new = {f"contributions/1/ben/{file}" for file in made(ben, "ben", 1).files()}
-    assert after.files.keys() - before.files.keys() == {*new, attribution.place(1)}
+    assert after.files.keys() - before.files.keys() == {
+        *new,
+        attribution.vouchers_path(1),
+    }
     assert {path: after.files[path] for path in before.files} == before.files
     assert judged(ann) == (["ben"], {})
 
@@ -309,7 +312,7 @@ def test_vouchers_of_others_are_not_believed(account, request):
     begin(ann, participants=members)
     offer(ben, "ben", 1)
     accept(ann, quiet)
-    record = attribution.place(1)
+    record = attribution.vouchers_path(1)
     believed = ann.read(record, head(ann), 10**6)
     eve = writer(account, request, "eve")
     eve.commit(files(eve, "ben", 2), "forged")

@@ -97,7 +97,7 @@ def test_honest_rounds_are_what_their_contributions_make(pool, aggregator, encod
     assert now.round.closed_by == "ann"
 
 
-def test_a_shortened_update_is_shortened_again(pool):
+def test_a_clipped_update_is_clipped_again(pool):
     begin(pool("ann"), quorum=3)
     for seed, (name, size) in enumerate([("ann", 0.1), ("ben", 0.1), ("eve", 50)]):
         give(pool(name), name, seed, size)

@@ -74,10 +74,12 @@ def patiently(
     """The result of `action`, tried again for up to `patience` seconds.
 
     Args:
-        action: Calls the library; never with state of an earlier try.
-        where: The repository, for texts.
-        patience: Seconds; a request under way may add its own limit.
-        say: Told before each wait.
+        action: A function that calls the library; it must not use the state of an
+            earlier try.
+        where: The name of the repository, for the texts of errors.
+        patience: How many seconds to go on trying; a request under way may add its own
+            limit.
+        say: It is told before each wait what is waited for.
         again: Whether to try again after an error of ours that is not passing.
 
     Raises:

@@ -26,11 +26,13 @@ class Attempt:
     """One commit; called for each try, it returns a revision that has the changes.
 
     Args:
-        head: The branch's newest revision.
-        entries: (paths, revision) -> path -> the library's entry of it.
-        send: (changes, parent) -> the new revision, and whether a commit was made.
-        changes: As of `Exchange.commit`.
-        parent: As of `Exchange.commit`.
+        head: A function that returns the branch's newest revision.
+        entries: A function (paths, revision) -> path -> the entry that the library has
+            of it.
+        send: A function (changes, parent) -> the new revision, and whether a commit was
+            made.
+        changes: What to write and delete, as for `Exchange.commit`.
+        parent: The only state to build upon, as for `Exchange.commit`.
     """
 
     def __init__(

@@ -45,8 +45,9 @@ def translated(error: Exception, where: str) -> FederationError:
     """`error`, raised by a call of the library, as one of ours.
 
     Args:
-        error: Of the library, its transport, the system, or ours already.
-        where: The repository, `owner/name`.
+        error: An error of the library, its transport or the system, or one of ours
+            already.
+        where: The name of the repository, `owner/name`.
     """
     causes = list(_causes(error))
     ours = next((e for e in causes if isinstance(e, FederationError)), None)

@@ -27,8 +27,9 @@ class Known:
     """What was met so far.
 
     Attributes:
-        authors: Commit -> first author.
-        parents: Revision and path -> the path's last commit; commit -> the one before.
+        authors: Commit -> the account of its first author.
+        parents: Revision and path -> the path's last commit; commit -> the commit
+            before it.
     """
 
     def __init__(self) -> None:

@@ -32,8 +32,8 @@ class Row:
     """One kind of answer that passes.
 
     Attributes:
-        statuses: Which.
-        reason: What the Hub does, for people.
+        statuses: The HTTP statuses that the answer may have.
+        reason: What the Hub does, in words for people.
         words: A pattern that the answer's text must have.
         request: A pattern that "METHOD path" must have.
         maybe_done: Whether the request may have been carried out all the same.
@@ -134,10 +134,10 @@ def pause(
     """Seconds to wait: never none, never for ever, never all at the same moment.
 
     Args:
-        asked: What the other side asked for.
-        own: What to wait where it did not ask.
-        shortest: The least that is waited where it asked.
-        uniform: The source of chance, so that many do not come back together.
+        asked: How many seconds the other side asked to wait; None where it did not ask.
+        own: How many seconds to wait where it did not ask.
+        shortest: The fewest seconds to wait where it asked.
+        uniform: The source of chance, so that many clients do not come back together.
     """
     if asked is None:
         return own * uniform(0.5, 1.0)

@@ -19,10 +19,10 @@ def contribution(exchange, name, seed=1):
 
 
 def accepted(hub, on_hub, repo, commits):
-    """Requests of a keeper who accepts two proposals after so many commits."""
-    keeper = on_hub("ann", repo=repo)
+    """Requests of an owner who accepts two proposals after so many commits."""
+    owner = on_hub("ann", repo=repo)
     agreed = sharing.manifest(FIRST, quorum=9)
-    repository.initialise(keeper, agreed, FIRST, 0.0)
+    repository.initialise(owner, agreed, FIRST, 0.0)
     for number in range(commits):
         hub.store.repos[repo].commit("main", "ann", f"{number}", "", {})
     for seed, user in enumerate(("ben", "eve")):
