@@ -9,7 +9,11 @@ export TOKENIZERS_PARALLELISM := false
 PYTHONS := 3.11 3.12 3.13
 ARM := $(foreach glibc,17 27 28 34 35,--platform manylinux_2_$(glibc)_aarch64) \
 	--platform manylinux2014_aarch64
-FAST := -m "not real and not browser" -n auto --maxprocesses 4 --dist loadfile
+SLOWEST := --durations=20 --durations-min=0.5
+# `auto` is one more than cores, at most four: see tests/conftest.py.
+FAST := -m "not real and not browser" -n auto --dist worksteal $(SLOWEST)
+# Tests and the processes that they start compile each file once, whatever the shell says.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-fast test-real test-browser test-pythons resolve lock fmt lint \
 	types layers docs docs-check app bench reproduce model venv clean
@@ -18,9 +22,9 @@ demo: $(READY)  ## train on demo text, measure, speak (about 4 minutes on two sl
 	PATH="$(abspath $(BIN)):$$PATH" scripts/demo.sh
 
 test: lint types layers docs-check test-fast model  ## everything CI runs
-	COMIGS_REQUIRE_REAL=1 $(BIN)/python -m pytest -m "real or browser"
+	COMIGS_REQUIRE_REAL=1 $(BIN)/python -m pytest -m "real or browser" $(SLOWEST)
 
-test-fast: $(READY)  ## tiny models only, no network, side by side on up to four cores
+test-fast: $(READY)  ## tiny models only, no network, side by side; COMIGS_LONG=1: more examples
 	$(BIN)/python -m pytest $(FAST)
 
 test-real: model  ## with the demo model

@@ -1,16 +1,63 @@
-"""Fixtures of all tests. comigs_mlx is imported first: it loads the fast BLAS."""
+"""Fixtures of all tests. comigs_mlx is imported first: it loads the fast BLAS.
+
+Environment variables:
+    COMIGS_LONG=1: The slow property tests try all examples, not a fifth of them.
+    COMIGS_TEST_ORDER=SEED: The test files run in a random order drawn from SEED.
+"""
 
 import comigs_mlx  # noqa: F401  isort: skip
 
+import gc
+import hashlib
+import itertools
 import json
+import os
+import random
 import shutil
 import warnings
 
+import hypothesis
 import pytest
+from filelock import FileLock
 
 import tests.tiny as tiny
 from comigs_mlx import command, train
 from comigs_mlx.files import cache_dir
+
+# Other work on the machine is no fault of an example that takes long.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
+
+
+def pytest_xdist_auto_num_workers():
+    """One worker more than cores, as some tests wait for another process; at most 4."""
+    return min(4, 1 + (os.cpu_count() or 1))
+
+
+def pytest_collection_modifyitems(items):
+    """Draw the order of the files from COMIGS_TEST_ORDER, the same in every worker."""
+    if seed := os.environ.get("COMIGS_TEST_ORDER"):
+        files = [list(of) for _, of in itertools.groupby(items, lambda i: i.path)]
+        random.Random(seed).shuffle(files)
+        items[:] = itertools.chain.from_iterable(files)
+
+
+def pytest_collection_finish():
+    """Keep the thousands of collected tests out of every later garbage collection."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_disks():
+    """Writes are not forced to the disk: only a machine that stops could lose them.
+
+    The tests that a write is forced before a rename replace `os.fsync` themselves, and
+    killed processes are children, which this does not reach.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda number: None)
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -32,23 +79,43 @@ def _private_cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory):
-    """(family, bits) -> the folder of a tiny random model, written once."""
-    root, made = tmp_path_factory.mktemp("models"), {}
+def once(tmp_path_factory):
+    """(name, make) -> a folder that make(folder) fills once for all workers.
 
-    def folder(family="llama", bits=None):
-        key = (family, bits)
-        if key not in made:
-            made[key] = tiny.write_model(root / f"{family}-{bits}", family, bits)
-        return made[key]
+    Tests only read it; the first worker that asks makes it, and others wait for that.
+    """
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # a worker's own folder is in the one of the whole session
+    (root / "once").mkdir(exist_ok=True)
+
+    def folder(name, make):
+        whole, part = root / "once" / name, root / "once" / f".{name}"
+        with FileLock(f"{whole}.lock"):
+            if not whole.exists():
+                shutil.rmtree(part, ignore_errors=True)  # of a try that failed
+                make(part)
+                part.rename(whole)
+        return whole
 
     return folder
 
 
 @pytest.fixture(scope="session")
-def text_folder(tmp_path_factory):
+def tiny_folder(once):
+    """(family, bits) -> the folder of a tiny random model, written once."""
+
+    def folder(family="llama", bits=None):
+        name = f"{family}-{bits}"
+        return once(name, lambda into: tiny.write_model(into, family, bits))
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def text_folder(once):
     """train.txt, valid.txt and test.txt of a few hundred short documents."""
-    return tiny.write_text(tmp_path_factory.mktemp("text"))
+    return once("text", tiny.write_text)
 
 
 @pytest.fixture
@@ -69,18 +136,24 @@ def cli(capsys, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def trained(tiny_folder, text_folder, tmp_path_factory):
-    """(options of train) -> the folder of a run of the tiny model, trained once."""
-    root, made = tmp_path_factory.mktemp("runs"), {}
+def trained(tiny_folder, text_folder, once, tmp_path_factory):
+    """(options of train) -> the folder of a run of the tiny model, trained once.
+
+    Every worker has its own copy, as who opens a run locks it.
+    """
+    root, copies = tmp_path_factory.mktemp("runs"), {}
 
     def folder(family="llama", bits=None, **options):
-        key = (family, bits, *sorted(options.items()))
-        if key not in made:
-            made[key] = root / str(len(made))
+        key = repr((family, bits, *sorted(options.items())))
+        if key not in copies:
             paths = {"model": tiny_folder(family, bits), "data": text_folder}
-            given = {**tiny.TRAINING, **paths, "run": made[key], **options}
-            train.main(tiny.flags(**given))
-        return made[key]
+            given = {**tiny.TRAINING, **paths, **options}
+            run = once(
+                f"run-{hashlib.sha256(key.encode()).hexdigest()[:16]}",
+                lambda into: train.main(tiny.flags(**given, run=into)),
+            )
+            copies[key] = shutil.copytree(run, root / str(len(copies)))
+        return copies[key]
 
     return folder
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import tests.tiny as tiny
 from comigs_mlx.config import (
     dump_yaml,
     from_dict,
@@ -308,14 +309,14 @@ ships = st.builds(
 
 class TestRoundTrip:
     @given(ships)
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=tiny.examples(150))
     def test_to_dict_and_back(self, config):
         flat = to_dict(config)
         assert list(flat) == [field.name for field in leaves(Ship)]
         assert from_dict(Ship, flat) == config
 
     @given(ships)
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=tiny.examples(150))
     def test_yaml_and_back(self, tmp_path_factory, config):
         file = tmp_path_factory.getbasetemp() / "round-trip.yaml"
         file.write_bytes(dump_yaml(config).encode())

@@ -86,7 +86,7 @@ def test_faults_by_chance_are_drawn_from_a_seed(hub, kind):
 
 def broken(url):
     try:
-        with httpx2.Client(timeout=2) as client:
+        with httpx2.Client(timeout=2, verify=False) as client:  # loads no authorities
             answer = client.get(f"{url}/api/models/{REPO}")
             return answer.status_code != 200 or "sha" not in answer.json()
     except (httpx2.HTTPError, ValueError):

@@ -1,6 +1,7 @@
 """A tiny random base model as a real mlx-lm folder, and text for it."""
 
 import json
+import os
 import random
 from pathlib import Path
 
@@ -8,6 +9,15 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 import tests.model.families as families
+
+LONG = os.environ.get("COMIGS_LONG") == "1"
+"""Whether slow property tests try all their examples; CI sets it."""
+
+
+def examples(long):
+    """Number of examples or tries: `long` in CI, else a fifth of it, at least 5."""
+    return long if LONG else max(5, long // 5)
+
 
 BEGIN, END, EOS = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 SPECIALS = [EOS, BEGIN, END]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections.abc
 import dataclasses
+import functools
 import json
 import re
 import types
@@ -161,7 +162,7 @@ def _record(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
     prefix = f"{where}." if where else ""
     unknown = [f"{prefix}{_place(key)}" for key in value if key not in fields]
     chosen, wrong = {}, list(_missing(fields, value, prefix))
-    for name, hint in typing.get_type_hints(kind).items():
+    for name, hint in _hints(kind).items():
         if name in fields and name in value:
             chosen[name] = _checked(
                 fields[name], hint, value[name], prefix + name, wrong
@@ -173,6 +174,12 @@ def _record(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
     if hasattr(record, "problems"):
         problems += [f"{prefix}{problem}" for problem in record.problems()]
     return record
+
+
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    """Types of the fields of `kind`, which Python evaluates anew at every call."""
+    return typing.get_type_hints(kind)
 
 
 def _missing(

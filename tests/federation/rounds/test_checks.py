@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 import tests.federation.sharing as sharing
+import tests.tiny as tiny
 from comigs_mlx.federation.formats.contribution import Stored
 from comigs_mlx.federation.formats.manifest import AggregatorChoice, Member
 from comigs_mlx.federation.formats.tensor_file import serialise
@@ -25,7 +26,7 @@ from comigs_mlx.federation.rounds.checks import (
     check_sizes,
 )
 
-EXAMPLES = int(os.environ.get("COMIGS_HOSTILE_EXAMPLES", "300"))
+EXAMPLES = int(os.environ.get("COMIGS_HOSTILE_EXAMPLES", tiny.examples(300)))
 """Malformed files a property test tries; the nightly run sets more."""
 
 CURRENT = sharing.tensors(generalists=2)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tests.federation.sharing as sharing
+import tests.tiny as tiny
 from comigs_mlx import registry
 from comigs_mlx.errors import FederationError
 from comigs_mlx.federation.exchanges.memory import MemoryExchange, MemoryStore
@@ -108,7 +109,7 @@ def step(times, seed=1):
 
 @pytest.mark.parametrize("aggregator", AGGREGATORS)
 class TestHostileNumbers:
-    @settings(max_examples=15, deadline=None)
+    @settings(max_examples=tiny.examples(15))
     @given(
         kinds=st.lists(st.sampled_from(sorted(KINDS)), min_size=1, max_size=4),
         action=st.sampled_from(["clip", "refuse", "off"]),

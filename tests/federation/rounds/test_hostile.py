@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import tests.federation.sharing as sharing
+import tests.tiny as tiny
 from comigs_mlx.errors import FederationError
 from comigs_mlx.federation.formats.contribution import Contribution
 from comigs_mlx.federation.formats.manifest import Manifest
@@ -24,7 +25,7 @@ FILES = {
     Manifest: AGREED.to_json(),
     Round: ROUND.following({"ann": 1.0}, "mean", 5.0, ["ann"]).to_json(),
 }
-TRIES = 1000
+TRIES = tiny.examples(1000)
 MOST = 2**20
 """Bytes that reading one of these small files may take at once."""
 
