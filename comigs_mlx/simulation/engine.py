@@ -57,7 +57,7 @@ class Simulation:
             ConfigError: If the participants' devices do not fit the method.
         """
         self.name, self.config, self.seed = name, config, seed
-        self.method = expert_shapes.with_overrides(method, config)
+        self.method = expert_shapes.with_overrides(name, method, config)
         self.layouts = layouts
         own = [pooled(people)] if method.pooled else list(people)
         shapes = expert_shapes.shapes(name, self.method, own, config)

@@ -100,6 +100,7 @@ def _check_texts(base: Base, persons: Sequence[Person], seq_len: int) -> list[st
 def _check(
     name: str, chosen: Method, persons: Sequence[Person], config: SimulateConfig
 ) -> None:
+    chosen = expert_shapes.with_overrides(name, chosen, config)
     own = [participants.pooled(persons)] if chosen.pooled else persons
     expert_shapes.shapes(name, chosen, own, config)
     learning = config.learning

@@ -33,8 +33,18 @@ from comigs_mlx.simulation.participants import Person
 Shapes = dict[str, ExpertOptions]
 
 
-def with_overrides(method: Method, config: SimulateConfig) -> Method:
-    """The method, with what the configuration says in place of its own."""
+def with_overrides(name: str, method: Method, config: SimulateConfig) -> Method:
+    """The method, with what the configuration says in place of its own.
+
+    Raises:
+        ConfigError: If an option could have no effect on the method.
+    """
+    if method.personal is not None and config.sharing.aggregator is not None:
+        raise ConfigError(
+            f"--aggregator {config.sharing.aggregator} has no effect on --method "
+            f"{name}, whose participants combine contributions for themselves: leave "
+            "out one of the two"
+        )
     learning = config.learning
     changes: dict[str, Any] = {}
     if method.router != "none":

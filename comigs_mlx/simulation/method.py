@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from comigs_mlx import registry
 from comigs_mlx.errors import ConfigError
-from comigs_mlx.federation.formats.tensor_source import Array, Source
+from comigs_mlx.federation.aggregation.personal import Personal
 from comigs_mlx.model.selection import Selection
 from comigs_mlx.training.groups import Task
-
-Tensors = Mapping[str, Array]
-"""Tensor -> values of the generalists, called as in the adapter file."""
 
 EVEN: Selection = (0.5, 0.5)
 """Two experts averaged: what methods without a router use, so that they have as many
@@ -42,30 +39,6 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Meeting:
-    """What came together in one round, before everybody receives something.
-
-    Attributes:
-        sources: The accepted contributions, sorted by participant, in the federation's
-            shape.
-        current: The generalists that everybody started from.
-        ranks: Participant -> rank of its experts; of all, contributing or not.
-        generalists: Participant -> number of its generalists.
-        loss: (participant, generalists) -> nats per token on its validation text.
-    """
-
-    sources: Sequence[Source]
-    current: Tensors
-    ranks: Mapping[str, int]
-    generalists: Mapping[str, int]
-    loss: Callable[[str, Tensors], float]
-
-
-Mix = Callable[[Meeting], dict[str, Tensors]]
-"""Meeting -> participant -> the generalists it receives, in the federation's shape."""
-
-
-@dataclass(frozen=True)
 class Method:
     """One way of learning together, or apart.
 
@@ -76,7 +49,8 @@ class Method:
         router_split: The text that routers learn from, where they alternate.
         stages: What learns when.
         aggregator: A file of `federation/aggregation/aggregators`.
-        mix: What everybody receives; None: the aggregate.
+        personal: What each participant makes of all contributions for itself; None:
+            everybody receives what the aggregator makes.
         speaks: Which experts speak when the result is measured; of several selections
             each participant takes the one with the lowest validation loss.
         any_rank: Whether participants may have ranks of their own.
@@ -92,7 +66,7 @@ class Method:
     router_split: Literal["valid", "train"] = "valid"
     stages: tuple[Stage, ...] = (Stage(),)
     aggregator: str = "mean"
-    mix: Mix | None = None
+    personal: Personal | None = None
     speaks: tuple[Selection, ...] = ("auto",)
     any_rank: bool = False
     prune: float | None = None

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from comigs_mlx.federation.aggregation import aggregate
-from comigs_mlx.federation.formats.tensor_source import Array, Source
+from comigs_mlx.federation.aggregation.personal import Loss
+from comigs_mlx.federation.formats.tensor_source import Array, Arrays, Source
 from comigs_mlx.simulation.local_federation import Pool
 from comigs_mlx.simulation.measuring import Measuring
-from comigs_mlx.simulation.method import Meeting, Method, Tensors
+from comigs_mlx.simulation.method import Method
 from comigs_mlx.simulation.participant import Participant, filled
 
 
@@ -36,32 +37,27 @@ class Sharing:
     ) -> tuple[int, float | None]:
         """Contribute, close the round, and let everybody receive what is theirs.
 
-        Where nothing arrives, the generalists stay those of the round before; who has
-        a mix of its own goes on with what it trained.
+        Where nothing arrives, the generalists stay those of the round before; whoever
+        mixes for itself goes on with what it trained.
 
         Args:
             arrived: Participant whose contribution arrives -> tokens behind it.
-            active: Number of participants that take part.
+            active: The number of participants that take part.
 
         Returns:
-            Bytes sent and received by all of them, and the inexactness of the average.
+            The bytes sent and received by all of them, and the inexactness of the
+            average.
         """
         current = self.pool.generalists()
         sent = self._contribute(arrived, current)
-        mixed: dict[str, Tensors] = {}
-
-        def look(sources: Sequence[Source]) -> None:
-            if self.method.mix is not None and sources:
-                mixed.update(self.method.mix(self._meeting(sources, current)))
-
-        inexactness = self.pool.close(look if self.method.mix is not None else None)
-        closed = self.pool.generalists()
-        if self.method.mix is None or arrived:
-            for participant in self.participants:
-                participant.receive(mixed.get(participant.name, closed))
-        if len({id(tensors) for tensors in mixed.values()}) > 1:
-            # Everybody makes a mix of its own, so needs all contributions but its own.
+        if self.method.personal is not None:
+            inexactness = self.pool.close(lambda found: self._mix(found, current))
+            # Everybody needs all contributions but its own.
             return active * sum(sent.values()), inexactness
+        inexactness = self.pool.close()
+        closed = self.pool.generalists()
+        for participant in self.participants:
+            participant.receive(closed)
         received = active * self.pool.download_bytes()
         return sum(sent.values()) + received, inexactness
 
@@ -83,20 +79,25 @@ class Sharing:
                 )
         return sent
 
-    def _meeting(
-        self, sources: Sequence[Source], current: Mapping[str, Array]
-    ) -> Meeting:
-        members = {participant.name: participant for participant in self.participants}
+    def _mix(self, accepted: Sequence[Source], current: Mapping[str, Array]) -> None:
+        """Let every participant receive what it makes of the contributions."""
+        personal, start = self.method.personal, Arrays("", current)
+        assert personal is not None
+        # Everybody reads all of them: they are read from the disk once.
+        sources = [
+            Arrays(source.name, {name: source.read(name) for name in source.names()})
+            for source in accepted
+        ]
+        for participant in self.participants if sources else ():
+            participant.receive(personal(sources, start, self.loss(participant)))
 
-        def loss(name: str, tensors: Tensors) -> float:
-            values = members[name].with_generalists(tensors)
+    def loss(self, participant: Participant) -> Loss:
+        """How a participant judges generalists: by its validation text."""
+
+        def loss(source: Source) -> float:
+            tensors = {name: source.read(name) for name in source.names()}
+            values = participant.with_generalists(tensors)
             speaks = self.method.speaks[0]
-            return self.measuring.valid_loss(members[name], speaks, values)
+            return self.measuring.valid_loss(participant, speaks, values)
 
-        return Meeting(
-            sources=sources,
-            current=current,
-            ranks={name: p.options.rank for name, p in members.items()},
-            generalists={name: p.options.generalists for name, p in members.items()},
-            loss=loss,
-        )
+        return loss

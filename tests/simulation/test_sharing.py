@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from comigs_mlx.errors import ConfigError
 from comigs_mlx.federation.aggregation import clipping
 from comigs_mlx.federation.formats.tensor_source import Arrays
 from comigs_mlx.simulation import method
@@ -43,19 +44,28 @@ def products(values):
 
 
 class TestReceived:
-    def test_everybody_receives_the_methods_own_mix(self):
-        def mix(meeting):
-            return {
-                name: {n: np.full_like(a, 1 + i) for n, a in meeting.current.items()}
-                for i, name in enumerate(meeting.ranks)
-            }
+    def test_everybody_receives_what_it_makes_for_itself(self):
+        order = iter(range(1, 4))
 
-        chosen = dataclasses.replace(method.load("pcl"), mix=mix)
+        def personal(contributions, current, loss):
+            size = next(order)
+            return {n: np.full_like(current.read(n), size) for n in current.names()}
+
+        chosen = dataclasses.replace(method.load("pcl"), personal=personal)
         made = Watched("pcl", chosen=chosen)
         made.round()
         for i, participant in enumerate(made.made.participants):
             for array in participant.generalists().values():
                 assert (array == 1 + i).all()
+
+    @pytest.mark.parametrize("name", ["hetlora", "comigs-xg1s"])
+    def test_what_the_federation_has_is_what_everybody_receives(self, name):
+        made = Watched(name).made
+        list(made._one_round())
+        shared = made.pool.generalists()
+        for participant in made.participants:
+            for tensor, array in participant.generalists().items():
+                assert np.array_equal(array, shared[tensor])
 
     def test_flexlora_averages_products(self):
         watched = Watched("flexlora")
@@ -77,6 +87,35 @@ class TestReceived:
                 sum(v[name].astype(np.float64) for v in watched.values.values()) / 3
             )
             assert np.allclose(array, wanted, atol=1e-6)
+
+
+class TestAnotherAggregator:
+    @pytest.mark.parametrize("name", ["hetlora", "comigs-xg1s", "flexlora"])
+    def test_it_takes_the_place_of_the_methods_own(self, name):
+        watched = Watched(name, sharing={"aggregator": "median"})
+        watched.round()
+        found = watched.made.participants[2].generalists()
+        for tensor, array in found.items():
+            sent = np.stack([v[tensor] for v in watched.values.values()])
+            assert np.allclose(array, np.median(sent, axis=0), atol=1e-6)
+
+    def test_where_it_could_have_no_effect_it_is_an_error(self):
+        with pytest.raises(ConfigError, match="no effect on --method pcl"):
+            simulation("pcl", sharing={"aggregator": "median"})
+
+    def test_a_servers_optimiser_goes_on_from_round_to_round(self):
+        choice = "fedavgm:momentum=0.5,rate=1"
+        watched = Watched("fedavg", rounds=3, sharing={"aggregator": choice})
+        theta, m = watched.made.pool.generalists(), {}
+        for _ in range(3):
+            watched.round()
+            for tensor, start in theta.items():
+                sent = [v[tensor].astype("d") for v in watched.values.values()]
+                delta = np.mean(sent, axis=0) - start
+                m[tensor] = 0.5 * m.get(tensor, 0.0) + delta
+                theta[tensor] = start + m[tensor]
+            for tensor, array in watched.made.participants[0].generalists().items():
+                assert np.allclose(array, theta[tensor], atol=1e-5)
 
 
 class TestSent:
@@ -137,9 +176,8 @@ def test_pcl_judges_everybodys_generalists_on_ones_own_validation_text():
     watched.round()
     made = watched.made
     sources = [Arrays(name, values) for name, values in watched.values.items()]
-    meeting = made.sharing._meeting(sources, made.pool.generalists())
     losses = {
-        (who.name, source.name): meeting.loss(who.name, source.tensors)
+        (who.name, source.name): made.sharing.loss(who)(source)
         for who in made.participants
         for source in sources
     }

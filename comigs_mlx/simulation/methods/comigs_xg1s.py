@@ -4,8 +4,9 @@
 
 Fan et al., ICML 2025, the other way to use larger devices. The numbers come from
 `--participants FILE.yaml` (`ann: {generalists: 2}`). Differs: a participant's files
-name all generalists of the federation, those that it does not have unchanged, and they
-do not count: averaging over those that have one is our choice.
+name all generalists of the federation, those that it does not have unchanged, and the
+aggregator `mean_of_holders` does not count them: averaging over those that have one is
+our choice.
 
 Command:
 
@@ -14,25 +15,6 @@ Command:
 
 from __future__ import annotations
 
-import numpy as np
+from comigs_mlx.simulation.method import Method
 
-from comigs_mlx.federation.formats.tensor_source import Array, wide
-from comigs_mlx.simulation.method import Meeting, Method, Tensors
-
-
-def mean_of_holders(meeting: Meeting) -> dict[str, Tensors]:
-    """Everybody receives, for each generalist, the mean over those who have it."""
-    mean: dict[str, Array] = {}
-    for name, now in meeting.current.items():
-        folder = name.rpartition("/")[0]
-        index = int(folder.split("-")[1]) if folder else 0
-        holders = [s for s in meeting.sources if meeting.generalists[s.name] > index]
-        if not holders:
-            mean[name] = now
-            continue
-        total = sum((wide(s, name) for s in holders), np.zeros(now.shape))
-        mean[name] = (total / len(holders)).astype(np.float32)
-    return dict.fromkeys(meeting.ranks, mean)
-
-
-METHOD = Method(generalists=None, router="alternating", mix=mean_of_holders)
+METHOD = Method(generalists=None, router="alternating", aggregator="mean_of_holders")

@@ -5,9 +5,10 @@
 Wagner, Fan, Jaggi, "Personalized Collaborative Fine-Tuning for On-Device Large Language
 Models", COLM 2024, the strategy by validation performance. Two experts averaged. The
 loss is taken on the first `--valid-batches` batches. Every participant downloads
-everybody's contribution, which the bytes count. Differs: the code its authors published
-takes the softmax of minus the perplexity, on 12 batches, which is much nearer to
-trusting oneself alone; and one expert mixes there.
+everybody's contribution, which the bytes count. The repository's generalist is the
+mean, from which somebody new begins; no participant receives it. Differs: the code its
+authors published takes the softmax of minus the perplexity, on 12 batches, which is
+much nearer to trusting oneself alone; and one expert mixes there.
 
 Command:
 
@@ -16,36 +17,14 @@ Command:
 
 from __future__ import annotations
 
-import math
-
-from comigs_mlx.federation.aggregation.aggregate import weighted_mean
-from comigs_mlx.federation.formats.tensor_source import Arrays
-from comigs_mlx.simulation.method import EVEN, Meeting, Method, Stage, Tensors
+from comigs_mlx.federation.aggregation.personal import by_loss
+from comigs_mlx.simulation.method import EVEN, Method, Stage
 from comigs_mlx.training.groups import Task
-
-
-def mix_by_trust(meeting: Meeting) -> dict[str, Tensors]:
-    """Everybody receives a mean of its own."""
-    current = Arrays("", dict(meeting.current))
-    tensors = {
-        source.name: {name: source.read(name) for name in source.names()}
-        for source in meeting.sources
-    }
-    mixed: dict[str, Tensors] = {}
-    for member in meeting.ranks:
-        losses = {name: meeting.loss(member, own) for name, own in tensors.items()}
-        least = min(losses.values())
-        trust = {name: math.exp(least - loss) for name, loss in losses.items()}
-        total = math.fsum(trust.values())
-        weights = {name: one / total for name, one in trust.items()}
-        mixed[member] = dict(weighted_mean(meeting.sources, weights, current))
-    return mixed
-
 
 METHOD = Method(
     generalists=2,
     specialists=0,
     stages=(Stage(task=Task(selection=EVEN)),),
-    mix=mix_by_trust,
+    personal=by_loss,
     speaks=(EVEN,),
 )

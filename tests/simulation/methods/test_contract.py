@@ -8,10 +8,8 @@ from safetensors.numpy import load
 
 from comigs_mlx import registry
 from comigs_mlx.federation.aggregation import aggregate
-from comigs_mlx.federation.formats.tensor_source import Arrays
 from comigs_mlx.model import params
 from comigs_mlx.simulation import method, similarity
-from comigs_mlx.simulation.method import Meeting
 from tests.simulation.setting import (
     everything,
     finished,
@@ -147,7 +145,7 @@ def test_one_participant_alone_is_local_training(name):
     """An average of one changes no bit; a factorisation keeps the product."""
     alone, chosen = people(("ann",)), method.load(name)
     stages = tuple(dataclasses.replace(s, shared=False) for s in chosen.stages)
-    apart = dataclasses.replace(chosen, stages=stages, mix=None)
+    apart = dataclasses.replace(chosen, stages=stages, personal=None)
     if not aggregate.load(chosen.aggregator).HANDLES_RANKS:
         shared, _ = finished(name, persons=alone)
         local, _ = finished(name, persons=alone, chosen=apart)
@@ -161,69 +159,3 @@ def test_one_participant_alone_is_local_training(name):
     for path, (a, b) in pairs[0].items():
         c, d = pairs[1][path]
         assert np.allclose(a @ b, c @ d, atol=1e-6)
-
-
-MIXES = [name for name in NAMES if method.load(name).mix is not None]
-
-
-@pytest.mark.parametrize("name", MIXES)
-class TestMix:
-    CURRENT = {
-        f"{folder}x.lora_{part}": np.full(shape, 0.5, np.float32)
-        for folder in ("", "generalist-1/")
-        for part, shape in (("a", (4, 2)), ("b", (2, 3)))
-    }
-
-    def mixed(self, name, contributions):
-        sources = [Arrays(who, tensors, 10) for who, tensors in contributions.items()]
-        everybody = ("ann", "bob", "cy")
-        meeting = Meeting(
-            sources=sources,
-            current=self.CURRENT,
-            ranks=dict.fromkeys(everybody, 2),
-            generalists={"ann": 1, "bob": 2, "cy": 2},
-            loss=lambda who, tensors: float(tensors["x.lora_a"].mean()),
-        )
-        return method.load(name).mix(meeting)
-
-    def moved(self, by):
-        return {tensor: array + by for tensor, array in self.CURRENT.items()}
-
-    def test_everybody_receives_the_federations_shape(self, name):
-        given = {"ann": self.moved(1), "bob": self.moved(2)}
-        found = self.mixed(name, given)
-        assert found.keys() == {"ann", "bob", "cy"}
-        for tensors in found.values():
-            assert tensors.keys() == self.CURRENT.keys()
-            for tensor, array in tensors.items():
-                assert array.shape == self.CURRENT[tensor].shape
-                assert array.dtype == np.float32
-                assert (array >= 1.5).all() or "generalist-1" in tensor
-                assert (array <= 2.5).all()
-
-    def test_equal_contributions_come_back(self, name):
-        given = {who: self.moved(1) for who in ("ann", "bob", "cy")}
-        for tensors in self.mixed(name, given).values():
-            for tensor, array in tensors.items():
-                assert np.allclose(array, given["ann"][tensor], atol=1e-6)
-
-
-def test_trust_is_a_softmax_of_validation_losses():
-    given = {"ann": TestMix().moved(0.0), "bob": TestMix().moved(1.0)}
-    (mean, *_) = TestMix().mixed("pcl", given).values()
-    trust = np.exp([-0.5, -1.5]) / np.exp([-0.5, -1.5]).sum()
-    assert np.allclose(mean["x.lora_b"], 0.5 * trust[0] + 1.5 * trust[1])
-
-
-def test_norms_weigh_contributions():
-    given = {"ann": TestMix().moved(0.5), "bob": TestMix().moved(1.5)}
-    # All entries 1 or 2: the products' norms are as 1 to 4.
-    mean = TestMix().mixed("hetlora", given)["cy"]
-    assert np.allclose(mean["x.lora_a"], 0.2 * 1 + 0.8 * 2)
-
-
-def test_only_holders_of_a_generalist_count():
-    given = {"ann": TestMix().moved(4.0), "bob": TestMix().moved(1.0)}
-    mean = TestMix().mixed("comigs-xg1s", given)["cy"]
-    assert np.allclose(mean["x.lora_a"], 3.0)
-    assert np.allclose(mean["generalist-1/x.lora_a"], 1.5)

@@ -1,0 +1,45 @@
+"""What a participant makes of everybody's contributions for itself alone.
+
+An aggregator gives the same to everybody, and sees nothing but contributions. A
+personal combination judges the contributions by the participant's private text, so only
+the participant can compute it: from the contributions that passed the checks, on its
+own device. Nothing of it is sent anywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from comigs_mlx.federation.aggregation.aggregate import weighted_mean
+from comigs_mlx.federation.formats.tensor_source import Array, Source
+
+Loss = Callable[[Source], float]
+"""Generalists -> nats per token on this participant's validation text, were they its
+own."""
+
+Personal = Callable[[Sequence[Source], Source, Loss], dict[str, Array]]
+"""(contributions, current generalists, loss) -> the participant's new generalists."""
+
+
+def by_loss(
+    contributions: Sequence[Source], current: Source, loss: Loss
+) -> dict[str, Array]:
+    """Trust everybody by how well its model does on one's own validation text: PCL.
+
+        theta <- sum_j w_j theta_j,   w_j = softmax_j(-loss(theta_j))
+
+    Wagner, Fan, Jaggi, "Personalized Collaborative Fine-Tuning for On-Device Large
+    Language Models", COLM 2024, the strategy by validation performance.
+
+    Args:
+        contributions: At least one; all have the shapes of `current`.
+        current: The generalists that all of them started from.
+        loss: This participant's judgement of a contribution.
+    """
+    losses = {source.name: loss(source) for source in contributions}
+    least = min(losses.values())
+    trust = {name: math.exp(least - value) for name, value in losses.items()}
+    total = math.fsum(trust.values())
+    weights = {name: one / total for name, one in trust.items()}
+    return dict(weighted_mean(contributions, weights, current))
