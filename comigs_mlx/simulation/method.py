@@ -16,7 +16,7 @@ from comigs_mlx import registry
 from comigs_mlx.errors import ConfigError
 from comigs_mlx.federation.formats.tensor_source import Array, Source
 from comigs_mlx.model.selection import Selection
-from comigs_mlx.training.groups import Task
+from comigs_mlx.training.level import Task
 
 Tensors = Mapping[str, Array]
 """Tensor -> values of the generalists, called as in the adapter file."""

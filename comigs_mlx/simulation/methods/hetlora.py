@@ -35,7 +35,7 @@ from comigs_mlx.federation.formats.tensor_source import (
 )
 from comigs_mlx.simulation.expert_shapes import tail
 from comigs_mlx.simulation.method import EVEN, Meeting, Method, Stage, Tensors
-from comigs_mlx.training.groups import Task
+from comigs_mlx.training.level import Task
 
 GAMMA, LAMBDA = 0.99, 0.001
 

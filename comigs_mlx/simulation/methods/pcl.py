@@ -21,7 +21,7 @@ import math
 from comigs_mlx.federation.aggregation.aggregate import weighted_mean
 from comigs_mlx.federation.formats.tensor_source import Arrays
 from comigs_mlx.simulation.method import EVEN, Meeting, Method, Stage, Tensors
-from comigs_mlx.training.groups import Task
+from comigs_mlx.training.level import Task
 
 
 def mix_by_trust(meeting: Meeting) -> dict[str, Tensors]:
