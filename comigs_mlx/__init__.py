@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from comigs_mlx.environment import VERSION
 from comigs_mlx.platform import cpu
 
 cpu.prepare()
@@ -32,10 +33,10 @@ if TYPE_CHECKING:
     from comigs_mlx.options import DataOptions as DataOptions
     from comigs_mlx.options import ExpertOptions as ExpertOptions
     from comigs_mlx.options import SavingOptions as SavingOptions
+    from comigs_mlx.options import TrainConfig as TrainConfig
     from comigs_mlx.options import TrainingOptions as TrainingOptions
     from comigs_mlx.runs.folder import RunFolder as RunFolder
     from comigs_mlx.runs.session import session as session
-    from comigs_mlx.train_options import TrainConfig as TrainConfig
     from comigs_mlx.training.evaluation import Evaluator as Evaluator
     from comigs_mlx.training.trainer import Trainer as Trainer
 
@@ -53,7 +54,7 @@ _HOME = {
     "SavingOptions": "options",
     "Speaker": "inference.speaker",
     "Trace": "inference.trace",
-    "TrainConfig": "train_options",
+    "TrainConfig": "options",
     "Trainer": "training.trainer",
     "TrainingOptions": "options",
     "fingerprint": "model.base",
@@ -65,7 +66,7 @@ _HOME = {
 would overwrite it when it is imported."""
 
 __all__ = sorted(_HOME)
-__version__ = "0.1.0"
+__version__ = VERSION
 
 
 def __getattr__(name: str) -> Any:

@@ -10,15 +10,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from comigs_mlx.errors import ConfigError, raise_all
-from comigs_mlx.yaml_files import dump
-from comigs_mlx.yaml_files import read_yaml as read_yaml
+from comigs_mlx.errors import ConfigError, line, raise_all
 
 T = TypeVar("T")
 
@@ -289,6 +288,43 @@ def _shown(default: Any) -> str:
     return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
 
 
+def _with_numbers(kind: type[T]) -> type[T]:
+    """A YAML loader or dumper for which 1e-5 is a number, as for mlx-lm's loader."""
+    number = re.compile(r"^[-+]?(\d+\.\d*|\.\d+|\d+)[eE][-+]?\d+$")
+    changed: Any = type(kind.__name__, (kind,), {})
+    changed.add_implicit_resolver(
+        "tag:yaml.org,2002:float", number, list("-+.0123456789")
+    )
+    return typing.cast("type[T]", changed)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a flat YAML mapping; dashes in its keys count as underscores.
+
+    Raises:
+        ConfigError: If the file is missing or is not a flat mapping.
+    """
+    import yaml
+
+    try:
+        content = yaml.load(
+            path.read_text(encoding="utf-8"), _with_numbers(yaml.SafeLoader)
+        )
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read configuration {path}: {line(error)}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected 'option: value' lines")
+    return {str(key).replace("-", "_"): value for key, value in content.items()}
+
+
 def dump_yaml(config: Any) -> str:
-    """The flat YAML of a configuration, readable by `read_yaml`."""
-    return dump(to_dict(config))
+    """The flat YAML of a configuration, readable by `read_yaml`; tuples are lists."""
+    import yaml
+
+    values = to_dict(config)
+    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+    dumper = _with_numbers(yaml.SafeDumper)
+    text: str = yaml.dump(plain, Dumper=dumper, sort_keys=False)
+    return text

@@ -1,4 +1,8 @@
-"""Where numbers were measured: machine, versions, commit."""
+"""Where numbers were measured: machine, versions, commit.
+
+Imports no MLX before it is asked for the device: `platform.blas` needs versions before
+MLX may be loaded.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +11,21 @@ import os
 import platform
 import re
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
+VERSION = "0.1.0"
+"""Of this package; also in pyproject.toml."""
 
-import comigs_mlx
-
-ROOT = Path(comigs_mlx.__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 """The folder that holds the package."""
 
 
 def environment() -> dict[str, Any]:
     """Machine, versions and commit; what cannot be found out is None."""
+    import mlx.core as mx
+
     return {
         "chip": chip(),
         "machine": platform.machine(),
@@ -28,12 +33,25 @@ def environment() -> dict[str, Any]:
         "memory_gb": _memory_gb(),
         "os": platform.platform(),
         "python": platform.python_version(),
-        "mlx": _version("mlx"),
-        "mlx-lm": _version("mlx-lm"),
-        "comigs-mlx": comigs_mlx.__version__,
+        "mlx": version("mlx") or None,
+        "mlx-lm": version("mlx-lm") or None,
+        "comigs-mlx": VERSION,
         "commit": commit(ROOT),
         "device": mx.default_device().type.name,
     }
+
+
+def version(package: str, missing: str = "") -> str:
+    """The installed version of a package.
+
+    Args:
+        package: Its name on the index, such as `mlx-lm`.
+        missing: What to return where it is not installed.
+    """
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return missing
 
 
 def chip() -> str | None:
@@ -88,10 +106,3 @@ def _memory_gb() -> float | None:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return round(total / 1e9, 1)
     return None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

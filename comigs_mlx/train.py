@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from comigs_mlx import command
 from comigs_mlx.config import given, to_dict
-from comigs_mlx.train_options import TrainConfig, train_config
+from comigs_mlx.options import TrainConfig, train_config
 
 if TYPE_CHECKING:
     from comigs_mlx.runs.session import Session

@@ -15,11 +15,13 @@ from comigs_mlx.errors import ConfigError
 from comigs_mlx.evaluate import EvaluateConfig
 from comigs_mlx.generate import GenerateConfig
 from comigs_mlx.options import (
+    CHANGEABLE,
     ExpertOptions,
+    TrainConfig,
     parse_experts,
+    train_config,
 )
 from comigs_mlx.simulation.options import SimulateConfig
-from comigs_mlx.train_options import CHANGEABLE, TrainConfig, train_config
 
 PACKAGE = Path(comigs_mlx.__file__).parent
 COMMANDS = sorted(

@@ -10,10 +10,10 @@ import pytest
 
 import tests.tiny as tiny
 from comigs_mlx.config import read_yaml
+from comigs_mlx.options import TrainConfig, train_config
 from comigs_mlx.runs.folder import RunFolder
 from comigs_mlx.runs.session import session
 from comigs_mlx.train import main
-from comigs_mlx.train_options import TrainConfig, train_config
 from tests.runs.compare import same_run, tree
 from tests.training.setting import same, values
 

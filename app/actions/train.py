@@ -19,9 +19,9 @@ from comigs_mlx.config import from_dict, leaves
 from comigs_mlx.data.preview import preview
 from comigs_mlx.errors import ComigsError, ConfigError, DataError, RunError
 from comigs_mlx.files import replacing_dir
+from comigs_mlx.options import TrainConfig
 from comigs_mlx.runs import estimate, listing, process
 from comigs_mlx.runs.place import Place
-from comigs_mlx.train_options import TrainConfig
 
 NAME = re.compile(r"[^\W_](?:[\w -]{0,62}[\w-])?")
 """Names a new run may have: nothing that leads out of the folder of runs."""

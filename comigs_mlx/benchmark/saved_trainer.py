@@ -7,9 +7,8 @@ from typing import Any
 
 from comigs_mlx.benchmark.setting import Setting
 from comigs_mlx.data.batches import Batch
-from comigs_mlx.options import SavingOptions, TrainingOptions
+from comigs_mlx.options import SavingOptions, TrainConfig, TrainingOptions
 from comigs_mlx.runs.folder import RunFolder
-from comigs_mlx.train_options import TrainConfig
 from comigs_mlx.training.records import Boundary
 from comigs_mlx.training.trainer import Trainer
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from comigs_mlx.data.conversation import Tokenizer, inner_tokenizer
 from comigs_mlx.data.splits import Sample
-from comigs_mlx.packages import version
+from comigs_mlx.environment import version
 
 PACKAGES = ("tokenizers", "transformers", "mlx-lm", "jinja2")
 """Whose code turns text into tokens: another version counts as another tokenizer."""

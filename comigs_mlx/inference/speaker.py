@@ -33,7 +33,7 @@ from comigs_mlx.inference.worker import Worker
 
 if TYPE_CHECKING:
     from comigs_mlx.inference.speech import Speech
-    from comigs_mlx.train_options import TrainConfig
+    from comigs_mlx.options import TrainConfig
 
 Say = Callable[[str], None]
 Listen = Callable[[Progress], None]

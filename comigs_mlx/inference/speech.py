@@ -37,10 +37,9 @@ from comigs_mlx.model.base import Base, load_base
 from comigs_mlx.model.fingerprint import array_digest
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.model.selection import Selection, usable
-from comigs_mlx.options import ExpertOptions
+from comigs_mlx.options import ExpertOptions, TrainConfig
 from comigs_mlx.runs.description import base_model, expert_options, revision
 from comigs_mlx.runs.folder import RunFolder
-from comigs_mlx.train_options import TrainConfig
 from comigs_mlx.training import memory_estimate
 
 LOADING_STEPS = 3

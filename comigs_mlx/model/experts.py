@@ -16,6 +16,7 @@ it does not hold are masked, so that unused experts never cost a pass of their o
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,18 +27,50 @@ from comigs_mlx.model.lora import Kept, LoRA, Mode, add_product, dimensions
 from comigs_mlx.model.routing import Choice
 
 
-@dataclass
-class Wire:
+@dataclass(eq=False)
+class BlockRouting:
     """Carries a block's choice from its MLP to that MLP's linears, during one call.
 
     Attributes:
-        choice: None outside a call, and in a call that uses no expert.
-        low: Child name of each linear that reads the MLP's input -> that input in its
-            low-rank space, `[tokens, n * r]`.
+        choose: Maps the MLP's input to the choice; None where no expert speaks.
+        derived: Remembers the joined A of the readers.
+        readers: The linears that read the MLP's input.
+        choice: What was chosen; None outside a call, and where no expert speaks.
+        low: Child name of each reader -> the MLP's input in its low-rank space,
+            `[tokens, n * r]`.
     """
 
+    choose: Callable[[mx.array], Choice | None]
+    derived: Kept
+    readers: list[FanOut] = field(default_factory=list)
     choice: Choice | None = None
     low: dict[str, mx.array] = field(default_factory=dict)
+
+    def begin(self, x: mx.array) -> None:
+        """From now on, the block's linears run what is chosen for `x` `[..., in]`."""
+        self.choice = self.choose(x)
+        if self.choice is not None:
+            self.low = low_ranks(self.readers, x, self.choice, self.derived)
+
+    def end(self) -> None:
+        """The block's linears compute the base's product alone again."""
+        self.choice, self.low = None, {}
+
+
+class MixtureMLP:
+    """Goes before an MLP's own class (`attach.put_before`)."""
+
+    _routing: BlockRouting
+
+    def __call__(self, x: mx.array, *args: Any, **kwargs: Any) -> mx.array:
+        """The block's MLP of `x`, with the experts that its router chooses."""
+        routing = self._routing
+        try:
+            routing.begin(x)
+            y: mx.array = super().__call__(x, *args, **kwargs)  # type: ignore[misc]
+        finally:  # also after an error: a stale choice would change the next call
+            routing.end()
+        return y
 
 
 class ExpertLinear(nn.Module):
@@ -47,7 +80,7 @@ class ExpertLinear(nn.Module):
         self,
         linear: nn.Module,
         name: str,
-        wire: Wire,
+        routing: BlockRouting,
         mode: Mode,
         groups: dict[str, int],
         rank: int,
@@ -61,7 +94,7 @@ class ExpertLinear(nn.Module):
         for (role, count), role_key in zip(groups.items(), keys, strict=True):
             if count:
                 self[role] = LoRA(dimensions(linear), rank, role_key, count)
-        self._name, self._wire, self._scale = name, wire, scale
+        self._name, self._routing, self._scale = name, routing, scale
         self._kept = Kept(mode)
 
     def stacks(self, which: str) -> list[mx.array]:
@@ -117,11 +150,11 @@ class FanOut(ExpertLinear):
     def __call__(self, x: mx.array) -> mx.array:
         """Base product once, one low-rank product a slot."""
         base = self.linear(x)
-        if (choice := self._wire.choice) is None:
+        if (choice := self._routing.choice) is None:
             return base
         b = self.high_rank(choice.among)  # [n, r, out]
         n, rank, out = b.shape
-        low = self._wire.low[self._name].reshape(-1, n, rank)  # [tokens, n, r]
+        low = self._routing.low[self._name].reshape(-1, n, rank)  # [tokens, n, r]
         flat = base.reshape(1, -1, out)
         if choice.slots is None:
             y = add_product(flat, low.transpose(1, 0, 2), b)
@@ -142,7 +175,7 @@ class MixBack(ExpertLinear):
 
     def __call__(self, h: mx.array) -> mx.array:
         """Base product of the weighted sum, one low-rank product for all experts."""
-        if (choice := self._wire.choice) is None:
+        if (choice := self._routing.choice) is None:
             return self.linear(h)
         k, *shape, dims = h.shape
         h = h.reshape(k, -1, dims)

@@ -25,9 +25,8 @@ from comigs_mlx.errors import UnsupportedModel, line
 from comigs_mlx.model import params
 from comigs_mlx.model.attach import Site, family_name, put_before, sites
 from comigs_mlx.model.backbone import Halves
-from comigs_mlx.model.experts import FanOut, MixBack, Wire
-from comigs_mlx.model.gate import Gate, MixtureMLP
-from comigs_mlx.model.lora import Mode, SharedLoRA
+from comigs_mlx.model.experts import BlockRouting, FanOut, MixBack, MixtureMLP
+from comigs_mlx.model.lora import Kept, Mode, SharedLoRA
 from comigs_mlx.model.routing import Choice, Routing, fixed_choice
 from comigs_mlx.model.selection import Selection, allowed, check
 from comigs_mlx.model.tables import tables_of
@@ -90,37 +89,53 @@ class Mixture:
         self.model.freeze()
 
     def _attach(self, site: Site, router: Any, key: mx.array) -> None:
-        options, wire = self.options, Wire()
-        groups = {"generalist": options.generalists, "specialist": options.specialists}
+        """Put experts and a router into one block.
+
+        Every part has a key of its own, in a fixed order (the MLP's linears, those of
+        the attention, the router): the same seed gives the same experts everywhere.
+        """
+        options = self.options
         attention = site.attention_linears if options.attention_lora else []
         count = len(site.mlp_linears) + len(attention) + 1
-        keys = iter(mx.random.split(key, count))
-        readers: list[FanOut] = []
+        *linear_keys, router_key = mx.random.split(key, count)
+        routed = router(site.dims, options.experts, router_key)
+        routing = BlockRouting(partial(self.choose, routed), Kept(self._mode))
+        keys = iter(linear_keys)
         for name in site.mlp_linears:
-            kind = MixBack if name == site.mix_back else FanOut
-            how = (groups, options.rank, options.scale, next(keys))
-            expert = kind(site.mlp[name], name, wire, self._mode, *how)
-            self._replace(site.mlp, name, expert)
-            if isinstance(expert, FanOut):
-                readers.append(expert)
+            self._attach_experts(site, name, routing, next(keys))
         for name in attention:
-            linear, key = site.attention[name], next(keys)
-            shared = SharedLoRA(linear, self._mode, options.rank, options.scale, key)
+            linear, rank, scale = site.attention[name], options.rank, options.scale
+            shared = SharedLoRA(linear, self._mode, rank, scale, next(keys))
             self._replace(site.attention, name, shared)
-        routed = router(site.dims, options.experts, next(keys))
-        choose = partial(self.choose, routed)
-        self._open(site.mlp, routed, Gate(choose, wire, readers, self._mode))
+        self._mix_in(site.mlp, routed, routing)
+
+    def _attach_experts(
+        self, site: Site, name: str, routing: BlockRouting, key: mx.array
+    ) -> None:
+        """Replace one linear of a block's MLP by one that knows the experts."""
+        options = self.options
+        groups = {"generalist": options.generalists, "specialist": options.specialists}
+        kind = MixBack if name == site.mix_back else FanOut
+        how = (groups, options.rank, options.scale, key)
+        expert = kind(site.mlp[name], name, routing, self._mode, *how)
+        self._replace(site.mlp, name, expert)
+        if isinstance(expert, FanOut):
+            routing.readers.append(expert)
 
     def _replace(self, owner: nn.Module, name: str, module: nn.Module) -> None:
         self.on_detach(partial(owner.__setitem__, name, owner[name]))
         owner[name] = module
 
-    def _open(self, mlp: nn.Module, router: nn.Module, gate: Gate) -> None:
-        """Give the MLP its router and a class that asks it first."""
+    def _mix_in(self, mlp: nn.Module, router: nn.Module, routing: BlockRouting) -> None:
+        """Give the MLP its router and a class that asks it first.
+
+        The class changes and the object stays: whatever refers to the MLP, in the model
+        or outside, goes through the router from now on.
+        """
         mlp.router = router
-        mlp._gate = gate
+        mlp._routing = routing
         self.on_detach(partial(mlp.__delattr__, "router"))
-        self.on_detach(partial(mlp.__delattr__, "_gate"))
+        self.on_detach(partial(mlp.__delattr__, "_routing"))
         self.on_detach(put_before(mlp, MixtureMLP))
 
     def _rehearse(self) -> None:

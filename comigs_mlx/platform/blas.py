@@ -31,7 +31,7 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
-from comigs_mlx import files, packages
+from comigs_mlx import environment, files
 
 WHEEL = "scipy-openblas32"
 LIBRARY = "scipy_openblas32/lib/libscipy_openblas.so"
@@ -210,7 +210,7 @@ def _key(library: Path) -> str:
     facts = [
         library.name,
         _processor_features(),
-        packages.version("mlx"),
+        environment.version("mlx"),
         os.environ.get("OPENBLAS_CORETYPE", ""),
     ]
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from comigs_mlx.config import read_yaml
 from comigs_mlx.errors import ComigsError
+from comigs_mlx.options import TrainConfig
 from comigs_mlx.runs.listing import metrics
 from comigs_mlx.runs.place import Place
-from comigs_mlx.train_options import TrainConfig
 
 
 def tokens(config: TrainConfig) -> int:

@@ -23,10 +23,10 @@ from typing import Any
 from comigs_mlx.config import read_yaml
 from comigs_mlx.errors import ComigsError, RunError
 from comigs_mlx.files import write_json
+from comigs_mlx.options import train_config
 from comigs_mlx.platform import cpu
 from comigs_mlx.runs import progress
 from comigs_mlx.runs.place import Place, is_locked, reports
-from comigs_mlx.train_options import train_config
 
 RECORD, LOG, LOCK = ".train.json", ".train.log", ".train.lock"
 LINES = 50

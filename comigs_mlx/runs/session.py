@@ -26,10 +26,10 @@ from comigs_mlx.errors import RunError
 from comigs_mlx.model import params
 from comigs_mlx.model.base import Base, load_base
 from comigs_mlx.model.mixture import Mixture
+from comigs_mlx.options import TrainConfig
 from comigs_mlx.platform import cpu_streams
 from comigs_mlx.runs import description
 from comigs_mlx.runs.folder import RunFolder
-from comigs_mlx.train_options import TrainConfig
 from comigs_mlx.training import checkpoint, memory_estimate
 from comigs_mlx.training.fitting import check_texts
 from comigs_mlx.training.records import Boundary, Report, Step

@@ -18,7 +18,7 @@ from comigs_mlx.model.params import Tree
 from comigs_mlx.options import ExpertOptions, SavingOptions, TrainingOptions
 from comigs_mlx.training import trainer_state
 from comigs_mlx.training.evaluation import Evaluator
-from comigs_mlx.training.groups import Task
+from comigs_mlx.training.level import Task
 from comigs_mlx.training.trainer import Trainer
 from comigs_mlx.training.trainer_state import Progress, Supply
 

@@ -16,7 +16,7 @@ from comigs_mlx import registry
 from comigs_mlx.errors import ConfigError
 from comigs_mlx.federation.aggregation.personal import Personal
 from comigs_mlx.model.selection import Selection
-from comigs_mlx.training.groups import Task
+from comigs_mlx.training.level import Task
 
 EVEN: Selection = (0.5, 0.5)
 """Two experts averaged: what methods without a router use, so that they have as many

@@ -28,7 +28,7 @@ from comigs_mlx import tensors
 from comigs_mlx.errors import RunError, line
 from comigs_mlx.files import replacing_dir, sha256, write_json
 from comigs_mlx.model import params
-from comigs_mlx.training.groups import Schedule
+from comigs_mlx.training.level import Schedule
 from comigs_mlx.training.records import Position
 from comigs_mlx.training.trainer import Trainer
 

@@ -19,14 +19,15 @@ from comigs_mlx.model.gradient_checkpointing import recompute_blocks
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.options import SavingOptions, TrainingOptions
 from comigs_mlx.training.evaluation import Evaluator, NotFinite
-from comigs_mlx.training.groups import (
+from comigs_mlx.training.level import (
     USUAL,
+    Level,
     Schedule,
+    StepResult,
     Task,
     expert_group,
     router_group,
 )
-from comigs_mlx.training.level import Level, StepResult
 from comigs_mlx.training.records import Boundary, Position, Report, Step, Sums
 
 ADVICE = (

@@ -27,8 +27,8 @@ from comigs_mlx.inference.speaker import Settings, Speaker, Stopped, to_trace
 from comigs_mlx.inference.trace import from_json, to_html, to_json
 from comigs_mlx.model.base import load_base
 from comigs_mlx.model.mixture import Mixture
+from comigs_mlx.options import TrainConfig
 from comigs_mlx.runs.folder import RunFolder
-from comigs_mlx.train_options import TrainConfig
 from comigs_mlx.training import memory_estimate
 
 OPTIONS = {"specialists": 2, "learning_rate": 0.05}

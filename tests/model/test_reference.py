@@ -6,10 +6,9 @@ import pytest
 
 from comigs_mlx.model.base import fingerprint, load_base
 from comigs_mlx.model.mixture import Mixture
-from comigs_mlx.options import ExpertOptions, TrainingOptions
+from comigs_mlx.options import ExpertOptions, TrainConfig, TrainingOptions
 from comigs_mlx.runs import experts
 from comigs_mlx.runs.folder import RunFolder
-from comigs_mlx.train_options import TrainConfig
 from comigs_mlx.training.level import Level, expert_group, router_group
 from comigs_mlx.training.losses import token_losses
 from tests.model.naive import randomise
@@ -83,9 +82,9 @@ def test_router_files_hold_what_the_router_uses(tiny_folder, tmp_path):
     randomise(mixture.model, std=0.5)
     write_run(tmp_path / "run", base, mixture)
     seen = []
-    gate = mixture.sites[0].mlp._gate
-    choose = gate.choose
-    gate.choose = lambda x: (seen.append(x), choose(x))[1]
+    block = mixture.sites[0].mlp._routing
+    choose = block.choose
+    block.choose = lambda x: (seen.append(x), choose(x))[1]
     _, routing = mixture(mx.array([WINDOW]))
     x = np.array(seen[0][0], np.float64)
     weights = Run(tmp_path / "run").weights(mixture.layers[0], x)

@@ -141,7 +141,7 @@ class TestForwardPass:
         before = {id(m): {*vars(m)} for _, m in mixture.model.named_modules()}
         mx.eval(mixture.model(TOKENS))
         assert mixture._collected is None
-        assert all(site.mlp._gate.wire.choice is None for site in mixture.sites)
+        assert all(site.mlp._routing.choice is None for site in mixture.sites)
         after = {id(m): {*vars(m)} for _, m in mixture.model.named_modules()}
         assert after == before
 
@@ -162,7 +162,7 @@ class TestForwardPass:
             patch.setattr(type(linear), "__call__", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 mixture(TOKENS)
-        assert all(site.mlp._gate.wire.choice is None for site in mixture.sites)
+        assert all(site.mlp._routing.choice is None for site in mixture.sites)
         assert mixture._collected is None
         assert mx.array_equal(mixture(TOKENS)[0], expected)
 

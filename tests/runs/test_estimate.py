@@ -5,8 +5,8 @@ import json
 import pytest
 
 from comigs_mlx.config import dump_yaml, from_dict
+from comigs_mlx.options import TrainConfig
 from comigs_mlx.runs.estimate import seconds, tokens
-from comigs_mlx.train_options import TrainConfig
 
 OPTIONS = {
     "model": "demo",

@@ -14,10 +14,10 @@ import tests.tiny as tiny
 from comigs_mlx.config import read_yaml
 from comigs_mlx.errors import RunError
 from comigs_mlx.model.base import fingerprint, load_base
+from comigs_mlx.options import TrainConfig
 from comigs_mlx.runs import experts, place
 from comigs_mlx.runs.folder import RunFolder
 from comigs_mlx.runs.session import session
-from comigs_mlx.train_options import TrainConfig
 from comigs_mlx.training.records import Boundary
 from tests.runs.compare import tree
 from tests.training.setting import same, values

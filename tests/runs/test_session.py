@@ -19,10 +19,10 @@ from comigs_mlx.errors import (
 )
 from comigs_mlx.model import params
 from comigs_mlx.model.tables import Tables
+from comigs_mlx.options import TrainConfig, train_config
 from comigs_mlx.runs import session as session_module
 from comigs_mlx.runs.folder import RunFolder
 from comigs_mlx.runs.session import _work, session
-from comigs_mlx.train_options import TrainConfig, train_config
 from comigs_mlx.training import checkpoint
 from comigs_mlx.training.records import Boundary, Step
 from tests.runs.compare import tree

@@ -12,9 +12,8 @@ from comigs_mlx.federation.exchanges.base import Exchange
 from comigs_mlx.federation.formats.manifest import Experts, Manifest, name_check
 from comigs_mlx.federation.participant import membership, pull_push
 from comigs_mlx.federation.rounds import repository, submit
-from comigs_mlx.options import ExpertOptions
+from comigs_mlx.options import ExpertOptions, TrainConfig
 from comigs_mlx.runs.session import Check
-from comigs_mlx.train_options import TrainConfig
 
 
 def join(

@@ -24,8 +24,8 @@ from comigs_mlx.federation.rounds import closing, repository, submit
 from comigs_mlx.federation.rounds.repository import Federation
 from comigs_mlx.federation.rounds.submit import Late
 from comigs_mlx.federation.rounds.verification import Untrusted
+from comigs_mlx.options import TrainConfig
 from comigs_mlx.runs.session import Say, Session
-from comigs_mlx.train_options import TrainConfig
 from comigs_mlx.training import checkpoint
 from comigs_mlx.training.records import Boundary, Exchanged, Report, Step
 

@@ -20,7 +20,7 @@ Command:
 from __future__ import annotations
 
 from comigs_mlx.simulation.method import Method, Stage
-from comigs_mlx.training.groups import Task
+from comigs_mlx.training.level import Task
 
 PERSONAL = Task(roles=("specialist",), selection="specialist")
 GLOBAL = Task(roles=("generalist",), selection="generalist")

@@ -16,7 +16,7 @@ Command:
 from __future__ import annotations
 
 from comigs_mlx.simulation.method import EVEN, Method, Stage
-from comigs_mlx.training.groups import Task
+from comigs_mlx.training.level import Task
 
 METHOD = Method(
     generalists=2,

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 import mlx.core as mx
 
 from comigs_mlx.simulation.method import EVEN, Method, Stage
-from comigs_mlx.training.groups import Task
+from comigs_mlx.training.level import Task
 
 MU = 0.01
 

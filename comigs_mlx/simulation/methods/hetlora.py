@@ -25,7 +25,7 @@ import mlx.core as mx
 
 from comigs_mlx.simulation.expert_shapes import tail
 from comigs_mlx.simulation.method import EVEN, Method, Stage
-from comigs_mlx.training.groups import Task
+from comigs_mlx.training.level import Task
 
 GAMMA, LAMBDA = 0.99, 0.001
 

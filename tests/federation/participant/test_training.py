@@ -25,8 +25,8 @@ from comigs_mlx.federation.participant.join import join
 from comigs_mlx.federation.participant.training import Participation
 from comigs_mlx.federation.rounds import closing, repository, submit
 from comigs_mlx.federation.rounds.verification import Untrusted
+from comigs_mlx.options import train_config
 from comigs_mlx.runs.session import session
-from comigs_mlx.train_options import train_config
 from comigs_mlx.training.records import Exchanged, Step
 from tests.federation.conftest import TOKENS
 

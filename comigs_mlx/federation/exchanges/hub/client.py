@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
-from comigs_mlx import packages
+from comigs_mlx import environment
 from comigs_mlx.errors import FederationError
 from comigs_mlx.federation.exchanges.base import NotAllowed, Say, Unreachable
 from comigs_mlx.federation.exchanges.hub import internals
@@ -61,7 +61,7 @@ def library() -> Any:
 @functools.cache
 def version() -> str:
     """Of this program, for the requests' user agent."""
-    return packages.version("comigs-mlx", missing="unknown")  # a copy of the source
+    return environment.version("comigs-mlx", missing="unknown")  # a copy of the source
 
 
 def patiently(

@@ -6,8 +6,7 @@ import pytest
 
 from comigs_mlx.model import params
 from comigs_mlx.options import TrainingOptions
-from comigs_mlx.training.groups import Task, expert_group, router_group
-from comigs_mlx.training.level import Level
+from comigs_mlx.training.level import Level, Task, expert_group, router_group
 from tests.training.setting import arrays, batch_of, changed, mixture_of, values
 
 OPTIONS = TrainingOptions(steps=20, learning_rate=1e-2, weight_decay=0.0)
