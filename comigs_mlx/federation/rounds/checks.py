@@ -202,21 +202,21 @@ def _metadata(
 def _agree(
     metadata: Contribution, participant: str, round: int, manifest: Manifest
 ) -> None:
-    wanted = {
+    agreed = {
         "participant": participant,
         "round": round,
         "base_fingerprint": manifest.base_model.fingerprint,
         "encoding": manifest.encoding,
     }
-    for name, value in wanted.items():
+    for name, value in agreed.items():
         _compare(name, getattr(metadata, name), value)
     any_rank = aggregate.load(manifest.aggregator.name).HANDLES_RANKS
     # An int8 update is relative to the current generalist, so it has its rank.
     free = {"rank"} if any_rank and metadata.encoding != "int8" else set()
     for name in [field.name for field in dataclasses.fields(metadata.experts)]:
         if name not in free:
-            found = getattr(metadata.experts, name)
-            _compare(f"experts.{name}", found, getattr(manifest.experts, name))
+            stated = getattr(metadata.experts, name)
+            _compare(f"experts.{name}", stated, getattr(manifest.experts, name))
     if strangers := metadata.counters.keys() - set(manifest.counters):
         raise FederationError(f"counter {min(strangers)} is not in the manifest")
 
@@ -244,9 +244,9 @@ def _bound(metadata: Contribution, manifest: Manifest, start: str | None) -> Non
         )
 
 
-def _compare(name: str, found: Any, wanted: Any) -> None:
-    if found != wanted:
-        raise FederationError(f"{name} {shown(found)}, expected {shown(wanted)}")
+def _compare(name: str, stated: Any, agreed: Any) -> None:
+    if stated != agreed:
+        raise FederationError(f"{name} {shown(stated)}, expected {shown(agreed)}")
 
 
 def _digests(metadata: Contribution, files: Mapping[str, bytes]) -> None:
@@ -283,7 +283,7 @@ def check_generalist(
         files: Adapter file, relative to the repository -> content.
         own: The shapes that they must have: those of this participant's, or of the
             generalists that the round started from.
-        stated: Their digest (`sources.digest`), where round.json states it.
+        stated: Their digest (`tensor_source.digest`), where round.json states it.
 
     Returns:
         Tensor -> float32 values, or why they cannot be used.
@@ -318,9 +318,9 @@ def _tensors(
         name: _with_rank(name, shape, metadata.experts.rank)
         for name, shape in expected.shapes.items()
     }
-    wanted = encoding.expected(own, metadata.encoding)
-    layouts = {file: _layout(files[file], wanted[file]) for file in wanted}
-    contents = {file: files[file] for file in wanted}
+    specs = encoding.expected(own, metadata.encoding)
+    layouts = {file: _layout(files[file], specs[file]) for file in specs}
+    contents = {file: files[file] for file in specs}
     stored = Stored(metadata, contents, layouts, expected.current)
     for name in stored.names():
         with np.errstate(over="ignore", invalid="ignore"):
@@ -335,16 +335,16 @@ def _with_rank(name: str, shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
     return (shape[0], rank) if name.endswith(".lora_a") else (rank, shape[1])
 
 
-def _layout(content: bytes, wanted: Mapping[str, Spec]) -> Layout:
+def _layout(content: bytes, specs: Mapping[str, Spec]) -> Layout:
     """The layout by our own strict reading, and by the library's."""
-    layout = read_layout(content, wanted)
+    layout = read_layout(content, specs)
     if not layout.metadata.keys() <= {"format", "encoding", "step"}:
         raise FederationError("unknown metadata in a tensor file")
     try:
         loaded = load(content)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise FederationError(f"not a safetensors file: {shown(error)}") from None
-    for name, spec in wanted.items():
+    for name, spec in specs.items():
         if loaded[name].shape != spec.shape or not np.isfinite(loaded[name]).all():
             raise FederationError(f"{shown(name)} is not finite")
     return layout
