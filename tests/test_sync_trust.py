@@ -224,7 +224,7 @@ def test_noise_is_drawn_once_and_its_price_is_told(tmp_path, run, do, cli):
     assert not membership.read(ann).private
     sent = do("push", **noisy)
     assert {key: sent[key] for key in shown} == shown
-    epsilon = privacy.spent(1, 2.0, 1e-5)
+    epsilon = privacy.epsilon([(2.0, 1)], 1e-5)
     wanted = {"epsilon": epsilon, "delta": 1e-5, "clip": 0.5, "noise": 2.0}
     assert shown["contribution.json"]["privacy"] == wanted
     assert plain["contribution.json"]["files"] != shown["contribution.json"]["files"]
@@ -265,11 +265,11 @@ def test_noise_that_could_not_be_sent_is_sent_later(uri, user, hub, run, do, wro
     do("pull", federation=uri, run=ann)
     trainee(ann, 12)
     second = do("push", **push)["contribution.json"]
-    assert second["privacy"]["epsilon"] == privacy.spent(2, 2.0, 1e-5)
+    assert second["privacy"]["epsilon"] == privacy.epsilon([(2.0, 2)], 1e-5)
     other = f"hf://ann/trust-{next(NAMES)}"
     do("init", federation=other, run=ann)
     third = do("push", **{**push, "federation": other})["contribution.json"]
-    assert third["privacy"]["epsilon"] == privacy.spent(3, 2.0, 1e-5)
+    assert third["privacy"]["epsilon"] == privacy.epsilon([(2.0, 3)], 1e-5)
 
 
 def test_noise_needs_both_numbers(run, wrong, tmp_path):

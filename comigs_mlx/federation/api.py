@@ -114,13 +114,13 @@ def remarks(leaving: dict[str, Any]) -> list[str]:
     Args:
         leaving: What `leaving` or `push` has returned.
     """
-    found = [] if leaving[CONTRIBUTION]["privacy"] else [GIVES_AWAY]
+    sentences = [] if leaving[CONTRIBUTION]["privacy"] else [GIVES_AWAY]
     if leaving[CONTRIBUTION]["counters"].get("steps") == 0:
-        found.append(
+        sentences.append(
             "this run has not been trained since its last pull: what it contributes is "
             "the generalist as it was, which a mean leaves out"
         )
-    return found
+    return sentences
 
 
 def pull(
@@ -219,14 +219,14 @@ def close(
             "federation: look at sync status, and accept it with sync merge --trust"
         )
     number = federation.open_round
-    found = [one.as_dict() for one in pull_requests.accept(exchange, say, believed)]
-    return Closing(number, is_closed(exchange, number, believed), found)
+    proposals = [one.as_dict() for one in pull_requests.accept(exchange, say, believed)]
+    return Closing(number, is_closed(exchange, number, believed), proposals)
 
 
-def is_closed(exchange: Exchange, wanted: int, believed: Trust | None = None) -> bool:
+def is_closed(exchange: Exchange, round: int, believed: Trust | None = None) -> bool:
     """Whether a round is closed now, by this call or by somebody else."""
     now = repository.current(exchange, believed)
-    if now.open_round > wanted:
+    if now.open_round > round:
         return True
     return closing.close_if_due(exchange, now, time.time()) is not None
 
@@ -250,8 +250,10 @@ def _prepared(
     federation = repository.current(exchange, pull_push.trusting(run, exchange.uri))
     pull_push.agreed(run, exchange, federation, accept and send, say)
     submit.check_participant(exchange, federation, name)
-    made = pull_push.prepare(run, exchange, federation, name, options, send, say)
-    return federation, *made
+    contribution = pull_push.prepare(
+        run, exchange, federation, name, options, send, say
+    )
+    return federation, *contribution
 
 
 def history(run: Path) -> list[dict[str, Any]]:

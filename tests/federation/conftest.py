@@ -3,21 +3,20 @@ import itertools
 import pytest
 
 import tests.hub_server as hub_server
-from comigs_mlx.federation.exchanges import open as exchange_module
 from comigs_mlx.federation.exchanges.folder import FolderExchange
+from comigs_mlx.federation.exchanges.hub import exchange as hub_exchange
 from comigs_mlx.federation.exchanges.hub.exchange import HubExchange
 from comigs_mlx.federation.exchanges.memory import MemoryExchange, MemoryStore
 
 TOKENS = {user: token for token, user in hub_server.USERS.items()}
 NAMES = itertools.count()
-OPEN = exchange_module.open_exchange
 
 
 def reach(monkeypatch, endpoint, token, **given):
     """Commands open every repository there and with this token, whatever they say."""
     given = {"endpoint": endpoint, "token": token, **given}
-    opened = lambda uri, **others: OPEN(uri, **{**others, **given})
-    monkeypatch.setattr(exchange_module, "open_exchange", opened)
+    opened = lambda *address, **others: HubExchange(*address, **{**others, **given})
+    monkeypatch.setattr(hub_exchange, "HubExchange", opened)
 
 
 @pytest.fixture(scope="session")

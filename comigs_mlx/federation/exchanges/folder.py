@@ -4,7 +4,7 @@ A revision is the number of commits made through this program and a digest of al
 sizes and times, so that a change by any other program (git pull, a person) counts too.
 There is no history: a file can be read at a revision until it changes. Readers need
 neither the lock nor the right to write, and see each commit whole or not at all (see
-`journal`). Links are neither listed nor followed.
+`folder_journal`). Links are neither listed nor followed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ KEPT = 16
 
 
 class FolderExchange:
-    """The folder at `root` (see `exchange.Exchange` for the methods)."""
+    """The folder at `root` (see `base.Exchange` for the methods)."""
 
     def __init__(
         self, root: Path | str, account: str | None = None, patience: float = 300.0

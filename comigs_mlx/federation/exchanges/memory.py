@@ -115,7 +115,7 @@ class MemoryStore:
 
 
 class MemoryExchange:
-    """`store` as one account sees it (see `exchange.Exchange` for the methods)."""
+    """`store` as one account sees it (see `base.Exchange` for the methods)."""
 
     def __init__(self, account: str | None = None, store: MemoryStore | None = None):
         self.name = account
@@ -171,13 +171,13 @@ class MemoryExchange:
     def origins(self, paths: Iterable[str], revision: str) -> dict[str, str | None]:
         """From the oldest state that has the same content."""
         history = self._at(revision)
-        found: dict[str, str | None] = {}
+        firsts: dict[str, str | None] = {}
         for path in paths:
             digest = history[-1].sha256.get(path)
             same = (c for c in history if digest and c.sha256.get(path) == digest)
             if (first := next(same, None)) is not None:
-                found |= self.authors([path], first.revision)
-        return found
+                firsts |= self.authors([path], first.revision)
+        return firsts
 
     def before(self, path: str, revision: str) -> Snapshot | None:
         """From the history."""

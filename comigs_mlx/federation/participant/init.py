@@ -53,8 +53,8 @@ def members(allow: str | None, keys: str | None) -> dict[str, Member] | None:
     for name, key in public.items():
         if key is None:
             raise ConfigError(f"--keys {name}: write {name}=HEX, as sync key prints it")
-    made = {name: Member(accounts[name], public.get(name)) for name in accounts}
-    return None if allow is None else made
+    listed = {name: Member(accounts[name], public.get(name)) for name in accounts}
+    return None if allow is None else listed
 
 
 def _pairs(flag: str, text: str | None) -> dict[str, str | None]:

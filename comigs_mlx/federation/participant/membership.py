@@ -124,12 +124,12 @@ def residual(run: Path, uri: str, round: int) -> dict[str, Array]:
             counted = last != round and last <= _contributed(run)
             prefix = "after/" if counted else "before/"
             names = [n for n in opened.keys() if n.startswith(prefix)]
-            found = {n.removeprefix(prefix): opened.get_tensor(n) for n in names}
+            tensors = {n.removeprefix(prefix): opened.get_tensor(n) for n in names}
     except (SafetensorError, OSError, ValueError) as error:
         raise FederationError(
             f"{file} is damaged: remove it, which forgets one rounding error"
         ) from error
-    return found if about.get("uri") == place(uri) else {}
+    return tensors if about.get("uri") == place(uri) else {}
 
 
 def intended(run: Path, uri: str) -> int:
@@ -177,17 +177,17 @@ def check_fits(manifest: Manifest, experts: Experts, fingerprint: str) -> None:
             f"its base model is not the federation's ({manifest.base_model.id!a})"
         )
     for field in dataclasses.fields(experts):
-        mine, theirs = (getattr(e, field.name) for e in (experts, manifest.experts))
-        if not _equal(mine, theirs):
-            problems.append(f"{field.name} is {mine}, the federation's {theirs}")
+        own, theirs = (getattr(e, field.name) for e in (experts, manifest.experts))
+        if not _equal(own, theirs):
+            problems.append(f"{field.name} is {own}, the federation's {theirs}")
     if problems:
         raise FederationError(
             f"this run does not fit the federation: {'; '.join(problems)}"
         )
 
 
-def _equal(mine: Any, theirs: Any) -> bool:
+def _equal(own: Any, theirs: Any) -> bool:
     """Whether two values are the same; numbers up to rounding."""
-    if isinstance(mine, float) and isinstance(theirs, float):
-        return math.isclose(mine, theirs, rel_tol=1e-9)
-    return bool(mine == theirs)
+    if isinstance(own, float) and isinstance(theirs, float):
+        return math.isclose(own, theirs, rel_tol=1e-9)
+    return bool(own == theirs)

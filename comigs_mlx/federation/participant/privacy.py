@@ -257,9 +257,9 @@ def prepare(
     return prepared
 
 
-def _one_round(kept: Basis, wanted: Basis) -> bool:
-    return wanted == dataclasses.replace(
-        kept, values=wanted.values, settings=wanted.settings
+def _one_round(kept: Basis, asked: Basis) -> bool:
+    return asked == dataclasses.replace(
+        kept, values=asked.values, settings=asked.settings
     )
 
 

@@ -137,20 +137,20 @@ def bring(
     if record is not None and record.round == federation.round.round:
         if not _replaced(exchange, federation, record, accept):
             return False
-    mine = of_run(run)
-    membership.check_fits(federation.manifest, mine.experts, mine.base.fingerprint)
-    own = shapes(Arrays("", mine.generalists))
+    own = of_run(run)
+    membership.check_fits(federation.manifest, own.experts, own.base.fingerprint)
+    own_shapes = shapes(Arrays("", own.generalists))
     believed = trusting(run, exchange.uri, accept)
     believing = dataclasses.replace(federation, trust=believed)
-    tensors = repository.pull(exchange, believing, own)
-    if _only_here(record, mine.step):
-        number = round_history.keep_own(run, mine.generalists, mine.step)
+    tensors = repository.pull(exchange, believing, own_shapes)
+    if _only_here(record, own.step):
+        number = round_history.keep_own(run, own.generalists, own.step)
         say(
             f"what {run} had learnt itself is replaced, and kept on this device: sync "
             f"pull --back={number} brings it again"
         )
     generalists.replace(RunFolder(run), tensors)
-    remember(run, exchange.uri, federation, name, mine.step, digest(tensors))
+    remember(run, exchange.uri, federation, name, own.step, digest(tensors))
     place = membership.place(exchange.uri)
     round_history.write(run, federation.round.round, place, tensors)
     return True
@@ -281,9 +281,9 @@ def prepare(
     Raises:
         FederationError: If the run did not start from the last closed round.
     """
-    record, mine = membership.read(run), of_run(run)
+    record, own = membership.read(run), of_run(run)
     manifest, last = federation.manifest, federation.round.round
-    membership.check_fits(manifest, mine.experts, mine.base.fingerprint)
+    membership.check_fits(manifest, own.experts, own.base.fingerprint)
     if record is not None and record.uri == membership.place(exchange.uri):
         trust.check(record, exchange.uri, manifest, federation.round)
     if (
@@ -305,19 +305,19 @@ def prepare(
             manifest,
             participant=name,
             round=opened,
-            counters=_counters(run, mine.step - record.step),
+            counters=_counters(run, own.step - record.step),
             residual=before,
             privacy=stated,
             start=digest(start),
         )
 
     if (settings := privacy.settings(record, options)) is None:
-        prepared = make(mine.generalists, None)
+        prepared = make(own.generalists, None)
     else:
-        of_start, of_mine = digest(start), digest(mine.generalists)
-        basis = privacy.Basis(record.uri, name, opened, of_start, of_mine, settings)
+        of_start, of_own = digest(start), digest(own.generalists)
+        basis = privacy.Basis(record.uri, name, opened, of_start, of_own, settings)
         prepared = privacy.prepare(
-            run, basis, mine.generalists, Arrays("", start), make, send, say
+            run, basis, own.generalists, Arrays("", start), make, send, say
         )
     return _signed(prepared.by(exchange.account()), federation, name), before
 
@@ -395,14 +395,14 @@ def _signed(prepared: Prepared, federation: Federation, name: str) -> Prepared:
     """Signed with the user's key, where the federation asks for it."""
     manifest = federation.manifest
     member = (manifest.participants or {}).get(name)
-    wanted = None if member is None else member.public_key
-    if wanted is None:
+    listed = None if member is None else member.public_key
+    if listed is None:
         return prepared
     key = signatures.load_key()
-    if (mine := signatures.public_key(key)) != wanted:
+    if (own := signatures.public_key(key)) != listed:
         raise FederationError(
             f"federation.json has another key for {name} than this device: use the "
-            f"device with that key, or ask the owner to put in {mine}"
+            f"device with that key, or ask the owner to put in {own}"
         )
     metadata = signatures.sign(prepared.metadata, key)
     return dataclasses.replace(prepared, metadata=metadata)

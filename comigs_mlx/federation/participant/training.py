@@ -239,7 +239,7 @@ class Participation:
     def _exchanged(self, kind: str, round: int, **more: Any) -> Exchanged:
         """A record of what happened, also kept in the run's rounds.jsonl."""
         sent, received = self._metered.take()
-        made = Exchanged(
+        record = Exchanged(
             step=self.session.trainer.position.step,
             event=kind,
             round=round,
@@ -247,8 +247,8 @@ class Participation:
             bytes_received=received,
             **more,
         )
-        self.session.folder.add_round(made.to_dict())
-        return made
+        self.session.folder.add_round(record.to_dict())
+        return record
 
     def _record(self) -> Membership | None:
         """The run's record, if it is of this federation."""

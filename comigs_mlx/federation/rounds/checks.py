@@ -193,21 +193,21 @@ def _metadata(
 def _agree(
     metadata: Contribution, participant: str, round: int, manifest: Manifest
 ) -> None:
-    wanted = {
+    agreed = {
         "participant": participant,
         "round": round,
         "base_fingerprint": manifest.base_model.fingerprint,
         "encoding": manifest.encoding,
     }
-    for name, value in wanted.items():
+    for name, value in agreed.items():
         _compare(name, getattr(metadata, name), value)
     any_rank = aggregate.load(manifest.aggregator.name).HANDLES_RANKS
     # An int8 update is relative to the current generalist, so it has its rank.
     free = {"rank"} if any_rank and metadata.encoding != "int8" else set()
     for name in [field.name for field in dataclasses.fields(metadata.experts)]:
         if name not in free:
-            found = getattr(metadata.experts, name)
-            _compare(f"experts.{name}", found, getattr(manifest.experts, name))
+            stated = getattr(metadata.experts, name)
+            _compare(f"experts.{name}", stated, getattr(manifest.experts, name))
     if strangers := metadata.counters.keys() - set(manifest.counters):
         raise FederationError(f"counter {min(strangers)} is not in the manifest")
 
@@ -235,9 +235,9 @@ def _bound(metadata: Contribution, manifest: Manifest, start: str | None) -> Non
         )
 
 
-def _compare(name: str, found: Any, wanted: Any) -> None:
-    if found != wanted:
-        raise FederationError(f"{name} {shown(found)}, expected {shown(wanted)}")
+def _compare(name: str, stated: Any, agreed: Any) -> None:
+    if stated != agreed:
+        raise FederationError(f"{name} {shown(stated)}, expected {shown(agreed)}")
 
 
 def _digests(metadata: Contribution, files: Mapping[str, bytes]) -> None:

@@ -88,9 +88,9 @@ class Verdict:
 
 def verdicts(exchange: Exchange, federation: Federation) -> Iterator[Verdict]:
     """What would become of each open proposal now; nothing is changed."""
-    found = exchange.proposals()
-    expected = expectation(exchange, federation) if found else None
-    for proposal in found:
+    proposals = exchange.proposals()
+    expected = expectation(exchange, federation) if proposals else None
+    for proposal in proposals:
         assert expected is not None
         yield judge(exchange, federation, expected, proposal)
 
@@ -144,16 +144,18 @@ def place(changed: frozenset[str]) -> tuple[int, str]:
     """
     if not changed:
         raise Unfit("it changes nothing")
-    found = set()
+    contributions = set()
     for path in sorted(changed):
         match = PATH.fullmatch(path) if is_allowed(path) else None
         if match is None or not re.fullmatch(PARTICIPANT, match[2]):
             raise Unfit(f"it changes {shown(path)}, which is no part of a contribution")
-        found.add((int(match[1]), match[2]))
-    if len(found) > 1:
-        folders = " and ".join(f"{round}/{name}" for round, name in sorted(found)[:2])
+        contributions.add((int(match[1]), match[2]))
+    if len(contributions) > 1:
+        folders = " and ".join(
+            f"{round}/{name}" for round, name in sorted(contributions)[:2]
+        )
         raise Unfit(f"it changes more than one contribution: {folders}")
-    return found.pop()
+    return contributions.pop()
 
 
 def _check_round(round: int, federation: Federation) -> None:
@@ -232,14 +234,14 @@ def accept(exchange: Exchange, say: Say, trust: Trust | None = None) -> list[Ver
         Unreachable: If the repository cannot be had; what was accepted stays so.
         NotAllowed: If this account may not write.
     """
-    made = []
+    verdicts = []
     expected: Expected | None = None
     for proposal in exchange.proposals():
         verdict, expected = _settled(exchange, proposal, expected, trust)
         if verdict.reason is None:
             _dismiss(exchange, proposal, say)
-        made.append(dataclasses.replace(verdict, files={}))
-    return made
+        verdicts.append(dataclasses.replace(verdict, files={}))
+    return verdicts
 
 
 def _settled(
@@ -290,10 +292,10 @@ def _changes(exchange: Exchange, federation: Federation, verdict: Verdict) -> Ch
     files = {folder + file: content for file, content in verdict.files.items()}
     stale = [p for p in snapshot.files if p.startswith(folder) and p not in files]
     digest = hashlib.sha256(verdict.files[CONTRIBUTION]).hexdigest()
-    mine = Voucher(verdict.proposal.author or "", verdict.proposal.number, digest)
+    voucher = Voucher(verdict.proposal.author or "", verdict.proposal.number, digest)
     vouchers = {
         **attribution.trusted_vouchers(exchange, snapshot, round).vouchers,
-        name: mine,
+        name: voucher,
     }
     record = {attribution.vouchers_path(round): Accepted(vouchers).to_json()}
     return {**dict.fromkeys(stale), **files, **record}

@@ -1,6 +1,6 @@
 """A federation without a server: made, read, pulled from.
 
-Contributions come in by `contributing`, rounds end by `closing`: whoever comes closes
+Contributions come in by `submit`, rounds end by `closing`: whoever comes closes
 a round that is due, by one commit that builds on exactly the state that was read. Who
 loses the race finds a closed round, or a contribution more, and looks again. Nothing
 keeps state between calls: killed at any moment, the repository is as before or has one
@@ -95,7 +95,7 @@ def initialise(
     for _ in tries():
         snapshot = exchange.snapshot()
         if MANIFEST in snapshot.files:
-            _check_mine(exchange, snapshot, manifest, tensors)
+            _check_ours(exchange, snapshot, manifest, tensors)
             return current(exchange)
         with contextlib.suppress(Moved), answered(exchange, files):
             exchange.commit(files, "Begin the federation", snapshot.revision)
@@ -127,14 +127,14 @@ def _read(exchange: Exchange, snapshot: Snapshot, trust: Trust) -> Federation:
             f"there is no federation in {exchange.uri}: check --federation, or make "
             "one with python -m comigs_mlx.sync init"
         )
-    found = verification.read(exchange, snapshot)
-    return Federation(found.manifest, found.round, snapshot, trust)
+    state = verification.read(exchange, snapshot)
+    return Federation(state.manifest, state.round, snapshot, trust)
 
 
 def pull(
     exchange: Exchange, federation: Federation, own: Shapes | None = None
 ) -> dict[str, Array]:
-    """Tensor -> float32 values of the current generalists, verified (see `verifying`).
+    """Tensor -> float32 values of the current generalists; see `verification`.
 
     Args:
         exchange: The repository to read from.
@@ -168,8 +168,8 @@ def is_there(
 ) -> bool:
     """Whether `files` are in the repository with exactly this content."""
     for path, content in files.items():
-        found = snapshot.files.get(path)
-        if found is None or found.size != len(content):
+        file = snapshot.files.get(path)
+        if file is None or file.size != len(content):
             return False
     return all(
         exchange.read(path, snapshot.revision, len(content)) == content
@@ -185,16 +185,16 @@ def committer(exchange: Exchange) -> str | None:
 
 def _founded(manifest: Manifest, account: str | None) -> Manifest:
     """The manifest with what tells this federation from every other one."""
-    made = manifest.id or secrets.token_hex(16)
+    identity = manifest.id or secrets.token_hex(16)
     return dataclasses.replace(
         manifest,
-        id=made,
+        id=identity,
         founder=manifest.founder or account,
         norm_few=manifest.norm_few or "bounded",
     )
 
 
-def _check_mine(
+def _check_ours(
     exchange: Exchange,
     snapshot: Snapshot,
     manifest: Manifest,
@@ -202,9 +202,9 @@ def _check_mine(
 ) -> None:
     """Raise unless this was founded just so before; only its id was drawn then."""
     content = exchange.read(MANIFEST, snapshot.revision, MANIFEST_BYTES)
-    found = Manifest.from_json(content)
-    mine = dataclasses.replace(manifest, id=found.id, founder=found.founder)
-    if found != mine or not is_there(exchange, snapshot, tensors):
+    there = Manifest.from_json(content)
+    expected = dataclasses.replace(manifest, id=there.id, founder=there.founder)
+    if there != expected or not is_there(exchange, snapshot, tensors):
         raise FederationError(
             f"{exchange.uri} has a federation already: join it with sync pull, or "
             "choose another --federation"

@@ -79,12 +79,12 @@ def candidates(snapshot: Snapshot, round: int) -> dict[str, dict[str, int]]:
 
     Folders whose name no participant can have are left out.
     """
-    found: dict[str, dict[str, int]] = {}
+    sizes: dict[str, dict[str, int]] = {}
     for path, file in snapshot.files.items():
         match = PATH.fullmatch(path)
         if match and match[1] == str(round) and re.fullmatch(PARTICIPANT, match[2]):
-            found.setdefault(match[2], {})[match[3]] = file.size
-    return {name: found[name] for name in sorted(found)[:MOST_PARTICIPANTS]}
+            sizes.setdefault(match[2], {})[match[3]] = file.size
+    return {name: sizes[name] for name in sorted(sizes)[:MOST_PARTICIPANTS]}
 
 
 @contextlib.contextmanager
@@ -188,11 +188,11 @@ def content(exchange: Exchange, snapshot: Snapshot, path: str, most: int) -> byt
     Raises:
         Unreachable: If it is not the listing's.
     """
-    found = exchange.read(path, snapshot.revision, most)
+    received = exchange.read(path, snapshot.revision, most)
     digest = snapshot.files[path].sha256
-    if digest is not None and hashlib.sha256(found).hexdigest() != digest:
+    if digest is not None and hashlib.sha256(received).hexdigest() != digest:
         raise Unreachable(f"{path} was damaged on its way here: try again")
-    return found
+    return received
 
 
 def _place(round: int, name: str, file: str) -> str:

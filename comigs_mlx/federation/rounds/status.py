@@ -39,17 +39,17 @@ def status(exchange: Exchange, federation: Federation, now: float) -> dict[str, 
     trust = _trust(exchange, federation)
     at = closing.fair(exchange, federation, now)
     looking = dataclasses.replace(federation, trust=Trust(everything=True))
-    with closing.review(exchange, looking) as found:
-        accepted = {source.name for source in found.accepted}
+    with closing.review(exchange, looking) as review:
+        accepted = {source.name for source in review.accepted}
         contributions = {
             name: {
                 "accepted": name in accepted,
-                "reason": found.refused.get(name),
-                "clipped": found.clipped.get(name),
+                "reason": review.refused.get(name),
+                "clipped": review.clipped.get(name),
                 "bytes": size,
-                "privacy": _plain(found.privacy.get(name)),
+                "privacy": _plain(review.privacy.get(name)),
             }
-            for name, size in found.size.items()
+            for name, size in review.size.items()
         }
     generalist = sum(files[p].size for p in adapter.paths(federation.manifest))
     return {
@@ -63,7 +63,7 @@ def status(exchange: Exchange, federation: Federation, now: float) -> dict[str, 
         "proposals": [v.as_dict() for v in pull_requests.verdicts(exchange, looking)],
         "bytes": {
             "generalist": generalist,
-            "contributions": sum(found.size.values()),
+            "contributions": sum(review.size.values()),
             "repository": sum(file.size for file in files.values()),
         },
     }

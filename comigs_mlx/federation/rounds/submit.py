@@ -116,10 +116,10 @@ def _counts(
     """
     snapshot, manifest = federation.snapshot, federation.manifest
     taken = holders(exchange, federation, name)
-    found = attribution.accounts(exchange, snapshot, paths)
+    accounts = attribution.accounts(exchange, snapshot, paths)
     return not any(
         attribution.check_author(exchange, name, account, manifest, taken)
-        for account in found.values()
+        for account in accounts.values()
     )
 
 

@@ -62,13 +62,13 @@ class Attempt:
 
     def _send(self, changes: Changes) -> str:
         try:
-            revision, made = self.send(changes, self.parent)
+            revision, is_new = self.send(changes, self.parent)
         except Exception as error:
             self.maybe_done = self.maybe_done or not _surely_refused(error)
             if self.maybe_done and _status(error) == 412:
                 raise Unreachable("the Hub's answer about a commit was lost") from None
             raise
-        if not made:
+        if not is_new:
             self._check_there(revision)
         return revision
 
@@ -105,8 +105,8 @@ def send(
     text: str = "",
 ) -> tuple[Any, bool]:
     """One call of `create_commit`; its answer, and whether a commit was made."""
-    made = operations(changes)
-    added = [o for o in made if changes[o.path_in_repo] is not None]
+    all_operations = operations(changes)
+    added = [o for o in all_operations if changes[o.path_in_repo] is not None]
     # One by one: several at once go to threads, where no limit of ours holds.
     for operation in added:
         if operation.path_in_repo.endswith(LARGE):
@@ -120,7 +120,7 @@ def send(
     with _no_bars():
         info = api.create_commit(
             repo,
-            made,
+            all_operations,
             commit_message=message,
             commit_description=text,
             revision=branch,

@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 class HubExchange:
-    """The model repository `repo` (see `exchange.Exchange` for the methods)."""
+    """The model repository `repo` (see `base.Exchange` for the methods)."""
 
     def __init__(
         self,
@@ -106,11 +106,11 @@ class HubExchange:
         Others a commit names come from its text (`Co-authored-by`), which anybody can
         write.
         """
-        wanted = list(paths)
+        asked = list(paths)
         with self._rewritten(revision):
             return self._ask(
                 lambda: reading.authors(
-                    self._api, self.repo, wanted, revision, self._known.authors
+                    self._api, self.repo, asked, revision, self._known.authors
                 )
             )
 
@@ -128,10 +128,10 @@ class HubExchange:
         """By the history; what a commit builds upon never changes."""
         api, repo, parents = self._api, self.repo, self._known.parents
         with self._rewritten(revision):
-            found = self._ask(
+            earlier = self._ask(
                 lambda: reading.before(api, repo, path, revision, parents)
             )
-            return None if found is None else self._ask(lambda: self._listed(found))
+            return None if earlier is None else self._ask(lambda: self._listed(earlier))
 
     def committed(self, path: str, revision: str) -> float | None:
         """The date of the last commit of `path`."""
@@ -196,11 +196,11 @@ class HubExchange:
 
     def proposals(self) -> list[Proposal]:
         """Open pull requests."""
-        found = self._ask(lambda: reading.pulls(self._api, self.repo, "open"))
-        self._offered.update(d.num for d in found)
+        pulls = self._ask(lambda: reading.pulls(self._api, self.repo, "open"))
+        self._offered.update(d.num for d in pulls)
         return [
             Proposal(d.num, d.title, d.author, self._proposal_url(d.num))
-            for d in sorted(found, key=lambda d: d.num)
+            for d in sorted(pulls, key=lambda d: d.num)
         ]
 
     def proposed(self, number: int) -> tuple[Snapshot, frozenset[str]]:
@@ -277,10 +277,10 @@ class HubExchange:
 
     def _proposed(self, title: str) -> int | None:
         """An open pull request of ours with this title: the answer was lost."""
-        found = reading.pulls(self._api, self.repo, "open")
-        wanted = (title, self.account())
-        mine = [d.num for d in found if (d.title, d.author) == wanted]
-        return max(mine, default=None)
+        pulls = reading.pulls(self._api, self.repo, "open")
+        ours = (title, self.account())
+        numbers = [d.num for d in pulls if (d.title, d.author) == ours]
+        return max(numbers, default=None)
 
     def _proposal_url(self, number: int) -> str:
         return clean(f"{self._api.endpoint}/{self.repo}/discussions/{number}")

@@ -32,18 +32,18 @@ def headers(api: Any) -> dict[str, str]:
     """Headers of a request of ours, with the token the library would choose."""
     from huggingface_hub.utils import build_hf_headers
 
-    made = build_hf_headers(
+    fields = build_hf_headers(
         token=api.token,
         library_name=api.library_name,
         library_version=api.library_version,
     )
-    return {name: str(value) for name, value in made.items()}
+    return {name: str(value) for name, value in fields.items()}
 
 
 def listing(api: Any, repo: str, revision: str) -> dict[str, File]:
     """Path -> file, of all files at `revision` that an exchange may hold."""
-    found = api.list_repo_tree(repo, recursive=True, revision=revision)
-    return _files(found)
+    tree = api.list_repo_tree(repo, recursive=True, revision=revision)
+    return _files(tree)
 
 
 def files(api: Any, repo: str, paths: Sequence[str], revision: str) -> dict[str, File]:
@@ -55,11 +55,11 @@ def entries(
     api: Any, repo: str, paths: Sequence[str], revision: str, expand: bool = False
 ) -> dict[str, Any]:
     """Path -> the library's `RepoFile`, of those of `paths` that are there."""
-    found = []
+    listed = []
     for start in range(0, len(paths), AT_ONCE):
         some = list(paths[start : start + AT_ONCE])
-        found += api.get_paths_info(repo, some, revision=revision, expand=expand)
-    return {entry.path: entry for entry in found if _is_file(entry)}
+        listed += api.get_paths_info(repo, some, revision=revision, expand=expand)
+    return {entry.path: entry for entry in listed if _is_file(entry)}
 
 
 def content(api: Any, repo: str, path: str, revision: str, file: File) -> bytes:
@@ -76,8 +76,8 @@ def content(api: Any, repo: str, path: str, revision: str, file: File) -> bytes:
 
     url = hf_hub_url(repo, path, revision=revision, endpoint=api.endpoint)
     # identity: a compressed answer could be small on the way and huge here.
-    wanted = {**headers(api), "accept-encoding": "identity"}
-    with get_session().stream("GET", url, headers=wanted) as response:
+    fields = {**headers(api), "accept-encoding": "identity"}
+    with get_session().stream("GET", url, headers=fields) as response:
         hf_raise_for_status(response)
         got = bytearray()
         for piece in response.iter_raw(PIECE):
@@ -105,10 +105,10 @@ def authors(
         path: getattr(entry.last_commit, "oid", None)
         for path, entry in entries(api, repo, paths, revision, expand=True).items()
     }
-    wanted = {oid for oid in last.values() if oid is not None}
-    if wanted - known.keys():
+    commits = {oid for oid in last.values() if oid is not None}
+    if commits - known.keys():
         known.update(islice(_commits(api, repo, revision), FAR))
-    for oid in wanted - known.keys():
+    for oid in commits - known.keys():
         known.update(islice(_commits(api, repo, oid), 1))
     return {path: known.get(oid) if oid else None for path, oid in last.items()}
 
@@ -132,16 +132,16 @@ def origins(
     committed again, which is rare. Each goes through `ask`, which tries again.
     """
     now = ask(lambda: files(api, repo, paths, revision))
-    left, found = set(now), dict[str, str | None]()
+    left, firsts = set(now), dict[str, str | None]()
     newest = ask(lambda: list(islice(_commits(api, repo, revision), FAR)))
     for commit, _ in reversed(newest):
         if not left:
             break
         there = ask(partial(files, api, repo, sorted(left), commit))
         if first := [path for path in left if there.get(path) == now[path]]:
-            found |= ask(partial(authors, api, repo, first, commit, known))
+            firsts |= ask(partial(authors, api, repo, first, commit, known))
             left.difference_update(first)
-    return found
+    return firsts
 
 
 def before(
@@ -186,8 +186,8 @@ def clock(api: Any, repo: str) -> float | None:
 
 
 def _last_commit(api: Any, repo: str, path: str, revision: str) -> Any:
-    found = entries(api, repo, [path], revision, expand=True).get(path)
-    return getattr(found, "last_commit", None)
+    entry = entries(api, repo, [path], revision, expand=True).get(path)
+    return getattr(entry, "last_commit", None)
 
 
 def known_as(api: Any, account: str) -> str | None:
@@ -208,9 +208,9 @@ def ancestor(api: Any, repo: str, one: str, other: str) -> str | None:
     seen: tuple[set[str], set[str]] = (set(), set())
     histories = (_commits(api, repo, revision) for revision in (one, other))
     for pair in zip_longest(*histories):
-        for mine, theirs, commit in zip(seen, reversed(seen), pair, strict=True):
+        for own, theirs, commit in zip(seen, reversed(seen), pair, strict=True):
             if commit is not None:
-                mine.add(commit[0])
+                own.add(commit[0])
                 if commit[0] in theirs:
                     return commit[0]
     return None
@@ -248,13 +248,13 @@ def _commits(api: Any, repo: str, revision: str) -> Iterator[tuple[str, str | No
 
 
 def _hashes(api: Any, repo: str, revision: str) -> dict[str, str]:
-    found = api.list_repo_tree(repo, recursive=True, revision=revision)
-    return {entry.path: entry.blob_id for entry in found if _is_file(entry)}
+    tree = api.list_repo_tree(repo, recursive=True, revision=revision)
+    return {entry.path: entry.blob_id for entry in tree if _is_file(entry)}
 
 
-def _files(found: Any) -> dict[str, File]:
+def _files(tree: Any) -> dict[str, File]:
     listed = {}
-    for entry in found:
+    for entry in tree:
         if _is_file(entry) and is_allowed(entry.path):
             listed[entry.path] = file_of(entry)
     return listed

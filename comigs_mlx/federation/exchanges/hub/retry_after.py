@@ -102,10 +102,10 @@ def asked(headers: Any) -> float | None:
         return float(value) or None
     if value and (until := _until(value, headers.get("date", ""))) is not None:
         return until
-    found = re.search(
+    window = re.search(
         r";\s*r\s*=\s*0\s*;\s*t\s*=\s*(\d{1,9})", headers.get("ratelimit", "")
     )
-    return (float(found[1]) or None) if found else None
+    return (float(window[1]) or None) if window else None
 
 
 def _until(moment: str, now: str) -> float | None:
@@ -119,10 +119,10 @@ def _until(moment: str, now: str) -> float | None:
 
 def _date(text: str) -> datetime | None:
     try:
-        found = parsedate_to_datetime(text)
+        moment = parsedate_to_datetime(text)
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
-    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def pause(
