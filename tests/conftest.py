@@ -5,13 +5,19 @@ Environment variables:
     COMIGS_TEST_ORDER=SEED: The test files run in a random order drawn from SEED.
 """
 
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Threads of several workers that wait for each other keep all cores busy: tests
+    # side by side take one each, those that run alone (real, browser) take them all.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import comigs_mlx  # noqa: F401  isort: skip
 
 import gc
 import hashlib
 import itertools
 import json
-import os
 import random
 import shutil
 import warnings
