@@ -35,6 +35,7 @@ hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 
 
+@pytest.hookimpl(optionalhook=True)  # there may be no xdist
 def pytest_xdist_auto_num_workers():
     """One worker more than cores, as some tests wait for another process; at most 4."""
     return min(4, 1 + (os.cpu_count() or 1))
