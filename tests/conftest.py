@@ -5,13 +5,19 @@ Environment variables:
     COMIGS_TEST_ORDER=SEED: The test files run in a random order drawn from SEED.
 """
 
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Threads of several workers that wait for each other keep all cores busy: tests
+    # side by side take one each, those that run alone (real, browser) take them all.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import comigs_mlx  # noqa: F401  isort: skip
 
 import gc
 import hashlib
 import itertools
 import json
-import os
 import random
 import shutil
 import warnings
@@ -29,6 +35,7 @@ hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 
 
+@pytest.hookimpl(optionalhook=True)  # there may be no xdist
 def pytest_xdist_auto_num_workers():
     """One worker more than cores, as some tests wait for another process; at most 4."""
     return min(4, 1 + (os.cpu_count() or 1))

@@ -1,18 +1,28 @@
 """The gate in front of the page, and the page's own scripts."""
 
 import asyncio
+import importlib
 import re
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from app import server
 from app.options import USER, AppConfig
-from app.server import Gate
 
 
-def ask(path="/", names=server.LOCAL_NAMES, **headers):
+class Lazy:
+    """`app.server`, imported when it is asked for: Gradio takes seconds of a worker."""
+
+    def __getattr__(self, name):
+        return getattr(importlib.import_module("app.server"), name)
+
+
+server = Lazy()
+
+
+def ask(path="/", **headers):
     """Status of a request through the gate to an app that answers 200."""
+    names = headers.pop("names", server.LOCAL_NAMES)
     return asked(path, names, headers)[0][0]["status"]
 
 
@@ -29,7 +39,7 @@ def asked(path, names, headers, kind="http"):
 
     given = [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()]
     scope = {"type": kind, "path": path, "headers": given}
-    answer = Gate(app, names)(scope, None, send)
+    answer = server.Gate(app, names)(scope, None, send)
     with ThreadPoolExecutor(1) as thread:  # Playwright has a loop in the main one
         thread.submit(asyncio.run, answer).result()
     return told, dict(through)
