@@ -59,17 +59,16 @@ class ResultsFolder:
             self._check_same(read_yaml(saved))
 
     def _check_same(self, saved: Mapping[str, Any]) -> None:
-        now = {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in to_dict(self.config).items()
-        }
+        now, usual = (_plain(config) for config in (self.config, SimulateConfig()))
+        # A version that had no such option did what is now its default.
+        saved = {**usual, **saved}
         raise_all(
             ConfigError,
             [
                 f"--resume goes on as it began: --{name.replace('_', '-')} is "
-                f"{saved.get(name)!r} there, {value!r} here; use another --out"
+                f"{saved[name]!r} there, {value!r} here; use another --out"
                 for name, value in now.items()
-                if name not in FREE and saved.get(name) != value
+                if name not in FREE and saved[name] != value
             ],
         )
 
@@ -178,6 +177,14 @@ class ResultsFolder:
         write_text(self.path / "results.md", report.markdown(found))
         write_text(self.path / "results.csv", report.comma_separated(found))
         return found
+
+
+def _plain(config: SimulateConfig) -> dict[str, Any]:
+    """The options as a YAML file has them: with lists in place of tuples."""
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in to_dict(config).items()
+    }
 
 
 def _pair(method: str, seed: int) -> str:
