@@ -7,7 +7,7 @@ import errno
 import fcntl
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from comigs_mlx.errors import RunError, line
 from comigs_mlx.files import LEFTOVER, restore, write_text
 from comigs_mlx.runs import description
 
+LOCK = ".lock"
 LOCK_SECONDS = 0.2
 """Whoever only looks whether a run is in use holds its lock for some microseconds."""
 
@@ -54,7 +55,7 @@ class Place:
         self.rounds = self.path / "rounds.jsonl"
         self.config = self.path / "config.yaml"
         self.info = self.path / "comigs.json"
-        self.lock = self.path / ".lock"
+        self.lock = self.path / LOCK
 
     def check_new(self) -> None:
         """Raise `RunError` if something is there already."""
@@ -89,29 +90,9 @@ class Place:
         Raises:
             RunError: If one does.
         """
-        from filelock import FileLock, Timeout
-
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.lock, timeout=LOCK_SECONDS)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise RunError(
-                f"{self.path} is in use by another process: wait for it, or choose "
-                "another folder with --run"
-            ) from error
-        except OSError as error:
-            if error.errno not in WITHOUT_LOCKS:
-                raise
-            raise RunError(
-                f"{self.path} is on a file system without locks ({line(error)}): "
-                "choose a folder on a local disk with --run"
-            ) from error
-        try:
+        with locked(self.path, "--run"):
             restore(self.path)
             yield
-        finally:
-            lock.release()
 
     def is_in_use(self) -> bool:
         """Whether a process trains in this folder, or changes it, right now."""
@@ -139,10 +120,7 @@ class Place:
     def cut_metrics(self, step: int) -> None:
         """Drop the lines after `step`, and one that a killed process left torn."""
         for file in (self.metrics, self.rounds):
-            found = reports(file, "step")
-            kept = [text for report, text in found if report["step"] <= step]
-            if file.exists():
-                write_text(file, "".join(f"{text}\n" for text in kept))
+            cut_lines(file, "step", step)
 
 
 def reports(file: Path, key: str) -> Iterator[tuple[dict[str, Any], str]]:
@@ -157,6 +135,59 @@ def reports(file: Path, key: str) -> Iterator[tuple[dict[str, Any], str]]:
             found = json.loads(text)
             if isinstance(found, dict) and isinstance(found.get(key), int | float):
                 yield found, text
+
+
+def add_line(file: Path, values: Mapping[str, Any]) -> None:
+    """Append one object to a JSONL file.
+
+    Raises:
+        ValueError: If a number is not finite: JSON has none such.
+    """
+    text = json.dumps(values, allow_nan=False)
+    with file.open("a", encoding="utf-8") as opened:
+        opened.write(f"{text}\n")
+
+
+def cut_lines(file: Path, key: str, last: int) -> None:
+    """Drop the objects whose number `key` is above `last`, and a torn line."""
+    if file.exists():
+        kept = [text for found, text in reports(file, key) if found[key] <= last]
+        write_text(file, "".join(f"{text}\n" for text in kept))
+
+
+@contextlib.contextmanager
+def locked(folder: Path, flag: str) -> Iterator[None]:
+    """Keep other processes out of a folder, which is made if it is not there.
+
+    Args:
+        folder: The folder of a run or of a simulation.
+        flag: The option that names it, for the error.
+
+    Raises:
+        RunError: If another process has it, or if its file system has no locks.
+    """
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK, timeout=LOCK_SECONDS)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise RunError(
+            f"{folder} is in use by another process: wait for it, or choose another "
+            f"folder with {flag}"
+        ) from error
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise
+        raise RunError(
+            f"{folder} is on a file system without locks ({line(error)}): choose a "
+            f"folder on a local disk with {flag}"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def is_locked(file: Path) -> bool:

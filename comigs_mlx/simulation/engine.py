@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterator, Sequence
 
+from comigs_mlx.federation.formats.round import Round
 from comigs_mlx.model import params
 from comigs_mlx.options import ExpertOptions, TrainingOptions
 from comigs_mlx.simulation import attendance, expert_shapes
@@ -162,15 +163,15 @@ class Simulation:
             if participant.name in active:
                 tokens = yield from self._train(participant, stage)
                 trained[participant.name] = tokens
-        inexactness = None
+        closed: Round | None = None
         if self.sharing is not None and self.method.stages[stage].shared:
             arrived = {n: tokens for n, tokens in trained.items() if n not in lost}
-            size, inexactness = self.sharing.share(arrived, len(active))
+            size, closed = self.sharing.share(arrived, len(active))
             self.bytes += size
         self.round += 1
         took = time.perf_counter() - start
         self.seconds += took
-        yield self._record(active, lost, self.bytes - before, inexactness, took)
+        yield self._record(active, lost, self.bytes - before, closed, took)
 
     def _stage(self) -> int:
         starts = self.method.first_rounds(self.rounds)
@@ -218,7 +219,7 @@ class Simulation:
         active: list[str],
         lost: list[str],
         size: int,
-        inexactness: float | None,
+        closed: Round | None,
         seconds: float,
     ) -> RoundDone:
         due = self.round % self.config.measuring.eval_every == 0
@@ -238,9 +239,16 @@ class Simulation:
             router_loss={name: r.router_loss for name, r in reports.items()},
             expert_share={name: r.expert_share for name, r in reports.items()},
             bytes=size,
-            inexactness=inexactness,
+            inexactness=None if closed is None else closed.inexactness,
+            notes=[] if closed is None else _notes(closed),
             ranks={p.name: p.options.rank for p in self.participants},
             test_loss=self.measuring.losses(self.method) if measured else {},
             layer_share=self.measuring.layer_share(self.method) if measured else {},
             seconds=seconds,
         )
+
+
+def _notes(closed: Round) -> list[str]:
+    """What happened to single contributions, a sentence each."""
+    refused = (f"{name}: refused: {why}" for name, why in closed.refused.items())
+    return [*refused, *(closed.notes or ())]

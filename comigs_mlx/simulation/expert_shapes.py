@@ -8,8 +8,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from comigs_mlx import registry
 from comigs_mlx.errors import ConfigError
+from comigs_mlx.federation.aggregation import aggregate
 from comigs_mlx.federation.formats.manifest import (
     AggregatorChoice,
     Manifest,
@@ -18,6 +18,7 @@ from comigs_mlx.federation.formats.manifest import (
 )
 from comigs_mlx.federation.formats.tensor_source import Array, Arrays
 from comigs_mlx.federation.formats.tensor_source import shapes as tensor_shapes
+from comigs_mlx.federation.participant.options import NORM_FACTOR
 from comigs_mlx.federation.participant.pull_push import described
 from comigs_mlx.model import params
 from comigs_mlx.model.mixture import Mixture
@@ -125,18 +126,19 @@ def manifest(
     config: SimulateConfig,
     people: Sequence[Person],
 ) -> Manifest:
-    """What the participants agree on; no update is clipped."""
+    """What the participants agree on; no update is outsized unless they say so."""
     base, experts = described(description.describe(mixture, base_id, fingerprint))
     return Manifest(
         base,
         experts,
         max_bytes=cap(tensor_shapes(Arrays("", generalists))),
-        aggregator=AggregatorChoice(*registry.parse(method.aggregator)),
+        aggregator=AggregatorChoice(*aggregate.parse(method.aggregator)),
         quorum=len(people),
         deadline_seconds=1.0,
         participants={person.name: Member() for person in people},
         encoding=config.sharing.encoding,
-        norm_action="off",
+        norm_action=config.sharing.outsized,
+        norm_factor=config.sharing.norm_factor or NORM_FACTOR,
     )
 
 

@@ -14,6 +14,7 @@ from comigs_mlx.federation.exchanges.memory import MemoryExchange, MemoryStore
 from comigs_mlx.federation.formats import adapter
 from comigs_mlx.federation.formats.contribution import prepare
 from comigs_mlx.federation.formats.manifest import Manifest
+from comigs_mlx.federation.formats.round import Round
 from comigs_mlx.federation.formats.tensor_source import Array, Arrays, Source
 from comigs_mlx.federation.rounds import closing, repository
 from comigs_mlx.federation.rounds.reviewing import FOLDER
@@ -89,11 +90,11 @@ class Pool:
 
     def close(
         self, look: Callable[[Sequence[Source]], None] | None = None
-    ) -> float | None:
-        """Close the open round, if anybody contributed; return its inexactness.
+    ) -> Round | None:
+        """Close the open round, if anybody contributed; return what it came to.
 
         Args:
-            look: Shown the accepted contributions while they can be read.
+            look: This is shown the accepted contributions while they can be read.
         """
         self.time += SECONDS
         exchange = MemoryExchange(None, self.store)
@@ -108,7 +109,7 @@ class Pool:
         old: Changes = {path: None for path in files if path.startswith(f"{FOLDER}/")}
         exchange.commit(old, "Forget what is closed")
         self.store.forget()
-        return closed.round.inexactness
+        return closed.round
 
     def download_bytes(self) -> int:
         """Bytes of the current generalists, as everybody pulls them."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from comigs_mlx.config import group, like, option
+from comigs_mlx.federation.participant.options import InitConfig, wrong_norms
 from comigs_mlx.options import DataOptions, ExpertOptions, TrainingOptions
 
 
@@ -29,6 +30,8 @@ class RoundOptions:
         "an aggregator, with options as in sync init (default: the method's own)",
         "NAME[:key=value,...]",
     )
+    outsized: Literal["clip", "refuse", "off"] = like(InitConfig, "outsized", "off")
+    norm_factor: float | None = like(InitConfig, "norm_factor")
 
     def problems(self) -> Iterator[str]:
         """One sentence for each value that cannot work."""
@@ -43,6 +46,7 @@ class RoundOptions:
             from comigs_mlx.federation.aggregation.aggregate import misnamed
 
             yield from misnamed(self.aggregator)
+        yield from wrong_norms(self.outsized, self.norm_factor)
 
 
 @dataclass(frozen=True)

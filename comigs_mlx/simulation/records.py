@@ -62,6 +62,7 @@ class RoundDone:
         layer_share: Participant -> block -> weight of each expert on its test text,
             where measured.
         seconds: Spent on this round, measuring left out.
+        notes: What happened to single contributions (outsized ones), a sentence each.
     """
 
     method: str
@@ -78,6 +79,7 @@ class RoundDone:
     test_loss: dict[str, float] = field(default_factory=dict)
     layer_share: dict[str, list[list[float]]] = field(default_factory=dict)
     seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from typing import Any
 from comigs_mlx.config import dump_yaml, read_yaml, to_dict
 from comigs_mlx.errors import ConfigError, RunError, raise_all
 from comigs_mlx.files import sweep, write_json, write_text
+from comigs_mlx.runs.place import add_line, cut_lines, locked, reports
 from comigs_mlx.simulation import report, results
 from comigs_mlx.simulation.options import SimulateConfig
 from comigs_mlx.simulation.records import Outcome, RoundDone
@@ -59,17 +60,16 @@ class ResultsFolder:
             self._check_same(read_yaml(saved))
 
     def _check_same(self, saved: Mapping[str, Any]) -> None:
-        now = {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in to_dict(self.config).items()
-        }
+        now, usual = (_plain(config) for config in (self.config, SimulateConfig()))
+        # A version that had no such option did what is now its default.
+        saved = {**usual, **saved}
         raise_all(
             ConfigError,
             [
                 f"--resume goes on as it began: --{name.replace('_', '-')} is "
-                f"{saved.get(name)!r} there, {value!r} here; use another --out"
+                f"{saved[name]!r} there, {value!r} here; use another --out"
                 for name, value in now.items()
-                if name not in FREE and saved.get(name) != value
+                if name not in FREE and saved[name] != value
             ],
         )
 
@@ -83,26 +83,13 @@ class ResultsFolder:
         Raises:
             RunError: If another process writes here, or the identity differs.
         """
-        from filelock import FileLock, Timeout
-
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / ".lock", timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise RunError(
-                f"{self.path} is in use by another process: wait for it, or choose "
-                "another --out"
-            ) from error
-        try:
+        with locked(self.path, "--out"):
             self._check_identity(identity)
             sweep(self.path)
             write_json(self.path / "identity.json", dict(identity))
             resumable = dataclasses.replace(self.config, resume=False)
             write_text(self.path / "config.yaml", dump_yaml(resumable))
             yield
-        finally:
-            lock.release()
 
     def _check_identity(self, identity: Mapping[str, str]) -> None:
         file = self.path / "identity.json"
@@ -140,26 +127,15 @@ class ResultsFolder:
         """Append one line to the rounds of a method and seed."""
         file = self._rounds(record.method, record.seed)
         file.parent.mkdir(exist_ok=True)
-        with file.open("a", encoding="utf-8") as lines:
-            text = json.dumps(dataclasses.asdict(record), allow_nan=False)
-            lines.write(f"{text}\n")
+        add_line(file, dataclasses.asdict(record))
 
     def cut_rounds(self, method: str, seed: int, kept: int) -> None:
         """Drop the rounds after `kept` of one method and seed, and a torn line."""
-        file = self._rounds(method, seed)
-        if file.is_file():
-            lines = [r for r in self.rounds(method, seed) if r["round"] <= kept]
-            write_text(file, "".join(f"{json.dumps(line)}\n" for line in lines))
+        cut_lines(self._rounds(method, seed), "round", kept)
 
     def rounds(self, method: str, seed: int) -> list[dict[str, Any]]:
         """All whole lines of a method and seed."""
-        found: list[dict[str, Any]] = []
-        file = self._rounds(method, seed)
-        if file.is_file():
-            for line in file.read_text(encoding="utf-8").splitlines():
-                with contextlib.suppress(ValueError):
-                    found.append(json.loads(line))
-        return found
+        return [found for found, _ in reports(self._rounds(method, seed), "round")]
 
     def _rounds(self, method: str, seed: int) -> Path:
         return self.path / "rounds" / f"{_pair(method, seed)}.jsonl"
@@ -178,6 +154,14 @@ class ResultsFolder:
         write_text(self.path / "results.md", report.markdown(found))
         write_text(self.path / "results.csv", report.comma_separated(found))
         return found
+
+
+def _plain(config: SimulateConfig) -> dict[str, Any]:
+    """The options as a YAML file has them: with lists in place of tuples."""
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in to_dict(config).items()
+    }
 
 
 def _pair(method: str, seed: int) -> str:

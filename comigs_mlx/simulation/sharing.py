@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from comigs_mlx.federation.aggregation import aggregate
 from comigs_mlx.federation.aggregation.personal import Loss
+from comigs_mlx.federation.formats.round import Round
 from comigs_mlx.federation.formats.tensor_source import Array, Arrays, Source
 from comigs_mlx.simulation.local_federation import Pool
 from comigs_mlx.simulation.measuring import Measuring
@@ -34,7 +35,7 @@ class Sharing:
 
     def share(
         self, arrived: Mapping[str, int], active: int
-    ) -> tuple[int, float | None]:
+    ) -> tuple[int, Round | None]:
         """Contribute, close the round, and let everybody receive what is theirs.
 
         Where nothing arrives, the generalists stay those of the round before; whoever
@@ -45,21 +46,21 @@ class Sharing:
             active: The number of participants that take part.
 
         Returns:
-            The bytes sent and received by all of them, and the inexactness of the
-            average.
+            The bytes sent and received by all of them, and the round as it was
+            closed; None where nothing arrived.
         """
         current = self.pool.generalists()
         sent = self._contribute(arrived, current)
         if self.method.personal is not None:
-            inexactness = self.pool.close(lambda found: self._mix(found, current))
+            round = self.pool.close(lambda found: self._mix(found, current))
             # Everybody needs all contributions but its own.
-            return active * sum(sent.values()), inexactness
-        inexactness = self.pool.close()
+            return active * sum(sent.values()), round
+        round = self.pool.close()
         closed = self.pool.generalists()
         for participant in self.participants:
             participant.receive(closed)
         received = active * self.pool.download_bytes()
-        return sum(sent.values()) + received, inexactness
+        return sum(sent.values()) + received, round
 
     def _contribute(
         self, arrived: Mapping[str, int], current: Mapping[str, Array]

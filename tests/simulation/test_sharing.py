@@ -9,6 +9,7 @@ from comigs_mlx.errors import ConfigError
 from comigs_mlx.federation.aggregation import clipping
 from comigs_mlx.federation.formats.tensor_source import Arrays
 from comigs_mlx.simulation import method
+from comigs_mlx.simulation.options import RoundOptions
 from comigs_mlx.simulation.participants import Device
 from tests.simulation.setting import NAMES, people, same, simulation
 
@@ -116,6 +117,41 @@ class TestAnotherAggregator:
                 theta[tensor] = start + m[tensor]
             for tensor, array in watched.made.participants[0].generalists().items():
                 assert np.allclose(array, theta[tensor], atol=1e-5)
+
+
+class TestOutsized:
+    def sent(self, **sharing):
+        """One round in which cy sends an update 100 times as long as it made."""
+        made = simulation("fedavg", rounds=1, sharing=sharing)
+        contribute = made.pool.contribute
+
+        def larger(who, values, current, counters):
+            if who == "cy":
+                values = {
+                    n: current[n] + 100 * (np.asarray(a) - current[n])
+                    for n, a in values.items()
+                }
+            return contribute(who, values, current, counters)
+
+        made.pool.contribute = larger
+        start = made.pool.generalists()
+        record = list(made._one_round())[-1]
+        after = made.pool.generalists()
+        step = np.concatenate([np.ravel(after[n] - start[n]) for n in start])
+        return record.notes, float(np.linalg.norm(step))
+
+    def test_it_is_shortened_refused_or_taken(self):
+        taken, far = self.sent()
+        clipped, nearer = self.sent(outsized="clip", norm_factor=2)
+        refused, nearest = self.sent(outsized="refuse")
+        assert taken == []
+        assert nearest < nearer < far / 10
+        assert "cy: an outsized update, shortened to 0.0" in clipped[0]
+        assert refused[0].startswith("cy: refused: update ")
+
+    def test_a_factor_without_a_rule_is_an_error(self):
+        (problem,) = RoundOptions(norm_factor=2.0).problems()
+        assert "--norm-factor has no effect with --outsized off" in problem
 
 
 class TestSent:

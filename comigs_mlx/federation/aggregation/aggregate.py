@@ -43,12 +43,22 @@ from comigs_mlx.federation.formats.tensor_source import (
 
 @dataclass(frozen=True)
 class Option:
-    """One number that an aggregator can be told."""
+    """One number that an aggregator can be told.
+
+    Attributes:
+        default: The value where none is given.
+        low: The least value.
+        high: The largest value.
+        help: What it means, in a few words.
+        also: Another name that the command line takes for it; federation.json always
+            has the option's own name.
+    """
 
     default: float
     low: float
     high: float
     help: str
+    also: str | None = None
 
 
 State = Mapping[str, Array]
@@ -259,14 +269,34 @@ def check(name: str, options: Mapping[str, Any]) -> None:
     raise_all(FederationError, wrong)
 
 
+def parse(choice: str) -> tuple[str, dict[str, float]]:
+    """The aggregator and its options in a value of `--aggregator`.
+
+    Args:
+        choice: The text `name` or `name:key=value,...`; a key may also be the other
+            name of an option.
+
+    Raises:
+        ConfigError: If it is not written so, or if an option comes twice.
+    """
+    name, given = registry.parse(choice)
+    known = name in registry.names("aggregator")
+    offered: Mapping[str, Option] = load(name).OPTIONS if known else {}
+    names = {option.also: key for key, option in offered.items()}
+    options = {names.get(key, key): value for key, value in given.items()}
+    if len(options) < len(given):
+        raise ConfigError(f"{choice}: an option comes twice, under both of its names")
+    return name, options
+
+
 def misnamed(choice: str) -> Iterator[str]:
     """What is wrong with a value of `--aggregator`; one sentence each.
 
     Args:
-        choice: `name` or `name:key=value,...`.
+        choice: The text `name` or `name:key=value,...`.
     """
     try:
-        name, options = registry.parse(choice)
+        name, options = parse(choice)
     except ConfigError as error:
         yield f"--aggregator {error}"
     else:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from comigs_mlx import registry
 from comigs_mlx.errors import ConfigError
+from comigs_mlx.federation.aggregation import aggregate
 from comigs_mlx.federation.formats.manifest import (
     AggregatorChoice,
     Manifest,
@@ -11,7 +11,7 @@ from comigs_mlx.federation.formats.manifest import (
     cap,
 )
 from comigs_mlx.federation.formats.tensor_source import Arrays, shapes
-from comigs_mlx.federation.participant.options import InitConfig
+from comigs_mlx.federation.participant.options import NORM_FACTOR, InitConfig
 from comigs_mlx.federation.participant.pull_push import Origin
 
 
@@ -25,11 +25,13 @@ def manifest(config: InitConfig, origin: Origin) -> Manifest:
         origin.base,
         origin.experts,
         max_bytes=cap(shapes(Arrays("", origin.generalists))),
-        aggregator=AggregatorChoice(*registry.parse(config.aggregator)),
+        aggregator=AggregatorChoice(*aggregate.parse(config.aggregator)),
         quorum=config.quorum,
         deadline_seconds=config.deadline,
         participants=members(config.allow, config.keys),
         encoding=config.encoding,
+        norm_action=config.outsized,
+        norm_factor=config.norm_factor or NORM_FACTOR,
         require_signatures=config.require_signatures,
     )
 

@@ -16,6 +16,19 @@ TRUST = (
 FEDERATION = "hf://owner/repo, hf://owner/repo@branch, or a folder"
 
 
+NORM_FACTOR, MOST_FACTOR = 3.0, 10**6
+
+
+def wrong_norms(outsized: str, factor: float | None) -> Iterator[str]:
+    """One sentence for each thing wrong with `--outsized` and `--norm-factor`."""
+    if factor is None:
+        return
+    if not 1 <= factor <= MOST_FACTOR:
+        yield f"--norm-factor {factor:g} is not from 1 to {MOST_FACTOR}"
+    if outsized == "off":
+        yield "--norm-factor has no effect with --outsized off: choose clip or refuse"
+
+
 @dataclass(frozen=True)
 class _Where:
     federation: str = option("", FEDERATION, "URI")
@@ -55,8 +68,19 @@ class InitConfig(_Where):
     aggregator: str = option(
         "mean",
         "a file of federation/aggregation/aggregators; with options: "
-        "trimmed_mean:fraction=0.3, multi_krum:fraction=0.3, clipped_mean:factor=2",
+        "trimmed_mean:share=0.2, clipped_mean:factor=2, fedavgm:momentum=0.9,rate=0.1",
         "NAME[:key=value,...]",
+    )
+    outsized: Literal["clip", "refuse", "off"] = option(
+        "clip",
+        "what happens to an update that is longer than --norm-factor times the usual: "
+        "it is shortened to that, refused, or taken as it is",
+    )
+    norm_factor: float | None = option(
+        None,
+        f"how many times the usual length (the round's median) an update may have "
+        f"(default: {NORM_FACTOR:g})",
+        "F",
     )
     encoding: Literal["fp16", "fp32", "int8"] = option("fp16", "of contributions")
     allow: str | None = option(
@@ -85,6 +109,7 @@ class InitConfig(_Where):
         from comigs_mlx.federation.aggregation.aggregate import misnamed
 
         yield from misnamed(self.aggregator)
+        yield from wrong_norms(self.outsized, self.norm_factor)
         if (self.run is None) == (self.model is None):
             yield "init needs either --run DIR or --model ID|PATH"
         if self.require_signatures and self.keys is None:

@@ -30,7 +30,11 @@ from comigs_mlx.federation.formats.tensor_source import Source, Wide, wide
 SUMMARY = "mean of the contributions closest to the others: withstands a few hostile"
 HANDLES_RANKS = False
 ROBUST = True
-OPTIONS = {"fraction": Option(0.2, 0, 0.5, "share of hostile participants expected")}
+OPTIONS = {
+    "fraction": Option(
+        0.2, 0, 0.5, "share of hostile participants expected", also="share"
+    )
+}
 
 
 def update(

@@ -26,7 +26,9 @@ from comigs_mlx.federation.formats.tensor_source import Array, Source
 SUMMARY = "mean of every number without its extremes: withstands a few hostile ones"
 HANDLES_RANKS = False
 ROBUST = True
-OPTIONS = {"fraction": Option(0.2, 0, 0.5, "share of the values cut at each end")}
+OPTIONS = {
+    "fraction": Option(0.2, 0, 0.5, "share of the values cut at each end", also="share")
+}
 
 
 def update(
