@@ -1,0 +1,19 @@
+"""A path without a scheme: a folder on this machine or on a shared drive."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from comigs_mlx.federation.exchanges.base import Exchange
+from comigs_mlx.federation.exchanges.folder import FolderExchange
+
+SUMMARY = "a folder on this machine or on a shared drive"
+
+
+def connect(
+    uri: str, *, account: str | None, patience: float, **others: Any
+) -> Exchange:
+    """The folder at the path `uri`, where `~` is the home folder."""
+    del others
+    return FolderExchange(Path(uri).expanduser(), account=account, patience=patience)
