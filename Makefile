@@ -63,10 +63,10 @@ layers: $(READY)  ## check that imports go one way only
 	$(BIN)/lint-imports --no-cache
 
 docs: $(READY)  ## write the generated parts of the documentation anew
-	$(BIN)/cog -r README.md docs/options.md docs/memory.md docs/speed.md
+	$(BIN)/cog -r README.md docs/options.md docs/memory.md docs/plugins.md docs/speed.md
 
 docs-check: $(READY)
-	$(BIN)/cog --check README.md docs/options.md docs/memory.md docs/speed.md
+	$(BIN)/cog --check README.md docs/options.md docs/memory.md docs/plugins.md docs/speed.md
 
 bench: $(READY)  ## time and memory against mlx-lm's LoRA (about 10 minutes on two slow cores)
 	$(BIN)/python -m comigs_mlx.bench --compare docs/bench/smollm2.json

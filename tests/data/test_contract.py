@@ -28,7 +28,14 @@ def sources(write: Callable[..., Path], datasets: dict[str, Any]) -> list[str]:
     datasets["owner/name"] = {"train": texts, "validation": texts[:5]}
     blocks = "\n\n".join(row["text"] for row in texts)
     names = {f"deep/{i}.md": row["text"] for i, row in enumerate(texts)}
+    plugins = (registry.load("format", name) for name in FORMATS)
+    others = [
+        str(write({name: text}, "example") / name)
+        for plugin in plugins
+        for name, text in getattr(plugin, "EXAMPLES", {}).items()
+    ]
     return [
+        *others,
         "demo",
         "demo:journal",
         "owner/name",
@@ -83,7 +90,8 @@ def test_reads_the_same_well_formed_samples_each_time(
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_no_document_stands_in_two_splits(name: str, sources: list[str]) -> None:
-    for source in (s for s in sources if reader(s).__name__.endswith(f".{name}")):
+    plugin = registry.load("format", name)
+    for source in (s for s in sources if reader(s) is plugin):
         found = load_splits(source)
         parts = [{repr(s) for s in part} for part in (found.train, found.valid)]
         assert all(parts)

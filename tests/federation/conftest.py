@@ -3,6 +3,7 @@ import itertools
 import pytest
 
 import tests.hub_server as hub_server
+from comigs_mlx import registry
 from comigs_mlx.federation.exchanges.folder import FolderExchange
 from comigs_mlx.federation.exchanges.hub import exchange as hub_exchange
 from comigs_mlx.federation.exchanges.hub.exchange import HubExchange
@@ -49,7 +50,11 @@ def on_hub(hub, repo):
     return exchange
 
 
-@pytest.fixture(params=["memory", "folder", "hub"])
+OTHERS = sorted(set(registry.names("exchange")) - set(registry.built_in("exchange")))
+"""Schemes of installed plugins."""
+
+
+@pytest.fixture(params=["memory", "folder", "hub", *OTHERS])
 def exchange(request, tmp_path):
     """(user) -> an exchange on one repository, of each kind; nothing is made yet."""
     if request.param == "memory":
@@ -57,6 +62,9 @@ def exchange(request, tmp_path):
         return lambda user="ann": MemoryExchange(user, store)
     if request.param == "folder":
         return lambda user="ann": FolderExchange(tmp_path / "pool", user)
+    if request.param in OTHERS:
+        uri = f"{request.param}://{tmp_path}/pool"
+        return lambda user="ann": OPEN(uri, account=user, patience=10)
     on_hub, hub = (request.getfixturevalue(name) for name in ("on_hub", "hub"))
     repo = request.getfixturevalue("repo")
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from comigs_mlx import registry
 from comigs_mlx.errors import FederationError
 from comigs_mlx.federation.exchanges.base import Exchange, Say
-from comigs_mlx.federation.exchanges.folder import FolderExchange
 from comigs_mlx.federation.formats.redaction import clean
-from comigs_mlx.federation.formats.uri import hub_address
+
+PATH = "folder"
+"""The exchange of what has no scheme."""
 
 
 def open_exchange(
@@ -24,27 +26,34 @@ def open_exchange(
     a login).
 
     Args:
-        uri: The federation's address: `hf://owner/repo`, `hf://owner/repo@branch`, or
-            the path of a folder.
+        uri: The federation's address: `hf://owner/repo`, `hf://owner/repo@branch`, the
+            path of a folder, or a URI whose scheme another package has registered.
         patience: How many seconds one call goes on trying.
         say: It is told whenever something is waited for.
 
     Raises:
-        FederationError: If `uri` is neither.
+        FederationError: If `uri` is none of these.
+        ConfigError: If the scheme's plugin cannot be imported.
     """
     text = str(uri)
-    if "://" not in text and not text.startswith("hf:"):
-        return FolderExchange(_folder(text), patience=patience)
-    from comigs_mlx.federation.exchanges.hub.exchange import HubExchange
-
-    repo, branch = hub_address(text)
-    return HubExchange(repo, branch, patience=patience, say=say)
+    plugin = registry.load("exchange", _scheme(text))
+    exchange: Exchange = plugin.connect(text, patience=patience, say=say)
+    return exchange
 
 
-def _folder(text: str) -> Path:
-    if not text.strip() or "\0" in text or re.fullmatch(r"[A-Za-z]{2,}:.*", text):
+def _scheme(text: str) -> str:
+    """The name of the exchange for `text`; a single letter before `:` is a drive."""
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", text)
+    if text.startswith("hf:"):
+        return "hf"  # its own error says how such a URI is written
+    known = [name for name in registry.names("exchange") if name != PATH]
+    if match is not None and match[1] in known:
+        return match[1]
+    no_path = not text.strip() or "\0" in text or "://" in text
+    if no_path or re.fullmatch(r"[A-Za-z]{2,}:.*", text):
+        others = "".join(f"{name}://..., " for name in known if name != "hf")
         raise FederationError(
-            f"{clean(text)!r} is no federation: write hf://owner/repo or a folder's "
-            "path"
+            f"{clean(text)!r} is no federation: write hf://owner/repo, {others}or a "
+            "folder's path"
         )
-    return Path(text).expanduser()
+    return PATH
