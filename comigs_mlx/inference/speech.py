@@ -40,8 +40,6 @@ from comigs_mlx.model.selection import Selection, usable
 from comigs_mlx.options import ExpertOptions
 from comigs_mlx.runs.description import base_model, expert_options, revision
 from comigs_mlx.runs.folder import RunFolder
-from comigs_mlx.train_options import TrainConfig
-from comigs_mlx.training import memory_estimate
 
 LOADING_STEPS = 3
 """Base model, its fingerprint, experts."""
@@ -202,26 +200,6 @@ class Speech:
             if last is not None:
                 yield last.token(base.tokenizer)
         self._prompts.keep(key, prompt + heard, cache)
-
-    def plan(self, config: TrainConfig) -> tuple[int, list[str]] | None:
-        """What a training would need; see `Speaker.memory`."""
-        if self.base is None or not self.base.is_still(config.model):
-            return None
-        work = memory_estimate.Work(
-            batch_size=config.data.batch_size,
-            seq_len=config.data.seq_len,
-            checkpoint=config.training.grad_checkpoint,
-            accumulation=config.training.grad_accumulation,
-        )
-        voice, self.voice = self.voice, None
-        try:
-            plan = memory_estimate.plan(self._attach(config.experts), work)
-            notes = list(plan.notes(config.memory_limit))
-        finally:
-            if voice is not None:
-                run = None if voice.run is None else Path(voice.run)
-                self.choose(run, voice.base_id, voice.best)
-        return plan.estimate.peak, notes
 
     def score(
         self, text: str, selections: Sequence[str], watch: Watch = UNWATCHED

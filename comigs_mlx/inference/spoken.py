@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from comigs_mlx.errors import ComigsError, ConfigError, raise_all
-from comigs_mlx.inference.trace import Trace, TraceToken
 
 Message = dict[str, str]
 """One turn of a conversation: {"role": "user" or "assistant", "content": text}."""
@@ -230,19 +229,3 @@ class Scored:
     experts: list[str]
     layers: list[str]
     perplexity: dict[str, float] = field(default_factory=dict)
-
-
-def to_trace(
-    voice: Voice | Scored, tokens: Sequence[SpokenToken | ScoredToken]
-) -> Trace:
-    """The trace of spoken or scored tokens, for `inference.trace`'s JSON and HTML.
-
-    Args:
-        voice: Who spoke (for scored tokens: the `Scored` they are of).
-        tokens: In order; several replies may stand one after the other.
-    """
-    model = voice.base_id if isinstance(voice, Voice) else voice.model
-    told = [
-        TraceToken(t.id, t.text, isinstance(t, ScoredToken), t.weights) for t in tokens
-    ]
-    return Trace(model, voice.experts, voice.layers, told)
