@@ -18,12 +18,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from comigs_mlx.inference.settings import Settings as Settings
 from comigs_mlx.inference.spoken import Alternative as Alternative
 from comigs_mlx.inference.spoken import Message as Message
 from comigs_mlx.inference.spoken import Progress as Progress
 from comigs_mlx.inference.spoken import Scored as Scored
 from comigs_mlx.inference.spoken import ScoredToken as ScoredToken
-from comigs_mlx.inference.spoken import Settings as Settings
 from comigs_mlx.inference.spoken import SpokenToken as SpokenToken
 from comigs_mlx.inference.spoken import Stopped as Stopped
 from comigs_mlx.inference.spoken import Voice as Voice
