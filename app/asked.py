@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from comigs_mlx.errors import ConfigError
+from comigs_mlx.errors import ConfigError, raise_all
 from comigs_mlx.inference.trace import SPECIALIST
 
 NAMES = {
@@ -20,6 +20,7 @@ NAMES = {
 }
 """Expert selections and their names on the page."""
 
+MOST_TEMPERATURE = 2
 MOST_TOKENS = 4096
 """Longest answer that can be asked for."""
 
@@ -60,12 +61,10 @@ class Asked:
             raise ConfigError(f"The base model alone has no {name}: choose a run.")
         if not all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers):
             raise ConfigError("temperature, top-p and blend must be numbers")
-        if not (0 <= self.blend <= 1 and 0 <= self.temperature <= 2):
-            raise ConfigError("blend is from 0 to 1, temperature from 0 to 2")
-        if not 0 < self.top_p <= 1:
-            raise ConfigError("top-p is above 0 and at most 1")
-        if not 1 <= self.max_tokens <= MOST_TOKENS:
-            raise ConfigError(f"max tokens is from 1 to {MOST_TOKENS}")
+        if not 0 <= self.blend <= 1:
+            raise ConfigError("blend is from 0 to 1")
+        limits = {"most_temperature": MOST_TEMPERATURE, "most_tokens": MOST_TOKENS}
+        raise_all(ConfigError, list(self.settings(()).problems(**limits)))
 
     @property
     def title(self) -> str:
@@ -87,7 +86,7 @@ class Asked:
 
     def settings(self, experts: Sequence[str]) -> Any:
         """The speaker's settings."""
-        from comigs_mlx.inference.speaker import Settings
+        from comigs_mlx.inference.settings import Settings
 
         return Settings(
             selection=self.selection(experts),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from comigs_mlx.data.splits import load_splits as load_splits
     from comigs_mlx.errors import ComigsError as ComigsError
     from comigs_mlx.inference.generate import Generation as Generation
-    from comigs_mlx.inference.generate import Sampling as Sampling
+    from comigs_mlx.inference.settings import Sampling as Sampling
     from comigs_mlx.inference.speaker import Speaker as Speaker
     from comigs_mlx.inference.trace import Trace as Trace
     from comigs_mlx.model.base import Base as Base
@@ -50,7 +50,7 @@ _HOME = {
     "Mixture": "model.mixture",
     "Routing": "model.routing",
     "RunFolder": "runs.folder",
-    "Sampling": "inference.generate",
+    "Sampling": "inference.settings",
     "SavingOptions": "options",
     "Speaker": "inference.speaker",
     "Trace": "inference.trace",

@@ -8,16 +8,20 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from comigs_mlx import command
 from comigs_mlx.config import option, parse
+from comigs_mlx.errors import ConfigError
 from comigs_mlx.files import check_replaceable
 from comigs_mlx.options import parse_experts
 
 if TYPE_CHECKING:
     from comigs_mlx.inference.generate import Generation
+    from comigs_mlx.inference.settings import Settings
     from comigs_mlx.model.base import Base
+
+T = TypeVar("T", dict[str, Any], list[Any])
 
 QUIET_SECONDS = 2.0
 """While a prompt is being read, a line of progress no more often than this."""
@@ -54,6 +58,38 @@ class GenerateConfig:
     top_p: float = option(
         1.0, "draw from the likeliest tokens of this probability", "P"
     )
+    min_p: float = option(
+        0.0, "leave out tokens below this share of the likeliest one's probability", "P"
+    )
+    top_k: int = option(0, "draw from this many likeliest tokens; 0 = all", "N")
+    xtc_probability: float = option(
+        0.0, "how often XTC leaves out all likely tokens but the last of them", "P"
+    )
+    xtc_threshold: float = option(
+        0.1, "probability from which XTC counts a token as likely, at most 0.5", "P"
+    )
+    repetition_penalty: float = option(
+        1.0, "divide the logits of the last 20 tokens; 1 = off", "X"
+    )
+    presence_penalty: float = option(
+        0.0, "subtract this from the logits of the last 20 tokens", "X"
+    )
+    frequency_penalty: float = option(
+        0.0, "the same, once for each time a token stands there", "X"
+    )
+    logit_bias: str | None = option(
+        None, "what to add to the logits of tokens, such as '{\"42\": -5.0}'", "JSON"
+    )
+    stop: str | None = option(
+        None,
+        'end before this text; several as JSON, such as \'["STOP", "END"]\'',
+        "WORDS",
+    )
+    chat_template_args: str | None = option(
+        None,
+        "arguments of the chat template, such as '{\"enable_thinking\": false}'",
+        "JSON",
+    )
     seed: int = option(0, "of the draws", "N")
     system_prompt: str | None = option(None, "system prompt", "TEXT")
     ignore_chat_template: bool = option(
@@ -61,6 +97,30 @@ class GenerateConfig:
     )
     trace: str | None = option(None, "write who spoke as JSON", "FILE.json")
     html: str | None = option(None, "write who spoke as a page", "FILE.html")
+
+    def settings(self) -> Settings:
+        """The same as the engine takes it.
+
+        Raises:
+            ConfigError: If an option that holds JSON holds none.
+        """
+        from comigs_mlx.inference.settings import Settings
+
+        example = '{"enable_thinking": false}'
+        arguments: dict[str, Any] = _json(
+            self.chat_template_args, dict, "--chat-template-args", example
+        )
+        same = ("top_p", "min_p", "top_k", "xtc_probability", "xtc_threshold", "seed")
+        penalties = ("repetition_penalty", "presence_penalty", "frequency_penalty")
+        return Settings(
+            temperature=self.temp,
+            max_tokens=self.max_tokens,
+            system=self.system_prompt,
+            logit_bias=_biases(self.logit_bias),
+            stop=_stop_words(self.stop),
+            template_args=arguments,
+            **{name: getattr(self, name) for name in (*same, *penalties)},
+        )
 
     def problems(self) -> Iterator[str]:
         """One sentence for each value that cannot work."""
@@ -70,7 +130,12 @@ class GenerateConfig:
             yield "--prompt TEXT is missing"
         elif not self.prompt.strip():
             yield "--prompt is blank: give some text"
-        yield from _sampling_problems(self)
+        try:
+            yield from self.settings().problems(_flag)
+        except ConfigError as error:
+            yield str(error)
+        if self.ignore_chat_template and self.chat_template_args is not None:
+            yield "--chat-template-args needs the chat template: drop one of the two"
         if self.fuse and (self.trace is not None or self.html is not None):
             yield "--fuse leaves one expert, so there is nothing to trace: drop one"
         for name in ("trace", "html"):
@@ -78,13 +143,51 @@ class GenerateConfig:
                 yield from _unwritable(f"--{name} {file}", Path(file).expanduser())
 
 
-def _sampling_problems(config: GenerateConfig) -> Iterator[str]:
-    """What the app refuses too, by the flags' names."""
-    from comigs_mlx.inference.spoken import sampling_problems
+def _stop_words(text: str | None) -> tuple[str, ...]:
+    """One text as it is, or a JSON list of several.
 
-    names = ("--temp", "--top-p", "--max-tokens", "--seed")
-    given = (config.temp, config.top_p, config.max_tokens, config.seed)
-    return sampling_problems(*given, names)
+    Raises:
+        ConfigError: If it begins like a JSON list and is none.
+    """
+    if text is None or not text.startswith("["):
+        return () if text is None else (text,)
+    return tuple(_json(text, list, "--stop", '["END", "STOP"]'))
+
+
+def _flag(field: str) -> str:
+    """What a setting is called on the command line."""
+    return "--temp" if field == "temperature" else f"--{field.replace('_', '-')}"
+
+
+def _json(text: str | None, kind: type[T], flag: str, example: str) -> T:
+    """A value that is given as JSON; an empty one where the flag is not given.
+
+    Raises:
+        ConfigError: If it is no JSON of that kind.
+    """
+    if text is None:
+        return kind()
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, kind):
+        raise ConfigError(f"{flag} expects JSON such as {example}, got {text!r}")
+    return value
+
+
+def _biases(text: str | None) -> dict[int, float]:
+    """Token id -> what is added to its logit.
+
+    Raises:
+        ConfigError: If it is no JSON object of token ids and numbers.
+    """
+    flag, example = "--logit-bias", '{"42": -5.0}'
+    given: dict[str, Any] = _json(text, dict, flag, example)
+    numbers = all(type(bias) in (int, float) for bias in given.values())
+    if not numbers or not all(i.isascii() and i.isdigit() for i in given):
+        raise ConfigError(f"{flag} expects JSON such as {example}, got {text!r}")
+    return {int(token): bias for token, bias in given.items()}
 
 
 def _unwritable(option: str, file: Path) -> Iterator[str]:
@@ -106,15 +209,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Load the run, stream the answer, write the traces asked for."""
     config = parse(GenerateConfig, "comigs_mlx.generate", argv)
     selection = parse_experts(config.experts)
-    from comigs_mlx.inference.generate import Generation, Sampling
+    from comigs_mlx.inference.generate import Generation
     from comigs_mlx.model.fusing import fused
     from comigs_mlx.model.mixture import Mixture
     from comigs_mlx.runs.folder import RunFolder
 
     folder = RunFolder(config.run)
     base, mixture = folder.load(best=config.best, report=command.say)
-    sampling = Sampling(config.temp, config.top_p, config.seed)
-    asked = (_tokens(base, config), config.max_tokens, sampling)
+    asked = (_tokens(base, config), config.max_tokens, config.settings())
     generation = Generation(base, mixture, *asked, reading=_Reading())
     speaking = fused if config.fuse else Mixture.selected
     with speaking(mixture, selection):
@@ -131,7 +233,8 @@ def _tokens(base: Base, config: GenerateConfig) -> list[int]:
             f"note: {base.id} has no chat template, so it is no chat model: it "
             "continues the prompt rather than answering it"
         )
-    return prompt_tokens(base.tokenizer, config.prompt, config.system_prompt, template)
+    given = (config.prompt, config.system_prompt, template)
+    return prompt_tokens(base.tokenizer, *given, config.settings().template_args)
 
 
 def _stream(generation: Generation) -> None:

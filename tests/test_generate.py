@@ -100,6 +100,25 @@ class TestText:
         assert generated(cli, run, seed=1, **options) == first
         assert generated(cli, run, seed=2, **options) != first
 
+    def test_ends_before_a_stop_word(self, cli, run):
+        whole = generated(cli, run, max_tokens=24)
+        word = whole[5:8]
+        found = generated(cli, run, max_tokens=24, stop=word)
+        assert found == whole[: whole.index(word)]
+        listed = json.dumps(["never said", word])
+        assert generated(cli, run, max_tokens=24, stop=listed) == found
+
+    def test_arguments_reach_the_chat_template(self, cli, run, monkeypatch):
+        from comigs_mlx.inference import prompts
+
+        seen, real = [], prompts.chat_tokens
+        monkeypatch.setattr(
+            prompts, "chat_tokens", lambda *given: seen.append(given) or real(*given)
+        )
+        arguments = '{"enable_thinking": false}'
+        generated(cli, run, max_tokens=1, chat_template_args=arguments)
+        assert seen[0][-1] == {"enable_thinking": False}
+
     def test_a_system_prompt_comes_first(self, cli, run, tmp_path):
         trace = tmp_path / "trace.json"
         generated(cli, run, system_prompt="be kind", trace=trace, max_tokens=1)
@@ -263,6 +282,22 @@ class TestRefused:
             ({"fuse": True, "trace": "x.json"}, "nothing to trace: drop one"),
             ({"seed": -1}, "--seed -1 must be from 0 to 2^64 - 1"),
             ({"seed": 2**64}, f"--seed {2**64} must be at most {2**63 - 1}"),
+            ({"min_p": 2.0}, "--min-p 2.0 must be from 0 to 1"),
+            ({"top_k": -1}, "--top-k -1 must be at least 0"),
+            ({"xtc_probability": 2.0}, "--xtc-probability 2.0 must be from 0 to 1"),
+            ({"xtc_threshold": 0.7}, "--xtc-threshold 0.7 must be from 0 to 0.5"),
+            ({"repetition_penalty": 0.0}, "--repetition-penalty 0.0 must be above 0"),
+            ({"presence_penalty": "nan"}, "--presence-penalty nan must be a finite"),
+            ({"frequency_penalty": "nan"}, "--frequency-penalty nan must be a finite"),
+            ({"logit_bias": "x"}, "--logit-bias expects JSON such as"),
+            ({"logit_bias": '{"a": 1}'}, "--logit-bias expects JSON such as"),
+            ({"stop": "[1"}, "--stop expects JSON such as"),
+            ({"stop": ""}, "--stop must not hold an empty text"),
+            ({"chat_template_args": "[]"}, "--chat-template-args expects JSON"),
+            (
+                {"chat_template_args": '{"tokenize": true}'},
+                "--chat-template-args must not set tokenize",
+            ),
             ({"temp": "nan"}, "--temp nan must be a finite number"),
             ({"temp": "inf"}, "--temp inf must be a finite number"),
             ({"top_p": 1.5}, "--top-p 1.5 must be above 0 and at most 1"),

@@ -8,8 +8,10 @@ one, so routing is kept by position, never by "the latest".
 
 from __future__ import annotations
 
+import contextlib
+import secrets
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import mlx.core as mx
@@ -19,7 +21,8 @@ import numpy.typing as npt
 
 from comigs_mlx.errors import ConfigError, raise_all
 from comigs_mlx.inference.prompts import room, segments
-from comigs_mlx.inference.spoken import sampling_problems
+from comigs_mlx.inference.settings import Sampling as Sampling
+from comigs_mlx.inference.settings import StopTexts, length_problems
 from comigs_mlx.inference.trace import Trace, TraceToken
 from comigs_mlx.model.base import Base
 from comigs_mlx.model.mixture import Mixture
@@ -41,21 +44,6 @@ def chunk_tokens() -> int:
     same for every prompt: with other chunks, sums are rounded in another way.
     """
     return 512 if mx.default_device() == mx.Device(mx.gpu) else 64
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are drawn.
-
-    Attributes:
-        temperature: 0 takes the likeliest token.
-        top_p: Draw from the likeliest tokens of this much probability; 1 = all.
-        seed: Of the draws.
-    """
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -145,19 +133,71 @@ def responses(
         reading: Told how much of `prompt` has been read, before and after each chunk.
     """
     from mlx_lm.generate import stream_generate
-    from mlx_lm.sample_utils import make_sampler
 
-    mx.random.seed(sampling.seed)
-    return stream_generate(
+    seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
+    mx.random.seed(seed)
+    stream = stream_generate(
         cast("nn.Module", recorder),
         tokenizer,
         list(prompt),
         max_tokens=max_tokens,
-        sampler=make_sampler(sampling.temperature, sampling.top_p),
+        sampler=_sampler(sampling, tokenizer),
+        logits_processors=_logits_processors(sampling),
         prompt_cache=cache,
         prefill_step_size=chunk_tokens(),
         prompt_progress_callback=reading,
     )
+    return _until_stop(stream, sampling.stop) if sampling.stop else stream
+
+
+def _sampler(sampling: Sampling, tokenizer: Any) -> Callable[[mx.array], mx.array]:
+    """mlx-lm's sampler; XTC spares line ends and end tokens, as in its command."""
+    from mlx_lm.sample_utils import make_sampler
+
+    spared: list[int] = []
+    if sampling.xtc_probability:
+        line_end = tokenizer.encode("\n", add_special_tokens=False)
+        spared = [*line_end, *tokenizer.eos_token_ids]
+
+    def of(top_k: int) -> Callable[[mx.array], mx.array]:
+        return make_sampler(
+            temp=sampling.temperature,
+            top_p=sampling.top_p,
+            min_p=sampling.min_p,
+            top_k=top_k,
+            xtc_probability=sampling.xtc_probability,
+            xtc_threshold=sampling.xtc_threshold,
+            xtc_special_tokens=spared,
+        )
+
+    few, everything = of(sampling.top_k), of(0)
+    # mlx-lm refuses a top-k that leaves nothing out.
+    return lambda logs: (few if sampling.top_k < logs.shape[-1] else everything)(logs)
+
+
+def _logits_processors(sampling: Sampling) -> list[Any]:
+    """mlx-lm's processors of the settings that are on."""
+    from mlx_lm.sample_utils import make_logits_processors
+
+    penalty = sampling.repetition_penalty
+    return make_logits_processors(
+        logit_bias=dict(sampling.logit_bias) or None,
+        repetition_penalty=None if penalty == 1 else penalty,
+        presence_penalty=sampling.presence_penalty or None,
+        frequency_penalty=sampling.frequency_penalty or None,
+    )
+
+
+def _until_stop(stream: Any, words: tuple[str, ...]) -> Iterator[Any]:
+    """Responses up to the first stop word, which is not part of their text."""
+    texts = StopTexts(words)
+    with contextlib.closing(stream):
+        for response in stream:
+            text, met = texts.add(response.text, response.finish_reason is not None)
+            reason = "stop" if met else response.finish_reason
+            yield replace(response, text=text, finish_reason=reason)
+            if met:
+                return
 
 
 class Generation:
@@ -185,8 +225,9 @@ class Generation:
         sampling: Sampling,
         reading: Reading = unheard,
     ):
-        given = (sampling.temperature, sampling.top_p, max_tokens, sampling.seed)
-        raise_all(ConfigError, list(sampling_problems(*given)))
+        problems = [*sampling.problems(), *length_problems(max_tokens)]
+        raise_all(ConfigError, problems)
+        base.check_tokens(list(sampling.logit_bias), "the logit bias")
         self.base, self.mixture, self.prompt = base, mixture, list(prompt)
         self._room, self._reading = room(base, self.prompt), reading
         self.max_tokens, self.sampling = max_tokens, sampling

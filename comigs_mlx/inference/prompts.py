@@ -6,7 +6,8 @@ import bisect
 import contextlib
 import functools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from comigs_mlx.errors import ConfigError, line
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 TURNS = ("user", "assistant")
 """Roles that take turns."""
+
+NO_ARGS: Mapping[str, Any] = MappingProxyType({})
 
 UNLIMITED = 2**31
 """Tokens to generate where a model does not say how long its context is."""
@@ -100,7 +103,11 @@ def check_text(text: Any, what: str) -> None:
 
 
 def prompt_tokens(
-    tokenizer: Any, prompt: str, system: str | None = None, template: bool = True
+    tokenizer: Any,
+    prompt: str,
+    system: str | None = None,
+    template: bool = True,
+    template_args: Mapping[str, Any] = NO_ARGS,
 ) -> list[int]:
     """Token ids of a prompt, in the model's chat template where it has one.
 
@@ -109,6 +116,7 @@ def prompt_tokens(
         prompt: What the user says.
         system: System prompt.
         template: False gives the prompt to the model as it is, to be continued.
+        template_args: Further arguments of the chat template.
 
     Raises:
         ConfigError: If there is no text, it is not UTF-8, the template refuses it, or
@@ -118,7 +126,8 @@ def prompt_tokens(
     if not prompt.strip():
         raise ConfigError("the prompt is empty: give some text with --prompt")
     if template and tokenizer.has_chat_template:
-        return chat_tokens(tokenizer, [{"role": "user", "content": prompt}], system)
+        turns = [{"role": "user", "content": prompt}]
+        return chat_tokens(tokenizer, turns, system, template_args)
     return _plain_tokens(tokenizer, prompt, system)
 
 
@@ -184,7 +193,10 @@ def _take_turn(turns: list[Message], message: Message) -> None:
 
 
 def chat_tokens(
-    tokenizer: Any, messages: Sequence[Message], system: str | None = None
+    tokenizer: Any,
+    messages: Sequence[Message],
+    system: str | None = None,
+    template_args: Mapping[str, Any] = NO_ARGS,
 ) -> list[int]:
     """Token ids of a conversation, up to where the assistant speaks next.
 
@@ -195,6 +207,7 @@ def chat_tokens(
         tokenizer: mlx-lm's tokenizer wrapper.
         messages: The turns, at least one.
         system: System prompt.
+        template_args: Further arguments of the chat template.
 
     Raises:
         ConfigError: If there is no text, it is not UTF-8, or the template refuses it.
@@ -212,7 +225,7 @@ def chat_tokens(
     try:
         with _unwarned():
             tokens = tokenizer.apply_chat_template(
-                turns, add_generation_prompt=True, return_dict=False
+                turns, add_generation_prompt=True, return_dict=False, **template_args
             )
     except Exception as error:  # a template is a program and may raise anything
         reason = line(error)
@@ -249,7 +262,11 @@ def room(base: Base, prompt: Sequence[int]) -> int:
 
 
 def fitting(
-    base: Base, messages: Sequence[Message], system: str | None, max_tokens: int
+    base: Base,
+    messages: Sequence[Message],
+    system: str | None,
+    max_tokens: int,
+    template_args: Mapping[str, Any] = NO_ARGS,
 ) -> tuple[list[int], int]:
     """A conversation's tokens, without its oldest turns where it is too long.
 
@@ -261,6 +278,7 @@ def fitting(
         messages: The turns so far.
         system: System prompt; never left out.
         max_tokens: Tokens of the answer at most.
+        template_args: Further arguments of the chat template.
 
     Returns:
         Token ids, and how many of the oldest messages are left out.
@@ -269,7 +287,11 @@ def fitting(
         ConfigError: As for `chat_tokens`, or if the last message of the user is too
             long alone.
     """
-    tokens = chat_tokens(base.tokenizer, messages, system)
+
+    def told(start: int) -> list[int]:
+        return chat_tokens(base.tokenizer, messages[start:], system, template_args)
+
+    tokens = told(0)
     if (most := base.context) is None:
         return tokens, 0
     longest = most - min(max_tokens, most // ANSWER_SHARE)
@@ -278,8 +300,8 @@ def fitting(
         return tokens, 0
 
     def fits(start: int) -> bool:
-        return len(chat_tokens(base.tokenizer, messages[start:], system)) <= longest
+        return len(told(start)) <= longest
 
     # The first that fits, or the last message of the user alone.
     left_out = starts[bisect.bisect_left(starts[:-1], True, key=fits)]
-    return chat_tokens(base.tokenizer, messages[left_out:], system), left_out
+    return told(left_out), left_out

@@ -18,22 +18,20 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from comigs_mlx.inference.settings import Settings as Settings
 from comigs_mlx.inference.spoken import Alternative as Alternative
 from comigs_mlx.inference.spoken import Message as Message
 from comigs_mlx.inference.spoken import Progress as Progress
 from comigs_mlx.inference.spoken import Scored as Scored
 from comigs_mlx.inference.spoken import ScoredToken as ScoredToken
-from comigs_mlx.inference.spoken import Settings as Settings
 from comigs_mlx.inference.spoken import SpokenToken as SpokenToken
 from comigs_mlx.inference.spoken import Stopped as Stopped
 from comigs_mlx.inference.spoken import Voice as Voice
 from comigs_mlx.inference.spoken import Watch, ignore, never
-from comigs_mlx.inference.spoken import to_trace as to_trace
 from comigs_mlx.inference.worker import Worker
 
 if TYPE_CHECKING:
     from comigs_mlx.inference.speech import Speech
-    from comigs_mlx.options import TrainConfig
 
 Say = Callable[[str], None]
 Listen = Callable[[Progress], None]
@@ -53,11 +51,6 @@ class Speaker:
         self._speech: Speech | None = None
         self._worker = Worker()
         self._finalizer = weakref.finalize(self, self._worker.close)
-
-    @property
-    def busy(self) -> bool:
-        """Whether it loads, speaks or reads right now; a new call waits its turn."""
-        return self._worker.busy
 
     @property
     def voice(self) -> Voice | None:
@@ -139,7 +132,6 @@ class Speaker:
         self,
         text: str,
         selections: Sequence[str],
-        voice: Voice | None = None,
         stop: Callable[[], bool] = never,
         listen: Listen = ignore,
     ) -> Scored:
@@ -148,7 +140,6 @@ class Speaker:
         Args:
             text: Not longer than the model can read at once.
             selections: Of the voice's.
-            voice: As for `reply`.
             stop: Asked between chunks of the text, on the speaker's thread.
             listen: Told the progress, on the speaker's thread.
 
@@ -158,24 +149,9 @@ class Speaker:
         """
 
         def score(watch: Watch) -> Scored:
-            return self._as(voice, watch).score(text, selections, watch)
+            return self._open().score(text, selections, watch)
 
         return self._call(score, stop, listen)
-
-    def memory(self, config: TrainConfig) -> tuple[int, list[str]] | None:
-        """What training with these options would need, before it is started.
-
-        Args:
-            config: As it would be given to train.
-
-        Returns:
-            The peak in bytes, and what train would say of it, with a warning and what
-            helps where it is too much; None where another base is in memory.
-
-        Raises:
-            ComigsError: If the base cannot take such experts.
-        """
-        return self._worker.call(lambda: self._open().plan(config))
 
     def close(self) -> None:
         """End what is being said, and give back the memory."""

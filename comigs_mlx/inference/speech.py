@@ -7,7 +7,6 @@ is the same, and attaches others where it is not; the base stays.
 from __future__ import annotations
 
 import contextlib
-import secrets
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,15 +17,15 @@ import mlx.core as mx
 
 from comigs_mlx.errors import ComigsError, ConfigError
 from comigs_mlx.inference import scoring
-from comigs_mlx.inference.generate import Reading, Recorder, Sampling, responses
+from comigs_mlx.inference.generate import Reading, Recorder, responses
 from comigs_mlx.inference.heard import Heard
 from comigs_mlx.inference.prompt_cache import PromptCache
 from comigs_mlx.inference.prompts import fitting, room
+from comigs_mlx.inference.settings import Settings
 from comigs_mlx.inference.spoken import (
     Message,
     Progress,
     Scored,
-    Settings,
     SpokenToken,
     Stopped,
     Voice,
@@ -37,10 +36,9 @@ from comigs_mlx.model.base import Base, load_base
 from comigs_mlx.model.fingerprint import array_digest
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.model.selection import Selection, usable
-from comigs_mlx.options import ExpertOptions, TrainConfig
+from comigs_mlx.options import ExpertOptions
 from comigs_mlx.runs.description import base_model, expert_options, revision
 from comigs_mlx.runs.folder import RunFolder
-from comigs_mlx.training import memory_estimate
 
 LOADING_STEPS = 3
 """Base model, its fingerprint, experts."""
@@ -159,14 +157,13 @@ class Speech:
         settings.check()
         base, mixture = self._ready()
         selection = self._selection(settings.selection)
+        base.check_tokens(list(settings.logit_bias), "the logit bias")
         given = (messages, settings.system, settings.max_tokens)
-        prompt, left_out = fitting(base, *given)
+        prompt, left_out = fitting(base, *given, settings.template_args)
         most = min(settings.max_tokens, room(base, prompt))
-        seed = secrets.randbits(32) if settings.seed is None else settings.seed
-        sampling = Sampling(settings.temperature, settings.top_p, seed)
         told = replace(watch, listen=partial(_mention, watch.listen, left_out))
         with _memory(mx.clear_cache), mixture.selected(selection):
-            yield from self._speak(prompt, most, sampling, told)
+            yield from self._speak(prompt, most, settings, told)
 
     def _selection(self, wanted: Selection) -> Selection:
         """What to select; a base without a run speaks for itself."""
@@ -179,7 +176,7 @@ class Speech:
         raise ConfigError(f"there is no {wanted} without a run: choose a run, or base")
 
     def _speak(
-        self, prompt: list[int], max_tokens: int, sampling: Sampling, watch: Watch
+        self, prompt: list[int], max_tokens: int, settings: Settings, watch: Watch
     ) -> Iterator[SpokenToken]:
         """Tokens, each handed out while the one after the next is being computed."""
         base, mixture = self._ready()
@@ -189,7 +186,7 @@ class Speech:
         rest, heard = prompt[read:], list[int]()
         traced = self.voice is not None and self.voice.run is not None
         last: Heard | None = None
-        asked = (rest, max_tokens, sampling, cache, _reading(watch, read))
+        asked = (rest, max_tokens, settings, cache, _reading(watch, read))
         stream: Any = responses(recorder, base.tokenizer, *asked)
         with contextlib.suppress(Stopped), contextlib.closing(stream):
             while not watch.stop() and (response := next(stream, None)) is not None:
@@ -201,26 +198,6 @@ class Speech:
             if last is not None:
                 yield last.token(base.tokenizer)
         self._prompts.keep(key, prompt + heard, cache)
-
-    def plan(self, config: TrainConfig) -> tuple[int, list[str]] | None:
-        """What a training would need; see `Speaker.memory`."""
-        if self.base is None or not self.base.is_still(config.model):
-            return None
-        work = memory_estimate.Work(
-            batch_size=config.data.batch_size,
-            seq_len=config.data.seq_len,
-            checkpoint=config.training.grad_checkpoint,
-            accumulation=config.training.grad_accumulation,
-        )
-        voice, self.voice = self.voice, None
-        try:
-            plan = memory_estimate.plan(self._attach(config.experts), work)
-            notes = list(plan.notes(config.memory_limit))
-        finally:
-            if voice is not None:
-                run = None if voice.run is None else Path(voice.run)
-                self.choose(run, voice.base_id, voice.best)
-        return plan.estimate.peak, notes
 
     def score(
         self, text: str, selections: Sequence[str], watch: Watch = UNWATCHED

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from comigs_mlx.errors import ComigsError, ConfigError, raise_all
-from comigs_mlx.inference.trace import Trace, TraceToken
+from comigs_mlx.errors import ComigsError
 
 Message = dict[str, str]
 """One turn of a conversation: {"role": "user" or "assistant", "content": text}."""
@@ -110,66 +108,6 @@ class Watch:
         self.listen(Progress(what, done, total, left_out))
 
 
-MOST_TEMPERATURE = 100.0
-SEEDS = 2**64
-"""mlx's random generator takes seeds below this."""
-
-NAMES = ("temperature", "top-p", "max tokens", "seed")
-
-
-def sampling_problems(
-    temperature: float,
-    top_p: float,
-    max_tokens: int,
-    seed: int | None,
-    names: tuple[str, str, str, str] = NAMES,
-) -> Iterator[str]:
-    """One sentence for each value that cannot work, whoever speaks.
-
-    Args:
-        temperature: 0 takes the likeliest token.
-        top_p: Draw from the likeliest tokens of this much probability; 1 = all.
-        max_tokens: Tokens at most.
-        seed: Of the draws; None: another one each time.
-        names: What the four are called where they are set.
-    """
-    if not (math.isfinite(temperature) and 0 <= temperature <= MOST_TEMPERATURE):
-        yield f"{names[0]} {temperature} must be from 0 to {MOST_TEMPERATURE:.0f}"
-    if not 0 < top_p <= 1:
-        yield f"{names[1]} {top_p} must be above 0 and at most 1"
-    if max_tokens < 1:
-        yield f"{names[2]} {max_tokens} must be at least 1"
-    if seed is not None and not 0 <= seed < SEEDS:
-        yield f"{names[3]} {seed} must be from 0 to 2^64 - 1"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a reply is spoken.
-
-    Attributes:
-        selection: Who speaks: auto (the router), base, generalist, specialist, or one
-            weight an expert.
-        temperature: 0 takes the likeliest token.
-        top_p: Draw from the likeliest tokens of this much probability; 1 = all.
-        max_tokens: Tokens at most.
-        seed: Of the draws; None: another one each time.
-        system: System prompt.
-    """
-
-    selection: str | tuple[float, ...] = "auto"
-    temperature: float = 0.7
-    top_p: float = 0.95
-    max_tokens: int = 512
-    seed: int | None = None
-    system: str | None = None
-
-    def check(self) -> None:
-        """Raise `ConfigError` where a value cannot work; one sentence for each."""
-        given = (self.temperature, self.top_p, self.max_tokens, self.seed)
-        raise_all(ConfigError, list(sampling_problems(*given)))
-
-
 @dataclass(frozen=True)
 class Voice:
     """What can speak: a base model, with or without a run's experts.
@@ -230,19 +168,3 @@ class Scored:
     experts: list[str]
     layers: list[str]
     perplexity: dict[str, float] = field(default_factory=dict)
-
-
-def to_trace(
-    voice: Voice | Scored, tokens: Sequence[SpokenToken | ScoredToken]
-) -> Trace:
-    """The trace of spoken or scored tokens, for `inference.trace`'s JSON and HTML.
-
-    Args:
-        voice: Who spoke (for scored tokens: the `Scored` they are of).
-        tokens: In order; several replies may stand one after the other.
-    """
-    model = voice.base_id if isinstance(voice, Voice) else voice.model
-    told = [
-        TraceToken(t.id, t.text, isinstance(t, ScoredToken), t.weights) for t in tokens
-    ]
-    return Trace(model, voice.experts, voice.layers, told)

@@ -135,11 +135,6 @@ def specialist_shares(token: TraceToken, experts: Sequence[str]) -> list[float]:
     return [math.fsum(layer[i] for i in own) for layer in token.weights]
 
 
-def specialist_share(token: TraceToken, experts: Sequence[str]) -> float:
-    """The specialists' part of a token, averaged over layers; 0 without layers."""
-    return _mean(specialist_shares(token, experts))
-
-
 def summary(trace: Trace) -> str:
     """The generated tokens in a line: "31 % specialist, most in layers 20-28".
 

@@ -65,7 +65,7 @@ class Parrot:
     def close(self):
         self.delay = 0.0
 
-    def score(self, text, selections, voice=None, stop=None, listen=None):
+    def score(self, text, selections, stop=None, listen=None):
         words = text.split(" ")
         tokens = [
             ScoredToken(

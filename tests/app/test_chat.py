@@ -205,7 +205,7 @@ def test_messages_that_cannot_be_answered(chat, text, message):
     ("values", "message"),
     [
         ({"experts": "all"}, "experts must be one of"),
-        ({"temperature": 3.0}, "temperature from 0 to 2"),
+        ({"temperature": 3.0}, "temperature 3.0 must be from 0 to 2"),
         ({"top_p": 0.0}, "top-p"),
         ({"max_tokens": 0}, "max tokens"),
         ({"blend": float("nan")}, "must be numbers"),

@@ -64,7 +64,8 @@ def exchange(request, tmp_path):
         return lambda user="ann": FolderExchange(tmp_path / "pool", user)
     if request.param in OTHERS:
         uri = f"{request.param}://{tmp_path}/pool"
-        return lambda user="ann": OPEN(uri, account=user, patience=10)
+        connect = registry.load("exchange", request.param).connect
+        return lambda user="ann": connect(uri, account=user, patience=10, say=print)
     on_hub, hub = (request.getfixturevalue(name) for name in ("on_hub", "hub"))
     repo = request.getfixturevalue("repo")
 

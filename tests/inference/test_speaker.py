@@ -18,18 +18,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import tests.tiny as tiny
-from comigs_mlx.config import from_dict
 from comigs_mlx.errors import ComigsError, ConfigError
 from comigs_mlx.inference import generate, speech
 from comigs_mlx.inference.generate import Generation, Sampling
 from comigs_mlx.inference.prompts import chat_tokens, own_text
-from comigs_mlx.inference.speaker import Settings, Speaker, Stopped, to_trace
-from comigs_mlx.inference.trace import from_json, to_html, to_json
+from comigs_mlx.inference.speaker import Settings, Speaker, Stopped
 from comigs_mlx.model.base import load_base
-from comigs_mlx.model.mixture import Mixture
-from comigs_mlx.options import TrainConfig
 from comigs_mlx.runs.folder import RunFolder
-from comigs_mlx.training import memory_estimate
 
 OPTIONS = {"specialists": 2, "learning_rate": 0.05}
 SAY = [{"role": "user", "content": "Dear diary"}]
@@ -393,15 +388,6 @@ class TestReply:
         with pytest.raises(ConfigError, match="the conversation is empty"):
             spoken(speaker, [])
 
-    def test_a_trace_as_json_and_html(self, speaker, runs):
-        voice = speaker.choose(runs[0])
-        tokens = spoken(speaker)
-        trace = to_trace(voice, tokens)
-        assert from_json(to_json(trace)).experts == voice.experts
-        assert [t.id for t in from_json(to_json(trace)).tokens] == ids(tokens)
-        assert not any(token.prompt for token in trace.tokens)
-        assert "<!doctype html>" in to_html(trace).lower()
-
 
 class TestPromptCache:
     """Read before or not: the answer is that of a speaker who has read nothing."""
@@ -542,7 +528,6 @@ class TestThreads:
         endless = replace(GREEDY, max_tokens=100_000)
         reply = speaker.reply(SAY, endless)
         next(reply)
-        assert speaker.busy
         reply.close()
         assert len(spoken(speaker)) == GREEDY.max_tokens
 
@@ -560,7 +545,6 @@ class TestThreads:
         )
         thread.start()
         assert held.wait(60)
-        assert speaker.busy
         later = []
         second = threading.Thread(target=lambda: later.append(speaker.choose(runs[1])))
         second.start()
@@ -670,37 +654,6 @@ def test_importing_the_speaker_loads_no_mlx():
 
 def test_paths_may_be_texts(speaker, runs):
     assert speaker.choose(str(runs[0])).run == str(Path(runs[0]))
-
-
-class TestMemoryOfTraining:
-    def config(self, model, **options):
-        given = {**tiny.TRAINING, "model": str(model), **options}
-        return from_dict(TrainConfig, given)
-
-    def test_is_the_plan_of_these_very_experts(self, speaker, runs, tiny_folder):
-        speaker.choose(runs[0])
-        before = spoken(speaker)
-        config = self.config(tiny_folder(), specialists=4, rank=6, seq_len=32)
-        peak, notes = speaker.memory(config)
-        base = load_base(str(tiny_folder()))
-        work = memory_estimate.Work(2, 32, False, 1)
-        plan = memory_estimate.plan(Mixture(base.model, config.experts), work)
-        assert peak == plan.estimate.peak
-        assert notes == list(plan.notes(None))
-        assert "2 x 32 tokens" in notes[0]
-        assert same_as(spoken(speaker), generation(runs[0]))
-        assert ids(before) == ids(spoken(speaker))
-
-    def test_of_another_base_is_not_known(self, speaker, runs, tiny_folder):
-        assert speaker.memory(self.config(tiny_folder())) is None
-        speaker.choose(runs[0])
-        assert speaker.memory(self.config(tiny_folder("gpt2"))) is None
-
-    def test_experts_that_cannot_be(self, speaker, runs, tiny_folder):
-        speaker.choose(runs[0])
-        with pytest.raises(ComigsError, match="num-layers|blocks"):
-            speaker.memory(self.config(tiny_folder(), num_layers=9))
-        assert same_as(spoken(speaker), generation(runs[0]))
 
 
 PROGRAM = """

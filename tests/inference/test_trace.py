@@ -12,7 +12,6 @@ from comigs_mlx.inference.trace import (
     Trace,
     TraceToken,
     from_json,
-    specialist_share,
     specialist_shares,
     summary,
     to_html,
@@ -104,12 +103,12 @@ def test_what_is_no_trace_is_refused_with_the_reason(path, value, expected):
     assert "\n" not in str(error.value)
 
 
-def test_specialist_share_sums_specialists_and_averages_layers():
+def test_specialist_shares_sum_the_specialists_of_each_layer():
     experts = ["generalist", "generalist-1", "specialist", "specialist-1"]
     token = TraceToken(0, "x", False, [[0.5, 0, 0.25, 0.25], [0, 0.25, 0.75, 0]])
     assert specialist_shares(token, experts) == [0.5, 0.75]
-    assert specialist_share(token, experts) == 0.625
-    assert specialist_share(TraceToken(0, "x", False, []), experts) == 0.0
+    nowhere = TraceToken(0, "x", False, [])
+    assert specialist_shares(nowhere, experts) == []
 
 
 def test_summary_names_the_strongest_neighbouring_layers():

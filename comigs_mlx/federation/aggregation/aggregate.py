@@ -269,7 +269,7 @@ def check(name: str, options: Mapping[str, Any]) -> None:
     raise_all(FederationError, wrong)
 
 
-def parse(choice: str) -> tuple[str, dict[str, float]]:
+def parse(choice: str) -> tuple[str, dict[str, registry.Value]]:
     """The aggregator and its options in a value of `--aggregator`.
 
     Args:

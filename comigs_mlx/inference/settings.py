@@ -1,0 +1,193 @@
+"""How a reply is generated: every setting, its range, and where a text stops; no MLX.
+
+The command and the app build these classes, and both use the one range check here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from comigs_mlx.errors import ConfigError, raise_all
+
+MOST_TEMPERATURE = 100.0
+SEEDS = 2**64
+"""mlx's random generator takes seeds below this."""
+
+RESERVED = frozenset(
+    {"conversation", "add_generation_prompt", "return_dict", "tokenize", "messages"}
+)
+"""Arguments of a chat template that are set here, so that a user cannot set them."""
+
+Name = Callable[[str], str]
+
+
+def plain_name(field: str) -> str:
+    """The name of a setting in a sentence: `top_p` is "top-p"."""
+    return {"top_p": "top-p", "min_p": "min-p", "top_k": "top-k"}.get(
+        field, field.replace("_", " ")
+    )
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn, with the meaning that mlx-lm's `sample_utils` gives them.
+
+    Attributes:
+        temperature: 0 takes the likeliest token.
+        top_p: Draw from the likeliest tokens of this much probability; 1 = all.
+        seed: The seed of the draws; None takes another one each time.
+        min_p: Leave out tokens below this share of the likeliest one's probability.
+        top_k: Draw from this many likeliest tokens; 0 = all.
+        xtc_probability: How often all but the least likely of the tokens above
+            `xtc_threshold` are left out.
+        xtc_threshold: The probability from which that rule counts a token, up to 0.5.
+        repetition_penalty: Divides the logits of the last 20 tokens; 1 = off.
+        presence_penalty: Is subtracted from the logits of the last 20 tokens.
+        frequency_penalty: The same, once for each time that a token stands there.
+        logit_bias: Token id -> what is added to its logit.
+        stop: The reply ends before the first of these texts.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = 0
+    min_p: float = 0.0
+    top_k: int = 0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    stop: tuple[str, ...] = ()
+
+    def problems(
+        self, name: Name = plain_name, most_temperature: float = MOST_TEMPERATURE
+    ) -> Iterator[str]:
+        """One sentence for each value that cannot work.
+
+        Args:
+            name: Gives what a field is called where it is set.
+            most_temperature: The largest temperature that is offered there.
+        """
+        if not _within(self.temperature, 0, most_temperature):
+            given = f"{name('temperature')} {self.temperature}"
+            yield f"{given} must be from 0 to {most_temperature:.0f}"
+        if not 0 < self.top_p <= 1:
+            yield f"{name('top_p')} {self.top_p} must be above 0 and at most 1"
+        if self.seed is not None and not 0 <= self.seed < SEEDS:
+            yield f"{name('seed')} {self.seed} must be from 0 to 2^64 - 1"
+        for key, most in (("min_p", 1), ("xtc_probability", 1), ("xtc_threshold", 0.5)):
+            if not _within(value := getattr(self, key), 0, most):
+                yield f"{name(key)} {value} must be from 0 to {most}"
+        if self.top_k < 0:
+            yield f"{name('top_k')} {self.top_k} must be at least 0 (0 = all)"
+        yield from self._penalty_problems(name)
+        if any(not isinstance(word, str) or not word for word in self.stop):
+            yield f"{name('stop')} must not hold an empty text"
+
+    def _penalty_problems(self, name: Name) -> Iterator[str]:
+        penalty = self.repetition_penalty
+        if not (math.isfinite(penalty) and penalty > 0):
+            given = f"{name('repetition_penalty')} {penalty}"
+            yield f"{given} must be above 0 (1 = off)"
+        for key in ("presence_penalty", "frequency_penalty"):
+            if not math.isfinite(value := getattr(self, key)):
+                yield f"{name(key)} {value} must be a finite number"
+        for token, bias in self.logit_bias.items():
+            if token < 0 or not math.isfinite(bias):
+                yield f"{name('logit_bias')} {token}: {bias} must be a token's number"
+
+
+@dataclass(frozen=True)
+class Settings(Sampling):
+    """How a whole reply is made: `Sampling`, who speaks, and the frame around it.
+
+    Attributes:
+        selection: Who speaks: auto (the router), base, generalist, specialist, or one
+            weight an expert.
+        max_tokens: Tokens at most.
+        system: System prompt.
+        template_args: Further arguments of the chat template.
+    """
+
+    temperature: float = 0.7
+    top_p: float = 0.95
+    seed: int | None = None
+    selection: str | tuple[float, ...] = "auto"
+    max_tokens: int = 512
+    system: str | None = None
+    template_args: Mapping[str, Any] = field(default_factory=dict)
+
+    def problems(
+        self,
+        name: Name = plain_name,
+        most_temperature: float = MOST_TEMPERATURE,
+        most_tokens: float = math.inf,
+    ) -> Iterator[str]:
+        """As of `Sampling`, and of the frame.
+
+        Args:
+            name: Gives what a field is called where it is set.
+            most_temperature: The largest temperature that is offered there.
+            most_tokens: The longest answer that is offered there.
+        """
+        yield from super().problems(name, most_temperature)
+        yield from length_problems(self.max_tokens, name, most_tokens)
+        for key in sorted(RESERVED & set(self.template_args)):
+            yield f"{name('chat_template_args')} must not set {key}"
+
+    def check(self) -> None:
+        """Raise `ConfigError` where a value cannot work; one sentence for each."""
+        raise_all(ConfigError, list(self.problems()))
+
+
+def length_problems(
+    max_tokens: int, name: Name = plain_name, most: float = math.inf
+) -> Iterator[str]:
+    """One sentence where no answer could be that long."""
+    if max_tokens < 1:
+        yield f"{name('max_tokens')} {max_tokens} must be at least 1"
+    elif max_tokens > most:
+        yield f"{name('max_tokens')} {max_tokens} must be at most {most:,.0f}"
+
+
+def _within(value: float, least: float, most: float) -> bool:
+    return math.isfinite(value) and least <= value <= most
+
+
+class StopTexts:
+    """Ends a text before the first of some words, however tokens divide them."""
+
+    def __init__(self, words: tuple[str, ...]):
+        self._words = words
+        self._held = ""
+
+    def add(self, text: str, last: bool) -> tuple[str, bool]:
+        """What can be shown after more text has come, and whether a word was met.
+
+        The end of a text that may be the beginning of a word is held back.
+
+        Args:
+            text: The text of one token.
+            last: Whether nothing comes after it.
+        """
+        held = self._held + text
+        starts = [at for word in self._words if (at := held.find(word)) >= 0]
+        if starts:
+            return held[: min(starts)], True
+        cut = len(held) - (0 if last else self._begun(held))
+        self._held = held[cut:]
+        return held[:cut], False
+
+    def _begun(self, text: str) -> int:
+        """How many characters at the end of a text begin a word."""
+        longest = min(len(text), max(map(len, self._words)) - 1)
+        sizes = range(longest, 0, -1)
+        return next((n for n in sizes if self._starts(text[-n:])), 0)
+
+    def _starts(self, end: str) -> bool:
+        return any(word.startswith(end) for word in self._words)

@@ -1,0 +1,138 @@
+"""The one range check, stop words, and what mlx-lm's sampling does with the rest."""
+
+import math
+from dataclasses import replace
+
+import mlx.core as mx
+import pytest
+from mlx_lm.generate import stream_generate
+from mlx_lm.sample_utils import make_logits_processors, make_sampler
+
+from comigs_mlx.errors import ConfigError, ModelError
+from comigs_mlx.inference.generate import Generation, Sampling
+from comigs_mlx.inference.settings import Settings, StopTexts
+from comigs_mlx.model.base import load_base
+from comigs_mlx.model.mixture import Mixture
+from comigs_mlx.options import ExpertOptions
+
+PROMPT = [ord(letter) for letter in "what did I plan"]
+
+
+@pytest.fixture
+def base(tiny_folder):
+    loaded = load_base(str(tiny_folder("llama")))
+    loaded.tokenizer.eos_token_ids = set()
+    return loaded
+
+
+def generated(base, max_tokens=12, **sampling):
+    mixture = Mixture(base.model, ExpertOptions())
+    try:
+        made = Generation(base, mixture, PROMPT, max_tokens, Sampling(**sampling))
+        with mixture.selected("base"):
+            list(made)
+            made.trace()
+    finally:
+        mixture.detach()
+    return made
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"min_p": 1.1}, "min-p 1.1 must be from 0 to 1"),
+        ({"min_p": math.nan}, "min-p nan must be from 0 to 1"),
+        ({"top_k": -1}, "top-k -1 must be at least 0"),
+        ({"xtc_probability": -0.1}, "xtc probability -0.1 must be from 0 to 1"),
+        ({"xtc_threshold": 0.6}, "xtc threshold 0.6 must be from 0 to 0.5"),
+        ({"repetition_penalty": 0.0}, "repetition penalty 0.0 must be above 0"),
+        ({"presence_penalty": math.inf}, "presence penalty inf must be a finite"),
+        ({"frequency_penalty": math.nan}, "frequency penalty nan must be a finite"),
+        ({"logit_bias": {3: math.inf}}, "logit bias 3: inf must be"),
+        ({"stop": ("",)}, "stop must not hold an empty text"),
+        ({"template_args": {"tokenize": True}}, "must not set tokenize"),
+    ],
+)
+def test_values_that_cannot_work(wrong, text):
+    with pytest.raises(ConfigError, match=text):
+        replace(Settings(), **wrong).check()
+
+
+def test_a_bias_of_a_token_that_is_not_there(base):
+    with pytest.raises(ModelError, match="the logit bias has token id 999999"):
+        generated(base, logit_bias={999_999: 1.0})
+
+
+@pytest.mark.parametrize(
+    ("ours", "sampler", "processors"),
+    [
+        ({"top_p": 0.8}, {"top_p": 0.8}, {}),
+        ({"min_p": 0.3}, {"min_p": 0.3}, {}),
+        ({"top_k": 3}, {"top_k": 3}, {}),
+        ({"top_k": 10**6}, {}, {}),
+        ({"repetition_penalty": 1.5}, {}, {"repetition_penalty": 1.5}),
+        ({"presence_penalty": 2.0}, {}, {"presence_penalty": 2.0}),
+        ({"frequency_penalty": 2.0}, {}, {"frequency_penalty": 2.0}),
+        ({"logit_bias": {65: 4.0}}, {}, {"logit_bias": {65: 4.0}}),
+    ],
+)
+def test_is_what_mlx_lm_draws(base, ours, sampler, processors):
+    mx.random.seed(3)
+    expected = stream_generate(
+        base.model,
+        base.tokenizer,
+        PROMPT,
+        max_tokens=12,
+        sampler=make_sampler(1.0, **sampler),
+        logits_processors=make_logits_processors(**processors),
+    )
+    expected = [response.token for response in expected]
+    found = generated(base, temperature=1.0, seed=3, **ours)
+    assert [piece.id for piece in found.pieces] == expected
+
+
+def test_xtc_is_mlx_lm_s_and_spares_line_ends_and_end_tokens(base):
+    xtc = {"xtc_probability": 0.5, "xtc_threshold": 0.004}
+    line_end = base.tokenizer.encode("\n", add_special_tokens=False)
+    sampler = make_sampler(1.0, **xtc, xtc_special_tokens=line_end)
+    mx.random.seed(3)
+    expected = stream_generate(
+        base.model, base.tokenizer, PROMPT, max_tokens=12, sampler=sampler
+    )
+    expected = [response.token for response in expected]
+    found = generated(base, temperature=1.0, seed=3, **xtc)
+    assert [piece.id for piece in found.pieces] == expected
+    plain = generated(base, temperature=1.0, seed=3)
+    assert [piece.id for piece in plain.pieces] != expected
+
+
+def test_a_reply_ends_before_a_stop_word(base):
+    letters = {ord(letter): 100.0 for letter in "abcd"}
+    options = {"temperature": 1.0, "seed": 5, "logit_bias": letters}
+    whole = generated(base, 12, **options).text
+    word = whole[4:7]
+    made = generated(base, 12, stop=(word,), **options)
+    assert made.text == whole[: whole.index(word)]
+    assert made.pieces[-1].finish_reason == "stop"
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 50])
+@pytest.mark.parametrize(
+    ("text", "words", "shown"),
+    [
+        ("one END two", ("END",), "one "),
+        ("one EN", ("END",), "one EN"),
+        ("EEND", ("END",), "E"),
+        ("a STOP b END", ("END", "STOP"), "a "),
+        ("nothing", ("END",), "nothing"),
+    ],
+)
+def test_stop_words_however_the_text_is_divided(text, words, shown, size):
+    texts, found = StopTexts(words), ""
+    parts = [text[at : at + size] for at in range(0, len(text), size)]
+    for number, part in enumerate(parts, 1):
+        more, met = texts.add(part, number == len(parts))
+        found += more
+        if met:
+            break
+    assert found == shown
