@@ -20,7 +20,7 @@ from typing import Any
 import mlx.core as mx
 
 from comigs_mlx import tensors
-from comigs_mlx.errors import RunError, line, raise_all
+from comigs_mlx.errors import RunError, raise_all
 from comigs_mlx.files import replacing, write_json
 from comigs_mlx.model import params
 from comigs_mlx.model.mixture import Mixture
@@ -29,6 +29,7 @@ from comigs_mlx.runs.place import (
     ADAPTER,
     ROUTERS,
     SPECIALISTS,
+    WRITE_AGAIN,
     generalist_folders,
     value_files,
 )
@@ -141,7 +142,5 @@ def _save(file: Path, arrays: Arrays, step: int) -> None:
 
 
 def _load(file: Path) -> tuple[Arrays, dict[str, str]]:
-    try:
+    with tensors.reading(file, RunError, WRITE_AGAIN):
         return tensors.load(file)
-    except (OSError, ValueError) as error:
-        raise RunError(f"cannot read {file}: {line(error)}") from error

@@ -20,7 +20,7 @@ from comigs_mlx.files import replacing
 from comigs_mlx.model import params
 from comigs_mlx.runs.experts import adapter, without
 from comigs_mlx.runs.folder import RunFolder
-from comigs_mlx.runs.place import ADAPTER, generalist_folders
+from comigs_mlx.runs.place import ADAPTER, WRITE_AGAIN, generalist_folders
 from comigs_mlx.training import checkpoint
 
 Tensors = dict[str, npt.NDArray[np.float32]]
@@ -122,9 +122,5 @@ def _prefix(index: int) -> str:
 
 
 def _load(file: Path) -> tuple[dict[str, mx.array], dict[str, str]]:
-    try:
+    with safetensors.reading(file, RunError, WRITE_AGAIN):
         return safetensors.load(file)
-    except (OSError, ValueError) as error:
-        raise RunError(
-            f"cannot read {file}: train the run with --resume to write it again"
-        ) from error

@@ -25,6 +25,9 @@ EMPTY = re.compile(rf"\.lock|\.train\.(json|log|lock)|\.DS_Store|{LEFTOVER.patte
 """What a folder may hold and still be a new run's: what this program leaves there where
 it is killed right at its start. Any other hidden file is somebody's, as in a home."""
 
+WRITE_AGAIN = "train the run with --resume to write it again"
+"""What to do about a file with experts that cannot be read."""
+
 ADAPTER = "adapters.safetensors"
 SPECIALISTS = "specialist/experts.safetensors"
 ROUTERS = "router/router.safetensors"

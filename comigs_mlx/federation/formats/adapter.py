@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors.numpy import load
 
 from comigs_mlx.errors import FederationError
 from comigs_mlx.federation.formats import encoding
@@ -22,7 +20,6 @@ from comigs_mlx.federation.formats.tensor_file import (
     read_layout,
     read_shapes,
     read_tensor,
-    serialise,
 )
 from comigs_mlx.federation.formats.tensor_source import (
     ADAPTER,
@@ -32,6 +29,7 @@ from comigs_mlx.federation.formats.tensor_source import (
     file_of,
     linears,
 )
+from comigs_mlx.tensors import from_bytes, serialise
 
 CONFIG = "adapter_config.json"
 NAMED, MOST_NAMED = 500, 64 * 2**20
@@ -159,8 +157,8 @@ def finite_layout(content: bytes, wanted: Mapping[str, Spec]) -> Layout:
     if not layout.metadata.keys() <= {"format", "encoding", "step"}:
         raise FederationError("unknown metadata in a tensor file")
     try:
-        loaded = load(content)
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        loaded = from_bytes(content)
+    except ValueError as error:
         raise FederationError(f"not a safetensors file: {shown(error)}") from None
     for name, spec in wanted.items():
         if loaded[name].shape != spec.shape or not np.isfinite(loaded[name]).all():

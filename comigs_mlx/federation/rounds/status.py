@@ -19,6 +19,7 @@ from comigs_mlx.federation.formats.tensor_source import digest
 from comigs_mlx.federation.rounds import attribution, closing, proposing, verification
 from comigs_mlx.federation.rounds.repository import Federation
 from comigs_mlx.federation.rounds.verification import Trust
+from comigs_mlx.tensors import from_bytes
 
 
 def status(exchange: Exchange, federation: Federation, now: float) -> dict[str, Any]:
@@ -154,7 +155,7 @@ def leaving(prepared: Prepared) -> dict[str, Any]:
     contents = prepared.files()
     tensors = {}
     for file, content in prepared.tensors.items():
-        arrays = _arrays(content)
+        arrays = from_bytes(content)
         layout = read_layout(content, specs(arrays))
         tensors[file] = {n: e.spec.size for n, e in sorted(layout.entries.items())}
     return {
@@ -162,10 +163,3 @@ def leaving(prepared: Prepared) -> dict[str, Any]:
         "tensors": tensors,
         CONTRIBUTION: parse(contents[CONTRIBUTION], METADATA_BYTES),
     }
-
-
-def _arrays(content: bytes) -> dict[str, Any]:
-    from safetensors.numpy import load
-
-    arrays: dict[str, Any] = load(content)
-    return arrays
