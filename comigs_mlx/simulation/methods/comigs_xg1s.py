@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from comigs_mlx.expert_shape import split
 from comigs_mlx.federation.formats.tensor_source import Array, wide
 from comigs_mlx.simulation.method import Meeting, Method, Tensors
 
@@ -24,8 +25,7 @@ def mean_of_holders(meeting: Meeting) -> dict[str, Tensors]:
     """Everybody receives, for each generalist, the mean over those who have it."""
     mean: dict[str, Array] = {}
     for name, now in meeting.current.items():
-        folder = name.rpartition("/")[0]
-        index = int(folder.split("-")[1]) if folder else 0
+        index, _ = split(name)
         holders = [s for s in meeting.sources if meeting.generalists[s.name] > index]
         if not holders:
             mean[name] = now
