@@ -1,53 +1,69 @@
-"""Safetensors files, written and read through Python's own file objects.
+"""Safetensors: every such file of the package is opened and written here.
 
-The same arrays give the same bytes: MLX's writer puts them in an order that differs
-from one process, and one dictionary, to the next. Its own file access raises
-RuntimeError without a reason where a disk is full, and cannot open names that are not
-UTF-8; Python's says which file and why.
+The format (github.com/huggingface/safetensors) is 8 bytes with the little-endian length
+n, then n bytes of JSON {tensor: {"dtype", "shape", "data_offsets": [begin, end]}}, then
+the values. The same arrays give the same bytes here: the writers of MLX and of the
+library put tensors or metadata in an order that differs from one process to the next,
+so that a repeated push would look new.
+
+MLX's own file access raises RuntimeError without a reason where a disk is full, and
+cannot open names that are not UTF-8. So all files go through Python's file objects,
+which say which file it was and why. MLX is imported only where its arrays are read,
+because whoever checks a stranger's file needs none of it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import mlx.core as mx
 import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
 
-from comigs_mlx.errors import line
+from comigs_mlx.errors import ComigsError, line
 
-Arrays = dict[str, mx.array]
+if TYPE_CHECKING:
+    import mlx.core as mx
+
+Arrays = dict[str, "mx.array"]
+NumpyArrays = dict[str, npt.NDArray[Any]]
+
+METADATA = "__metadata__"
+"""The entry of the header that holds texts and describes no tensor."""
 
 CODES = {
-    mx.bool_: "BOOL",
-    mx.uint8: "U8",
-    mx.uint16: "U16",
-    mx.uint32: "U32",
-    mx.uint64: "U64",
-    mx.int8: "I8",
-    mx.int16: "I16",
-    mx.int32: "I32",
-    mx.int64: "I64",
-    mx.float16: "F16",
-    mx.bfloat16: "BF16",
-    mx.float32: "F32",
-    mx.float64: "F64",
-    mx.complex64: "C64",
+    "bool": "BOOL",
+    "uint8": "U8",
+    "uint16": "U16",
+    "uint32": "U32",
+    "uint64": "U64",
+    "int8": "I8",
+    "int16": "I16",
+    "int32": "I32",
+    "int64": "I64",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "float32": "F32",
+    "float64": "F64",
+    "complex64": "C64",
 }
-"""What safetensors calls MLX's types."""
+"""What safetensors calls a type that MLX and NumPy call by the key."""
 
 
 def save(file: Path, arrays: Arrays, metadata: dict[str, str] | None = None) -> None:
-    """Write arrays to a safetensors file, not atomically (see `files.replacing`).
+    """Write MLX arrays to a file, not atomically (see `files.replacing`).
 
     Args:
-        file: Replaced if it is there.
-        arrays: Name -> array.
-        metadata: Texts of the file's header.
+        file: The file to write; one that is there is replaced.
+        arrays: The array of each tensor, by its name.
+        metadata: The texts of the file's header.
 
     Raises:
-        OSError: With the file's name, if it cannot be written.
+        OSError: If the file cannot be written; the error carries the file's name.
     """
     try:
         with file.open("wb") as opened:
@@ -58,20 +74,117 @@ def save(file: Path, arrays: Arrays, metadata: dict[str, str] | None = None) -> 
         raise OSError(error.errno, error.strerror, str(file)) from error
 
 
-def _ordered(arrays: Arrays) -> list[str]:
-    """Wide types first, so that every array is aligned; then by name."""
+def serialise(
+    arrays: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]
+) -> bytes:
+    """Make the file that holds these NumPy arrays; the same content, the same bytes."""
+    little = {
+        name: array.astype(array.dtype.newbyteorder("<"), copy=False)
+        for name, array in arrays.items()
+    }
+    contents = (little[name].tobytes() for name in _ordered(little))
+    return b"".join([_header(little, metadata), *contents])
+
+
+def load(file: Path) -> tuple[Arrays, dict[str, str]]:
+    """Read all arrays of a file into MLX, and its metadata.
+
+    Raises:
+        OSError: If the file cannot be opened.
+        ValueError: If it is no whole safetensors file; the text is one line.
+    """
+    import mlx.core as mx
+
+    with file.open("rb") as opened, _one_error():
+        loaded = mx.load(opened, format="safetensors", return_metadata=True)
+        arrays, metadata = loaded
+        mx.eval(arrays)
+    return arrays, metadata  # type: ignore[return-value]
+
+
+def load_numpy(file: Path) -> tuple[NumpyArrays, dict[str, str]]:
+    """Read all arrays of a file into NumPy, and its metadata.
+
+    Raises:
+        OSError: If the file cannot be opened.
+        ValueError: If it is no whole safetensors file; the text is one line.
+    """
+    with _one_error(), safe_open(file, "numpy") as opened:
+        arrays = {name: opened.get_tensor(name) for name in opened.keys()}
+        return arrays, opened.metadata() or {}
+
+
+def from_bytes(content: bytes) -> NumpyArrays:
+    """Read all arrays of a file in memory into NumPy.
+
+    Raises:
+        ValueError: If it is no whole safetensors file; the text is one line.
+    """
+    from safetensors.numpy import load as load_content
+
+    with _one_error():
+        arrays: NumpyArrays = load_content(content)
+        return arrays
+
+
+def metadata(file: Path) -> dict[str, str]:
+    """Read the texts of a file's header; no tensor is read.
+
+    Raises:
+        OSError: If the file cannot be opened.
+        ValueError: If it is no whole safetensors file; the text is one line.
+    """
+    with _one_error(), safe_open(file, "numpy") as opened:
+        return opened.metadata() or {}
+
+
+@contextlib.contextmanager
+def reading(file: Path, kind: type[ComigsError], advice: str) -> Iterator[None]:
+    """Say in the one sentence that a file cannot be read, whatever is wrong with it.
+
+    Args:
+        file: The file that the block reads.
+        kind: The error to raise.
+        advice: What the user can do about it, such as "fetch the model again".
+
+    Raises:
+        ComigsError: `kind`, where the block raises what a missing, unreadable or
+            damaged file causes.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"cannot read {file} ({line(error)}): {advice}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise kind(
+            f"cannot read {file}, which is damaged or incomplete ({line(error)}): "
+            f"{advice}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _one_error() -> Iterator[None]:
+    """Turn what MLX and the library raise for a damaged file into `ValueError`."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
+        raise ValueError(line(error)) from error
+
+
+def _ordered(arrays: Mapping[str, Any]) -> list[str]:
+    """Sort wide types first, so that every array is aligned, and then by name."""
     return sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
 
 
-def _header(arrays: Arrays, metadata: dict[str, str]) -> bytes:
-    """The length of the JSON that describes the file, and that JSON."""
-    described: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+def _header(arrays: Mapping[str, Any], texts: Mapping[str, str]) -> bytes:
+    """Make the length of the JSON that describes the file, and that JSON."""
+    described: dict[str, Any] = {METADATA: dict(sorted(texts.items()))}
     end = 0
     for name in _ordered(arrays):
         array = arrays[name]
         begin, end = end, end + array.nbytes
         described[name] = {
-            "dtype": CODES[array.dtype],
+            "dtype": CODES[_type(array)],
             "shape": list(array.shape),
             "data_offsets": [begin, end],
         }
@@ -80,24 +193,20 @@ def _header(arrays: Arrays, metadata: dict[str, str]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
+def _type(array: Any) -> str:
+    """Name an array's type: NumPy says `float32`, MLX `mlx.core.float32`."""
+    if isinstance(array, np.ndarray):
+        return array.dtype.name
+    return str(array.dtype).rpartition(".")[2]
+
+
 def _content(array: mx.array) -> bytes:
-    """The values, row by row; NumPy has no bfloat16, which is 16 bits all the same."""
+    """Give the values row by row; NumPy lacks bfloat16, which is 16 bits all the same.
+
+    Args:
+        array: An array of any shape and type.
+    """
+    import mlx.core as mx
+
     plain = array.view(mx.uint16) if array.dtype == mx.bfloat16 else array
     return np.asarray(plain).tobytes()
-
-
-def load(file: Path) -> tuple[Arrays, dict[str, str]]:
-    """The arrays of a safetensors file, all of them read, and its metadata.
-
-    Raises:
-        OSError: If it cannot be opened.
-        ValueError: If it is no whole safetensors file.
-    """
-    with file.open("rb") as opened:
-        try:
-            found = mx.load(opened, format="safetensors", return_metadata=True)
-            arrays, metadata = found
-            mx.eval(arrays)
-        except RuntimeError as error:
-            raise ValueError(line(error)) from error
-    return arrays, metadata  # type: ignore[return-value]

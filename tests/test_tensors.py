@@ -1,13 +1,17 @@
 """Safetensors through Python's files: the reason of a failure is known."""
 
+import ast
 import math
 import os
+from pathlib import Path
 
 import mlx.core as mx
+import numpy as np
 import pytest
 from safetensors import safe_open
 
 from comigs_mlx import tensors
+from comigs_mlx.errors import ModelError, RunError
 
 ARRAYS = {"b": mx.arange(6).reshape(2, 3), "a": mx.ones(3, mx.bfloat16)}
 
@@ -53,7 +57,11 @@ def test_a_file_that_is_cut(tmp_path):
 
 
 class TestSameBytes:
-    DTYPES = [dtype for dtype in tensors.CODES if dtype != mx.float64]
+    DTYPES = [
+        getattr(mx, name.replace("bool", "bool_"))
+        for name in tensors.CODES
+        if name != "float64"
+    ]
 
     def arrays(self):
         shapes = [(), (1,), (2, 3), (0, 4), (3, 1, 2)]
@@ -95,3 +103,95 @@ class TestSameBytes:
             [1, 4],
             [2, 5],
         ]
+
+
+class TestNumpy:
+    VALUES = {
+        "b": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "a": np.ones(3, np.float16),
+        "c": np.arange(4, dtype=np.int8),
+    }
+
+    def test_both_writers_give_the_same_bytes(self, tmp_path):
+        arrays = {name: mx.array(array) for name, array in self.VALUES.items()}
+        tensors.save(file := tmp_path / "file", arrays, {"b": "2", "a": "1"})
+        made = tensors.serialise(self.VALUES, {"a": "1", "b": "2"})
+        assert file.read_bytes() == made
+
+    def test_all_readers_read_the_same(self, tmp_path):
+        content = tensors.serialise(self.VALUES, {"step": "3"})
+        (file := tmp_path / "file").write_bytes(content)
+        assert tensors.metadata(file) == {"step": "3"}
+        found, metadata = tensors.load_numpy(file)
+        assert metadata == {"step": "3"}
+        for arrays in (found, tensors.from_bytes(content)):
+            assert arrays.keys() == self.VALUES.keys()
+            for name, array in self.VALUES.items():
+                assert arrays[name].dtype == array.dtype
+                assert np.array_equal(arrays[name], array)
+
+
+READERS = {
+    "load": tensors.load,
+    "load_numpy": tensors.load_numpy,
+    "metadata": tensors.metadata,
+    "from_bytes": lambda file: tensors.from_bytes(file.read_bytes()),
+}
+
+
+class TestReading:
+    """One sentence for a file that cannot be read, whoever reads it."""
+
+    @pytest.mark.parametrize("kind", [RunError, ModelError])
+    @pytest.mark.parametrize("reader", READERS)
+    @pytest.mark.parametrize("content", [b"", b"x", b"\xff" * 100])
+    def test_a_damaged_file(self, tmp_path, reader, kind, content):
+        (file := tmp_path / "values.safetensors").write_bytes(content)
+        with (
+            pytest.raises(kind) as caught,
+            tensors.reading(file, kind, "fetch it again"),
+        ):
+            READERS[reader](file)
+        text = str(caught.value)
+        assert text.startswith(f"cannot read {file}, which is damaged or incomplete (")
+        assert text.endswith("): fetch it again")
+        assert text.isprintable()
+
+    @pytest.mark.parametrize("reader", READERS)
+    def test_a_file_that_is_not_there(self, tmp_path, reader):
+        file = tmp_path / "values.safetensors"
+        with (
+            pytest.raises(RunError) as caught,
+            tensors.reading(file, RunError, "train again"),
+        ):
+            READERS[reader](file)
+        assert str(caught.value).startswith(f"cannot read {file} (No such file")
+        assert "damaged" not in str(caught.value)
+
+
+PACKAGE = Path(tensors.__file__).parent
+ELSEWHERE = {
+    "benchmark/cases/aggregation.py",  # measures the library's reader, to compare
+    "model/gguf.py",  # lets MLX read GGUF, which is another format
+}
+"""Modules that may call a reader of tensors themselves."""
+
+
+def opens_tensors(node):
+    match node:
+        case ast.ImportFrom(module=str(module)):
+            return module.partition(".")[0] == "safetensors"
+        case ast.Import(names=names):
+            return any(one.name.partition(".")[0] == "safetensors" for one in names)
+        case ast.Attribute(value=ast.Name(id="mx"), attr=attr):
+            return attr in ("load", "save", "savez", "save_safetensors")
+    return False
+
+
+def test_no_other_module_opens_or_writes_one():
+    found = {
+        file.relative_to(PACKAGE).as_posix()
+        for file in PACKAGE.rglob("*.py")
+        if any(opens_tensors(node) for node in ast.walk(ast.parse(file.read_text())))
+    }
+    assert found == {"tensors.py", *ELSEWHERE}

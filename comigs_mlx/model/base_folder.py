@@ -15,7 +15,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from comigs_mlx.errors import ModelError, line
+from comigs_mlx import tensors
+from comigs_mlx.errors import ModelError
 
 ADVICE = "pass another folder or Hub id with --model, or `demo`"
 
@@ -95,15 +96,8 @@ def _indexed(file: Path) -> set[str]:
 
 
 def _check_safetensors(file: Path) -> None:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="numpy"):
-            pass
-    except (SafetensorError, OSError) as error:
-        raise ModelError(
-            f"{file} is damaged or incomplete ({line(error)}): fetch the model again"
-        ) from error
+    with tensors.reading(file, ModelError, "fetch the model again"):
+        tensors.metadata(file)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from comigs_mlx import tensors
 from comigs_mlx.files import write_json
 
 if TYPE_CHECKING:
@@ -55,9 +56,7 @@ def convert(gguf: Path, folder: Path) -> None:
         arrays, metadata = loaded
         config = model_config(arrays, metadata)
         weights = model_weights(arrays, config)
-        mx.save_safetensors(
-            str(folder / "model.safetensors"), weights, metadata={"format": "mlx"}
-        )
+        tensors.save(folder / "model.safetensors", weights, {"format": "mlx"})
     write_json(folder / "config.json", config)
     tokenizer(metadata).save(str(folder / "tokenizer.json"))
     write_json(folder / "tokenizer_config.json", tokenizer_config(metadata))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from comigs_mlx.config import from_dict
 from comigs_mlx.errors import ComigsError, RunError, line
+from comigs_mlx.expert_shape import ExpertShape
 from comigs_mlx.options import ExpertOptions
 
 if TYPE_CHECKING:
@@ -45,20 +46,14 @@ def describe(
     """
     from comigs_mlx.model.targets import targets
 
-    options = mixture.options
+    shape = ExpertShape.of_options(
+        mixture.options, len(mixture.sites), targets(mixture)
+    )
     commit = {} if revision is None else {"revision": revision}
     return {
         "format_version": FORMAT_VERSION,
         "base_model": {"id": base_id, "fingerprint": base, **commit},
-        "generalists": options.generalists,
-        "specialists": options.specialists,
-        "rank": options.rank,
-        "scale": options.scale,
-        "top_k": options.top_k,
-        "router": options.router_type,
-        "num_layers": len(mixture.sites),
-        "attention_lora": options.attention_lora,
-        "targets": targets(mixture),
+        **shape.to_json(),
     }
 
 
@@ -89,17 +84,6 @@ def expert_options(info: dict[str, Any]) -> ExpertOptions:
         RunError: If a value is missing or cannot work.
     """
     try:
-        values = {
-            "generalists": info["generalists"],
-            "specialists": info["specialists"],
-            "rank": info["rank"],
-            "alpha": info["scale"] * info["rank"],
-            "scaling": "lora",
-            "top_k": info["top_k"],
-            "router_type": info["router"],
-            "num_layers": info["num_layers"],
-            "attention_lora": info["attention_lora"],
-        }
-        return from_dict(ExpertOptions, values)
+        return from_dict(ExpertOptions, ExpertShape.from_json(info).options())
     except (KeyError, TypeError, ComigsError) as error:
         raise RunError(f"comigs.json does not describe a mixture: {error}") from error

@@ -19,17 +19,17 @@ from typing import Any
 
 import mlx.core as mx
 
-from comigs_mlx import tensors
-from comigs_mlx.errors import RunError, line, raise_all
+from comigs_mlx import expert_shape, tensors
+from comigs_mlx.errors import RunError, raise_all
+from comigs_mlx.expert_shape import ADAPTER, ExpertShape, generalist_folders
 from comigs_mlx.files import replacing, write_json
 from comigs_mlx.model import params
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.model.targets import targets
 from comigs_mlx.runs.place import (
-    ADAPTER,
     ROUTERS,
     SPECIALISTS,
-    generalist_folders,
+    WRITE_AGAIN,
     value_files,
 )
 
@@ -85,17 +85,9 @@ def read(folder: Path, mixture: Mixture) -> int | None:
 def adapter_config(mixture: Mixture, base_id: str, attention: bool) -> dict[str, Any]:
     """What mlx-lm's adapter loader needs; keys are relative to a block."""
     options = mixture.options
-    return {
-        "fine_tune_type": "lora",
-        "model": base_id,
-        "num_layers": len(mixture.sites),
-        "lora_parameters": {
-            "rank": options.rank,
-            "scale": options.scale,
-            "dropout": 0.0,
-            "keys": targets(mixture, mlp=options.generalists > 0, attention=attention),
-        },
-    }
+    keys = targets(mixture, mlp=options.generalists > 0, attention=attention)
+    shape = ExpertShape.of_options(options, len(mixture.sites), keys)
+    return expert_shape.adapter_config(shape, base_id, keys)
 
 
 def adapter(group: Arrays, index: int) -> Iterator[tuple[str, mx.array]]:
@@ -141,7 +133,5 @@ def _save(file: Path, arrays: Arrays, step: int) -> None:
 
 
 def _load(file: Path) -> tuple[Arrays, dict[str, str]]:
-    try:
+    with tensors.reading(file, RunError, WRITE_AGAIN):
         return tensors.load(file)
-    except (OSError, ValueError) as error:
-        raise RunError(f"cannot read {file}: {line(error)}") from error

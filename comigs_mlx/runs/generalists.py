@@ -1,7 +1,7 @@
 """The generalists of a run as numpy arrays: read for a federation, replaced by it.
 
-Tensors are called as in the adapter file; those of generalist i > 0 begin with
-`generalist-i/`. Specialists, routers and optimisers are neither read nor changed.
+Tensors are called as `expert_shape` says. Specialists, routers and optimisers are
+neither read nor changed.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import numpy.typing as npt
 
 from comigs_mlx import tensors as safetensors
 from comigs_mlx.errors import RunError
+from comigs_mlx.expert_shape import ADAPTER, generalist_folders, prefix
 from comigs_mlx.files import replacing
 from comigs_mlx.model import params
 from comigs_mlx.runs.experts import adapter, without
 from comigs_mlx.runs.folder import RunFolder
-from comigs_mlx.runs.place import ADAPTER, generalist_folders
+from comigs_mlx.runs.place import WRITE_AGAIN
 from comigs_mlx.training import checkpoint
 
 Tensors = dict[str, npt.NDArray[np.float32]]
@@ -39,7 +40,7 @@ def read(folder: Path, count: int) -> tuple[Tensors, int]:
         steps.add(metadata.get("step", "0"))
         for tensor, array in arrays.items():
             values = np.array(array.astype(mx.float32))
-            tensors[f"{_prefix(index)}{tensor}"] = values
+            tensors[f"{prefix(index)}{tensor}"] = values
     if len(steps) != 1:
         raise RunError(
             f"{folder} has generalists of different steps: a save was interrupted; "
@@ -71,7 +72,7 @@ def replace(run: RunFolder, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
         values = checkpoint.load_values(newest)
         checkpoint.replace_values(newest, into_values(values, tensors))
     for index, name in enumerate(generalist_folders(count)):
-        _write(run.path / name / ADAPTER, tensors, _prefix(index))
+        _write(run.path / name / ADAPTER, tensors, prefix(index))
 
 
 def of_values(values: Mapping[str, mx.array], count: int) -> Tensors:
@@ -83,7 +84,7 @@ def of_values(values: Mapping[str, mx.array], count: int) -> Tensors:
     """
     mine = {p: a for p, a in values.items() if params.role_of(p) == "generalist"}
     return {
-        f"{_prefix(index)}{tensor}": np.array(array.astype(mx.float32))
+        f"{prefix(index)}{tensor}": np.array(array.astype(mx.float32))
         for index in range(max(count, 1))
         for tensor, array in adapter(mine, index)
     }
@@ -101,30 +102,22 @@ def into_values(
         if array.ndim == 2:
             one = mx.array(tensors[name])
         else:
-            of_all = [tensors[f"{_prefix(i)}{name}"] for i in range(array.shape[0])]
+            of_all = [tensors[f"{prefix(i)}{name}"] for i in range(array.shape[0])]
             one = mx.stack([mx.array(expert) for expert in of_all])
         new[path] = one.astype(array.dtype)
     return new
 
 
-def _write(file: Path, tensors: Mapping[str, npt.NDArray[Any]], prefix: str) -> None:
+def _write(file: Path, tensors: Mapping[str, npt.NDArray[Any]], begin: str) -> None:
     old, metadata = _load(file)
     new = {
-        name: mx.array(tensors[prefix + name]).astype(array.dtype)
+        name: mx.array(tensors[begin + name]).astype(array.dtype)
         for name, array in old.items()
     }
     with replacing(file) as temporary:
         safetensors.save(temporary, new, metadata)
 
 
-def _prefix(index: int) -> str:
-    return f"generalist-{index}/" if index else ""
-
-
 def _load(file: Path) -> tuple[dict[str, mx.array], dict[str, str]]:
-    try:
+    with safetensors.reading(file, RunError, WRITE_AGAIN):
         return safetensors.load(file)
-    except (OSError, ValueError) as error:
-        raise RunError(
-            f"cannot read {file}: train the run with --resume to write it again"
-        ) from error

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
+from comigs_mlx import tensors
 from comigs_mlx.errors import ComigsError, RunError
 from comigs_mlx.runs import description
-from comigs_mlx.runs.place import Place, reports, value_files
+from comigs_mlx.runs.place import WRITE_AGAIN, Place, reports, value_files
 
 
 @dataclass(frozen=True)
@@ -81,13 +80,8 @@ def _step_of(file: Path) -> int | None:
     """The training step in a file's metadata; None where there is no such file."""
     if not file.is_file():
         return None
-    try:
-        with safe_open(file, "numpy") as opened:
-            return int((opened.metadata() or {}).get("step", 0))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise RunError(
-            f"cannot read {file}: train the run with --resume to write it again"
-        ) from error
+    with tensors.reading(file, RunError, WRITE_AGAIN):
+        return int(tensors.metadata(file).get("step", 0))
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:

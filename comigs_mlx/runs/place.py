@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from comigs_mlx.errors import RunError, line
+from comigs_mlx.expert_shape import ADAPTER, generalist_folders
 from comigs_mlx.files import LEFTOVER, restore, write_text
 from comigs_mlx.runs import description
 
@@ -26,17 +27,14 @@ EMPTY = re.compile(rf"\.lock|\.train\.(json|log|lock)|\.DS_Store|{LEFTOVER.patte
 """What a folder may hold and still be a new run's: what this program leaves there where
 it is killed right at its start. Any other hidden file is somebody's, as in a home."""
 
-ADAPTER = "adapters.safetensors"
+WRITE_AGAIN = "train the run with --resume to write it again"
+"""What to do about a file with experts that cannot be read."""
+
 SPECIALISTS = "specialist/experts.safetensors"
 ROUTERS = "router/router.safetensors"
 
 VALUES = ("comigs.json", "*/*.safetensors", "best/*/*/*.safetensors")
 """The files that say what a run's experts are, in use and in the best save."""
-
-
-def generalist_folders(count: int) -> list[str]:
-    """Folder names of the generalists; the first one exists even for a count of 0."""
-    return ["generalist", *(f"generalist-{i}" for i in range(1, count))]
 
 
 def value_files(folder: Path, generalists: int) -> list[Path]:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-from safetensors.numpy import load_file, save_file
 
 from comigs_mlx import tensors
 from comigs_mlx.errors import RunError
@@ -138,7 +137,8 @@ def _save_pool(pool: Pool, folder: Path) -> None:
         file.write_bytes(content)
     for name, residual in pool.residuals.items():
         (folder / "residuals").mkdir(exist_ok=True)
-        save_file(residual, folder / "residuals" / f"{name}.safetensors")
+        file = folder / "residuals" / f"{name}.safetensors"
+        file.write_bytes(tensors.serialise(residual, {}))
 
 
 def _restore_pool(pool: Pool, folder: Path, clock: float) -> None:
@@ -150,4 +150,4 @@ def _restore_pool(pool: Pool, folder: Path, clock: float) -> None:
     }
     pool.restore(files, clock)
     for file in sorted((folder / "residuals").glob("*.safetensors")):
-        pool.residuals[file.stem] = load_file(file)
+        pool.residuals[file.stem] = tensors.load_numpy(file)[0]

@@ -10,6 +10,7 @@ import numpy as np
 
 from comigs_mlx.data.batches import BatchSource, training_batches
 from comigs_mlx.data.content import Content
+from comigs_mlx.expert_shape import split
 from comigs_mlx.federation.formats.tensor_source import Array
 from comigs_mlx.model import params
 from comigs_mlx.model.params import Tree
@@ -99,8 +100,8 @@ def cut(tensors: Mapping[str, Array], options: ExpertOptions) -> dict[str, Array
     """The generalists that fit a participant: its first ones, their first ranks."""
     kept = {}
     for name, array in tensors.items():
-        folder = name.rpartition("/")[0]
-        if not folder or int(folder.split("-")[1]) < options.generalists:
+        index, _ = split(name)
+        if index < max(options.generalists, 1):
             rank = options.rank
             kept[name] = array[:, :rank] if name.endswith("a") else array[:rank]
     return kept

@@ -208,10 +208,9 @@ def replace_values(save: Path, values: dict[str, mx.array]) -> None:
 
 
 def _load(file: Path) -> dict[str, mx.array]:
-    try:
+    advice = "remove its folder to resume from the save before"
+    with tensors.reading(file, RunError, advice):
         return tensors.load(file)[0]
-    except (OSError, ValueError) as error:
-        raise RunError(f"cannot read {file}: {line(error)}") from error
 
 
 def _groups(trainer: Trainer) -> Iterator[tuple[int, Any]]:

@@ -281,7 +281,7 @@ class TestRefused:
         a_round(ann, uri, 8)
         round_history._file(ann, 1).write_bytes(b"no")
         before = tree(ann)
-        with pytest.raises(FederationError, match="is damaged: choose another round"):
+        with pytest.raises(FederationError, match="damaged .*: choose another round"):
             api.roll_back(ann, 1)
         assert tree(ann) == before
 

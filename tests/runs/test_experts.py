@@ -158,7 +158,7 @@ class TestRefused:
     def test_a_file_that_is_cut_off(self, folder):
         file = folder / "router" / "router.safetensors"
         file.write_bytes(file.read_bytes()[:50])
-        assert self.refused(folder).startswith(f"cannot read {file}: ")
+        assert self.refused(folder).startswith(f"cannot read {file}, which is damaged")
 
     def test_a_tensor_that_is_missing(self, folder):
         file = folder / "specialist" / "experts.safetensors"

@@ -18,11 +18,11 @@ from comigs_mlx.federation.formats.tensor_file import (
     Layout,
     read_layout,
     read_tensor,
-    serialise,
     specs,
 )
 from comigs_mlx.federation.formats.tensor_source import Array, Arrays
 from comigs_mlx.runs import experts, generalists
+from comigs_mlx.tensors import serialise
 
 ORDER = 9
 COUNT = 16

@@ -16,10 +16,10 @@ from comigs_mlx.federation.aggregation.aggregate import State
 from comigs_mlx.federation.formats.tensor_file import (
     read_layout,
     read_tensor,
-    serialise,
     specs,
 )
 from comigs_mlx.federation.formats.tensor_source import Array, digest
+from comigs_mlx.tensors import serialise
 
 STATE_FILE = "aggregator.safetensors"
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors.numpy import load
 
+from comigs_mlx import expert_shape
 from comigs_mlx.errors import FederationError
 from comigs_mlx.federation.formats import encoding
 from comigs_mlx.federation.formats.manifest import Manifest, Shapes
@@ -22,7 +20,6 @@ from comigs_mlx.federation.formats.tensor_file import (
     read_layout,
     read_shapes,
     read_tensor,
-    serialise,
 )
 from comigs_mlx.federation.formats.tensor_source import (
     ADAPTER,
@@ -32,12 +29,11 @@ from comigs_mlx.federation.formats.tensor_source import (
     file_of,
     linears,
 )
+from comigs_mlx.tensors import from_bytes, serialise
 
 CONFIG = "adapter_config.json"
 NAMED, MOST_NAMED = 500, 64 * 2**20
 """Bytes that one tensor, and all of them, may take in the header of a file."""
-
-TENSOR = re.compile(r"(generalist-[1-9]\d?/)?[\w.]{1,300}\.lora_[ab]", re.ASCII)
 
 
 def files(
@@ -61,23 +57,12 @@ def adapter_config(names: Mapping[str, Any], manifest: Manifest) -> dict[str, An
     """What mlx-lm's adapter loader needs; keys are relative to a block."""
     shape, paths = manifest.experts, linears(names)
     keys = [t for t in shape.targets if any(p.endswith(f".{t}") for p in paths)]
-    return {
-        "fine_tune_type": "lora",
-        "model": manifest.base_model.id,
-        "num_layers": shape.num_layers,
-        "lora_parameters": {
-            "rank": shape.rank,
-            "scale": shape.scale,
-            "dropout": 0.0,
-            "keys": keys,
-        },
-    }
+    return expert_shape.adapter_config(shape, manifest.base_model.id, keys)
 
 
 def paths(manifest: Manifest) -> list[str]:
     """The adapter files that a federation of this manifest has."""
-    more = range(1, manifest.experts.generalists)
-    return [ADAPTER, *(f"generalist-{index}/{ADAPTER}" for index in more)]
+    return expert_shape.adapter_paths(manifest.experts.generalists)
 
 
 def read(
@@ -159,8 +144,8 @@ def finite_layout(content: bytes, wanted: Mapping[str, Spec]) -> Layout:
     if not layout.metadata.keys() <= {"format", "encoding", "step"}:
         raise FederationError("unknown metadata in a tensor file")
     try:
-        loaded = load(content)
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        loaded = from_bytes(content)
+    except ValueError as error:
         raise FederationError(f"not a safetensors file: {shown(error)}") from None
     for name, spec in wanted.items():
         if loaded[name].shape != spec.shape or not np.isfinite(loaded[name]).all():
@@ -173,7 +158,7 @@ def check_shapes(shapes: Shapes, manifest: Manifest) -> None:
     rank, pairs = manifest.experts.rank, linears(shapes)
     wanted = {f"{path}.{part}" for path in pairs for part in ("lora_a", "lora_b")}
     fits = all(
-        TENSOR.fullmatch(name)
+        expert_shape.TENSOR.fullmatch(name)
         and len(shape) == 2
         and shape[1 if name.endswith("a") else 0] == rank
         for name, shape in shapes.items()

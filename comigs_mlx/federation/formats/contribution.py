@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from comigs_mlx import expert_shape
 from comigs_mlx.federation.formats import encoding, schema
 from comigs_mlx.federation.formats.manifest import (
     ACCOUNT,
@@ -261,7 +262,7 @@ class Stored:
 
     def read(self, tensor: str) -> Array:
         """The values of one tensor, decoded."""
-        file, inner = file_of(tensor), tensor.rpartition("/")[2]
+        file, inner = file_of(tensor), expert_shape.split(tensor)[1]
         entries, content = self.layouts[file].entries, self.files[file]
         scale = entries.get(inner + encoding.SCALE)
         return encoding.decode(

@@ -23,8 +23,9 @@ import numpy.typing as npt
 
 from comigs_mlx.errors import FederationError, raise_all
 from comigs_mlx.federation.formats.manifest import Encoding, Shapes
-from comigs_mlx.federation.formats.tensor_file import Spec, serialise
+from comigs_mlx.federation.formats.tensor_file import Spec
 from comigs_mlx.federation.formats.tensor_source import Array, Source, by_file
+from comigs_mlx.tensors import serialise
 
 SCALE = ".scale"
 """Ends the name of the scales of an int8 tensor."""

@@ -6,6 +6,7 @@ import html
 import json
 import re
 
+from comigs_mlx.expert_shape import train_flags
 from comigs_mlx.federation.formats.manifest import Manifest
 from comigs_mlx.federation.formats.round import Round
 from comigs_mlx.federation.formats.strict_json import visible
@@ -78,7 +79,7 @@ def render(manifest: Manifest, round: Round, uri: str) -> bytes:
         paper="https://arxiv.org/abs/2409.13931",
         download=f"hf download {repo} --local-dir pool" if repo else "# this folder:",
         folder="pool" if repo else "PATH/OF/THIS/FOLDER",
-        shape=_flags(manifest),
+        shape=train_flags(manifest.experts),
         state=_state(manifest, round),
         table=_table(round),
     )
@@ -122,17 +123,6 @@ def _word(text: str) -> str:
     """One harmless word of a shell's command line in a code block."""
     plain = re.fullmatch(r"[\w./-]+", text, re.ASCII)
     return text if plain and not text.startswith("-") else "PATH/OF/THE/BASE/MODEL"
-
-
-def _flags(manifest: Manifest) -> str:
-    """What `train` must be told to make generalists of this shape."""
-    shape = manifest.experts
-    alpha = shape.scale * shape.rank**0.5
-    return (
-        f"--generalists {shape.generalists} --rank {shape.rank} --alpha {alpha:g} "
-        f"--num-layers {shape.num_layers}"
-        + ("" if shape.attention_lora else " --no-attention-lora")
-    )
 
 
 def _state(manifest: Manifest, round: Round) -> str:

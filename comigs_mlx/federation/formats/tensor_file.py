@@ -1,14 +1,12 @@
-"""safetensors, byte for byte: files written the same way each time, and read warily.
+"""Safetensors files of strangers: their headers are read warily, before any value is.
 
-The format (github.com/huggingface/safetensors): 8 bytes little-endian length n, n bytes
-of JSON {tensor: {"dtype", "shape", "data_offsets": [begin, end]}}, then the values. The
-library's writer puts metadata in random order; a repeated push would look new.
+`comigs_mlx.tensors` describes the format and opens and writes the files. What stands
+here reads the header alone, up to a length that is settled beforehand.
 """
 
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -20,6 +18,7 @@ import numpy.typing as npt
 
 from comigs_mlx.errors import FederationError
 from comigs_mlx.federation.formats.strict_json import parse, shown
+from comigs_mlx.tensors import METADATA
 
 Content = bytes | Path
 """A file: in memory, or on this device."""
@@ -30,7 +29,6 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "I8": np.dtype("i1"),
 }
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
-METADATA = "__metadata__"
 
 
 class Spec(NamedTuple):
@@ -65,28 +63,6 @@ class Layout:
     entries: Mapping[str, Entry]
     metadata: Mapping[str, str]
     size: int
-
-
-def serialise(
-    tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]
-) -> bytes:
-    """The file with these float32, float16 or int8 arrays; same content, same bytes."""
-    header: dict[str, Any] = {METADATA: dict(sorted(metadata.items()))}
-    chunks, end = [], 0
-    # Wider types first, as the library does: every tensor is then aligned.
-    for name in sorted(tensors, key=lambda n: (-tensors[n].itemsize, n)):
-        array = tensors[name]
-        chunks.append(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
-        code = _CODES[array.dtype.newbyteorder("<")]
-        offsets = [end, end := end + len(chunks[-1])]
-        header[name] = {
-            "dtype": code,
-            "shape": list(array.shape),
-            "data_offsets": offsets,
-        }
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return b"".join([len(text).to_bytes(8, "little"), text, *chunks])
 
 
 def specs(tensors: Mapping[str, npt.NDArray[Any]]) -> dict[str, Spec]:

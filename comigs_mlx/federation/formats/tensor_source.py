@@ -2,7 +2,7 @@
 
 A tensor is called as in the adapter file, `<linear path>.lora_a` [in, rank] or
 `<linear path>.lora_b` [rank, out] (the product of the paper's B and A is lora_a @
-lora_b, transposed); those of generalist i > 0 are called `generalist-i/<that>`.
+lora_b, transposed). `expert_shape` says how tensors of more generalists are called.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from comigs_mlx.expert_shape import ADAPTER as ADAPTER
+from comigs_mlx.expert_shape import by_file as by_file
+from comigs_mlx.expert_shape import file_of as file_of
+
 Array = npt.NDArray[np.float32]
 Wide = npt.NDArray[np.float64]
 PAIR = ("lora_a", "lora_b")
-ADAPTER = "adapters.safetensors"
 
 
 class Source(Protocol):
@@ -107,17 +110,3 @@ def digest(tensors: Mapping[str, npt.NDArray[Any]]) -> str:
         values = np.ascontiguousarray(tensors[name], "<f4")
         made.update(name.encode() + values.tobytes())
     return made.hexdigest()
-
-
-def file_of(tensor: str) -> str:
-    """The adapter file, relative to its owner's folder, that holds a tensor."""
-    folder, slash, _ = tensor.rpartition("/")
-    return f"{folder}{slash}{ADAPTER}"
-
-
-def by_file(names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Adapter file -> tensor in it -> its name here."""
-    files: dict[str, dict[str, str]] = {}
-    for name in names:
-        files.setdefault(file_of(name), {})[name.rpartition("/")[2]] = name
-    return files

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Collection
 from typing import Any
 
 from comigs_mlx.errors import ConfigError
+from comigs_mlx.expert_shape import shared_options
 from comigs_mlx.federation.exchanges.base import Exchange
-from comigs_mlx.federation.formats.manifest import Experts, Manifest, name_check
+from comigs_mlx.federation.formats.manifest import Manifest, name_check
 from comigs_mlx.federation.participant import membership, pull_push
 from comigs_mlx.federation.rounds import repository, submit
-from comigs_mlx.options import ExpertOptions, TrainConfig
+from comigs_mlx.options import TrainConfig
 from comigs_mlx.runs.session import Check
 
 
@@ -59,20 +59,7 @@ def adopted(
     What is given and does not fit is left for `membership.check_fits` to name.
     """
     model = config.model if "model" in given else manifest.base_model.id
-    values = _shape(manifest.experts, config.experts)
+    values = shared_options(manifest.experts, config.experts)
     free = {name: value for name, value in values.items() if name not in given}
     experts = dataclasses.replace(config.experts, **free)
     return dataclasses.replace(config, model=model, experts=experts)
-
-
-def _shape(experts: Experts, options: ExpertOptions) -> dict[str, Any]:
-    values: dict[str, Any] = {
-        "generalists": experts.generalists,
-        "rank": experts.rank,
-        "num_layers": experts.num_layers,
-        "attention_lora": experts.attention_lora,
-    }
-    same_rank = dataclasses.replace(options, rank=experts.rank)
-    if not math.isclose(same_rank.scale, experts.scale, rel_tol=1e-9):
-        values |= {"alpha": experts.scale * experts.rank, "scaling": "lora"}
-    return values

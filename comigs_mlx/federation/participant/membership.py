@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from safetensors import SafetensorError, safe_open
-
+from comigs_mlx import tensors as safetensors
 from comigs_mlx.errors import FederationError
 from comigs_mlx.federation.formats import schema
 from comigs_mlx.federation.formats.contribution import Privacy
@@ -27,7 +26,6 @@ from comigs_mlx.federation.formats.manifest import (
     name_check,
 )
 from comigs_mlx.federation.formats.schema import between, item, matching
-from comigs_mlx.federation.formats.tensor_file import serialise
 from comigs_mlx.federation.formats.tensor_source import Array
 from comigs_mlx.files import write_bytes
 
@@ -117,19 +115,17 @@ def residual(run: Path, uri: str, round: int) -> dict[str, Array]:
     file = residual_file(run)
     if not file.is_file():
         return {}
-    try:
-        with safe_open(file, "numpy") as opened:
-            about = opened.metadata() or {}
-            last = int(about.get("round", 0))
-            counted = last != round and last <= _contributed(run)
-            prefix = "after/" if counted else "before/"
-            names = [n for n in opened.keys() if n.startswith(prefix)]
-            tensors = {n.removeprefix(prefix): opened.get_tensor(n) for n in names}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise FederationError(
-            f"{file} is damaged: remove it, which forgets one rounding error"
-        ) from error
-    return tensors if about.get("uri") == place(uri) else {}
+    advice = "remove it, which forgets one rounding error"
+    with safetensors.reading(file, FederationError, advice):
+        arrays, about = safetensors.load_numpy(file)
+        last = int(about.get("round", 0))
+    counted = last != round and last <= _contributed(run)
+    prefix = "after/" if counted else "before/"
+    if about.get("uri") != place(uri):
+        return {}
+    return {
+        n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)
+    }
 
 
 def intended(run: Path, uri: str) -> int:
@@ -138,10 +134,9 @@ def intended(run: Path, uri: str) -> int:
     if not file.is_file():
         return 0
     try:
-        with safe_open(file, "numpy") as opened:
-            about = opened.metadata() or {}
+        about = safetensors.metadata(file)
         return int(about.get("round", 0)) if about.get("uri") == place(uri) else 0
-    except (SafetensorError, OSError, ValueError):
+    except (OSError, ValueError):
         return 0
 
 
@@ -160,7 +155,7 @@ def keep_residual(
     """Write what `residual` reads, atomically."""
     tensors = {f"before/{name}": array for name, array in before.items()}
     tensors |= {f"after/{name}": array for name, array in after.items()}
-    content = serialise(tensors, {"uri": place(uri), "round": str(round)})
+    content = safetensors.serialise(tensors, {"uri": place(uri), "round": str(round)})
     write_bytes(residual_file(run), content)
 
 

@@ -35,11 +35,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
 
+from comigs_mlx import tensors as safetensors
 from comigs_mlx.errors import FederationError
 from comigs_mlx.federation.formats.contribution import Contribution, Prepared, Privacy
-from comigs_mlx.federation.formats.tensor_file import serialise
 from comigs_mlx.federation.formats.tensor_source import Array, Source, Wide, wide
 from comigs_mlx.federation.participant import membership
 from comigs_mlx.federation.participant.membership import Membership, Noise
@@ -304,24 +303,21 @@ def _keep(run: Path, basis: Basis, prepared: Prepared) -> None:
         "basis": json.dumps(dataclasses.asdict(basis)),
         "contribution": prepared.metadata.to_json().decode(),
     }
-    write_bytes(run / "state" / KEPT, serialise({**tensors, **residual}, about))
+    write_bytes(
+        run / "state" / KEPT, safetensors.serialise({**tensors, **residual}, about)
+    )
 
 
 def _kept(run: Path) -> tuple[Basis, Prepared] | None:
     file = run / "state" / KEPT
     if not file.is_file():
         return None
-    try:
-        with safe_open(file, "numpy") as opened:
-            about = opened.metadata()
-            arrays = {name: opened.get_tensor(name) for name in opened.keys()}
+    advice = "remove it, and pull the next round before pushing"
+    with safetensors.reading(file, FederationError, advice):
+        arrays, about = safetensors.load_numpy(file)
         values = json.loads(about["basis"])
         basis = Basis(**{**values, "settings": tuple(values["settings"])})
         metadata = Contribution.from_json(about["contribution"])
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise FederationError(
-            f"{file} is damaged: remove it, and pull the next round before pushing"
-        ) from error
     tensors = {n: a.tobytes() for n, a in _below(FILE, arrays).items()}
     return basis, Prepared(metadata, tensors, _below(RESIDUAL, arrays))
 

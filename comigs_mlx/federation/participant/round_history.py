@@ -12,11 +12,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load
-
+from comigs_mlx import tensors as safetensors
 from comigs_mlx.errors import FederationError
-from comigs_mlx.federation.formats.tensor_file import serialise
 from comigs_mlx.federation.formats.tensor_source import Array, digest
 from comigs_mlx.files import write_bytes
 
@@ -35,7 +32,7 @@ def write(run: Path, round: int, uri: str, tensors: Mapping[str, Array]) -> None
     for other in rounds(run):
         if _uri(_file(run, other)) != uri:
             _file(run, other).unlink()
-    content = serialise(tensors, {"round": str(round), "uri": uri})
+    content = safetensors.serialise(tensors, {"round": str(round), "uri": uri})
     write_bytes(_file(run, round), content)
     for old in rounds(run)[:-KEEP]:
         _file(run, old).unlink(missing_ok=True)
@@ -55,7 +52,7 @@ def keep_own(run: Path, tensors: Mapping[str, Array], step: int) -> int:
             return number
     number = min(known, default=0) - 1
     about = {"step": str(step), "digest": stated}
-    write_bytes(_file(run, number), serialise(tensors, about))
+    write_bytes(_file(run, number), safetensors.serialise(tensors, about))
     for old in sorted(own(run), reverse=True)[1 : 1 - KEEP]:
         _file(run, old).unlink(missing_ok=True)
     return number
@@ -93,15 +90,13 @@ def read(run: Path, round: int, uri: str) -> dict[str, Array]:
     """
     known = [*own(run), *rounds(run)]
     file, have = _file(run, round), ", ".join(map(str, known)) or "none"
-    try:
-        tensors: dict[str, Array] = load(file.read_bytes())
-    except FileNotFoundError:
+    if not file.exists():
         raise FederationError(
             f"{run} has not kept the generalist of round {round} (kept: {have}): "
             "choose one of these"
-        ) from None
-    except (SafetensorError, OSError, ValueError) as error:
-        raise FederationError(f"{file} is damaged: choose another round") from error
+        )
+    with safetensors.reading(file, FederationError, "choose another round"):
+        tensors, _ = safetensors.load_numpy(file)
     if round >= 0 and _uri(file) != uri:
         raise FederationError(f"{file} is of another federation: pull from this one")
     return tensors
@@ -114,9 +109,8 @@ def _uri(file: Path) -> str | None:
 
 def _about(file: Path) -> dict[str, str]:
     try:
-        with safe_open(file, "numpy") as opened:
-            return opened.metadata() or {}
-    except (SafetensorError, OSError):
+        return safetensors.metadata(file)
+    except (OSError, ValueError):
         return {}
 
 

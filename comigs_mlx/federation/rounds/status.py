@@ -24,6 +24,7 @@ from comigs_mlx.federation.rounds import (
 )
 from comigs_mlx.federation.rounds.repository import Federation
 from comigs_mlx.federation.rounds.verification import Trust
+from comigs_mlx.tensors import from_bytes
 
 
 def status(exchange: Exchange, federation: Federation, now: float) -> dict[str, Any]:
@@ -160,7 +161,7 @@ def leaving(prepared: Prepared) -> dict[str, Any]:
     contents = prepared.files()
     tensors = {}
     for file, content in prepared.tensors.items():
-        arrays = _arrays(content)
+        arrays = from_bytes(content)
         layout = read_layout(content, specs(arrays))
         tensors[file] = {n: e.spec.size for n, e in sorted(layout.entries.items())}
     return {
@@ -168,10 +169,3 @@ def leaving(prepared: Prepared) -> dict[str, Any]:
         "tensors": tensors,
         CONTRIBUTION: parse(contents[CONTRIBUTION], METADATA_BYTES),
     }
-
-
-def _arrays(content: bytes) -> dict[str, Any]:
-    from safetensors.numpy import load
-
-    arrays: dict[str, Any] = load(content)
-    return arrays

@@ -6,8 +6,8 @@ import pytest
 import tests.federation.sharing as sharing
 from comigs_mlx.errors import FederationError
 from comigs_mlx.federation.formats.adapter import check_generalist
-from comigs_mlx.federation.formats.tensor_file import serialise
 from comigs_mlx.federation.formats.tensor_source import Arrays, shapes
+from comigs_mlx.tensors import serialise
 
 CURRENT = sharing.tensors(generalists=2)
 OWN = shapes(Arrays("", CURRENT))

@@ -8,7 +8,8 @@ import pytest
 
 from comigs_mlx.errors import FederationError
 from comigs_mlx.federation.formats import adapter
-from comigs_mlx.federation.formats.tensor_file import read_shapes, serialise
+from comigs_mlx.federation.formats.tensor_file import read_shapes
+from comigs_mlx.tensors import serialise
 from tests.federation import sharing
 
 CURRENT = sharing.tensors(generalists=2)

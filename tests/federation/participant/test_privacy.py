@@ -312,7 +312,7 @@ def test_noise_that_begins_late_does_not_cover_what_was_sent(run):
 def test_a_damaged_draw_is_not_replaced_in_silence(run, content):
     push(run)
     (run / "state" / privacy.KEPT).write_bytes(content)
-    with pytest.raises(FederationError, match="damaged: remove it, and pull the next"):
+    with pytest.raises(FederationError, match="damaged .*: remove it, and pull"):
         push(run)
 
 

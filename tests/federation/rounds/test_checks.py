@@ -16,7 +16,6 @@ import tests.federation.sharing as sharing
 import tests.tiny as tiny
 from comigs_mlx.federation.formats.contribution import Stored
 from comigs_mlx.federation.formats.manifest import AggregatorChoice, Member
-from comigs_mlx.federation.formats.tensor_file import serialise
 from comigs_mlx.federation.formats.tensor_source import Arrays, shapes
 from comigs_mlx.federation.rounds.checks import (
     Expected,
@@ -25,6 +24,7 @@ from comigs_mlx.federation.rounds.checks import (
     check_contribution,
     check_sizes,
 )
+from comigs_mlx.tensors import serialise
 
 EXAMPLES = int(os.environ.get("COMIGS_HOSTILE_EXAMPLES", tiny.examples(300)))
 """Malformed files a property test tries; the nightly run sets more."""
