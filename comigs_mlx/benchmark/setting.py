@@ -11,7 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from comigs_mlx.benchmark.shape import Shape
+from comigs_mlx.benchmark.shape import BenchShape
 from comigs_mlx.data.batches import Batch
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.model.params import flatten
@@ -29,7 +29,7 @@ class Setting:
         scratch: A folder for files.
     """
 
-    shape: Shape
+    shape: BenchShape
     model: nn.Module
     scratch: Path
 

@@ -9,7 +9,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Shape:
+class BenchShape:
     """What decides how much there is to compute.
 
     Attributes:
@@ -41,7 +41,7 @@ class Shape:
         return fields | {name: list(fields[name]) for name in ("experts", "naive")}
 
     @staticmethod
-    def from_dict(values: Mapping[str, Any]) -> Shape:
+    def from_dict(values: Mapping[str, Any]) -> BenchShape:
         """The inverse of `to_dict`."""
         counts = {name: tuple(values[name]) for name in ("experts", "naive")}
-        return Shape(**{**values, **counts})
+        return BenchShape(**{**values, **counts})

@@ -11,7 +11,6 @@ import numpy as np
 
 from comigs_mlx.data.cache import Arrays, TokenCache
 from comigs_mlx.data.conversation import Tokenizer
-from comigs_mlx.data.encoding import Say, quiet
 from comigs_mlx.data.identity import (
     content_digest,
     depends_on_date,
@@ -28,6 +27,7 @@ from comigs_mlx.data.tokens import (
     token_stream,
 )
 from comigs_mlx.errors import DataError
+from comigs_mlx.messages import Say, quiet
 
 Content = TokenStream | list[LabelledSample]
 """One split: a stream of plain text, or conversations."""

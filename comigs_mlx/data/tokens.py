@@ -19,10 +19,11 @@ from comigs_mlx.data.conversation import (
     Tokenizer,
     has_template,
 )
-from comigs_mlx.data.encoding import Progress, Say, chunks, quiet, text_tokens
+from comigs_mlx.data.encoding import TokenisingProgress, chunks, text_tokens
 from comigs_mlx.data.reading_progress import Advance, ignore
 from comigs_mlx.data.splits import Sample, place
 from comigs_mlx.errors import DataError, raise_all
+from comigs_mlx.messages import Say, quiet
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +87,7 @@ def token_stream(
         DataError: If the tokenizer has no EOS token.
     """
     parts: list[Ints] = []
-    progress = Progress(len(samples), say, advance)
+    progress = TokenisingProgress(len(samples), say, advance)
     for chunk in chunks([sample["text"] for sample in samples]):
         parts += text_tokens(chunk, tokenizer)
         progress(len(parts))
@@ -121,7 +122,8 @@ def labelled_samples(
     _check_labelling(samples, tokenizer, mask_prompt)
     found: list[LabelledSample] = []
     counts, problems = [0, 0, 0], []
-    progress, chat = Progress(len(samples), say, advance), ChatTokenizer(tokenizer)
+    progress = TokenisingProgress(len(samples), say, advance)
+    chat = ChatTokenizer(tokenizer)
     for number, sample in enumerate(samples, 1):
         try:
             one, mask = _labelled(sample, chat, mask_prompt)

@@ -30,12 +30,12 @@ from comigs_mlx.inference.spoken import Voice as Voice
 from comigs_mlx.inference.spoken import Watch, ignore, never
 from comigs_mlx.inference.spoken import to_trace as to_trace
 from comigs_mlx.inference.worker import Worker
+from comigs_mlx.messages import Say
 
 if TYPE_CHECKING:
     from comigs_mlx.inference.speech import Speech
     from comigs_mlx.options import TrainConfig
 
-Say = Callable[[str], None]
 Listen = Callable[[Progress], None]
 T = TypeVar("T")
 

@@ -81,7 +81,7 @@ def sites(model: nn.Module, num_layers: int = -1) -> list[Site]:
     return [_site(family, paths[id(block)], block) for block in chosen]
 
 
-def put_before(module: nn.Module, mixin: type[Any]) -> Callable[[], None]:
+def mix_in_class(module: nn.Module, mixin: type[Any]) -> Callable[[], None]:
     """Let `mixin` see the calls of `module` first; the module stays the same object.
 
     Its class becomes a subclass of `mixin` and of its own. Returns what undoes it.

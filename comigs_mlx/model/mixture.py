@@ -23,10 +23,10 @@ import mlx.nn as nn
 from comigs_mlx import registry
 from comigs_mlx.errors import UnsupportedModel, line
 from comigs_mlx.model import params
-from comigs_mlx.model.attach import Site, family_name, put_before, sites
-from comigs_mlx.model.backbone import Halves
+from comigs_mlx.model.attach import Site, family_name, mix_in_class, sites
+from comigs_mlx.model.backbone import Backbone
 from comigs_mlx.model.experts import BlockRouting, FanOut, MixBack, MixtureMLP
-from comigs_mlx.model.lora import Kept, Mode, SharedLoRA
+from comigs_mlx.model.lora import DerivedCache, Mode, SharedLoRA
 from comigs_mlx.model.routing import Choice, Routing, fixed_choice
 from comigs_mlx.model.selection import Selection, allowed, check
 from comigs_mlx.model.tables import tables_of
@@ -69,9 +69,9 @@ class Mixture:
             self._freeze()
             for site, key in zip(self.sites, keys, strict=True):
                 self._attach(site, router, key)
-            self._halves = Halves(model, self.on_detach)
+            self._backbone = Backbone(model, self.on_detach)
             self._cheap = substitutes(model)
-            self._rehearse()
+            self._check_forward()
             mx.eval(params.select(model, params.ROLES))
         except BaseException as error:
             self.detach()
@@ -99,7 +99,7 @@ class Mixture:
         count = len(site.mlp_linears) + len(attention) + 1
         *linear_keys, router_key = mx.random.split(key, count)
         routed = router(site.dims, options.experts, router_key)
-        routing = BlockRouting(partial(self.choose, routed), Kept(self._mode))
+        routing = BlockRouting(partial(self.choose, routed), DerivedCache(self._mode))
         keys = iter(linear_keys)
         for name in site.mlp_linears:
             self._attach_experts(site, name, routing, next(keys))
@@ -136,12 +136,12 @@ class Mixture:
         mlp._routing = routing
         self.on_detach(partial(mlp.__delattr__, "router"))
         self.on_detach(partial(mlp.__delattr__, "_routing"))
-        self.on_detach(put_before(mlp, MixtureMLP))
+        self.on_detach(mix_in_class(mlp, MixtureMLP))
 
-    def _rehearse(self) -> None:
+    def _check_forward(self) -> None:
         """Build the forward passes, unevaluated: is every block routed and mixed back?
 
-        Both ways that the model is run: whole, and in its two halves.
+        Both ways that the model is run: whole, and as body and head.
         """
         tokens = mx.zeros((1, 2), mx.int32)
         try:
@@ -257,11 +257,11 @@ class Mixture:
         """
         self.tables.check_length(tokens.shape[1])
         with self.in_bulk():
-            return self._routed(tokens, lambda: self._halves.body(tokens))
+            return self._routed(tokens, lambda: self._backbone.body(tokens))
 
     def head(self, hidden: mx.array) -> mx.array:
         """Logits `[batch, tokens, vocabulary]` of what `body` returned."""
-        return self._halves.head(hidden)
+        return self._backbone.head(hidden)
 
     def _routed(
         self, tokens: mx.array, run: Callable[[], mx.array]

@@ -17,7 +17,7 @@ import mlx.nn as nn
 import numpy as np
 
 from comigs_mlx.errors import ConfigError, ModelError
-from comigs_mlx.model.attach import put_before
+from comigs_mlx.model.attach import mix_in_class
 
 EMBEDDINGS = (nn.Embedding, nn.QuantizedEmbedding)
 
@@ -93,7 +93,7 @@ def tables_of(model: nn.Module) -> Tables:
     try:
         for _, module in model.named_modules():
             if isinstance(module, EMBEDDINGS):
-                undo.append(put_before(module, _watching(calls)))
+                undo.append(mix_in_class(module, _watching(calls)))
         logits = model(tokens)
         width = [int(logits.shape[-1])]
     except Exception:  # each family fails in its own way, and says so when it is used

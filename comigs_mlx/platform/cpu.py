@@ -64,8 +64,8 @@ def prepare() -> None:
     """Load the fast BLAS and check for a compiler, on Linux only.
 
     Also asks MLX to take more branches in turn than its 20, so that the parts of a
-    batch that are computed side by side (`training.lanes`) get their turns; with 200,
-    gradient checkpointing would save nothing.
+    batch that are computed side by side (`platform.cpu_streams`) get their turns; with
+    200, gradient checkpointing would save nothing.
 
     Warns in one line for each of the two that is missing; never raises.
     """

@@ -1,9 +1,9 @@
 """On a Linux CPU, the rows of a batch are computed side by side.
 
 MLX's CPU backend runs one operation after the other and only the products of matrices
-use several cores. So a batch is divided among lanes, each a stream of its own with one
-BLAS thread; the graph, and with it every gradient, stays one. Elsewhere there is one
-lane, and nothing changes.
+use several cores. So a batch is divided among streams, each with one BLAS
+thread; the graph, and with it every gradient, stays one. Elsewhere there is one
+stream, and nothing changes.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ Result = TypeVar("Result")
 
 
 def count(rows: int) -> int:
-    """Number of lanes for a batch of so many rows."""
+    """Number of streams for a batch of so many rows."""
     on_cpu = mx.default_device() == mx.Device(mx.cpu)
     return min(rows, _cores()) if on_cpu else 1
 
 
 def each(run: Callable[..., Result], *arrays: mx.array) -> list[Result]:
-    """`run` on every lane's rows of the arrays.
+    """`run` on every stream's rows of the arrays.
 
     Args:
-        run: Called once a lane, with as many arrays as are given.
+        run: Called once a stream, with as many arrays as are given.
         arrays: `[batch, ...]`.
     """
     rows = arrays[0].shape[0]
-    lanes = count(rows)
-    if lanes == 1:
+    streams = count(rows)
+    if streams == 1:
         return [run(*arrays)]
     results = []
-    for lane in range(lanes):
-        mine = slice(lane * rows // lanes, (lane + 1) * rows // lanes)
-        with mx.stream(_stream(lane)):
-            results.append(run(*(array[mine] for array in arrays)))
+    for index in range(streams):
+        part = slice(index * rows // streams, (index + 1) * rows // streams)
+        with mx.stream(_stream(index)):
+            results.append(run(*(array[part] for array in arrays)))
     return results
 
 
 @contextlib.contextmanager
 def evaluating(rows: int) -> Iterator[None]:
-    """Around the evaluation of what `each` made: one BLAS thread for each lane."""
+    """Around the evaluation of what `each` made: one BLAS thread for each stream."""
     if count(rows) == 1:
         yield
         return
@@ -78,9 +78,9 @@ class _Streams(threading.local):
 _streams = _Streams()
 
 
-def _stream(lane: int) -> mx.Stream:
-    if lane == 0:
+def _stream(index: int) -> mx.Stream:
+    if index == 0:
         return mx.default_stream(mx.cpu)
-    if lane not in _streams.made:
-        _streams.made[lane] = mx.new_stream(mx.cpu)
-    return _streams.made[lane]
+    if index not in _streams.made:
+        _streams.made[index] = mx.new_stream(mx.cpu)
+    return _streams.made[index]

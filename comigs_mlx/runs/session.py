@@ -23,6 +23,7 @@ from comigs_mlx.data.identity import (
 from comigs_mlx.data.reading_progress import spoken
 from comigs_mlx.data.splits import SPLITS, Splits, load_splits
 from comigs_mlx.errors import RunError
+from comigs_mlx.messages import Say
 from comigs_mlx.model import params
 from comigs_mlx.model.base import Base, load_base
 from comigs_mlx.model.mixture import Mixture
@@ -34,8 +35,6 @@ from comigs_mlx.training import checkpoint, memory_estimate
 from comigs_mlx.training.fitting import check_texts
 from comigs_mlx.training.records import Boundary, Report, Step
 from comigs_mlx.training.trainer import Trainer
-
-Say = Callable[[str], None]
 
 CHANGES = {
     "data": "the text has changed since the run was saved",
@@ -258,7 +257,7 @@ def _restore(
         trainer: At its beginning.
         folder: The run, locked.
         identity: What the run must have in common with its save. Saves of version 0.1
-            know nothing of tokens and lanes.
+            know nothing of tokens and streams.
         dated: Whether the tokens change from day to day by themselves.
         say: Told where training goes on, and what keeps it from being exact.
 

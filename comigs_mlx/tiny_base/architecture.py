@@ -26,7 +26,7 @@ STD = 0.02
 
 
 @dataclass(frozen=True)
-class Shape:
+class BaseSize:
     """The size of a model.
 
     Attributes:
@@ -44,7 +44,7 @@ class Shape:
     vocabulary: int = 4096
 
 
-def config(shape: Shape, eos: int) -> dict[str, Any]:
+def config(shape: BaseSize, eos: int) -> dict[str, Any]:
     """The model's `config.json`, with the names of Hugging Face's GPT-2."""
     return {
         "architectures": ["GPT2LMHeadModel"],
@@ -62,7 +62,7 @@ def config(shape: Shape, eos: int) -> dict[str, Any]:
     }
 
 
-def build(shape: Shape, seed: int) -> nn.Module:
+def build(shape: BaseSize, seed: int) -> nn.Module:
     """A model with its first weights; equal seeds, equal bits."""
     from mlx_lm.models.gpt2 import Model, ModelArgs
 
@@ -110,7 +110,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
 def write(
     folder: Path,
     model: nn.Module,
-    shape: Shape,
+    shape: BaseSize,
     tokenizer: Any,
     notes: dict[str, Any],
 ) -> None:

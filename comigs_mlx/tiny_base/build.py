@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from comigs_mlx.config import option, to_dict
-from comigs_mlx.data.encoding import Say, quiet
 from comigs_mlx.data.splits import Sample, divide
 from comigs_mlx.errors import DataError
+from comigs_mlx.messages import Say, quiet
 from comigs_mlx.simulation.datasets.dividing import check_new
 
 
@@ -65,7 +65,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Progress:
+class BuildStep:
     """One update.
 
     Attributes:
@@ -80,7 +80,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class BuildResult:
     """What came of it.
 
     Attributes:
@@ -104,7 +104,7 @@ class Outcome:
 
 def make(
     recipe: Recipe, texts: Sequence[str], say: Say = quiet
-) -> Iterator[Progress | Outcome]:
+) -> Iterator[BuildStep | BuildResult]:
     """Train a model on nine tenths of `texts` and write its folder, `recipe.out`.
 
     Args:
@@ -142,10 +142,10 @@ def make(
     say(f"training on {len(stream.tokens):,} tokens of text in {steps:,} steps")
     losses = pretraining.pretrain(model, source, steps, recipe.learning_rate)
     for number, loss in enumerate(losses, 1):
-        yield Progress(number, steps, loss)
+        yield BuildStep(number, steps, loss)
     batches = evaluation_batches(unseen, recipe.context, recipe.batch_size)
     loss = pretraining.heldout_loss(model, batches)
-    outcome = Outcome(
+    outcome = BuildResult(
         loss=loss,
         perplexity=math.exp(min(loss, 700.0)),
         heldout_tokens=len(unseen.tokens) - 1,
@@ -168,7 +168,7 @@ def _steps(recipe: Recipe, model: Any, source: Any, start: float) -> int:
     return pretraining.steps_within(model, source, left)
 
 
-def notes(recipe: Recipe, outcome: Outcome) -> dict[str, Any]:
+def notes(recipe: Recipe, outcome: BuildResult) -> dict[str, Any]:
     """How a model came to be, for its `training.json`."""
     versions = {
         "python": ".".join(map(str, sys.version_info[:3])),
@@ -184,9 +184,11 @@ def notes(recipe: Recipe, outcome: Outcome) -> dict[str, Any]:
 
 
 def _shape(recipe: Recipe, vocabulary: int) -> Any:
-    from comigs_mlx.tiny_base.architecture import Shape
+    from comigs_mlx.tiny_base.architecture import BaseSize
 
-    return Shape(recipe.blocks, recipe.width, recipe.heads, recipe.context, vocabulary)
+    return BaseSize(
+        recipe.blocks, recipe.width, recipe.heads, recipe.context, vocabulary
+    )
 
 
 def _divided(texts: Sequence[str]) -> tuple[list[Sample], list[Sample]]:

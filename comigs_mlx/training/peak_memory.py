@@ -40,13 +40,13 @@ class Machine:
 
     Attributes:
         cpu: On the CPU.
-        x86: With the functions of `model.x86`, which keep less.
-        lanes: Parts of a batch that are computed side by side (`training.lanes`).
+        x86: With the functions of `platform.x86`, which keep less.
+        streams: Parts of a batch that `platform.cpu_streams` computes side by side.
     """
 
     cpu: bool
     x86: bool = False
-    lanes: int = 1
+    streams: int = 1
 
 
 METAL = Machine(cpu=False)
@@ -241,10 +241,10 @@ def input_bytes(model: Architecture, experts: ExpertOptions) -> int:
 
 def loss_bytes(model: Architecture, work: Work, machine: Machine) -> int:
     """Chunks of logits that are there together; last vectors and their gradient."""
-    tokens = math.ceil(work.batch_size / machine.lanes) * work.seq_len
+    tokens = math.ceil(work.batch_size / machine.streams) * work.seq_len
     most = max(CHUNK[machine.cpu] // model.vocabulary, FEWEST)
     size = math.ceil(tokens / math.ceil(tokens / most))
-    together = machine.lanes * LOGITS_AT_ONCE + machine.cpu * LOGITS_AHEAD
+    together = machine.streams * LOGITS_AT_ONCE + machine.cpu * LOGITS_AHEAD
     logits = together * FLOAT * size * model.vocabulary
     return logits + 2 * model.item * work.tokens * model.width
 
