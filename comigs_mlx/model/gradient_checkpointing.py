@@ -75,7 +75,12 @@ class RecomputedBlock:
         def inner(values: Tree, x: mx.array) -> tuple[mx.array, list[Routing]]:
             self.update(values)  # type: ignore[attr-defined]
             # Also when it runs again, which is after the mixture's own call.
-            with self._mixture.in_bulk(), self._mixture.collecting() as blocks:
+            mixture = self._mixture
+            with (
+                mixture.frozen(False),
+                mixture.fast_functions(),
+                mixture.collecting() as blocks,
+            ):
                 y = run(x, *rest, **named)
             return y, blocks
 

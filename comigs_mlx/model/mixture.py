@@ -6,8 +6,23 @@
         logits, _ = mixture(tokens)
     mixture.detach()                              # the very same modules again
 
-The block's own MLP code runs between expert-aware linears (`model.experts`). The MLP
-object stays; while attached its class is a subclass that asks the router first.
+The block's own MLP code runs between expert-aware linears. What one call goes through:
+
+    mlp(x)                        the base's own object; `attach.mix_in_class` gave it a
+      |                           class that sees the call first
+    MixtureMLP                    experts.py
+      |-- BlockRouting.begin(x)
+      |     Mixture.choose        by the selection: the router, fixed weights, or nobody
+      |       Router -> Choice    routers/<name>.py: k of the E experts for each token
+      |     low_ranks             A x of every linear that reads x, in one product
+      |
+      |   the MLP's own code runs, for all k slots at once:
+      |-- FanOut, each            [..., in] -> [k, ..., out]: W x + scale B_e A_e x
+      |     activation            the model's, which broadcasts over the slots
+      |-- MixBack                 [k, ..., in] -> [..., out]: the weighted sum of slots
+      '-- BlockRouting.end()      the linears compute the base's product alone again
+
+    Choice -> Routing             collected block by block, returned beside the logits
 """
 
 from __future__ import annotations
@@ -31,7 +46,7 @@ from comigs_mlx.model.routing import Choice, Routing, fixed_choice
 from comigs_mlx.model.selection import Selection, allowed, check
 from comigs_mlx.model.tables import tables_of
 from comigs_mlx.options import ExpertOptions
-from comigs_mlx.platform.x86.substitutes import instead, substitutes
+from comigs_mlx.platform.x86.substitutes import fast_functions
 
 Router = Callable[[mx.array, int, tuple[int, ...]], Choice]
 """What a file of `model/routers` makes; see there."""
@@ -46,6 +61,9 @@ class Mixture:
         sites: The adapted blocks, first to last.
         tables: How far token ids and positions may go; `check_tokens` them before they
             become an array, lengths are compared here.
+        fast_functions: Makes a context in which the model's code calls the functions
+            that are cheap for many tokens on this platform; on Apple silicon it changes
+            nothing.
     """
 
     def __init__(self, model: nn.Module, options: ExpertOptions, seed: int = 0):
@@ -70,7 +88,7 @@ class Mixture:
             for site, key in zip(self.sites, keys, strict=True):
                 self._attach(site, router, key)
             self._backbone = Backbone(model, self.on_detach)
-            self._cheap = substitutes(model)
+            self.fast_functions = fast_functions(model)
             self._check_forward()
             mx.eval(params.select(model, params.ROLES))
         except BaseException as error:
@@ -247,7 +265,8 @@ class Mixture:
     def body(self, tokens: mx.array) -> tuple[mx.array, Routing]:
         """Everything up to the last norm: the model without its logits.
 
-        Computed `in_bulk`, so equal to what the model itself computes but for rounding.
+        Computed with the platform's `fast_functions`, so equal to what the model itself
+        computes but for rounding.
 
         Args:
             tokens: `[batch, tokens]` integer.
@@ -256,7 +275,7 @@ class Mixture:
             What `head` makes logits of, `[batch, tokens, dims]`, and the `Routing`.
         """
         self.tables.check_length(tokens.shape[1])
-        with self.in_bulk():
+        with self.frozen(False), self.fast_functions():
             return self._routed(tokens, lambda: self._backbone.body(tokens))
 
     def head(self, hidden: mx.array) -> mx.array:
@@ -273,12 +292,6 @@ class Mixture:
             return result, Routing(nothing, nothing, nothing)
         fields = zip(*blocks, strict=True)
         return result, Routing(*(mx.stack(list(field)) for field in fields))
-
-    @contextlib.contextmanager
-    def in_bulk(self) -> Iterator[None]:
-        """For many tokens: cheaper functions on an x86 CPU, and nothing is `frozen`."""
-        with self.frozen(False), instead(self._cheap):
-            yield
 
     @contextlib.contextmanager
     def frozen(self, frozen: bool = True) -> Iterator[None]:

@@ -16,7 +16,7 @@ import signal
 import sys
 import warnings
 
-from comigs_mlx.platform import blas
+from comigs_mlx.platform import blas, switch
 
 WIDTH = "MLX_BFS_MAX_WIDTH"
 """How many branches of a graph MLX takes in turn; beyond that, one after the other."""
@@ -69,7 +69,7 @@ def prepare() -> None:
 
     Warns in one line for each of the two that is missing; never raises.
     """
-    if not sys.platform.startswith("linux"):
+    if not switch.linux():
         return
     os.environ.setdefault(WIDTH, "60")
     if "mlx.core" in sys.modules:

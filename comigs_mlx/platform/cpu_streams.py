@@ -1,9 +1,11 @@
 """On a Linux CPU, the rows of a batch are computed side by side.
 
-MLX's CPU backend runs one operation after the other and only the products of matrices
-use several cores. So a batch is divided among streams, each with one BLAS
-thread; the graph, and with it every gradient, stays one. Elsewhere there is one
-stream, and nothing changes.
+MLX's CPU backend runs the operations of a stream one after the other, on one thread,
+and only the products of matrices use several cores. So a batch is divided among
+streams, each with one BLAS thread: with more, the threads of one stream would wait for
+the cores that another one computes on. The graph stays one, and so does every gradient:
+the order in which the rows' losses are added is fixed by the code and not by which
+stream is first. Elsewhere there is one stream, and nothing changes.
 """
 
 from __future__ import annotations
@@ -11,22 +13,20 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import mlx.core as mx
 
-from comigs_mlx.platform import cpu
+from comigs_mlx.platform import cpu, switch
 
 Result = TypeVar("Result")
 
 
 def count(rows: int) -> int:
     """Number of streams for a batch of so many rows."""
-    on_cpu = mx.default_device() == mx.Device(mx.cpu)
-    return min(rows, _cores()) if on_cpu else 1
+    return min(rows, _cores()) if switch.on_cpu() else 1
 
 
 def each(run: Callable[..., Result], *arrays: mx.array) -> list[Result]:
@@ -65,7 +65,7 @@ def evaluating(rows: int) -> Iterator[None]:
 @functools.cache
 def _cores() -> int:
     """Cores this process may use, on Linux; elsewhere one, as BLAS knows better."""
-    return len(os.sched_getaffinity(0)) if sys.platform.startswith("linux") else 1
+    return len(os.sched_getaffinity(0)) if switch.linux() else 1
 
 
 class _Streams(threading.local):
@@ -79,7 +79,7 @@ _streams = _Streams()
 
 
 def _stream(index: int) -> mx.Stream:
-    if index == 0:
+    if index == 0:  # what is not divided runs here already, without a wait
         return mx.default_stream(mx.cpu)
     if index not in _streams.made:
         _streams.made[index] = mx.new_stream(mx.cpu)

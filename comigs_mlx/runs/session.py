@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import mlx.core as mx
-
 from comigs_mlx.config import read_yaml, to_dict
 from comigs_mlx.data.batches import BatchSource, sampled_batches, training_batches
 from comigs_mlx.data.cache import TokenCache
@@ -28,7 +26,7 @@ from comigs_mlx.model import params
 from comigs_mlx.model.base import Base, load_base
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.options import TrainConfig
-from comigs_mlx.platform import cpu_streams
+from comigs_mlx.platform import cpu_streams, switch
 from comigs_mlx.runs import description
 from comigs_mlx.runs.folder import RunFolder
 from comigs_mlx.training import checkpoint, memory_estimate
@@ -124,7 +122,7 @@ def _opened(
     for note in splits.notes:
         say(f"note: {note}")
     base = load_base(config.model, say, _revision(folder) if config.resume else None)
-    if "quantization" in base.config and mx.default_device() == mx.cpu:
+    if "quantization" in base.config and switch.on_cpu():
         say("note: MLX's quantised products are very slow on a CPU: use a plain base")
     if (warning := memory_estimate.too_low(config.memory_limit)) is not None:
         say(f"note: {warning}")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import mlx.core as mx
 
 from comigs_mlx.model.routing import Routing
+from comigs_mlx.platform import switch
 from comigs_mlx.platform.x86 import exponential
 
 Head = Callable[[mx.array], mx.array]
@@ -100,7 +101,7 @@ class _Chunk:
     """
 
     def __init__(self, logits: mx.array, targets: mx.array):
-        exp = exponential.exp if exponential.wanted() else mx.exp
+        exp = exponential.fastest_exp()
         logits = logits.squeeze(0).astype(mx.float32)
         top = logits.max(-1, keepdims=True)
         score = mx.take_along_axis(logits, targets[:, None], axis=-1)
@@ -131,8 +132,7 @@ def _chunks(head: Head, flat: mx.array) -> Iterator[slice]:
     """Slices of about equal length that cover the tokens."""
     tokens = flat.shape[0]
     vocabulary = head(flat[None, :1]).shape[-1]  # never computed
-    on_cpu = mx.default_device() == mx.Device(mx.cpu)
-    most = max(CHUNK[on_cpu] // vocabulary, FEWEST)
+    most = max(CHUNK[switch.on_cpu()] // vocabulary, FEWEST)
     size = -(-tokens // -(-tokens // most))
     return (slice(at, at + size) for at in range(0, tokens, size))
 
