@@ -84,8 +84,8 @@ def turns(
     Args:
         root: The checkout with this version.
         commit: The full name of the other one.
-        shape: The sizes.
-        cases: Some of `CASES`.
+        shape: The sizes that both trees measure with.
+        cases: The cases to measure, out of `CASES`.
 
     Raises:
         ConfigError: If one of the two versions cannot be measured.

@@ -24,9 +24,9 @@ class Setting:
     """One benchmark's base model and sizes.
 
     Attributes:
-        shape: The sizes.
+        shape: The sizes to measure with.
         model: The bare base model, frozen; nothing is ever attached to it.
-        scratch: A folder for files.
+        scratch: The folder that a case may write files to.
     """
 
     shape: BenchShape

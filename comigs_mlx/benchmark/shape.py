@@ -14,8 +14,8 @@ class BenchShape:
 
     Attributes:
         model: Id, path or name of the base model.
-        batch_size: Sequences in a batch.
-        seq_len: Tokens in a sequence.
+        batch_size: How many sequences a batch has.
+        seq_len: How many tokens a sequence has.
         rank: Of every LoRA pair, ours and mlx-lm's.
         experts: Numbers of experts whose training step is measured.
         naive: Numbers of experts that the naive mixture is measured with.

@@ -68,7 +68,7 @@ class TokenCache:
         """The arrays of an entry, mapped read-only.
 
         Args:
-            key: As given to `store`.
+            key: The key that was given to `store`.
             names: The arrays the entry must have.
 
         Returns:

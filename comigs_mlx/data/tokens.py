@@ -57,7 +57,7 @@ class Labelled:
     """Conversations in full, before they are cut to a sequence length.
 
     Attributes:
-        samples: In the order given.
+        samples: The samples in the order in which they were given.
         rewritten: Assistant turns not labelled, as the chat template rewrites them.
         unfound: Assistant turns not labelled, as they were not found in the rendering.
         endless: Labelled assistant turns without an end token.
@@ -78,8 +78,8 @@ def token_stream(
     """Concatenate all texts, each without a beginning token and with EOS at its end.
 
     Args:
-        samples: Plain texts.
-        tokenizer: The base model's.
+        samples: The samples, which hold plain texts.
+        tokenizer: The tokenizer of the base model.
         say: Told how far it is, where it takes long.
         advance: Told how far it is each moment; may end it by raising.
 

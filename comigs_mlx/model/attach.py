@@ -28,13 +28,13 @@ class Site:
     """Where one block takes experts.
 
     Attributes:
-        block: The transformer block.
+        block: The transformer block that takes experts.
         mlp_path: Path of the MLP in the model, e.g. `model.layers.3.mlp`.
-        mlp: The MLP module.
+        mlp: The MLP of that block.
         fan_out: Child names of the linears that read the MLP's input.
         mix_back: Child name of the last linear.
         attention_path: Path of the attention module.
-        attention: The attention module.
+        attention: The attention of that block.
         attention_linears: Child names of its linears.
         dims: Width of the MLP's input.
     """

@@ -128,9 +128,9 @@ def low_ranks(
 
     Args:
         linears: The linears of one MLP that read its input.
-        x: `[..., in]`, that input.
+        x: The input that they read, `[..., in]`.
         choice: For the experts to choose from.
-        derived: Remembers the joined A.
+        derived: The cache that remembers the joined A.
 
     Returns:
         Child name -> `[tokens, n * r]`.

@@ -50,7 +50,7 @@ def fingerprint(model: nn.Module, config: Mapping[str, Any]) -> str:
 
     Args:
         model: A base as `load_base` returns it, before experts are attached.
-        config: Its configuration.
+        config: The configuration of the model.
     """
     essence = json.dumps(_essential(config), sort_keys=True)
     return array_digest(flatten(model.parameters()), essence)

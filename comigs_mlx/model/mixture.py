@@ -252,7 +252,7 @@ class Mixture:
         """Run the model and return what it computed together with how it was routed.
 
         Args:
-            tokens: `[batch, tokens]` integer.
+            tokens: The token ids, `[batch, tokens]` integer.
             cache: mlx-lm's prompt cache, updated in place.
 
         Returns:
@@ -269,7 +269,7 @@ class Mixture:
         computes but for rounding.
 
         Args:
-            tokens: `[batch, tokens]` integer.
+            tokens: The token ids, `[batch, tokens]` integer.
 
         Returns:
             What `head` makes logits of, `[batch, tokens, dims]`, and the `Routing`.

@@ -44,7 +44,7 @@ class Tables:
 
         Args:
             tokens: Integers of any shape: a NumPy array, or a list.
-            what: Where they come from.
+            what: What the error says they come from.
 
         Raises:
             ModelError: If one is negative or too large; it names the worst one.
@@ -69,7 +69,7 @@ class Tables:
         Args:
             count: Tokens that are read at once, those in a cache included.
             what: What has that many tokens.
-            fix: What to do.
+            fix: What the error tells the user to do.
 
         Raises:
             ConfigError: If there are too many.

@@ -34,7 +34,7 @@ def each(run: Callable[..., Result], *arrays: mx.array) -> list[Result]:
 
     Args:
         run: Called once a stream, with as many arrays as are given.
-        arrays: `[batch, ...]`.
+        arrays: The arrays whose rows are divided, `[batch, ...]`.
     """
     rows = arrays[0].shape[0]
     streams = count(rows)

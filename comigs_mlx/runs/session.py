@@ -46,7 +46,7 @@ class Session:
     """A trainer at its position, the folder it saves to, and what it must not mix up.
 
     Attributes:
-        trainer: Ready to run.
+        trainer: The trainer, ready to run.
         folder: Its run folder, locked against other processes.
         identity: Base model, shape of the experts and digest of the text.
         documents: Split -> number of documents.
@@ -252,8 +252,8 @@ def _restore(
     """Go to the newest save, or stay at the beginning where there is none yet.
 
     Args:
-        trainer: At its beginning.
-        folder: The run, locked.
+        trainer: The trainer, which has made no step yet.
+        folder: The folder of the run, which is locked.
         identity: What the run must have in common with its save. Saves of version 0.1
             know nothing of tokens and streams.
         dated: Whether the tokens change from day to day by themselves.

@@ -30,7 +30,7 @@ class BaseSize:
     """The size of a model.
 
     Attributes:
-        blocks: Transformer blocks.
+        blocks: How many transformer blocks the model has.
         width: Size of a token's vector.
         heads: Attention heads; `width` is a multiple of it.
         context: Most tokens in a sequence.
@@ -118,9 +118,9 @@ def write(
 
     Args:
         folder: Where; what is there already is replaced.
-        model: Made by `build`.
-        shape: Its shape.
-        tokenizer: Made by `train_tokenizer`.
+        model: The model that `build` made.
+        shape: The size that it was built with.
+        tokenizer: The tokenizer that `train_tokenizer` made.
         notes: How the model came to be, for `training.json`.
     """
     with replacing_dir(folder) as made:

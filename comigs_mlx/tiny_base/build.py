@@ -69,7 +69,7 @@ class BuildStep:
     """One update.
 
     Attributes:
-        step: 1 for the first.
+        step: The number of the update; the first one is 1.
         steps: How many there will be.
         loss: Of its batch, nats per token.
     """
@@ -85,11 +85,11 @@ class BuildResult:
 
     Attributes:
         loss: On held-out documents, nats per token.
-        perplexity: Its exponential.
+        perplexity: The exponential of the loss.
         heldout_tokens: How many tokens that was measured on.
         text_tokens: Tokens of the training text.
-        parameters: Scalars of the model.
-        steps: Updates made.
+        parameters: How many scalars the model has.
+        steps: How many updates were made.
         seconds: From reading the text to the measure.
     """
 
@@ -108,7 +108,7 @@ def make(
     """Train a model on nine tenths of `texts` and write its folder, `recipe.out`.
 
     Args:
-        recipe: What to make.
+        recipe: The size and the training of the model to make.
         texts: Documents; a tenth of them, chosen by their content, is only measured on.
         say: Told in plain sentences what takes time.
 

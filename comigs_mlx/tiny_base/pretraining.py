@@ -38,7 +38,7 @@ class Pretraining:
     Args:
         model: All its parameters are trained, in place.
         steps: Length of the learning rate's schedule.
-        learning_rate: The highest.
+        learning_rate: The highest learning rate of the schedule.
     """
 
     def __init__(

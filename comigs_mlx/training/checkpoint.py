@@ -110,7 +110,7 @@ def restore(
     Args:
         trainer: Has made no step yet.
         save: The folder of a save.
-        identity: See `save`.
+        identity: What was given to `save`.
         before: `steps` and `learning_rate` of the saved run, for saves that do not say.
 
     Returns:

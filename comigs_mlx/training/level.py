@@ -46,7 +46,7 @@ class Task:
     """What the lower level trains and how; the defaults are the paper's.
 
     Attributes:
-        roles: The roles that learn.
+        roles: The roles whose parameters learn.
         frozen: Last names of parameters that stay, such as `lora_a`.
         selection: Which experts speak while training; see `Mixture.select`.
         penalty: Added to the mean loss.
@@ -123,7 +123,7 @@ def expert_group(
 
     Args:
         options: The highest learning rate, and the number of steps.
-        task: What is trained.
+        task: The task that says what is trained.
         schedule: The rate of a step; None: a cosine over all steps, down to a tenth.
     """
     if schedule is None:
@@ -151,7 +151,7 @@ class Stats(NamedTuple):
 
     Attributes:
         loss: Cross-entropy summed over the counted tokens, nats.
-        tokens: Number of counted tokens.
+        tokens: How many tokens were counted.
         share: `[E]`, expert weights summed over counted tokens, mean over blocks.
     """
 
@@ -188,7 +188,7 @@ class Level:
     Args:
         mixture: Holds the parameters; updated in place after each step.
         groups: The roles this level trains, by optimiser.
-        options: Weights of the losses.
+        options: The options that weigh the losses.
         task: Which experts speak, and what is added to the loss.
 
     Attributes:

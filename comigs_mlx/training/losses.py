@@ -29,9 +29,9 @@ def token_losses(head: Head, hidden: mx.array, targets: mx.array) -> mx.array:
     """Cross-entropy of each target; for measuring, no gradient goes through it.
 
     Args:
-        head: Makes logits.
+        head: The function that makes logits.
         hidden: `[batch, tokens, dims]`, what it makes them of.
-        targets: `[batch, tokens]` integer.
+        targets: The token ids to predict, `[batch, tokens]` integer.
 
     Returns:
         `[batch, tokens]` float32, nats.
@@ -53,9 +53,9 @@ def summed_loss(
     softmax - one-hot, through the head. The head's parameters get none.
 
     Args:
-        head: Makes logits.
+        head: The function that makes logits.
         hidden: `[batch, tokens, dims]`, what it makes them of.
-        targets: `[batch, tokens]` integer.
+        targets: The token ids to predict, `[batch, tokens]` integer.
         mask: `[batch, tokens]`, what each target's loss is multiplied with.
 
     Returns:
@@ -96,8 +96,8 @@ class _Chunk:
 
     Attributes:
         powers: `[tokens, vocabulary]` float32, exp(logit - largest logit).
-        total: `[tokens, 1]`, their sum.
-        losses: `[tokens]`, nats.
+        total: The sum of the powers of each token, `[tokens, 1]`.
+        losses: The loss of each token in nats, `[tokens]`.
     """
 
     def __init__(self, logits: mx.array, targets: mx.array):
@@ -154,8 +154,8 @@ def load_balancing(
     Args:
         routing: Of one forward pass, arrays `[layers, batch, tokens, E]`.
         mask: `[batch, tokens]`, 1 where a token counts.
-        generalists: Number of generalists G.
-        importance: Factor of experts 0..G-1.
+        generalists: The number of generalists, G.
+        importance: The factor that experts 0 to G-1 count with.
 
     Returns:
         Float32 scalar.

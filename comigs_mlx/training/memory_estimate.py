@@ -94,7 +94,7 @@ class Plan:
     """A training before its first step, for its peak memory.
 
     Attributes:
-        model: The base model's numbers.
+        model: The numbers that describe the base model.
         experts: How many experts, of what rank.
         work: Shape of the longest batch.
         quantised: Whether the base model is already quantised.

@@ -39,7 +39,7 @@ class Machine:
     """How MLX computes a step.
 
     Attributes:
-        cpu: On the CPU.
+        cpu: Whether MLX computes on the CPU.
         x86: With the functions of `platform.x86`, which keep less.
         streams: Parts of a batch that `platform.cpu_streams` computes side by side.
     """
@@ -61,10 +61,10 @@ class Architecture:
         blocks: Blocks that take experts; those before them keep nothing.
         width: Size of a token's vector between blocks.
         hidden: Size of the MLP's inner vectors.
-        heads: Attention heads.
+        heads: How many attention heads a block has.
         queries: Size of all heads' queries together.
         keys: Size of all heads' keys together; values have the same.
-        vocabulary: Logits of a token.
+        vocabulary: How many logits a token has.
         readers: Linears of the MLP that read its input: 2 with a gate, else 1.
         item: Bytes of an element of the activations.
     """
@@ -94,10 +94,10 @@ class Work:
     """What one step works through.
 
     Attributes:
-        batch_size: Sequences in a batch.
-        seq_len: Tokens in a sequence.
+        batch_size: How many sequences a batch has.
+        seq_len: How many tokens a sequence has.
         checkpoint: Whether blocks are recomputed in the backward pass.
-        accumulation: Batches in a step.
+        accumulation: How many batches make a step.
         measured: Tokens in the longest sequence whose loss is only measured.
     """
 
@@ -148,10 +148,10 @@ def estimate(
     """The peak of an expert step.
 
     Args:
-        model: The base model's numbers.
+        model: The numbers that describe the base model.
         experts: How many experts, of what rank.
         work: Shape of the longest batch.
-        machine: How MLX computes.
+        machine: How MLX computes on this machine.
     """
     experts = experts.resolved()
     trained = model.expert_bytes(experts)

@@ -46,7 +46,7 @@ class Trainer:
     """Trains one mixture on one participant's text.
 
     Args:
-        mixture: Trained in place.
+        mixture: The mixture that is trained in place.
         train: Batches the experts learn from.
         router_train: Batches the routers learn from (validation text).
         valid: Fixed validation batches whose loss chooses the best save.
@@ -55,7 +55,7 @@ class Trainer:
         task: What the experts' level trains, and how.
 
     Attributes:
-        position: Steps made.
+        position: How many steps were made.
         schedule: The experts' learning rate; fixed by the first step.
     """
 

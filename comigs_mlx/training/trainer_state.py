@@ -24,7 +24,7 @@ class TrainerState:
 
     Attributes:
         optimizers: State of each optimiser, in the order of levels and groups.
-        position: Steps made.
+        position: How many steps were made.
     """
 
     optimizers: list[Tree]
