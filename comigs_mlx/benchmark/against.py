@@ -138,16 +138,16 @@ def section(turns: Iterable[Turn]) -> dict[str, Any]:
         if turn.round != WARM_UP:
             both = seconds.setdefault((turn.case, turn.variant), {OLD: [], NEW: []})
             both[turn.tree].append(turn.seconds)
-    found: dict[str, Any] = {}
+    sections: dict[str, Any] = {}
     for (case, variant), both in seconds.items():
         change = ratio(both[NEW], both[OLD])
-        found.setdefault(case, {})[variant] = {
+        sections.setdefault(case, {})[variant] = {
             "old_s": spread(both[OLD]).value,
             "new_s": spread(both[NEW]).value,
             "ratio": change.value,
             "spread": [change.low, change.high],
         }
-    return found
+    return sections
 
 
 def table(commit: str, cases: dict[str, Any]) -> str:

@@ -138,7 +138,7 @@ def collect(samples: Iterable[Sample]) -> dict[str, Measured]:
     found: dict[str, Measured] = {}
     for sample in samples:
         if sample.round != WARM_UP:
-            mine = found.setdefault(sample.name, Measured())
-            mine.seconds.append(sample.seconds)
-            mine.peak_bytes.append(sample.peak_bytes)
+            measured = found.setdefault(sample.name, Measured())
+            measured.seconds.append(sample.seconds)
+            measured.peak_bytes.append(sample.peak_bytes)
     return found

@@ -105,12 +105,12 @@ def differences(
     old: SavedRatios, environment: Mapping[str, Any], shape: BenchShape
 ) -> Iterator[str]:
     """Why old and new ratios may not be comparable, one sentence each."""
-    mine = shape.to_dict()
+    current = shape.to_dict()
     for name in SAME:
-        if old.shape.get(name) != mine[name]:
+        if old.shape.get(name) != current[name]:
             yield (
                 f"not comparable: {name.replace('_', ' ')} was "
-                f"{old.shape.get(name)!r}, is {mine[name]!r}"
+                f"{old.shape.get(name)!r}, is {current[name]!r}"
             )
     for name in ("chip", "device", "mlx", "mlx-lm"):
         if old.environment.get(name) != environment.get(name):

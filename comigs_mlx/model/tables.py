@@ -133,9 +133,9 @@ def _vocabulary(
 def _positions(calls: list[tuple[int, mx.array]]) -> int | None:
     """The rows that are left from where the first position is looked up."""
     last = len(PROBE) - 1
-    found = []
+    counts = []
     for rows, asked in calls:
         numbers: Any = asked.reshape(-1).tolist()
         if numbers == list(range(numbers[0], numbers[0] + last + 1)):
-            found.append(rows - numbers[0])
-    return min(found, default=None)
+            counts.append(rows - numbers[0])
+    return min(counts, default=None)

@@ -84,8 +84,8 @@ def summed_loss(
         outputs: tuple[mx.array, mx.array],
     ) -> tuple[mx.array, ...]:
         _, targets, mask = primals
-        mine = (cotangents[0] * outputs[1]).astype(primals[0].dtype)
-        return mine, mx.zeros_like(targets), mx.zeros_like(mask)
+        gradient = (cotangents[0] * outputs[1]).astype(primals[0].dtype)
+        return gradient, mx.zeros_like(targets), mx.zeros_like(mask)
 
     loss: mx.array = both(hidden, targets, mask)[0]  # type: ignore[index]
     return loss

@@ -58,12 +58,12 @@ def limits(gb: float | None) -> Iterator[None]:
     Args:
         gb: Limit in GB (10^9 bytes), a guideline to MLX; None keeps MLX's own.
     """
-    wanted = None if gb is None else int(gb * GB)
+    limit = None if gb is None else int(gb * GB)
     with contextlib.ExitStack() as stack:
-        if wanted is not None:
-            stack.callback(mx.set_memory_limit, mx.set_memory_limit(wanted))
+        if limit is not None:
+            stack.callback(mx.set_memory_limit, mx.set_memory_limit(limit))
         metal = mx.metal.is_available()
-        working_set = _working_set(wanted) if metal else 0
+        working_set = _working_set(limit) if metal else 0
         cache = int(CACHE_SHARE * working_set) if metal else CPU_CACHE
         stack.callback(mx.set_cache_limit, mx.set_cache_limit(cache))
         if metal:
@@ -71,10 +71,10 @@ def limits(gb: float | None) -> Iterator[None]:
         yield
 
 
-def _working_set(wanted: int | None) -> int:
+def _working_set(limit: int | None) -> int:
     """Bytes that can stay resident: never more than the system recommends."""
     most = int(mx.device_info()["max_recommended_working_set_size"])
-    return most if wanted is None else min(wanted, most)
+    return most if limit is None else min(limit, most)
 
 
 def too_low(gb: float | None) -> str | None:

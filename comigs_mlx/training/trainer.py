@@ -228,8 +228,10 @@ class Trainer:
         """Whether the experts of a role had a part in a step; routers always have."""
         names = self.mixture.options.names
         shares = zip(names, result.share, strict=True)
-        mine = [share for expert, share in shares if expert.split("-")[0] == role]
-        return not mine or sum(mine) > 0.0
+        role_shares = [
+            share for expert, share in shares if expert.split("-")[0] == role
+        ]
+        return not role_shares or sum(role_shares) > 0.0
 
     def _valid_loss(self) -> float | None:
         if not self.valid:
