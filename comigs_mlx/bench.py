@@ -17,9 +17,9 @@ from comigs_mlx.errors import ConfigError
 from comigs_mlx.options import BATCH, RANK, WINDOW
 
 if TYPE_CHECKING:
-    from comigs_mlx.benchmark.saved_ratios import Kept
+    from comigs_mlx.benchmark.saved_ratios import SavedRatios
     from comigs_mlx.benchmark.setting import Setting
-    from comigs_mlx.benchmark.shape import Shape
+    from comigs_mlx.benchmark.shape import BenchShape
     from comigs_mlx.benchmark.spread import Spread
 
 CASES = registry.names("case")
@@ -136,11 +136,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         _against(config, config.against)
 
 
-def _shape(config: BenchConfig) -> Shape:
-    from comigs_mlx.benchmark.shape import Shape
+def _shape(config: BenchConfig) -> BenchShape:
+    from comigs_mlx.benchmark.shape import BenchShape
 
     experts = _counts(config.experts)
-    return Shape(
+    return BenchShape(
         model=config.model,
         batch_size=config.batch_size,
         seq_len=config.seq_len,
@@ -203,9 +203,9 @@ def _measure(name: str, setting: Setting, show: bool) -> dict[str, Spread]:
 
 def _compare(
     config: BenchConfig,
-    old: Kept,
+    old: SavedRatios,
     environment: dict[str, Any],
-    shape: Shape,
+    shape: BenchShape,
     found: dict[str, dict[str, Spread]],
 ) -> dict[str, Any]:
     """Print what became of the main ratios; return the names of those got worse."""

@@ -32,7 +32,7 @@ def option(
 
     Args:
         default: Its value where none is given.
-        help: A sentence for `--help`.
+        help: The sentence that `--help` shows.
         metavar: What stands for the value there.
         most: Of whole numbers; the least is the business of `problems`, which knows
             what it means.
@@ -129,9 +129,9 @@ def _checked(name: str, hint: Any, value: Any, most: int = LARGEST) -> Any:
     """`value` as the type of its option.
 
     Args:
-        name: The option.
-        hint: Its annotation.
-        value: As it was given.
+        name: The name of the option.
+        hint: The annotation of its field.
+        value: The value as the user gave it.
         most: The largest whole number that it takes.
 
     Raises:

@@ -54,7 +54,7 @@ def line(error: BaseException, most: int = 160) -> str:
 
     Args:
         error: Any exception; a decoding or JSON error says where it stopped.
-        most: Characters.
+        most: How many characters the line may have.
     """
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename is not None else ""

@@ -11,7 +11,7 @@ from pathlib import Path
 from comigs_mlx import command
 from comigs_mlx.config import parse
 from comigs_mlx.simulation.datasets.dividing import check_new
-from comigs_mlx.tiny_base.build import Outcome, Recipe, make
+from comigs_mlx.tiny_base.build import BuildResult, Recipe, make
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
     with command.progress(first.steps, "step") as advance:
         advance(f"loss {first.loss:.3f}")
         for update in updates:
-            if isinstance(update, Outcome):
+            if isinstance(update, BuildResult):
                 break
             advance(f"loss {update.loss:.3f}")
     command.show(

@@ -277,7 +277,7 @@ MAKES_ALL = {"step": (step, Plain), "evaluation": (evaluate, PlainEvaluator)}
 
 @pytest.mark.parametrize(("work", "plain"), MAKES_ALL.values(), ids=MAKES_ALL)
 class TestMemory:
-    """With a vocabulary so large that nothing else counts; in one lane."""
+    """With a vocabulary so large that nothing else counts; in one stream."""
 
     @pytest.fixture(autouse=True)
     def _one_lane(self, monkeypatch):

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from comigs_mlx.benchmark.shape import Shape
+from comigs_mlx.benchmark.shape import BenchShape
 from comigs_mlx.benchmark.spread import ratio, spread
-from comigs_mlx.benchmark.trees import Worker, checkout, lay_over
+from comigs_mlx.benchmark.trees import TreeProcess, checkout, lay_over
 from comigs_mlx.errors import ConfigError
 
 CASES = ("train_step", "router_step")
@@ -41,7 +41,7 @@ class Turn:
 
 
 @contextlib.contextmanager
-def _workers(root: Path, commit: str) -> Iterator[tuple[dict[str, Worker], Path]]:
+def _workers(root: Path, commit: str) -> Iterator[tuple[dict[str, TreeProcess], Path]]:
     """A worker for each tree, ended and tidied up whatever happens."""
     with (
         _terminable(),
@@ -53,7 +53,7 @@ def _workers(root: Path, commit: str) -> Iterator[tuple[dict[str, Worker], Path]
         workers = {}
         for name, (folder, title) in titles.items():
             log = tree.parent / f"{name}.log"
-            workers[name] = Worker(folder, log, title)
+            workers[name] = TreeProcess(folder, log, title)
             stack.callback(workers[name].stop)
         yield workers, tree.parent
 
@@ -77,15 +77,15 @@ def _terminable() -> Iterator[None]:
 
 
 def turns(
-    root: Path, commit: str, shape: Shape, cases: Sequence[str]
+    root: Path, commit: str, shape: BenchShape, cases: Sequence[str]
 ) -> Iterator[Turn]:
     """Run every variant of `cases` in both trees, a warm-up and `shape.rounds` rounds.
 
     Args:
         root: The checkout with this version.
         commit: The full name of the other one.
-        shape: The sizes.
-        cases: Some of `CASES`.
+        shape: The sizes that both trees measure with.
+        cases: The cases to measure, out of `CASES`.
 
     Raises:
         ConfigError: If one of the two versions cannot be measured.
@@ -116,7 +116,7 @@ def _round(
                 yield case, name, tree
 
 
-def _check_library(worker: Worker, library: str) -> None:
+def _check_library(worker: TreeProcess, library: str) -> None:
     """The library must be the tree's, not one that is installed."""
     if Path(library) != worker.tree.resolve():
         raise ConfigError(
@@ -125,7 +125,7 @@ def _check_library(worker: Worker, library: str) -> None:
         )
 
 
-def count(shape: Shape, cases: Sequence[str]) -> int:
+def count(shape: BenchShape, cases: Sequence[str]) -> int:
     """How many turns there will be."""
     variants = {"train_step": 1 + len(shape.experts) + len(shape.naive)}
     return 2 * (shape.rounds + 1) * sum(variants.get(case, 2) for case in cases)
@@ -138,16 +138,16 @@ def section(turns: Iterable[Turn]) -> dict[str, Any]:
         if turn.round != WARM_UP:
             both = seconds.setdefault((turn.case, turn.variant), {OLD: [], NEW: []})
             both[turn.tree].append(turn.seconds)
-    found: dict[str, Any] = {}
+    sections: dict[str, Any] = {}
     for (case, variant), both in seconds.items():
         change = ratio(both[NEW], both[OLD])
-        found.setdefault(case, {})[variant] = {
+        sections.setdefault(case, {})[variant] = {
             "old_s": spread(both[OLD]).value,
             "new_s": spread(both[NEW]).value,
             "ratio": change.value,
             "spread": [change.low, change.high],
         }
-    return found
+    return sections
 
 
 def table(commit: str, cases: dict[str, Any]) -> str:

@@ -40,13 +40,13 @@ def read_section(content: Mapping[str, Any]) -> dict[str, Spread]:
     Raises:
         KeyError, TypeError, ValueError: If it was not made by `section`.
     """
-    found = {}
+    spreads = {}
     for name, (low, high) in content["spread"].items():
         value: Any = content
         for part in name.split("."):
             value = value[part]
-        found[name] = Spread(float(value), float(low), float(high))
-    return found
+        spreads[name] = Spread(float(value), float(low), float(high))
+    return spreads
 
 
 def ratios_only(found: Found) -> dict[str, Spread]:
@@ -77,10 +77,10 @@ def _lines(
 
 
 def _speed(one: Measured, tokens: int) -> str:
-    found = rate(tokens, one.seconds) if tokens else spread(one.seconds)
+    measured = rate(tokens, one.seconds) if tokens else spread(one.seconds)
     digits = 1 if tokens else 3
-    between = f"{found.low:.{digits}f} to {found.high:.{digits}f}"
-    return f"{found.value:10.{digits}f}{between:>20}"
+    between = f"{measured.low:.{digits}f} to {measured.high:.{digits}f}"
+    return f"{measured.value:10.{digits}f}{between:>20}"
 
 
 def _relative(one: Measured, first: Measured, tokens: int) -> float:

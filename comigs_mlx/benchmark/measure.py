@@ -26,7 +26,7 @@ class Variant:
     """One way to do what a case measures; each function gets the number of the round.
 
     Attributes:
-        run: What is timed.
+        run: The function whose calls are timed.
         before: Done before the clock starts.
         after: Done after it has stopped.
     """
@@ -66,9 +66,9 @@ class Sample:
     """One run.
 
     Attributes:
-        name: Of the variant.
+        name: The name of the variant.
         round: `WARM_UP`, then 1, 2, ...
-        seconds: How long it took.
+        seconds: How many seconds the call took.
         peak_bytes: Highest use of memory, without what other variants hold; not known
             in the warm-up.
     """
@@ -91,8 +91,8 @@ class Runner:
     """Builds variants when they first run, and measures them.
 
     Args:
-        makers: The variants.
-        meter: Clock and memory.
+        makers: What makes each variant, by name.
+        meter: What reads the clock and the memory.
         shared_bytes: What all variants hold in common: the base model's arrays.
     """
 
@@ -138,7 +138,7 @@ def collect(samples: Iterable[Sample]) -> dict[str, Measured]:
     found: dict[str, Measured] = {}
     for sample in samples:
         if sample.round != WARM_UP:
-            mine = found.setdefault(sample.name, Measured())
-            mine.seconds.append(sample.seconds)
-            mine.peak_bytes.append(sample.peak_bytes)
+            measured = found.setdefault(sample.name, Measured())
+            measured.seconds.append(sample.seconds)
+            measured.peak_bytes.append(sample.peak_bytes)
     return found

@@ -15,7 +15,7 @@ from functools import partial
 import mlx.core as mx
 import mlx.nn as nn
 
-from comigs_mlx.model.attach import Site, put_before, sites
+from comigs_mlx.model.attach import Site, mix_in_class, sites
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.options import ExpertOptions
 
@@ -27,7 +27,7 @@ def mixture(model: nn.Module, options: ExpertOptions, seed: int = 0) -> Mixture:
     for site, kind in zip(attached.sites, bare, strict=True):
         site.mlp._naive = _Naive(attached, site, kind)
         attached.on_detach(partial(delattr, site.mlp, "_naive"))
-        attached.on_detach(put_before(site.mlp, NaiveMLP))
+        attached.on_detach(mix_in_class(site.mlp, NaiveMLP))
     return attached
 
 

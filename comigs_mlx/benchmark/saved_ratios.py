@@ -15,7 +15,7 @@ from typing import Any
 
 from comigs_mlx import registry
 from comigs_mlx.benchmark.case_results import Found, ratios_only, read_section, section
-from comigs_mlx.benchmark.shape import Shape
+from comigs_mlx.benchmark.shape import BenchShape
 from comigs_mlx.benchmark.spread import Spread
 from comigs_mlx.errors import ConfigError
 from comigs_mlx.files import write_json
@@ -28,7 +28,7 @@ SAME = ("model", "batch_size", "seq_len", "rank")
 
 
 @dataclass(frozen=True)
-class Kept:
+class SavedRatios:
     """A file's content: the ratios of each case, where and with what sizes found."""
 
     environment: dict[str, Any]
@@ -47,7 +47,7 @@ class Change:
 
 
 def content(
-    environment: dict[str, Any], shape: Shape, cases: Mapping[str, Found]
+    environment: dict[str, Any], shape: BenchShape, cases: Mapping[str, Found]
 ) -> dict[str, Any]:
     """The file's JSON: of every case the ratios, never seconds."""
     kept = {name: section(ratios_only(found)) for name, found in cases.items()}
@@ -59,7 +59,7 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
     write_json(path, content)
 
 
-def read(path: Path) -> Kept:
+def read(path: Path) -> SavedRatios:
     """The ratios in a file; cases that this version does not know are left out.
 
     Raises:
@@ -69,7 +69,7 @@ def read(path: Path) -> Kept:
         values = json.loads(path.read_text(encoding="utf-8"))
         known = [name for name in registry.names("case") if name in values]
         cases = {name: ratios_only(read_section(values[name])) for name in known}
-        return Kept(dict(values["environment"]), dict(values["shape"]), cases)
+        return SavedRatios(dict(values["environment"]), dict(values["shape"]), cases)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -79,7 +79,7 @@ def read(path: Path) -> Kept:
         ) from error
 
 
-def changes(old: Kept, new: Mapping[str, Found]) -> Iterator[Change]:
+def changes(old: SavedRatios, new: Mapping[str, Found]) -> Iterator[Change]:
     """The main ratios that both have, in the order of `new`."""
     for case_name, found in new.items():
         case, before = registry.load("case", case_name), old.cases.get(case_name, {})
@@ -102,15 +102,15 @@ def _inverse(one: Spread) -> Spread:
 
 
 def differences(
-    old: Kept, environment: Mapping[str, Any], shape: Shape
+    old: SavedRatios, environment: Mapping[str, Any], shape: BenchShape
 ) -> Iterator[str]:
     """Why old and new ratios may not be comparable, one sentence each."""
-    mine = shape.to_dict()
+    current = shape.to_dict()
     for name in SAME:
-        if old.shape.get(name) != mine[name]:
+        if old.shape.get(name) != current[name]:
             yield (
                 f"not comparable: {name.replace('_', ' ')} was "
-                f"{old.shape.get(name)!r}, is {mine[name]!r}"
+                f"{old.shape.get(name)!r}, is {current[name]!r}"
             )
     for name in ("chip", "device", "mlx", "mlx-lm"):
         if old.environment.get(name) != environment.get(name):
@@ -129,7 +129,7 @@ def table(changes: Iterable[Change]) -> str:
     return "\n".join(lines)
 
 
-def markdown(kept: Kept) -> str:
+def markdown(kept: SavedRatios) -> str:
     """The main ratios and where they were found, for the documentation."""
     shape, where = kept.shape, kept.environment
     lines = [

@@ -32,18 +32,18 @@ def trainer(setting: Setting) -> Trainer:
     The routers' optimiser holds values from the start.
     """
     source = _Random(setting)
-    made = Trainer(
+    trainer = Trainer(
         setting.mixture(EXPERTS), source, source, [], TrainingOptions(), SavingOptions()
     )
-    next(made.run())
-    return made
+    next(trainer.run())
+    return trainer
 
 
 def folder(setting: Setting, name: str, trainer: Trainer) -> RunFolder:
     """A new run folder for the trainer, without a save."""
-    made = RunFolder(setting.scratch / name)
-    made.create(TrainConfig(), trainer.mixture, setting.shape.model, "0" * 64)
-    return made
+    folder = RunFolder(setting.scratch / name)
+    folder.create(TrainConfig(), trainer.mixture, setting.shape.model, "0" * 64)
+    return folder
 
 
 def save(folder: RunFolder, trainer: Trainer) -> None:

@@ -11,7 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from comigs_mlx.benchmark.shape import Shape
+from comigs_mlx.benchmark.shape import BenchShape
 from comigs_mlx.data.batches import Batch
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.model.params import flatten
@@ -24,12 +24,12 @@ class Setting:
     """One benchmark's base model and sizes.
 
     Attributes:
-        shape: The sizes.
+        shape: The sizes to measure with.
         model: The bare base model, frozen; nothing is ever attached to it.
-        scratch: A folder for files.
+        scratch: The folder that a case may write files to.
     """
 
-    shape: Shape
+    shape: BenchShape
     model: nn.Module
     scratch: Path
 

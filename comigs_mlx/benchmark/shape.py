@@ -9,13 +9,13 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Shape:
+class BenchShape:
     """What decides how much there is to compute.
 
     Attributes:
         model: Id, path or name of the base model.
-        batch_size: Sequences in a batch.
-        seq_len: Tokens in a sequence.
+        batch_size: How many sequences a batch has.
+        seq_len: How many tokens a sequence has.
         rank: Of every LoRA pair, ours and mlx-lm's.
         experts: Numbers of experts whose training step is measured.
         naive: Numbers of experts that the naive mixture is measured with.
@@ -41,7 +41,7 @@ class Shape:
         return fields | {name: list(fields[name]) for name in ("experts", "naive")}
 
     @staticmethod
-    def from_dict(values: Mapping[str, Any]) -> Shape:
+    def from_dict(values: Mapping[str, Any]) -> BenchShape:
         """The inverse of `to_dict`."""
         counts = {name: tuple(values[name]) for name in ("experts", "naive")}
-        return Shape(**{**values, **counts})
+        return BenchShape(**{**values, **counts})

@@ -47,9 +47,9 @@ def _set_up(request: dict[str, Any]) -> tuple[dict[str, Any], dict[str, list[str
     from comigs_mlx.benchmark.measure import Meter, Runner
     from comigs_mlx.benchmark.models import base_model
     from comigs_mlx.benchmark.setting import Setting
-    from comigs_mlx.benchmark.shape import Shape
+    from comigs_mlx.benchmark.shape import BenchShape
 
-    shape = Shape.from_dict(request["shape"])
+    shape = BenchShape.from_dict(request["shape"])
     setting = Setting(shape, base_model(shape.model), Path(request["scratch"]))
     runners, variants = {}, {}
     for name in request["cases"]:

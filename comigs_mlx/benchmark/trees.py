@@ -69,7 +69,7 @@ def lay_over(tree: Path) -> None:
     shutil.copytree(mine, target, ignore=shutil.ignore_patterns("__pycache__"))
 
 
-class Worker:
+class TreeProcess:
     """A process that works in one tree; see `worker`."""
 
     def __init__(self, tree: Path, log: Path, title: str):

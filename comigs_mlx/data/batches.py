@@ -123,7 +123,7 @@ def training_batches(
     Args:
         content: One split, as `data.content.tokenised` returns it.
         seq_len: Inputs per sequence, in tokens.
-        batch_size: Sequences per batch.
+        batch_size: How many sequences a batch has.
         seed: With an index, decides a batch.
         packing: Every window once per epoch instead of random windows (text).
 
@@ -182,9 +182,9 @@ def sampled_batches(
     from the beginning to the end, have the share that they have in the whole.
 
     Args:
-        content: As for `evaluation_batches`.
-        seq_len: The same.
-        batch_size: The same.
+        content: What `evaluation_batches` takes.
+        seq_len: What `evaluation_batches` takes.
+        batch_size: What `evaluation_batches` takes.
         count: Batches; conversations of several padded lengths may need a few more.
 
     Raises:

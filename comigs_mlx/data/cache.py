@@ -21,8 +21,8 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from comigs_mlx.data.encoding import Say
 from comigs_mlx.files import LEFTOVER, cache_dir, replacing_dir, sha256
+from comigs_mlx.messages import Say
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 """Arrays by name."""
@@ -68,7 +68,7 @@ class TokenCache:
         """The arrays of an entry, mapped read-only.
 
         Args:
-            key: As given to `store`.
+            key: The key that was given to `store`.
             names: The arrays the entry must have.
 
         Returns:

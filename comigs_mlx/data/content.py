@@ -11,7 +11,6 @@ import numpy as np
 
 from comigs_mlx.data.cache import Arrays, TokenCache
 from comigs_mlx.data.conversation import Tokenizer
-from comigs_mlx.data.encoding import Say, quiet
 from comigs_mlx.data.identity import (
     content_digest,
     depends_on_date,
@@ -28,6 +27,7 @@ from comigs_mlx.data.tokens import (
     token_stream,
 )
 from comigs_mlx.errors import DataError
+from comigs_mlx.messages import Say, quiet
 
 Content = TokenStream | list[LabelledSample]
 """One split: a stream of plain text, or conversations."""
@@ -54,9 +54,9 @@ def tokenised(
     """Tokenise one split, or read from the cache what was tokenised before.
 
     Args:
-        samples: One split of `load_splits`.
+        samples: The samples of one split, from `load_splits`.
         kind: Its kind, "text" or "chat".
-        tokenizer: The base model's.
+        tokenizer: The tokenizer of the base model.
         seq_len: Inputs per sequence, in tokens; conversations are cut to it. None
             leaves them whole.
         mask_prompt: Train on the assistant's tokens only (chat).
@@ -131,8 +131,8 @@ def cache_key(
     """The name of a cache entry; None where the tokenizer cannot be identified.
 
     Args:
-        samples: One split.
-        tokenizer: The base model's.
+        samples: The samples of one split.
+        tokenizer: The tokenizer of the base model.
         mask_prompt: For conversations; None for a stream of plain text.
     """
     identity = tokenizer_digest(tokenizer, chat=mask_prompt is not None)

@@ -105,10 +105,10 @@ class ChatTokenizer:
         """Text, or tokens, of `messages`.
 
         Args:
-            messages: The turns.
+            messages: The turns of the conversation.
             tools: What the template is told of tools.
             prompted: Whether the assistant is to answer next.
-            tokenize: Whether to return tokens.
+            tokenize: Whether tokens are returned, and not text.
 
         Raises:
             DataError: If the template refuses them.

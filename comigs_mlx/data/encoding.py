@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,7 @@ import numpy as np
 from comigs_mlx.data.conversation import Ints, Tokenizer, inner_tokenizer
 from comigs_mlx.data.reading_progress import Advance, ignore
 from comigs_mlx.errors import DataError
-
-Say = Callable[[str], None]
-"""Takes one plain sentence for the user."""
+from comigs_mlx.messages import Say
 
 CHUNK = 2_000_000
 """Characters that are tokenised at once: what is known of a token while it is made is
@@ -23,12 +21,7 @@ QUIET_SECONDS = 10.0
 """While tokenising, a sentence on how far it is this often."""
 
 
-def quiet(sentence: str) -> None:
-    """A `Say` that says nothing."""
-    del sentence
-
-
-class Progress:
+class TokenisingProgress:
     """Says now and then how many documents are tokenised."""
 
     def __init__(self, total: int, say: Say, advance: Advance = ignore) -> None:

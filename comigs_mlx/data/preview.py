@@ -28,7 +28,7 @@ class Preview:
         tokens: Split -> number of tokens, of conversations only those that are kept;
             None without a tokenizer.
         examples: The beginnings of some training documents.
-        notes: Warnings for the user.
+        notes: The warnings that the user should see.
     """
 
     kind: str

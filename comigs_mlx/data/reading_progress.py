@@ -35,11 +35,11 @@ def told(
     """The items themselves; `advance` is told of every so many, before they are used.
 
     Args:
-        items: What is gone through.
+        items: The items to pass on.
         what: What they are called, such as "files".
         advance: Told how many are done.
         total: How many there are, if that is known.
-        every: Items between two calls.
+        every: How many items are passed on between two calls.
     """
     for done, item in enumerate(items):
         if done % every == 0:

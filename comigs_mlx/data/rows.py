@@ -53,7 +53,7 @@ class Rows:
 
     Attributes:
         samples: Those of valid rows, each with its place.
-        problems: One sentence each.
+        problems: The problems found, as one sentence each.
         blank: Rows that were skipped, for there is nothing in them to learn.
     """
 

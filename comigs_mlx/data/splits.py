@@ -27,7 +27,7 @@ class Placed(dict[str, Any]):
     """A `Sample` that knows where it was read.
 
     Attributes:
-        place: Such as "train.jsonl:3".
+        place: Where it was read, such as "train.jsonl:3".
     """
 
     def __init__(self, sample: Sample, place: str) -> None:
@@ -114,7 +114,7 @@ def load_split(
     """One split alone, to measure on; the others may be empty.
 
     Args:
-        source: As for `load_splits`.
+        source: What `load_splits` takes.
         split: "train", "valid", "test", or "all" for every document of the source.
         advance: Told how far reading is; may end it by raising.
         say: Told what was left out of the source, a sentence each.

@@ -19,10 +19,11 @@ from comigs_mlx.data.conversation import (
     Tokenizer,
     has_template,
 )
-from comigs_mlx.data.encoding import Progress, Say, chunks, quiet, text_tokens
+from comigs_mlx.data.encoding import TokenisingProgress, chunks, text_tokens
 from comigs_mlx.data.reading_progress import Advance, ignore
 from comigs_mlx.data.splits import Sample, place
 from comigs_mlx.errors import DataError, raise_all
+from comigs_mlx.messages import Say, quiet
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +57,7 @@ class Labelled:
     """Conversations in full, before they are cut to a sequence length.
 
     Attributes:
-        samples: In the order given.
+        samples: The samples in the order in which they were given.
         rewritten: Assistant turns not labelled, as the chat template rewrites them.
         unfound: Assistant turns not labelled, as they were not found in the rendering.
         endless: Labelled assistant turns without an end token.
@@ -77,8 +78,8 @@ def token_stream(
     """Concatenate all texts, each without a beginning token and with EOS at its end.
 
     Args:
-        samples: Plain texts.
-        tokenizer: The base model's.
+        samples: The samples, which hold plain texts.
+        tokenizer: The tokenizer of the base model.
         say: Told how far it is, where it takes long.
         advance: Told how far it is each moment; may end it by raising.
 
@@ -86,7 +87,7 @@ def token_stream(
         DataError: If the tokenizer has no EOS token.
     """
     parts: list[Ints] = []
-    progress = Progress(len(samples), say, advance)
+    progress = TokenisingProgress(len(samples), say, advance)
     for chunk in chunks([sample["text"] for sample in samples]):
         parts += text_tokens(chunk, tokenizer)
         progress(len(parts))
@@ -121,7 +122,8 @@ def labelled_samples(
     _check_labelling(samples, tokenizer, mask_prompt)
     found: list[LabelledSample] = []
     counts, problems = [0, 0, 0], []
-    progress, chat = Progress(len(samples), say, advance), ChatTokenizer(tokenizer)
+    progress = TokenisingProgress(len(samples), say, advance)
+    chat = ChatTokenizer(tokenizer)
     for number, sample in enumerate(samples, 1):
         try:
             one, mask = _labelled(sample, chat, mask_prompt)

@@ -107,7 +107,8 @@ def _read(
     cache = make_prompt_cache(mixture.model)
     losses: list[mx.array] = []
     weights: list[mx.array] = []
-    with mixture.selected(selection), mixture.in_bulk():
+    bulk = mixture.fast_functions()
+    with mixture.selected(selection), mixture.frozen(False), bulk:
         for start in range(0, len(tokens), size):
             step(start)
             logits, routing = mixture(row[:, start : start + size], cache=cache)

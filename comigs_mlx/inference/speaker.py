@@ -29,11 +29,11 @@ from comigs_mlx.inference.spoken import Stopped as Stopped
 from comigs_mlx.inference.spoken import Voice as Voice
 from comigs_mlx.inference.spoken import Watch, ignore, never
 from comigs_mlx.inference.worker import Worker
+from comigs_mlx.messages import Say
 
 if TYPE_CHECKING:
     from comigs_mlx.inference.speech import Speech
 
-Say = Callable[[str], None]
 Listen = Callable[[Progress], None]
 T = TypeVar("T")
 

@@ -28,13 +28,13 @@ class Site:
     """Where one block takes experts.
 
     Attributes:
-        block: The transformer block.
+        block: The transformer block that takes experts.
         mlp_path: Path of the MLP in the model, e.g. `model.layers.3.mlp`.
-        mlp: The MLP module.
+        mlp: The MLP of that block.
         fan_out: Child names of the linears that read the MLP's input.
         mix_back: Child name of the last linear.
         attention_path: Path of the attention module.
-        attention: The attention module.
+        attention: The attention of that block.
         attention_linears: Child names of its linears.
         dims: Width of the MLP's input.
     """
@@ -81,10 +81,14 @@ def sites(model: nn.Module, num_layers: int = -1) -> list[Site]:
     return [_site(family, paths[id(block)], block) for block in chosen]
 
 
-def put_before(module: nn.Module, mixin: type[Any]) -> Callable[[], None]:
+def mix_in_class(module: nn.Module, mixin: type[Any]) -> Callable[[], None]:
     """Let `mixin` see the calls of `module` first; the module stays the same object.
 
     Its class becomes a subclass of `mixin` and of its own. Returns what undoes it.
+
+    Python looks `__call__` up in the class and never in the object, so a function put
+    on the object would not be called. A module that wraps this one would change the
+    paths of its parameters, and whatever holds the module itself would go past it.
     """
     before = type(module)
     module.__class__ = type(f"{mixin.__name__}{before.__name__}", (mixin, before), {})
@@ -130,6 +134,8 @@ def _split(block: nn.Module) -> tuple[list[str], list[str]]:
     mlps: list[str] = []
     for name, child in block.children().items():
         if isinstance(child, nn.Module) and (_linears(child) or child.children()):
+            # By signature, as the names differ (self_attn, attn, mixer), while every
+            # family of mlx-lm gives what remembers earlier tokens a `cache`.
             takes = inspect.signature(type(child).__call__).parameters
             (mixers if "cache" in takes else mlps).append(name)
     return mixers, mlps
@@ -173,6 +179,8 @@ def _dry_run(family: str, path: str, mlp: nn.Module) -> tuple[list[str], str, in
     called = [name for name, _ in calls]
     if sorted(called) != sorted(names) or len(names) < 2:
         raise _odd(family, path, f"it has linears {names} and calls {called}")
+    # Identity: an equal array that was computed from `x` (a norm inside the MLP, say)
+    # would make one low-rank product for all readers wrong.
     strays = [name for name, given in calls[:-1] if given is not x]
     if strays or y.shape != x.shape:
         raise _odd(family, path, f"{strays or called[-1:]} do not read its input")
@@ -189,7 +197,7 @@ def _probed(
         for name, linear in originals.items():
             mlp[name] = _Probe(linear, name, calls)
         return mlp(x), calls
-    finally:
+    finally:  # the model is as it was, also where this family is then refused
         for name, linear in originals.items():
             mlp[name] = linear
 

@@ -1,8 +1,8 @@
-"""A model's two halves, body and head, without per-family code.
+"""A model as body and head, without per-family code.
 
 The body ends where the module that owns the list of blocks returns (embedding, blocks,
 last norm); the head makes logits of that. Where that module only holds the list and is
-never called, the one around it takes its part. MLX is lazy, so each half is made by
+never called, the one around it takes its part. MLX is lazy, so each part is made by
 calling the whole model: for the body, its logits are dropped before anything computes
 them; for the head, that module returns what it is given.
 """
@@ -18,59 +18,64 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from comigs_mlx.errors import UnsupportedModel
-from comigs_mlx.model.attach import family_name, put_before
+from comigs_mlx.model.attach import family_name, mix_in_class
 
 
 @dataclass
-class Joint:
-    """What passes between the halves during one call.
+class _HandOver:
+    """What passes between body and head during one call.
 
     Attributes:
         given: What the owner of the blocks returns instead of running.
         asked: Whether to note what it returns when it runs.
-        made: That.
+        hidden: What it returned when it was asked, `[batch, tokens, dims]`.
         calls: How often it ran.
     """
 
     given: mx.array | None = None
     asked: bool = False
-    made: mx.array | None = None
+    hidden: mx.array | None = None
     calls: int = 0
 
 
-class Trunk:
+class _BlocksOwner:
     """Goes before the class of the module that owns the blocks."""
 
-    _joint: Joint
+    _hand_over: _HandOver
 
     def __call__(self, *args: Any, **kwargs: Any) -> mx.array:
         """The module's own result, or the one given."""
-        joint = self._joint
-        if joint.given is not None:
-            return joint.given
+        hand_over = self._hand_over
+        if hand_over.given is not None:
+            return hand_over.given
         y: mx.array = super().__call__(*args, **kwargs)  # type: ignore[misc]
-        joint.calls += 1
-        if joint.asked:
-            joint.made = y
+        hand_over.calls += 1
+        if hand_over.asked:
+            hand_over.hidden = y
         return y
 
 
-class Halves:
-    """Body and head of one model."""
+class Backbone:
+    """One model as a body, which makes hidden vectors, and a head, which makes logits.
+
+    Which module ends the body is found by trying: the one that holds the list of blocks
+    comes first, then those around it, and the first that runs once in a pass and
+    returns an array is taken.
+    """
 
     def __init__(
         self, model: nn.Module, on_detach: Callable[[Callable[[], None]], None]
     ):
-        """Find the joint; `on_detach` is told how to undo what this changes.
+        """Find the end of the body; `on_detach` is told how to undo what this changes.
 
         Raises:
             UnsupportedModel: If no module of the model owns its blocks.
         """
-        self._model, self._joint = model, Joint()
-        for trunk in _around_blocks(model):
-            trunk._joint = self._joint
-            undo: list[Callable[[], None]] = [partial(delattr, trunk, "_joint")]
-            undo.append(put_before(trunk, Trunk))
+        self._model, self._hand_over = model, _HandOver()
+        for owner in _around_blocks(model):
+            owner._hand_over = self._hand_over
+            undo: list[Callable[[], None]] = [partial(delattr, owner, "_hand_over")]
+            undo.append(mix_in_class(owner, _BlocksOwner))
             if self._ends_body():
                 break
             for each in reversed(undo):
@@ -83,35 +88,37 @@ class Halves:
     def _ends_body(self) -> bool:
         """Whether the module tried runs once in a pass, and returns an array.
 
-        A model that cannot run at all is left to the mixture's rehearsal, which says
+        A model that cannot run at all is left to `Mixture._check_forward`, which says
         why.
         """
-        self._joint.asked, self._joint.calls = True, 0
+        self._hand_over.asked, self._hand_over.calls = True, 0
         try:
             self._model(mx.zeros((1, 2), mx.int32))
-            return self._joint.calls == 1 and isinstance(self._joint.made, mx.array)
+            return self._hand_over.calls == 1 and isinstance(
+                self._hand_over.hidden, mx.array
+            )
         except Exception:
             return True
         finally:
-            self._joint.asked, self._joint.made = False, None
+            self._hand_over.asked, self._hand_over.hidden = False, None
 
     def body(self, tokens: mx.array) -> mx.array:
         """`[batch, tokens]` integer -> `[batch, tokens, dims]`."""
-        self._joint.asked = True
+        self._hand_over.asked = True
         try:
             self._model(tokens)
-            assert self._joint.made is not None
-            return self._joint.made
+            assert self._hand_over.hidden is not None
+            return self._hand_over.hidden
         finally:
-            self._joint.asked, self._joint.made = False, None
+            self._hand_over.asked, self._hand_over.hidden = False, None
 
     def head(self, hidden: mx.array) -> mx.array:
         """`[batch, tokens, dims]` -> logits `[batch, tokens, vocabulary]`."""
-        self._joint.given = hidden
+        self._hand_over.given = hidden
         try:
             return self._model(mx.zeros(hidden.shape[:2], mx.int32))
         finally:
-            self._joint.given = None
+            self._hand_over.given = None
 
 
 def _around_blocks(model: nn.Module) -> list[nn.Module]:

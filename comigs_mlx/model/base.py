@@ -72,9 +72,9 @@ class Base:
         """The length that `config.json` says it was trained for; None without one."""
         text = self.config.get("text_config")
         for config in (self.config, text if isinstance(text, dict) else {}):
-            found = [config[name] for name in CONTEXT if config.get(name)]
-            if found and isinstance(found[0], int):
-                return found[0]
+            sizes = [config[name] for name in CONTEXT if config.get(name)]
+            if sizes and isinstance(sizes[0], int):
+                return sizes[0]
         return None
 
     @property
@@ -127,9 +127,9 @@ class Base:
             return fingerprint(self.model, self.config)
         if (known := recall(self.path, self.files)) is not None:
             return known
-        found = fingerprint(self.model, self.config)
-        remember(self.path, self.files, found)
-        return found
+        digest = fingerprint(self.model, self.config)
+        remember(self.path, self.files, digest)
+        return digest
 
 
 def load_base(

@@ -73,15 +73,15 @@ def _check_readable(path: Path) -> None:
 
 def _check_shards(path: Path, found: set[str]) -> None:
     """Every file of the weights that the index, or a shard's name, speaks of."""
-    wanted = {*_indexed(path / INDEX), *found}
+    needed = {*_indexed(path / INDEX), *found}
     for shard in map(SHARD.fullmatch, sorted(found)):
         if shard is not None:
             digits, total = len(shard[1]), shard[2]
             numbers = range(1, int(total) + 1)
-            wanted |= {f"model-{n:0{digits}}-of-{total}.safetensors" for n in numbers}
-    if missing := sorted(wanted - found):
+            needed |= {f"model-{n:0{digits}}-of-{total}.safetensors" for n in numbers}
+    if missing := sorted(needed - found):
         raise ModelError(
-            f"{path} lacks {len(missing)} of the {len(wanted)} files of its weights "
+            f"{path} lacks {len(missing)} of the {len(needed)} files of its weights "
             f"({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}): fetch "
             "the model again"
         )

@@ -23,7 +23,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from comigs_mlx.model.lora import Kept, LoRA, Mode, add_product, dimensions
+from comigs_mlx.model.lora import DerivedCache, LoRA, Mode, add_product, dimensions
 from comigs_mlx.model.routing import Choice
 
 
@@ -41,7 +41,7 @@ class BlockRouting:
     """
 
     choose: Callable[[mx.array], Choice | None]
-    derived: Kept
+    derived: DerivedCache
     readers: list[FanOut] = field(default_factory=list)
     choice: Choice | None = None
     low: dict[str, mx.array] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class BlockRouting:
 
 
 class MixtureMLP:
-    """Goes before an MLP's own class (`attach.put_before`)."""
+    """Goes before an MLP's own class (`attach.mix_in_class`)."""
 
     _routing: BlockRouting
 
@@ -95,7 +95,7 @@ class ExpertLinear(nn.Module):
             if count:
                 self[role] = LoRA(dimensions(linear), rank, role_key, count)
         self._name, self._routing, self._scale = name, routing, scale
-        self._kept = Kept(mode)
+        self._derived = DerivedCache(mode)
 
     def stacks(self, which: str) -> list[mx.array]:
         """`lora_a` or `lora_b` as they are kept, one array a role: `[n, ...]`."""
@@ -104,31 +104,33 @@ class ExpertLinear(nn.Module):
     def low_rank(self, among: tuple[int, ...]) -> mx.array:
         """A of the experts `among`, side by side: `[in, n * r]`."""
         stacks = self.stacks("lora_a")
-        return self._kept(("a", among), stacks, lambda: _beside(_pick(stacks, among)))
+        return self._derived(
+            ("a", among), stacks, lambda: _beside(_pick(stacks, among))
+        )
 
     def apart(self, among: tuple[int, ...]) -> mx.array:
         """A of the experts `among`: `[n, in, r]`."""
         stacks = self.stacks("lora_a")
-        return self._kept(("apart", among), stacks, lambda: _pick(stacks, among))
+        return self._derived(("apart", among), stacks, lambda: _pick(stacks, among))
 
     def high_rank(self, among: tuple[int, ...]) -> mx.array:
         """Scale times B of the experts `among`: `[n, r, out]`."""
         stacks = self.stacks("lora_b")
-        return self._kept(
+        return self._derived(
             ("b", among), stacks, lambda: self._scale * _pick(stacks, among)
         )
 
 
 def low_ranks(
-    linears: list[FanOut], x: mx.array, choice: Choice, kept: Kept
+    linears: list[FanOut], x: mx.array, choice: Choice, derived: DerivedCache
 ) -> dict[str, mx.array]:
     """`x` in the low-rank space of every linear that reads it, by one product.
 
     Args:
         linears: The linears of one MLP that read its input.
-        x: `[..., in]`, that input.
+        x: The input that they read, `[..., in]`.
         choice: For the experts to choose from.
-        kept: Remembers the joined A.
+        derived: The cache that remembers the joined A.
 
     Returns:
         Child name -> `[tokens, n * r]`.
@@ -139,7 +141,7 @@ def low_ranks(
     def joined() -> mx.array:
         return mx.concatenate([linear.low_rank(among) for linear in linears], axis=-1)
 
-    low = x.reshape(-1, x.shape[-1]) @ kept(among, sources, joined)
+    low = x.reshape(-1, x.shape[-1]) @ derived(among, sources, joined)
     parts = low.split(len(linears), axis=-1)
     return {linear._name: part for linear, part in zip(linears, parts, strict=True)}
 

@@ -50,7 +50,7 @@ def fingerprint(model: nn.Module, config: Mapping[str, Any]) -> str:
 
     Args:
         model: A base as `load_base` returns it, before experts are attached.
-        config: Its configuration.
+        config: The configuration of the model.
     """
     essence = json.dumps(_essential(config), sort_keys=True)
     return array_digest(flatten(model.parameters()), essence)
@@ -112,16 +112,16 @@ def recall(path: Path, files: str) -> str | None:
     """The fingerprint remembered for a model folder in this `state`, if any."""
     try:
         kept = json.loads(_memory(path).read_text(encoding="utf-8"))
-        found = kept["fingerprint"] if kept["files"] == files else None
+        digest = kept["fingerprint"] if kept["files"] == files else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return found if isinstance(found, str) and len(found) == 64 else None
+    return digest if isinstance(digest, str) and len(digest) == 64 else None
 
 
-def remember(path: Path, files: str, found: str) -> None:
+def remember(path: Path, files: str, digest: str) -> None:
     """Remember a fingerprint, one for each folder; no harm where that fails."""
     with contextlib.suppress(OSError):
-        write_json(_memory(path), {"files": files, "fingerprint": found})
+        write_json(_memory(path), {"files": files, "fingerprint": digest})
 
 
 def _memory(path: Path) -> Path:

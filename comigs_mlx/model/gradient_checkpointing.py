@@ -15,7 +15,7 @@ import mlx.core as mx
 
 from comigs_mlx.errors import UnsupportedModel, line
 from comigs_mlx.model import params
-from comigs_mlx.model.attach import family_name, put_before
+from comigs_mlx.model.attach import family_name, mix_in_class
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.model.params import Tree
 from comigs_mlx.model.routing import Routing
@@ -34,9 +34,9 @@ def recompute_blocks(mixture: Mixture) -> None:
     for site in mixture.sites:
         site.block._mixture = mixture
         undo.append(partial(delattr, site.block, "_mixture"))
-        undo.append(put_before(site.block, RecomputedBlock))
+        undo.append(mix_in_class(site.block, RecomputedBlock))
     try:
-        _rehearse(mixture)
+        _check_backward(mixture)
     except Exception as error:
         for each in reversed(undo):
             each()
@@ -48,7 +48,7 @@ def recompute_blocks(mixture: Mixture) -> None:
         mixture.on_detach(each)
 
 
-def _rehearse(mixture: Mixture) -> None:
+def _check_backward(mixture: Mixture) -> None:
     """Build one backward pass, unevaluated."""
     model = mixture.model
 
@@ -75,7 +75,12 @@ class RecomputedBlock:
         def inner(values: Tree, x: mx.array) -> tuple[mx.array, list[Routing]]:
             self.update(values)  # type: ignore[attr-defined]
             # Also when it runs again, which is after the mixture's own call.
-            with self._mixture.in_bulk(), self._mixture.collecting() as blocks:
+            mixture = self._mixture
+            with (
+                mixture.frozen(False),
+                mixture.fast_functions(),
+                mixture.collecting() as blocks,
+            ):
                 y = run(x, *rest, **named)
             return y, blocks
 

@@ -55,7 +55,7 @@ class LoRA(nn.Module):
         self.lora_b = mx.zeros((*lead, rank, dims[1]))
 
 
-class Kept:
+class DerivedCache:
     """Remembers, while the mode is frozen, what was made of some arrays.
 
     It is made anew when one of them is no longer the same object: parameters are
@@ -90,7 +90,7 @@ class SharedLoRA(nn.Module):
         super().__init__()
         self.linear = linear
         self.generalist = LoRA(dimensions(linear), rank, key)
-        self._scale, self._mode, self._kept = scale, mode, Kept(mode)
+        self._scale, self._mode, self._derived = scale, mode, DerivedCache(mode)
 
     def __call__(self, x: mx.array) -> mx.array:
         """W x + scale * B A x, or W x while attention LoRAs are off."""
@@ -102,7 +102,7 @@ class SharedLoRA(nn.Module):
     def scaled_b(self) -> mx.array:
         """Scale times B, `[r, out]`."""
         b = self.generalist.lora_b
-        return self._kept("b", [b], lambda: self._scale * b)
+        return self._derived("b", [b], lambda: self._scale * b)
 
 
 def add_product(base: mx.array, low: mx.array, b: mx.array) -> mx.array:

@@ -6,8 +6,23 @@
         logits, _ = mixture(tokens)
     mixture.detach()                              # the very same modules again
 
-The block's own MLP code runs between expert-aware linears (`model.experts`). The MLP
-object stays; while attached its class is a subclass that asks the router first.
+The block's own MLP code runs between expert-aware linears. What one call goes through:
+
+    mlp(x)                        the base's own object; `attach.mix_in_class` gave it a
+      |                           class that sees the call first
+    MixtureMLP                    experts.py
+      |-- BlockRouting.begin(x)
+      |     Mixture.choose        by the selection: the router, fixed weights, or nobody
+      |       Router -> Choice    routers/<name>.py: k of the E experts for each token
+      |     low_ranks             A x of every linear that reads x, in one product
+      |
+      |   the MLP's own code runs, for all k slots at once:
+      |-- FanOut, each            [..., in] -> [k, ..., out]: W x + scale B_e A_e x
+      |     activation            the model's, which broadcasts over the slots
+      |-- MixBack                 [k, ..., in] -> [..., out]: the weighted sum of slots
+      '-- BlockRouting.end()      the linears compute the base's product alone again
+
+    Choice -> Routing             collected block by block, returned beside the logits
 """
 
 from __future__ import annotations
@@ -23,15 +38,15 @@ import mlx.nn as nn
 from comigs_mlx import registry
 from comigs_mlx.errors import UnsupportedModel, line
 from comigs_mlx.model import params
-from comigs_mlx.model.attach import Site, family_name, put_before, sites
-from comigs_mlx.model.backbone import Halves
+from comigs_mlx.model.attach import Site, family_name, mix_in_class, sites
+from comigs_mlx.model.backbone import Backbone
 from comigs_mlx.model.experts import BlockRouting, FanOut, MixBack, MixtureMLP
-from comigs_mlx.model.lora import Kept, Mode, SharedLoRA
+from comigs_mlx.model.lora import DerivedCache, Mode, SharedLoRA
 from comigs_mlx.model.routing import Choice, Routing, fixed_choice
 from comigs_mlx.model.selection import Selection, allowed, check
 from comigs_mlx.model.tables import tables_of
 from comigs_mlx.options import ExpertOptions
-from comigs_mlx.platform.x86.substitutes import instead, substitutes
+from comigs_mlx.platform.x86.substitutes import fast_functions
 
 Router = Callable[[mx.array, int, tuple[int, ...]], Choice]
 """What a file of `model/routers` makes; see there."""
@@ -46,6 +61,9 @@ class Mixture:
         sites: The adapted blocks, first to last.
         tables: How far token ids and positions may go; `check_tokens` them before they
             become an array, lengths are compared here.
+        fast_functions: Makes a context in which the model's code calls the functions
+            that are cheap for many tokens on this platform; on Apple silicon it changes
+            nothing.
     """
 
     def __init__(self, model: nn.Module, options: ExpertOptions, seed: int = 0):
@@ -69,9 +87,9 @@ class Mixture:
             self._freeze()
             for site, key in zip(self.sites, keys, strict=True):
                 self._attach(site, router, key)
-            self._halves = Halves(model, self.on_detach)
-            self._cheap = substitutes(model)
-            self._rehearse()
+            self._backbone = Backbone(model, self.on_detach)
+            self.fast_functions = fast_functions(model)
+            self._check_forward()
             mx.eval(params.select(model, params.ROLES))
         except BaseException as error:
             self.detach()
@@ -99,7 +117,7 @@ class Mixture:
         count = len(site.mlp_linears) + len(attention) + 1
         *linear_keys, router_key = mx.random.split(key, count)
         routed = router(site.dims, options.experts, router_key)
-        routing = BlockRouting(partial(self.choose, routed), Kept(self._mode))
+        routing = BlockRouting(partial(self.choose, routed), DerivedCache(self._mode))
         keys = iter(linear_keys)
         for name in site.mlp_linears:
             self._attach_experts(site, name, routing, next(keys))
@@ -136,12 +154,12 @@ class Mixture:
         mlp._routing = routing
         self.on_detach(partial(mlp.__delattr__, "router"))
         self.on_detach(partial(mlp.__delattr__, "_routing"))
-        self.on_detach(put_before(mlp, MixtureMLP))
+        self.on_detach(mix_in_class(mlp, MixtureMLP))
 
-    def _rehearse(self) -> None:
+    def _check_forward(self) -> None:
         """Build the forward passes, unevaluated: is every block routed and mixed back?
 
-        Both ways that the model is run: whole, and in its two halves.
+        Both ways that the model is run: whole, and as body and head.
         """
         tokens = mx.zeros((1, 2), mx.int32)
         try:
@@ -234,7 +252,7 @@ class Mixture:
         """Run the model and return what it computed together with how it was routed.
 
         Args:
-            tokens: `[batch, tokens]` integer.
+            tokens: The token ids, `[batch, tokens]` integer.
             cache: mlx-lm's prompt cache, updated in place.
 
         Returns:
@@ -247,21 +265,22 @@ class Mixture:
     def body(self, tokens: mx.array) -> tuple[mx.array, Routing]:
         """Everything up to the last norm: the model without its logits.
 
-        Computed `in_bulk`, so equal to what the model itself computes but for rounding.
+        Computed with the platform's `fast_functions`, so equal to what the model itself
+        computes but for rounding.
 
         Args:
-            tokens: `[batch, tokens]` integer.
+            tokens: The token ids, `[batch, tokens]` integer.
 
         Returns:
             What `head` makes logits of, `[batch, tokens, dims]`, and the `Routing`.
         """
         self.tables.check_length(tokens.shape[1])
-        with self.in_bulk():
-            return self._routed(tokens, lambda: self._halves.body(tokens))
+        with self.frozen(False), self.fast_functions():
+            return self._routed(tokens, lambda: self._backbone.body(tokens))
 
     def head(self, hidden: mx.array) -> mx.array:
         """Logits `[batch, tokens, vocabulary]` of what `body` returned."""
-        return self._halves.head(hidden)
+        return self._backbone.head(hidden)
 
     def _routed(
         self, tokens: mx.array, run: Callable[[], mx.array]
@@ -273,12 +292,6 @@ class Mixture:
             return result, Routing(nothing, nothing, nothing)
         fields = zip(*blocks, strict=True)
         return result, Routing(*(mx.stack(list(field)) for field in fields))
-
-    @contextlib.contextmanager
-    def in_bulk(self) -> Iterator[None]:
-        """For many tokens: cheaper functions on an x86 CPU, and nothing is `frozen`."""
-        with self.frozen(False), instead(self._cheap):
-            yield
 
     @contextlib.contextmanager
     def frozen(self, frozen: bool = True) -> Iterator[None]:

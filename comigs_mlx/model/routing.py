@@ -87,7 +87,7 @@ def _spread(values: mx.array, among: tuple[int, ...], experts: int) -> mx.array:
 
 
 def joined(routings: list[Routing]) -> Routing:
-    """The routing of all rows from that of the lanes: `[layers, batch, tokens, E]`."""
+    """The routing of all rows from that of each part: `[layers, batch, tokens, E]`."""
     if len(routings) == 1:
         return routings[0]
     fields = zip(*routings, strict=True)

@@ -17,7 +17,7 @@ import mlx.nn as nn
 import numpy as np
 
 from comigs_mlx.errors import ConfigError, ModelError
-from comigs_mlx.model.attach import put_before
+from comigs_mlx.model.attach import mix_in_class
 
 EMBEDDINGS = (nn.Embedding, nn.QuantizedEmbedding)
 
@@ -44,7 +44,7 @@ class Tables:
 
         Args:
             tokens: Integers of any shape: a NumPy array, or a list.
-            what: Where they come from.
+            what: What the error says they come from.
 
         Raises:
             ModelError: If one is negative or too large; it names the worst one.
@@ -69,7 +69,7 @@ class Tables:
         Args:
             count: Tokens that are read at once, those in a cache included.
             what: What has that many tokens.
-            fix: What to do.
+            fix: What the error tells the user to do.
 
         Raises:
             ConfigError: If there are too many.
@@ -93,7 +93,7 @@ def tables_of(model: nn.Module) -> Tables:
     try:
         for _, module in model.named_modules():
             if isinstance(module, EMBEDDINGS):
-                undo.append(put_before(module, _watching(calls)))
+                undo.append(mix_in_class(module, _watching(calls)))
         logits = model(tokens)
         width = [int(logits.shape[-1])]
     except Exception:  # each family fails in its own way, and says so when it is used
@@ -133,9 +133,9 @@ def _vocabulary(
 def _positions(calls: list[tuple[int, mx.array]]) -> int | None:
     """The rows that are left from where the first position is looked up."""
     last = len(PROBE) - 1
-    found = []
+    counts = []
     for rows, asked in calls:
         numbers: Any = asked.reshape(-1).tolist()
         if numbers == list(range(numbers[0], numbers[0] + last + 1)):
-            found.append(rows - numbers[0])
-    return min(found, default=None)
+            counts.append(rows - numbers[0])
+    return min(counts, default=None)

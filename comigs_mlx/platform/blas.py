@@ -254,14 +254,14 @@ def _explained(failure: str) -> str:
 
 def processor() -> str:
     """What the system calls this machine's processor."""
-    found = re.search(r"^model name\s*:\s*(.+)$", _cpuinfo(), re.MULTILINE)
-    return found[1] if found else platform.machine()
+    model_name = re.search(r"^model name\s*:\s*(.+)$", _cpuinfo(), re.MULTILINE)
+    return model_name[1] if model_name else platform.machine()
 
 
 def _processor_features() -> str:
     """The instructions it has: the first line of flags (x86) or Features (ARM)."""
-    found = re.search(r"^(flags|Features)\s*:\s*(.+)$", _cpuinfo(), re.MULTILINE)
-    return f"{processor()} {found[2] if found else ''}"
+    features = re.search(r"^(flags|Features)\s*:\s*(.+)$", _cpuinfo(), re.MULTILINE)
+    return f"{processor()} {features[2] if features else ''}"
 
 
 def _cpuinfo() -> str:

@@ -16,7 +16,7 @@ import signal
 import sys
 import warnings
 
-from comigs_mlx.platform import blas
+from comigs_mlx.platform import blas, switch
 
 WIDTH = "MLX_BFS_MAX_WIDTH"
 """How many branches of a graph MLX takes in turn; beyond that, one after the other."""
@@ -64,12 +64,12 @@ def prepare() -> None:
     """Load the fast BLAS and check for a compiler, on Linux only.
 
     Also asks MLX to take more branches in turn than its 20, so that the parts of a
-    batch that are computed side by side (`training.lanes`) get their turns; with 200,
-    gradient checkpointing would save nothing.
+    batch that are computed side by side (`platform.cpu_streams`) get their turns; with
+    200, gradient checkpointing would save nothing.
 
     Warns in one line for each of the two that is missing; never raises.
     """
-    if not sys.platform.startswith("linux"):
+    if not switch.linux():
         return
     os.environ.setdefault(WIDTH, "60")
     if "mlx.core" in sys.modules:

@@ -1,9 +1,11 @@
 """On a Linux CPU, the rows of a batch are computed side by side.
 
-MLX's CPU backend runs one operation after the other and only the products of matrices
-use several cores. So a batch is divided among lanes, each a stream of its own with one
-BLAS thread; the graph, and with it every gradient, stays one. Elsewhere there is one
-lane, and nothing changes.
+MLX's CPU backend runs the operations of a stream one after the other, on one thread,
+and only the products of matrices use several cores. So a batch is divided among
+streams, each with one BLAS thread: with more, the threads of one stream would wait for
+the cores that another one computes on. The graph stays one, and so does every gradient:
+the order in which the rows' losses are added is fixed by the code and not by which
+stream is first. Elsewhere there is one stream, and nothing changes.
 """
 
 from __future__ import annotations
@@ -11,46 +13,44 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import mlx.core as mx
 
-from comigs_mlx.platform import cpu
+from comigs_mlx.platform import cpu, switch
 
 Result = TypeVar("Result")
 
 
 def count(rows: int) -> int:
-    """Number of lanes for a batch of so many rows."""
-    on_cpu = mx.default_device() == mx.Device(mx.cpu)
-    return min(rows, _cores()) if on_cpu else 1
+    """Number of streams for a batch of so many rows."""
+    return min(rows, _cores()) if switch.on_cpu() else 1
 
 
 def each(run: Callable[..., Result], *arrays: mx.array) -> list[Result]:
-    """`run` on every lane's rows of the arrays.
+    """`run` on every stream's rows of the arrays.
 
     Args:
-        run: Called once a lane, with as many arrays as are given.
-        arrays: `[batch, ...]`.
+        run: Called once a stream, with as many arrays as are given.
+        arrays: The arrays whose rows are divided, `[batch, ...]`.
     """
     rows = arrays[0].shape[0]
-    lanes = count(rows)
-    if lanes == 1:
+    streams = count(rows)
+    if streams == 1:
         return [run(*arrays)]
     results = []
-    for lane in range(lanes):
-        mine = slice(lane * rows // lanes, (lane + 1) * rows // lanes)
-        with mx.stream(_stream(lane)):
-            results.append(run(*(array[mine] for array in arrays)))
+    for index in range(streams):
+        part = slice(index * rows // streams, (index + 1) * rows // streams)
+        with mx.stream(_stream(index)):
+            results.append(run(*(array[part] for array in arrays)))
     return results
 
 
 @contextlib.contextmanager
 def evaluating(rows: int) -> Iterator[None]:
-    """Around the evaluation of what `each` made: one BLAS thread for each lane."""
+    """Around the evaluation of what `each` made: one BLAS thread for each stream."""
     if count(rows) == 1:
         yield
         return
@@ -65,7 +65,7 @@ def evaluating(rows: int) -> Iterator[None]:
 @functools.cache
 def _cores() -> int:
     """Cores this process may use, on Linux; elsewhere one, as BLAS knows better."""
-    return len(os.sched_getaffinity(0)) if sys.platform.startswith("linux") else 1
+    return len(os.sched_getaffinity(0)) if switch.linux() else 1
 
 
 class _Streams(threading.local):
@@ -78,9 +78,9 @@ class _Streams(threading.local):
 _streams = _Streams()
 
 
-def _stream(lane: int) -> mx.Stream:
-    if lane == 0:
+def _stream(index: int) -> mx.Stream:
+    if index == 0:  # what is not divided runs here already, without a wait
         return mx.default_stream(mx.cpu)
-    if lane not in _streams.made:
-        _streams.made[lane] = mx.new_stream(mx.cpu)
-    return _streams.made[lane]
+    if index not in _streams.made:
+        _streams.made[index] = mx.new_stream(mx.cpu)
+    return _streams.made[index]

@@ -59,9 +59,9 @@ class RunFolder(Place):
 
         Args:
             config: The resolved configuration.
-            mixture: Attached.
+            mixture: The mixture, attached to its model.
             base_id: How the base model was named.
-            base: Its fingerprint.
+            base: The fingerprint of the base model.
             revision: Its commit, where it is of the Hub.
         """
         write_text(self.config, dump_yaml(config))
@@ -74,9 +74,9 @@ class RunFolder(Place):
         """Save for an exact resume and for use; keep it as the best if it is.
 
         Args:
-            trainer: At a `Boundary`.
+            trainer: The trainer, at a `Boundary`.
             boundary: That boundary; without a validation loss it cannot be the best.
-            identity: See `training.checkpoint.save`.
+            identity: What `training.checkpoint.save` takes.
         """
         if self._improves(boundary):
             self._save_best(trainer.mixture, boundary)

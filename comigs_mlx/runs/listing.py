@@ -18,8 +18,8 @@ class RunEntry:
     """One run as a list shows it.
 
     Attributes:
-        name: Of its folder.
-        path: The folder.
+        name: The name of the run's folder.
+        path: The path of the run's folder.
         base_id: The base model's id, where it is known.
         step: The training step of its experts; None where nothing is saved yet.
         experts: Names such as "generalist", "specialist".

@@ -32,8 +32,8 @@ def logger(package: str | None, run: str, config: dict[str, Any]) -> Iterator[Lo
 
     Args:
         package: wandb, swanlab or trackio; None logs nothing.
-        run: Name of the run.
-        config: Its flat configuration.
+        run: The name of the run.
+        config: The configuration of the run, in flat form.
 
     Raises:
         ConfigError: If the package is not installed.

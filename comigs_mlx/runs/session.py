@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import mlx.core as mx
-
 from comigs_mlx.config import read_yaml, to_dict
 from comigs_mlx.data.batches import BatchSource, sampled_batches, training_batches
 from comigs_mlx.data.cache import TokenCache
@@ -23,19 +21,18 @@ from comigs_mlx.data.identity import (
 from comigs_mlx.data.reading_progress import spoken
 from comigs_mlx.data.splits import SPLITS, Splits, load_splits
 from comigs_mlx.errors import RunError
+from comigs_mlx.messages import Say
 from comigs_mlx.model import params
 from comigs_mlx.model.base import Base, load_base
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.options import TrainConfig
-from comigs_mlx.platform import cpu_streams
+from comigs_mlx.platform import cpu_streams, switch
 from comigs_mlx.runs import description
 from comigs_mlx.runs.folder import RunFolder
 from comigs_mlx.training import checkpoint, memory_estimate
 from comigs_mlx.training.fitting import check_texts
 from comigs_mlx.training.records import Boundary, Report, Step
 from comigs_mlx.training.trainer import Trainer
-
-Say = Callable[[str], None]
 
 CHANGES = {
     "data": "the text has changed since the run was saved",
@@ -49,7 +46,7 @@ class Session:
     """A trainer at its position, the folder it saves to, and what it must not mix up.
 
     Attributes:
-        trainer: Ready to run.
+        trainer: The trainer, ready to run.
         folder: Its run folder, locked against other processes.
         identity: Base model, shape of the experts and digest of the text.
         documents: Split -> number of documents.
@@ -125,7 +122,7 @@ def _opened(
     for note in splits.notes:
         say(f"note: {note}")
     base = load_base(config.model, say, _revision(folder) if config.resume else None)
-    if "quantization" in base.config and mx.default_device() == mx.cpu:
+    if "quantization" in base.config and switch.on_cpu():
         say("note: MLX's quantised products are very slow on a CPU: use a plain base")
     if (warning := memory_estimate.too_low(config.memory_limit)) is not None:
         say(f"note: {warning}")
@@ -255,10 +252,10 @@ def _restore(
     """Go to the newest save, or stay at the beginning where there is none yet.
 
     Args:
-        trainer: At its beginning.
-        folder: The run, locked.
+        trainer: The trainer, which has made no step yet.
+        folder: The folder of the run, which is locked.
         identity: What the run must have in common with its save. Saves of version 0.1
-            know nothing of tokens and lanes.
+            know nothing of tokens and streams.
         dated: Whether the tokens change from day to day by themselves.
         say: Told where training goes on, and what keeps it from being exact.
 

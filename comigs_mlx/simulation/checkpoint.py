@@ -27,7 +27,7 @@ from comigs_mlx.simulation.engine import Simulation
 from comigs_mlx.simulation.local_federation import Pool
 from comigs_mlx.simulation.participant import Participant
 from comigs_mlx.training.records import Position, Report
-from comigs_mlx.training.trainer_state import Progress
+from comigs_mlx.training.trainer_state import TrainerState
 
 STATE, VALUES = "state.json", "values"
 
@@ -120,7 +120,7 @@ def _restore(
         optimizers: list[Any] = []
         while found := _under(f"{stage}.{len(optimizers)}.", arrays):
             optimizers.append(params.unflatten(found))
-        progress = Progress(optimizers, Position.from_dict(position))
+        progress = TrainerState(optimizers, Position.from_dict(position))
         participant.progress[int(stage)] = progress
     report = stored["report"]
     participant.report = None if report is None else Report(**report)

@@ -20,7 +20,7 @@ from comigs_mlx.training import trainer_state
 from comigs_mlx.training.evaluation import Evaluator
 from comigs_mlx.training.level import Task
 from comigs_mlx.training.trainer import Trainer
-from comigs_mlx.training.trainer_state import Progress, Supply
+from comigs_mlx.training.trainer_state import Supply, TrainerState
 
 NEVER = 10**9
 """Steps: the engine saves, the trainer does not."""
@@ -40,7 +40,7 @@ class Layouts:
         self.base, self.fingerprint = base, base.fingerprint()
         self._mixtures: dict[ExpertOptions, Mixture] = {}
         self._evaluators: dict[ExpertOptions, Evaluator] = {}
-        self._trainers: dict[Any, tuple[Trainer, Progress]] = {}
+        self._trainers: dict[Any, tuple[Trainer, TrainerState]] = {}
 
     def mixture(self, options: ExpertOptions) -> Mixture:
         """Experts of this shape on the base; whose values it has is left open."""
@@ -62,7 +62,7 @@ class Layouts:
         task: Task,
         report_every: int,
         supply: Supply,
-    ) -> tuple[Trainer, Progress]:
+    ) -> tuple[Trainer, TrainerState]:
         """A trainer for experts of this shape, and the progress to begin with."""
         key = (options, training, task, report_every)
         if key not in self._trainers:

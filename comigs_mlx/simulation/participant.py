@@ -18,7 +18,7 @@ from comigs_mlx.options import ExpertOptions
 from comigs_mlx.runs import generalists
 from comigs_mlx.simulation.participants import Person
 from comigs_mlx.training.records import Report
-from comigs_mlx.training.trainer_state import Progress, Supply
+from comigs_mlx.training.trainer_state import Supply, TrainerState
 
 APART = 2**40
 """Between the seeds of two stages: larger than any participant's."""
@@ -41,7 +41,7 @@ class Participant:
     options: ExpertOptions
     seed: int
     values: Tree
-    progress: dict[int, Progress] = field(default_factory=dict)
+    progress: dict[int, TrainerState] = field(default_factory=dict)
     report: Report | None = None
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,11 @@ from comigs_mlx.data.splits import SPLITS, load_splits
 from comigs_mlx.data.tokens import TokenStream
 from comigs_mlx.errors import ConfigError, DataError, raise_all
 from comigs_mlx.federation.formats.manifest import PARTICIPANT
+from comigs_mlx.messages import Say
 from comigs_mlx.simulation.options import SimulateConfig
 
 EVERYBODY = "everybody"
 """The participant that has all text, where a method pools it."""
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,11 @@ STD = 0.02
 
 
 @dataclass(frozen=True)
-class Shape:
+class BaseSize:
     """The size of a model.
 
     Attributes:
-        blocks: Transformer blocks.
+        blocks: How many transformer blocks the model has.
         width: Size of a token's vector.
         heads: Attention heads; `width` is a multiple of it.
         context: Most tokens in a sequence.
@@ -44,7 +44,7 @@ class Shape:
     vocabulary: int = 4096
 
 
-def config(shape: Shape, eos: int) -> dict[str, Any]:
+def config(shape: BaseSize, eos: int) -> dict[str, Any]:
     """The model's `config.json`, with the names of Hugging Face's GPT-2."""
     return {
         "architectures": ["GPT2LMHeadModel"],
@@ -62,7 +62,7 @@ def config(shape: Shape, eos: int) -> dict[str, Any]:
     }
 
 
-def build(shape: Shape, seed: int) -> nn.Module:
+def build(shape: BaseSize, seed: int) -> nn.Module:
     """A model with its first weights; equal seeds, equal bits."""
     from mlx_lm.models.gpt2 import Model, ModelArgs
 
@@ -110,7 +110,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
 def write(
     folder: Path,
     model: nn.Module,
-    shape: Shape,
+    shape: BaseSize,
     tokenizer: Any,
     notes: dict[str, Any],
 ) -> None:
@@ -118,9 +118,9 @@ def write(
 
     Args:
         folder: Where; what is there already is replaced.
-        model: Made by `build`.
-        shape: Its shape.
-        tokenizer: Made by `train_tokenizer`.
+        model: The model that `build` made.
+        shape: The size that it was built with.
+        tokenizer: The tokenizer that `train_tokenizer` made.
         notes: How the model came to be, for `training.json`.
     """
     with replacing_dir(folder) as made:

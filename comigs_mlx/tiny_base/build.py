@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from comigs_mlx.config import option, to_dict
-from comigs_mlx.data.encoding import Say, quiet
 from comigs_mlx.data.splits import Sample, divide
 from comigs_mlx.errors import DataError
+from comigs_mlx.messages import Say, quiet
 from comigs_mlx.simulation.datasets.dividing import check_new
 
 
@@ -65,11 +65,11 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Progress:
+class BuildStep:
     """One update.
 
     Attributes:
-        step: 1 for the first.
+        step: The number of the update; the first one is 1.
         steps: How many there will be.
         loss: Of its batch, nats per token.
     """
@@ -80,16 +80,16 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class BuildResult:
     """What came of it.
 
     Attributes:
         loss: On held-out documents, nats per token.
-        perplexity: Its exponential.
+        perplexity: The exponential of the loss.
         heldout_tokens: How many tokens that was measured on.
         text_tokens: Tokens of the training text.
-        parameters: Scalars of the model.
-        steps: Updates made.
+        parameters: How many scalars the model has.
+        steps: How many updates were made.
         seconds: From reading the text to the measure.
     """
 
@@ -104,11 +104,11 @@ class Outcome:
 
 def make(
     recipe: Recipe, texts: Sequence[str], say: Say = quiet
-) -> Iterator[Progress | Outcome]:
+) -> Iterator[BuildStep | BuildResult]:
     """Train a model on nine tenths of `texts` and write its folder, `recipe.out`.
 
     Args:
-        recipe: What to make.
+        recipe: The size and the training of the model to make.
         texts: Documents; a tenth of them, chosen by their content, is only measured on.
         say: Told in plain sentences what takes time.
 
@@ -142,10 +142,10 @@ def make(
     say(f"training on {len(stream.tokens):,} tokens of text in {steps:,} steps")
     losses = pretraining.pretrain(model, source, steps, recipe.learning_rate)
     for number, loss in enumerate(losses, 1):
-        yield Progress(number, steps, loss)
+        yield BuildStep(number, steps, loss)
     batches = evaluation_batches(unseen, recipe.context, recipe.batch_size)
     loss = pretraining.heldout_loss(model, batches)
-    outcome = Outcome(
+    outcome = BuildResult(
         loss=loss,
         perplexity=math.exp(min(loss, 700.0)),
         heldout_tokens=len(unseen.tokens) - 1,
@@ -168,7 +168,7 @@ def _steps(recipe: Recipe, model: Any, source: Any, start: float) -> int:
     return pretraining.steps_within(model, source, left)
 
 
-def notes(recipe: Recipe, outcome: Outcome) -> dict[str, Any]:
+def notes(recipe: Recipe, outcome: BuildResult) -> dict[str, Any]:
     """How a model came to be, for its `training.json`."""
     versions = {
         "python": ".".join(map(str, sys.version_info[:3])),
@@ -184,9 +184,11 @@ def notes(recipe: Recipe, outcome: Outcome) -> dict[str, Any]:
 
 
 def _shape(recipe: Recipe, vocabulary: int) -> Any:
-    from comigs_mlx.tiny_base.architecture import Shape
+    from comigs_mlx.tiny_base.architecture import BaseSize
 
-    return Shape(recipe.blocks, recipe.width, recipe.heads, recipe.context, vocabulary)
+    return BaseSize(
+        recipe.blocks, recipe.width, recipe.heads, recipe.context, vocabulary
+    )
 
 
 def _divided(texts: Sequence[str]) -> tuple[list[Sample], list[Sample]]:

@@ -20,7 +20,7 @@ from comigs_mlx.data.batches import Batch, BatchSource
 from comigs_mlx.errors import TrainingError
 from comigs_mlx.model.tables import Tables, tables_of
 from comigs_mlx.platform import cpu_streams
-from comigs_mlx.platform.x86.substitutes import instead, substitutes
+from comigs_mlx.platform.x86.substitutes import fast_functions
 
 LEARNING_RATE = 2e-3
 BETAS = [0.9, 0.95]
@@ -38,7 +38,7 @@ class Pretraining:
     Args:
         model: All its parameters are trained, in place.
         steps: Length of the learning rate's schedule.
-        learning_rate: The highest.
+        learning_rate: The highest learning rate of the schedule.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Pretraining:
         )
         self.optimizer.init(model.trainable_parameters())
         self._tables = tables_of(model)
-        self._cheap = substitutes(model)
+        self._fast_functions = fast_functions(model)
         state = [model.state, self.optimizer.state]
         self._state: Any = state
         self._gradients = nn.value_and_grad(model, self._loss)
@@ -70,7 +70,7 @@ class Pretraining:
             ComigsError: If the model has no row for one of its tokens or positions.
         """
         _check(self._tables, batch)
-        with instead(self._cheap), cpu_streams.evaluating(len(batch.tokens)):
+        with self._fast_functions(), cpu_streams.evaluating(len(batch.tokens)):
             loss = self._compiled(mx.array(batch.tokens))
             mx.eval(loss, self._state)
         if not math.isfinite(loss.item()):
@@ -137,7 +137,7 @@ def steps_within(model: nn.Module, source: BatchSource, seconds: float) -> int:
 def heldout_loss(model: nn.Module, batches: Iterable[Batch]) -> float:
     """Mean loss over all targets that count, nats per token."""
     total, count, tables = 0.0, 0.0, tables_of(model)
-    with instead(substitutes(model)):
+    with fast_functions(model)():
         for batch in batches:
             _check(tables, batch)
             losses = _losses(model, mx.array(batch.tokens))

@@ -110,7 +110,7 @@ def restore(
     Args:
         trainer: Has made no step yet.
         save: The folder of a save.
-        identity: See `save`.
+        identity: What was given to `save`.
         before: `steps` and `learning_rate` of the saved run, for saves that do not say.
 
     Returns:
@@ -131,11 +131,11 @@ def restore(
     trainer.mixture.model.update(params.unflatten(values))
     for index, group in _groups(trainer):
         prefix = f"{index}."
-        mine = {
+        own_state = {
             k[len(prefix) :]: v for k, v in optimizers.items() if k.startswith(prefix)
         }
         rate = group.optimizer.state["learning_rate"]  # may differ from the saved run's
-        group.optimizer.state = {**params.unflatten(mine), "learning_rate": rate}
+        group.optimizer.state = {**params.unflatten(own_state), "learning_rate": rate}
     trainer.position = Position.from_dict(state["position"])
     trainer.schedule = _schedule(trainer, state.get("schedule"), before or {})
     stored: dict[str, Any] = state["identity"]
@@ -225,8 +225,8 @@ def _optimizers(trainer: Trainer) -> dict[str, mx.array]:
     }
 
 
-def _foreign(stored: dict[str, Any], mine: dict[str, Any]) -> Iterator[str]:
-    for key, value in mine.items():
+def _foreign(stored: dict[str, Any], current: dict[str, Any]) -> Iterator[str]:
+    for key, value in current.items():
         if stored.get(key) != value:
             yield f"{key} is {stored.get(key)!r} there, {value!r} here"
 

@@ -74,9 +74,9 @@ class Score:
         """Add one batch: `losses` `[B, T]` in nats, `weights` `[B, T, E]`."""
         used = batch.mask > 0
         for document in np.unique(batch.documents[used]).tolist():
-            mine = losses[used & (batch.documents == document)].astype(np.float64)
-            self.losses[document] = self.losses.get(document, 0.0) + float(mine.sum())
-            self.tokens[document] = self.tokens.get(document, 0) + mine.size
+            inside = losses[used & (batch.documents == document)].astype(np.float64)
+            self.losses[document] = self.losses.get(document, 0.0) + float(inside.sum())
+            self.tokens[document] = self.tokens.get(document, 0) + inside.size
         self.weights = self.weights + weights[used].astype(np.float64).sum(0)
 
     @property

@@ -14,7 +14,7 @@ def check_texts(base: Base, texts: Mapping[str, Content], seq_len: int) -> list[
     """Compare token ids and lengths with what the base has tables for.
 
     Args:
-        base: The base model.
+        base: The base model that is trained.
         texts: What to call it -> tokens, such as `train`.
         seq_len: `--seq-len`, in tokens.
 

@@ -46,7 +46,7 @@ class Task:
     """What the lower level trains and how; the defaults are the paper's.
 
     Attributes:
-        roles: The roles that learn.
+        roles: The roles whose parameters learn.
         frozen: Last names of parameters that stay, such as `lora_a`.
         selection: Which experts speak while training; see `Mixture.select`.
         penalty: Added to the mean loss.
@@ -112,8 +112,8 @@ class Schedule:
         """The learning rate of the step after number `step`, a scalar."""
         steps = max(self.last - self.first, 1)
         decay = optim.cosine_decay(rate * self.share, steps, rate / 10)
-        found: mx.array = decay(step - self.first if self.first else step)
-        return found
+        scheduled: mx.array = decay(step - self.first if self.first else step)
+        return scheduled
 
 
 def expert_group(
@@ -123,7 +123,7 @@ def expert_group(
 
     Args:
         options: The highest learning rate, and the number of steps.
-        task: What is trained.
+        task: The task that says what is trained.
         schedule: The rate of a step; None: a cosine over all steps, down to a tenth.
     """
     if schedule is None:
@@ -151,7 +151,7 @@ class Stats(NamedTuple):
 
     Attributes:
         loss: Cross-entropy summed over the counted tokens, nats.
-        tokens: Number of counted tokens.
+        tokens: How many tokens were counted.
         share: `[E]`, expert weights summed over counted tokens, mean over blocks.
     """
 
@@ -188,7 +188,7 @@ class Level:
     Args:
         mixture: Holds the parameters; updated in place after each step.
         groups: The roles this level trains, by optimiser.
-        options: Weights of the losses.
+        options: The options that weigh the losses.
         task: Which experts speak, and what is added to the loss.
 
     Attributes:
@@ -253,9 +253,9 @@ class Level:
         """The anchor as a further input of a step, where a penalty needs it."""
         return (self.anchor,) if self.anchor and self.task.penalty else ()
 
-    def _values(self, wanted: Callable[[str], bool]) -> Tree:
+    def _values(self, keep: Callable[[str], bool]) -> Tree:
         flat = params.flatten(params.select(self.mixture.model, params.ROLES))
-        return params.unflatten({path: a for path, a in flat.items() if wanted(path)})
+        return params.unflatten({path: a for path, a in flat.items() if keep(path)})
 
     def _accumulated(
         self, trained: Tree, others: Tree, states: list[Tree], batches: Sequence[Batch]
@@ -337,12 +337,12 @@ class Level:
         updated: dict[str, mx.array] = {}
         new_states = []
         for group, state in zip(self.groups, states, strict=True):
-            mine = [path for path in flat if group.trains(path)]
+            paths = [path for path in flat if group.trains(path)]
             group.optimizer.state = state
             updated |= params.flatten(
                 group.optimizer.apply_gradients(
-                    params.unflatten({path: flat[path] for path in mine}),
-                    params.unflatten({path: values[path] for path in mine}),
+                    params.unflatten({path: flat[path] for path in paths}),
+                    params.unflatten({path: values[path] for path in paths}),
                 )
             )
             new_states.append(group.optimizer.state)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import mlx.core as mx
 
 from comigs_mlx.model.routing import Routing
+from comigs_mlx.platform import switch
 from comigs_mlx.platform.x86 import exponential
 
 Head = Callable[[mx.array], mx.array]
@@ -28,9 +29,9 @@ def token_losses(head: Head, hidden: mx.array, targets: mx.array) -> mx.array:
     """Cross-entropy of each target; for measuring, no gradient goes through it.
 
     Args:
-        head: Makes logits.
+        head: The function that makes logits.
         hidden: `[batch, tokens, dims]`, what it makes them of.
-        targets: `[batch, tokens]` integer.
+        targets: The token ids to predict, `[batch, tokens]` integer.
 
     Returns:
         `[batch, tokens]` float32, nats.
@@ -52,9 +53,9 @@ def summed_loss(
     softmax - one-hot, through the head. The head's parameters get none.
 
     Args:
-        head: Makes logits.
+        head: The function that makes logits.
         hidden: `[batch, tokens, dims]`, what it makes them of.
-        targets: `[batch, tokens]` integer.
+        targets: The token ids to predict, `[batch, tokens]` integer.
         mask: `[batch, tokens]`, what each target's loss is multiplied with.
 
     Returns:
@@ -83,8 +84,8 @@ def summed_loss(
         outputs: tuple[mx.array, mx.array],
     ) -> tuple[mx.array, ...]:
         _, targets, mask = primals
-        mine = (cotangents[0] * outputs[1]).astype(primals[0].dtype)
-        return mine, mx.zeros_like(targets), mx.zeros_like(mask)
+        gradient = (cotangents[0] * outputs[1]).astype(primals[0].dtype)
+        return gradient, mx.zeros_like(targets), mx.zeros_like(mask)
 
     loss: mx.array = both(hidden, targets, mask)[0]  # type: ignore[index]
     return loss
@@ -95,12 +96,12 @@ class _Chunk:
 
     Attributes:
         powers: `[tokens, vocabulary]` float32, exp(logit - largest logit).
-        total: `[tokens, 1]`, their sum.
-        losses: `[tokens]`, nats.
+        total: The sum of the powers of each token, `[tokens, 1]`.
+        losses: The loss of each token in nats, `[tokens]`.
     """
 
     def __init__(self, logits: mx.array, targets: mx.array):
-        exp = exponential.exp if exponential.wanted() else mx.exp
+        exp = exponential.fastest_exp()
         logits = logits.squeeze(0).astype(mx.float32)
         top = logits.max(-1, keepdims=True)
         score = mx.take_along_axis(logits, targets[:, None], axis=-1)
@@ -131,8 +132,7 @@ def _chunks(head: Head, flat: mx.array) -> Iterator[slice]:
     """Slices of about equal length that cover the tokens."""
     tokens = flat.shape[0]
     vocabulary = head(flat[None, :1]).shape[-1]  # never computed
-    on_cpu = mx.default_device() == mx.Device(mx.cpu)
-    most = max(CHUNK[on_cpu] // vocabulary, FEWEST)
+    most = max(CHUNK[switch.on_cpu()] // vocabulary, FEWEST)
     size = -(-tokens // -(-tokens // most))
     return (slice(at, at + size) for at in range(0, tokens, size))
 
@@ -154,8 +154,8 @@ def load_balancing(
     Args:
         routing: Of one forward pass, arrays `[layers, batch, tokens, E]`.
         mask: `[batch, tokens]`, 1 where a token counts.
-        generalists: Number of generalists G.
-        importance: Factor of experts 0..G-1.
+        generalists: The number of generalists, G.
+        importance: The factor that experts 0 to G-1 count with.
 
     Returns:
         Float32 scalar.

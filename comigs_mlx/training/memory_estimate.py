@@ -16,8 +16,7 @@ from comigs_mlx.model.attach import Site
 from comigs_mlx.model.experts import dimensions
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.options import ExpertOptions
-from comigs_mlx.platform import cpu_streams
-from comigs_mlx.platform.x86.exponential import wanted
+from comigs_mlx.platform import cpu_streams, switch
 from comigs_mlx.training.peak_memory import (
     FLOAT,
     Architecture,
@@ -59,12 +58,12 @@ def limits(gb: float | None) -> Iterator[None]:
     Args:
         gb: Limit in GB (10^9 bytes), a guideline to MLX; None keeps MLX's own.
     """
-    wanted = None if gb is None else int(gb * GB)
+    limit = None if gb is None else int(gb * GB)
     with contextlib.ExitStack() as stack:
-        if wanted is not None:
-            stack.callback(mx.set_memory_limit, mx.set_memory_limit(wanted))
+        if limit is not None:
+            stack.callback(mx.set_memory_limit, mx.set_memory_limit(limit))
         metal = mx.metal.is_available()
-        working_set = _working_set(wanted) if metal else 0
+        working_set = _working_set(limit) if metal else 0
         cache = int(CACHE_SHARE * working_set) if metal else CPU_CACHE
         stack.callback(mx.set_cache_limit, mx.set_cache_limit(cache))
         if metal:
@@ -72,10 +71,10 @@ def limits(gb: float | None) -> Iterator[None]:
         yield
 
 
-def _working_set(wanted: int | None) -> int:
+def _working_set(limit: int | None) -> int:
     """Bytes that can stay resident: never more than the system recommends."""
     most = int(mx.device_info()["max_recommended_working_set_size"])
-    return most if wanted is None else min(wanted, most)
+    return most if limit is None else min(limit, most)
 
 
 def too_low(gb: float | None) -> str | None:
@@ -95,7 +94,7 @@ class Plan:
     """A training before its first step, for its peak memory.
 
     Attributes:
-        model: The base model's numbers.
+        model: The numbers that describe the base model.
         experts: How many experts, of what rank.
         work: Shape of the longest batch.
         quantised: Whether the base model is already quantised.
@@ -109,8 +108,9 @@ class Plan:
     @property
     def estimate(self) -> Estimate:
         """The peak of an expert step on the device MLX computes on now."""
-        x86 = wanted() and self.model.item == FLOAT
-        machine = Machine(_on_cpu(), x86, cpu_streams.count(self.work.batch_size))
+        x86 = switch.x86_cpu() and self.model.item == FLOAT
+        streams = cpu_streams.count(self.work.batch_size)
+        machine = Machine(switch.on_cpu(), x86, streams)
         return estimate(self.model, self.experts, self.work, machine)
 
     def notes(self, limit_gb: float | None) -> Iterator[str]:
@@ -156,7 +156,7 @@ class Plan:
         if self.model.blocks > 1:
             half = self.model.blocks // 2
             yield f"--num-layers {half}", self._based(blocks=half)
-        if not self.quantised and not _on_cpu():  # there it is far too slow
+        if not self.quantised and not switch.on_cpu():  # there it is far too slow
             weights = self.model.base_bytes / self.model.item
             smaller = int(weights * FOUR_BITS / 8)
             yield "a 4-bit --model", self._based(base_bytes=smaller)
@@ -232,7 +232,3 @@ def _excess(peak: int, limit_gb: float | None) -> str | None:
 
 def _about(size: int) -> str:
     return f"about {size / GB:.{1 if size >= GB else 2}f} GB"
-
-
-def _on_cpu() -> bool:
-    return mx.default_device() == mx.Device(mx.cpu)

@@ -39,14 +39,14 @@ class Machine:
     """How MLX computes a step.
 
     Attributes:
-        cpu: On the CPU.
-        x86: With the functions of `model.x86`, which keep less.
-        lanes: Parts of a batch that are computed side by side (`training.lanes`).
+        cpu: Whether MLX computes on the CPU.
+        x86: With the functions of `platform.x86`, which keep less.
+        streams: Parts of a batch that `platform.cpu_streams` computes side by side.
     """
 
     cpu: bool
     x86: bool = False
-    lanes: int = 1
+    streams: int = 1
 
 
 METAL = Machine(cpu=False)
@@ -61,10 +61,10 @@ class Architecture:
         blocks: Blocks that take experts; those before them keep nothing.
         width: Size of a token's vector between blocks.
         hidden: Size of the MLP's inner vectors.
-        heads: Attention heads.
+        heads: How many attention heads a block has.
         queries: Size of all heads' queries together.
         keys: Size of all heads' keys together; values have the same.
-        vocabulary: Logits of a token.
+        vocabulary: How many logits a token has.
         readers: Linears of the MLP that read its input: 2 with a gate, else 1.
         item: Bytes of an element of the activations.
     """
@@ -94,10 +94,10 @@ class Work:
     """What one step works through.
 
     Attributes:
-        batch_size: Sequences in a batch.
-        seq_len: Tokens in a sequence.
+        batch_size: How many sequences a batch has.
+        seq_len: How many tokens a sequence has.
         checkpoint: Whether blocks are recomputed in the backward pass.
-        accumulation: Batches in a step.
+        accumulation: How many batches make a step.
         measured: Tokens in the longest sequence whose loss is only measured.
     """
 
@@ -148,10 +148,10 @@ def estimate(
     """The peak of an expert step.
 
     Args:
-        model: The base model's numbers.
+        model: The numbers that describe the base model.
         experts: How many experts, of what rank.
         work: Shape of the longest batch.
-        machine: How MLX computes.
+        machine: How MLX computes on this machine.
     """
     experts = experts.resolved()
     trained = model.expert_bytes(experts)
@@ -241,10 +241,10 @@ def input_bytes(model: Architecture, experts: ExpertOptions) -> int:
 
 def loss_bytes(model: Architecture, work: Work, machine: Machine) -> int:
     """Chunks of logits that are there together; last vectors and their gradient."""
-    tokens = math.ceil(work.batch_size / machine.lanes) * work.seq_len
+    tokens = math.ceil(work.batch_size / machine.streams) * work.seq_len
     most = max(CHUNK[machine.cpu] // model.vocabulary, FEWEST)
     size = math.ceil(tokens / math.ceil(tokens / most))
-    together = machine.lanes * LOGITS_AT_ONCE + machine.cpu * LOGITS_AHEAD
+    together = machine.streams * LOGITS_AT_ONCE + machine.cpu * LOGITS_AHEAD
     logits = together * FLOAT * size * model.vocabulary
     return logits + 2 * model.item * work.tokens * model.width
 

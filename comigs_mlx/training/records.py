@@ -13,10 +13,10 @@ class Step:
     """One step was made.
 
     Attributes:
-        level: `expert` or `router`.
+        level: The level that made the step: `expert` or `router`.
         index: Number of steps of that level so far.
-        loss: Nats per token.
-        tokens: Tokens it learned from.
+        loss: The mean loss in nats per token.
+        tokens: How many tokens it learned from.
     """
 
     level: str
@@ -30,7 +30,7 @@ class Report:
     """Means since the last report; one line of metrics.jsonl.
 
     Attributes:
-        step: Expert steps so far.
+        step: How many expert steps were made so far.
         train_loss: Nats per token over the expert steps.
         router_loss: Nats per token over the router steps; None if there were none.
         valid_loss: Nats per token of a fixed sample of the validation text, where
@@ -58,7 +58,7 @@ class Boundary:
     Only here can the trainer be saved for an exact resume.
 
     Attributes:
-        step: Expert steps so far.
+        step: How many expert steps were made so far.
         valid_loss: Given where a save is due; nats per token, the lowest is the best.
     """
 
@@ -71,15 +71,15 @@ class Exchanged:
     """An exchange with a federation; one line of rounds.jsonl.
 
     Attributes:
-        step: Expert steps so far.
+        step: How many expert steps were made so far.
         event: `pulled`; `contributed`; `late`: the round closed before this run's
             contribution; `offline`: out of reach, the contribution waits;
             `refused`: what is there is not trusted, nothing was sent or pulled.
         round: The round that it is about.
         valid_loss: Of what was contributed, where measured; nats per token.
-        contributors: Of a pulled round.
+        contributors: The names of those who contributed to a pulled round.
         bytes_sent: Of files, since the event before.
-        bytes_received: The same.
+        bytes_received: How many bytes of files were received since then.
         note: What a user should know.
     """
 
@@ -124,10 +124,10 @@ class Position:
     """Where training stands, apart from the arrays.
 
     Attributes:
-        step: Expert steps so far.
-        router_step: Router steps so far.
-        expert_sums: Since the last report.
-        router_sums: The same.
+        step: How many expert steps were made so far.
+        router_step: How many router steps were made so far.
+        expert_sums: The sums over expert steps since the last report.
+        router_sums: The sums over router steps since the last report.
         refreshed: Router steps among `router_step` that the schedule does not have.
     """
 

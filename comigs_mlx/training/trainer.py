@@ -46,7 +46,7 @@ class Trainer:
     """Trains one mixture on one participant's text.
 
     Args:
-        mixture: Trained in place.
+        mixture: The mixture that is trained in place.
         train: Batches the experts learn from.
         router_train: Batches the routers learn from (validation text).
         valid: Fixed validation batches whose loss chooses the best save.
@@ -55,7 +55,7 @@ class Trainer:
         task: What the experts' level trains, and how.
 
     Attributes:
-        position: Steps made.
+        position: How many steps were made.
         schedule: The experts' learning rate; fixed by the first step.
     """
 
@@ -228,8 +228,10 @@ class Trainer:
         """Whether the experts of a role had a part in a step; routers always have."""
         names = self.mixture.options.names
         shares = zip(names, result.share, strict=True)
-        mine = [share for expert, share in shares if expert.split("-")[0] == role]
-        return not mine or sum(mine) > 0.0
+        role_shares = [
+            share for expert, share in shares if expert.split("-")[0] == role
+        ]
+        return not role_shares or sum(role_shares) > 0.0
 
     def _valid_loss(self) -> float | None:
         if not self.valid:

@@ -19,12 +19,12 @@ from comigs_mlx.training.trainer import Trainer
 
 
 @dataclass
-class Progress:
+class TrainerState:
     """How far a participant is with one trainer.
 
     Attributes:
         optimizers: State of each optimiser, in the order of levels and groups.
-        position: Steps made.
+        position: How many steps were made.
     """
 
     optimizers: list[Tree]
@@ -40,16 +40,16 @@ class Supply:
     valid: Sequence[Batch]
 
 
-def fresh(trainer: Trainer) -> Progress:
+def fresh(trainer: Trainer) -> TrainerState:
     """The progress of a trainer that has made no step yet."""
     states = [
         group.optimizer.state for level in trainer.levels for group in level.groups
     ]
     copies: list[Tree] = tree_map(lambda array: array, states)
-    return Progress(copies, Position())
+    return TrainerState(copies, Position())
 
 
-def put(trainer: Trainer, values: Tree, progress: Progress, supply: Supply) -> None:
+def put(trainer: Trainer, values: Tree, progress: TrainerState, supply: Supply) -> None:
     """Let a trainer go on as this participant."""
     trainer.mixture.model.update(values)
     groups = [group for level in trainer.levels for group in level.groups]
@@ -60,15 +60,15 @@ def put(trainer: Trainer, values: Tree, progress: Progress, supply: Supply) -> N
     trainer.valid = supply.valid
 
 
-def take(trainer: Trainer) -> tuple[Tree, Progress]:
+def take(trainer: Trainer) -> tuple[Tree, TrainerState]:
     """Values and progress of the participant that a trainer has been."""
     groups = [group for level in trainer.levels for group in level.groups]
     values = params.select(trainer.mixture.model, params.ROLES)
     states = [group.optimizer.state for group in groups]
-    return values, Progress(states, trainer.position)
+    return values, TrainerState(states, trainer.position)
 
 
-def copied(progress: Progress) -> Progress:
+def copied(progress: TrainerState) -> TrainerState:
     """The same progress, to go on from independently; no array is copied."""
     states: list[Tree] = tree_map(lambda array: array, progress.optimizers)
-    return Progress(states, Position.from_dict(progress.position.to_dict()))
+    return TrainerState(states, Position.from_dict(progress.position.to_dict()))

@@ -4,9 +4,9 @@ import pytest
 
 from comigs_mlx.benchmark.models import base_model
 from comigs_mlx.benchmark.setting import Setting
-from comigs_mlx.benchmark.shape import Shape
+from comigs_mlx.benchmark.shape import BenchShape
 
-SHAPE = Shape(
+SHAPE = BenchShape(
     model="tiny",
     batch_size=2,
     seq_len=8,

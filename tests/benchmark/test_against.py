@@ -206,7 +206,7 @@ def test_a_worker_that_a_signal_ends_is_not_a_user_error(tmp_path):
     (folder / "tree_worker.py").write_text(
         "import os, signal\nos.kill(os.getpid(), signal.SIGILL)\n"
     )
-    tree = trees.Worker(tmp_path, tmp_path / "log", "--against 1234")
+    tree = trees.TreeProcess(tmp_path, tmp_path / "log", "--against 1234")
     try:
         with pytest.raises(ConfigError, match=r"--against 1234 .*\(SIGILL\)"):
             tree.ask(shape={})

@@ -7,7 +7,7 @@ import pytest
 import tests.model.families as families
 from comigs_mlx.benchmark import models
 from comigs_mlx.benchmark.setting import Setting
-from comigs_mlx.benchmark.shape import Shape
+from comigs_mlx.benchmark.shape import BenchShape
 from comigs_mlx.model import params
 from comigs_mlx.model.mixture import Mixture
 
@@ -67,7 +67,7 @@ def test_gpt2_has_the_size_of_gpt2():
 def test_a_shape_survives_json(shape):
     import json
 
-    assert Shape.from_dict(json.loads(json.dumps(shape.to_dict()))) == shape
+    assert BenchShape.from_dict(json.loads(json.dumps(shape.to_dict()))) == shape
 
 
 @pytest.mark.parametrize(("experts", "main"), [((1, 2), 2), ((8, 4), 8), ((2,), 2)])

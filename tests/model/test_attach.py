@@ -9,7 +9,7 @@ from mlx_lm.utils import _get_classes
 
 import tests.model.families as families
 from comigs_mlx.errors import ConfigError, UnsupportedModel
-from comigs_mlx.model.attach import put_before, sites
+from comigs_mlx.model.attach import mix_in_class, sites
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.options import ExpertOptions
 from tests.model.families import LLAMA
@@ -335,7 +335,7 @@ class TestPutBefore:
         module = Lone()
         x = mx.ones((1, 8))
         expected, parameters = module(x), module.parameters()
-        undo = put_before(module, self.Doubled)
+        undo = mix_in_class(module, self.Doubled)
         assert isinstance(module, Lone)
         assert mx.array_equal(module(x), 2 * expected)
         assert module.parameters() == parameters
@@ -346,7 +346,7 @@ class TestPutBefore:
     def test_several_are_undone_in_reverse(self):
         module, x = Lone(), mx.ones((1, 8))
         expected = module(x)
-        undo = [put_before(module, kind) for kind in (self.Doubled, self.Raised)]
+        undo = [mix_in_class(module, kind) for kind in (self.Doubled, self.Raised)]
         assert mx.array_equal(module(x), 1 + 2 * expected)
         undo.pop()()
         assert mx.array_equal(module(x), 2 * expected)

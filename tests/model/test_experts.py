@@ -7,7 +7,7 @@ import pytest
 import tests.model.families as families
 from comigs_mlx.model import params
 from comigs_mlx.model.experts import FanOut, low_ranks
-from comigs_mlx.model.lora import Kept, Mode
+from comigs_mlx.model.lora import DerivedCache, Mode
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.model.routing import Choice
 from comigs_mlx.options import ExpertOptions
@@ -47,7 +47,7 @@ class TestLowRanks:
         site = mixture.sites[0]
         readers = [site.mlp[name] for name in site.fan_out]
         assert all(isinstance(reader, FanOut) for reader in readers)
-        low = low_ranks(readers, X, choice_among(*among), Kept(Mode()))
+        low = low_ranks(readers, X, choice_among(*among), DerivedCache(Mode()))
         assert list(low) == site.fan_out
         flat = np.array(X).reshape(-1, X.shape[-1]).astype(np.float64)
         for reader, (name, found) in zip(readers, low.items(), strict=True):
@@ -64,46 +64,46 @@ class TestLowRanks:
         assert len(seen) == len(set(seen)) == 5 * len(site.fan_out)
 
 
-class TestKept:
+class TestDerivedCache:
     """How often something is made."""
 
     A, B = mx.zeros(2), mx.zeros(2)
 
-    def made(self, kept, *calls):
+    def made(self, cache, *calls):
         made = []
         for key, *sources in calls:
-            made.append(kept(key, sources, lambda: mx.array(len(made))).item())
+            made.append(cache(key, sources, lambda: mx.array(len(made))).item())
         return made
 
     def test_while_frozen_once_for_a_key(self):
         calls = [("a", self.A), ("b", self.B), ("a", self.A), ("b", self.B)]
-        assert self.made(Kept(Mode(frozen=True)), *calls) == [0, 1, 0, 1]
+        assert self.made(DerivedCache(Mode(frozen=True)), *calls) == [0, 1, 0, 1]
 
     def test_anew_when_a_source_is_another_array(self):
         calls = [("a", self.A, self.B), ("a", self.A, self.A), ("a", self.A, self.A)]
-        assert self.made(Kept(Mode(frozen=True)), *calls) == [0, 1, 1]
+        assert self.made(DerivedCache(Mode(frozen=True)), *calls) == [0, 1, 1]
 
     def test_anew_when_a_source_is_an_equal_array(self):
         assert mx.array_equal(self.A, self.B)
         calls = [("a", self.A), ("a", self.B), ("a", self.B)]
-        assert self.made(Kept(Mode(frozen=True)), *calls) == [0, 1, 1]
+        assert self.made(DerivedCache(Mode(frozen=True)), *calls) == [0, 1, 1]
 
     def test_anew_when_there_are_more_or_fewer_sources(self):
         calls = [("a", self.A), ("a", self.A, self.B), ("a", self.A), ("a",)]
-        assert self.made(Kept(Mode(frozen=True)), *calls) == [0, 1, 2, 3]
+        assert self.made(DerivedCache(Mode(frozen=True)), *calls) == [0, 1, 2, 3]
 
     def test_otherwise_every_time(self):
         calls = [("a", self.A)] * 3
-        assert self.made(Kept(Mode()), *calls) == [0, 1, 2]
+        assert self.made(DerivedCache(Mode()), *calls) == [0, 1, 2]
 
     def test_nothing_stays_from_before_it_was_lifted(self):
         mode, call = Mode(frozen=True), ("a", self.A)
-        kept = Kept(mode)
-        assert self.made(kept, call, call) == [0, 0]
+        cache = DerivedCache(mode)
+        assert self.made(cache, call, call) == [0, 0]
         mode.frozen = False
-        assert self.made(kept, ("b", self.B)) == [0]
+        assert self.made(cache, ("b", self.B)) == [0]
         mode.frozen = True
-        assert self.made(kept, ("b", self.B), call) == [0, 1]
+        assert self.made(cache, ("b", self.B), call) == [0, 1]
 
 
 def loss(logits):

@@ -337,9 +337,7 @@ class TestAttachAndDetach:
         assert state(model) == before
 
     @pytest.mark.parametrize("failure", [KeyboardInterrupt, MemoryError])
-    def test_a_failure_in_the_middle_of_the_surgery_is_undone(
-        self, monkeypatch, failure
-    ):
+    def test_a_failure_in_the_middle_of_attaching_is_undone(self, monkeypatch, failure):
         model = families.build("llama")
         before, expected = state(model), model(TOKENS)
         made = []

@@ -14,14 +14,14 @@ from comigs_mlx.training.level import Level, expert_group, router_group
 from tests.training.setting import batch_of, mixture_of, put, values
 
 
-def with_lanes(monkeypatch, count):
+def with_streams(monkeypatch, count):
     monkeypatch.setattr(cpu_streams, "_cores", lambda: count)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 5])
 @pytest.mark.parametrize("cores", [1, 2, 4])
-def test_every_row_is_in_one_lane_in_order(monkeypatch, rows, cores):
-    with_lanes(monkeypatch, cores)
+def test_every_row_is_in_one_stream_in_order(monkeypatch, rows, cores):
+    with_streams(monkeypatch, cores)
     array = mx.arange(rows * 3).reshape(rows, 3)
     parts = cpu_streams.each(lambda a, b: (a, b), array, array[:, :1])
     assert len(parts) == min(rows, cores)
@@ -39,7 +39,7 @@ def test_change_no_result(monkeypatch, options, checkpointed):
     """Also not the load-balancing loss, which is not a sum over rows."""
     start, found = None, []
     for cores in (1, 3):
-        with_lanes(monkeypatch, cores)
+        with_streams(monkeypatch, cores)
         mixture = mixture_of(options)
         start = start or values(mixture)
         put(mixture, start)
@@ -66,17 +66,17 @@ def test_blas_has_its_threads_again(monkeypatch):
     if before is None:
         pytest.skip("the fast BLAS is not loaded")
     try:
-        with_lanes(monkeypatch, 2)
+        with_streams(monkeypatch, 2)
         with cpu_streams.evaluating(4):
             assert cpu.blas_threads(1) == 1
         assert cpu.blas_threads(2) == 2
-        with cpu_streams.evaluating(1):  # one row: one lane, all threads
+        with cpu_streams.evaluating(1):  # one row: one stream, all threads
             assert cpu.blas_threads(2) == 2
     finally:
         cpu.blas_threads(before)
 
 
-def test_every_thread_has_lanes_of_its_own(monkeypatch):
+def test_every_thread_has_streams_of_its_own(monkeypatch):
     """MLX refuses a stream that another thread has made."""
     monkeypatch.setattr(cpu_streams, "_cores", lambda: 2)
     found = []

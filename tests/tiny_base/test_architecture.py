@@ -15,7 +15,7 @@ TEXTS = ["the cat sat on the mat. " * 20, "she sells sea shells; früh — 猫\n
 
 def shape(vocabulary=300, **changes):
     given = {"blocks": 2, "width": 32, "heads": 2, "context": 16, **changes}
-    return architecture.Shape(**given, vocabulary=vocabulary)
+    return architecture.BaseSize(**given, vocabulary=vocabulary)
 
 
 def weights(model):

@@ -13,7 +13,7 @@ from comigs_mlx.data.tokens import token_stream
 from comigs_mlx.errors import ConfigError, DataError
 from comigs_mlx.model.base import load_base
 from comigs_mlx.tiny_base import pretraining
-from comigs_mlx.tiny_base.build import Outcome, Progress, Recipe, make
+from comigs_mlx.tiny_base.build import BuildResult, BuildStep, Recipe, make
 
 WORDS = "ant bee cow doe elk fox gnu hen".split()
 TEXTS = [" ".join(WORDS[(i + j) % 8] for j in range(12)) + f" {i}." for i in range(200)]
@@ -28,8 +28,8 @@ def recipe(folder, **options):
 def test_it_writes_a_base_and_measures_what_it_wrote(tmp_path):
     *updates, outcome = make(recipe(tmp_path / "base"), TEXTS)
     assert [update.step for update in updates] == [1, 2, 3, 4, 5, 6]
-    assert all(isinstance(u, Progress) and u.steps == 6 for u in updates)
-    assert isinstance(outcome, Outcome)
+    assert all(isinstance(u, BuildStep) and u.steps == 6 for u in updates)
+    assert isinstance(outcome, BuildResult)
     assert outcome.perplexity == pytest.approx(math.exp(outcome.loss))
     base = load_base(str(tmp_path / "base"))
     unseen = divide({"all": [{"text": text} for text in TEXTS]})["test"]

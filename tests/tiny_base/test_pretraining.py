@@ -54,7 +54,7 @@ class TestSchedule:
 
 class TestPretrain:
     def test_learns_a_text_whose_next_token_is_known(self):
-        trained = architecture.build(architecture.Shape(1, 32, 2, 16, VOCABULARY), 0)
+        trained = architecture.build(architecture.BaseSize(1, 32, 2, 16, VOCABULARY), 0)
         losses = list(pretraining.pretrain(trained, source(), 80, 1e-2))
         assert losses[0] == pytest.approx(math.log(VOCABULARY), abs=0.1)
         assert losses[-1] < 0.1

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from comigs_mlx.model.routing import Routing
+from comigs_mlx.platform import switch
 from comigs_mlx.training import losses
 from comigs_mlx.training.losses import load_balancing, summed_loss, token_losses
 
@@ -270,10 +271,10 @@ def test_token_losses_are_summed_losses_of_one_token(chunked, cap):
         assert found.item() == pytest.approx(loss, rel=1e-6)
 
 
-@pytest.mark.parametrize("wanted", [True, False])
-def test_either_exponential_gives_the_same(monkeypatch, wanted):
+@pytest.mark.parametrize("cheap", [True, False])
+def test_either_exponential_gives_the_same(monkeypatch, cheap):
     """The cheap one, as on an x86 CPU, and MLX's."""
-    monkeypatch.setattr(losses.exponential, "wanted", lambda: wanted)
+    monkeypatch.setattr(switch, "x86_cpu", lambda: cheap)
     head, (targets, hidden) = Head(), targets_and_hidden()
     logits, back = head.exact(hidden)
     each, slope = by_numpy(logits, targets, mask_of())

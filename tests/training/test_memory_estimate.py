@@ -7,6 +7,7 @@ import mlx.core as mx
 import pytest
 
 from comigs_mlx.options import ExpertOptions
+from comigs_mlx.platform import switch
 from comigs_mlx.training import memory_estimate
 from comigs_mlx.training.peak_memory import Architecture, Work
 
@@ -111,8 +112,7 @@ def plan_of(quantised=False, **work):
 
 @pytest.fixture
 def on_metal(monkeypatch):
-    monkeypatch.setattr(memory_estimate, "_on_cpu", lambda: False)
-    monkeypatch.setattr(memory_estimate, "wanted", lambda: False)
+    monkeypatch.setattr(switch, "on_cpu", lambda: False)
     monkeypatch.setattr(memory_estimate.cpu_streams, "count", lambda rows: 1)
 
 
@@ -159,7 +159,7 @@ class TestNotes:
         assert len(list(plan_of().notes(None))) == 1
 
     def test_a_slow_quantised_base_is_not_advised_on_a_cpu(self, monkeypatch):
-        monkeypatch.setattr(memory_estimate, "_on_cpu", lambda: True)
+        monkeypatch.setattr(switch, "on_cpu", lambda: True)
         assert "a 4-bit --model" not in dict(plan_of().savings())
 
     def test_nothing_left_to_save(self):

@@ -69,10 +69,10 @@ class TestTerms:
         # 100 tokens in chunks of 2^21 / 2^16 = 32: four of 25.
         found = peak_memory.loss_bytes(SMALL, Work(10, 10), CPU)
         assert found == 15 * 4 * 25 * 2**16 + 2 * 4 * 100 * 4
-        lanes = peak_memory.loss_bytes(
-            SMALL, Work(10, 10), Machine(True, True, lanes=2)
+        streams = peak_memory.loss_bytes(
+            SMALL, Work(10, 10), Machine(True, True, streams=2)
         )
-        assert lanes == 19 * 4 * 25 * 2**16 + 2 * 4 * 100 * 4
+        assert streams == 19 * 4 * 25 * 2**16 + 2 * 4 * 100 * 4
 
     def test_the_sum(self):
         trained = SMALL.expert_bytes(TWO)
@@ -106,7 +106,7 @@ GROWING = [
 ]
 
 
-@pytest.mark.parametrize("machine", [CPU, METAL, Machine(True, False, lanes=2)])
+@pytest.mark.parametrize("machine", [CPU, METAL, Machine(True, False, streams=2)])
 class TestGrowth:
     @pytest.mark.parametrize("name", GROWING)
     def test_with_the_model(self, name, machine):

@@ -11,17 +11,15 @@ Paths are relative and separated by `/`. No part of one begins with a dot: hidde
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from comigs_mlx.errors import FederationError
+from comigs_mlx.messages import Say as Say
 
 Changes = Mapping[str, bytes | None]
 """Path -> new content; None deletes (also what is not there)."""
-
-Say = Callable[[str], None]
-"""Takes one line on what is being waited for."""
 
 
 class Moved(FederationError):

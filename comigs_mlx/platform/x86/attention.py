@@ -41,13 +41,13 @@ def attention(
     """mlx-lm's `scaled_dot_product_attention`, where it `fits`.
 
     Args:
-        queries: `[batch, heads, tokens, dims]`.
+        queries: The queries, `[batch, heads, tokens, dims]`.
         keys: `[batch, groups, context, dims]`; heads share groups evenly.
         values: `[batch, groups, context, value dims]`.
         cache: Not used; mlx-lm passes it.
-        scale: Factor of the scores.
+        scale: The factor that the scores are multiplied by.
         mask: "causal", or true where a token may look; None: everywhere.
-        sinks: None.
+        sinks: Always None where it `fits`.
 
     Returns:
         `[batch, heads, tokens, value dims]`.

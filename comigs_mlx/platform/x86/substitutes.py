@@ -5,17 +5,22 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
 
+from comigs_mlx.platform import switch
 from comigs_mlx.platform.x86 import activations
 from comigs_mlx.platform.x86.attention import attention, fits
-from comigs_mlx.platform.x86.exponential import wanted
 
 Function = Callable[..., Any]
+
+FastFunctions = Callable[[], AbstractContextManager[None]]
+"""Makes a context for one forward pass of many tokens."""
 
 
 class Substitute(NamedTuple):
@@ -29,7 +34,7 @@ class Substitute(NamedTuple):
 
 def substitutes(model: nn.Module) -> list[Substitute]:
     """The slow functions that the code of `model` knows by name; none elsewhere."""
-    if not wanted():
+    if not switch.x86_cpu():
         return []
     classes = {type(module) for _, module in model.named_modules()}
     names = {parent.__module__ for kind in classes for parent in kind.__mro__}
@@ -70,6 +75,15 @@ def _where(condition: Callable[..., bool], cheap: Function, slow: Function) -> F
         return (cheap if condition(*args, **kwargs) else slow)(*args, **kwargs)
 
     return chosen
+
+
+def fast_functions(model: nn.Module) -> FastFunctions:
+    """Makes contexts in which the code of `model` calls the cheap functions.
+
+    The names are looked up once, here: a search through every module of a large model
+    costs more than a short step.
+    """
+    return partial(instead, substitutes(model))
 
 
 @contextlib.contextmanager

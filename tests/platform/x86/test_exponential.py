@@ -1,12 +1,11 @@
-"""The cheap exponential against numpy in float64, and where it is wanted."""
-
-import platform
+"""The cheap exponential against numpy in float64, and where it is used."""
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
-from comigs_mlx.platform.x86.exponential import exp, sigmoid, wanted
+from comigs_mlx.platform import switch
+from comigs_mlx.platform.x86.exponential import exp, fastest_exp, sigmoid
 
 LOWEST, HIGHEST = -87.0, 88.0
 """Beyond these `exp` stays what it is at them."""
@@ -121,20 +120,8 @@ def test_compiled_is_the_same(function):
     assert np.abs(compiled / found(function, x) - 1).max() <= 3e-7
 
 
-class TestWanted:
-    @pytest.mark.parametrize("machine", ["x86_64", "AMD64", "amd64"])
-    def test_on_an_x86_cpu(self, monkeypatch, machine):
-        monkeypatch.setattr(platform, "machine", lambda: machine)
-        monkeypatch.setattr(mx, "default_device", lambda: mx.Device(mx.cpu))
-        assert wanted()
-
-    @pytest.mark.parametrize("machine", ["arm64", "aarch64", ""])
-    def test_on_no_other_cpu(self, monkeypatch, machine):
-        monkeypatch.setattr(platform, "machine", lambda: machine)
-        monkeypatch.setattr(mx, "default_device", lambda: mx.Device(mx.cpu))
-        assert not wanted()
-
-    def test_on_no_gpu(self, monkeypatch):
-        monkeypatch.setattr(platform, "machine", lambda: "x86_64")
-        monkeypatch.setattr(mx, "default_device", lambda: mx.Device(mx.gpu))
-        assert not wanted()
+def test_the_fastest_is_the_cheap_one_on_x86_alone(monkeypatch):
+    monkeypatch.setattr(switch, "x86_cpu", lambda: True)
+    assert fastest_exp() is exp
+    monkeypatch.setattr(switch, "x86_cpu", lambda: False)
+    assert fastest_exp() is mx.exp

@@ -9,6 +9,7 @@ from mlx_lm.models import base as mlx_base
 import tests.model.families as families
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.options import ExpertOptions
+from comigs_mlx.platform import switch
 from comigs_mlx.platform.x86 import substitutes as module
 from comigs_mlx.platform.x86.substitutes import instead, substitutes
 from tests.model.naive import randomise
@@ -28,9 +29,9 @@ NAMES = {
 
 
 @pytest.fixture
-def wanted(monkeypatch):
+def on_x86(monkeypatch):
     """As on an x86 CPU, wherever the tests run."""
-    monkeypatch.setattr(module, "wanted", lambda: True)
+    monkeypatch.setattr(switch, "x86_cpu", lambda: True)
 
 
 def names(found):
@@ -42,7 +43,7 @@ def current(found):
 
 
 class TestNames:
-    @pytest.mark.usefixtures("wanted")
+    @pytest.mark.usefixtures("on_x86")
     @pytest.mark.parametrize("family", NAMES)
     def test_are_those_of_the_familys_own_code(self, family):
         found = substitutes(families.build(family))
@@ -50,14 +51,14 @@ class TestNames:
         assert names(found) == ALWAYS | own
         assert len(found) == len(names(found))
 
-    @pytest.mark.usefixtures("wanted")
+    @pytest.mark.usefixtures("on_x86")
     def test_are_found_with_experts_attached_too(self):
         model = families.build("llama")
         before = names(substitutes(model))
         Mixture(model, ExpertOptions())
         assert names(substitutes(model)) == before
 
-    @pytest.mark.usefixtures("wanted")
+    @pytest.mark.usefixtures("on_x86")
     def test_stand_for_what_is_there_and_change_nothing_yet(self):
         found = substitutes(families.build("llama"))
         assert current(found) == [each.slow for each in found]
@@ -65,12 +66,12 @@ class TestNames:
         assert {each.slow for each in found} == slow | {getattr(mlx_base, SDPA)}
 
     def test_are_none_where_they_are_not_wanted(self, monkeypatch):
-        monkeypatch.setattr(module, "wanted", lambda: False)
+        monkeypatch.setattr(switch, "x86_cpu", lambda: False)
         assert substitutes(families.build("llama")) == []
 
 
 @pytest.fixture
-def llama(wanted):
+def llama(on_x86):
     return substitutes(families.build("llama"))
 
 
@@ -128,7 +129,7 @@ def cheap(name, family="llama"):
     return found[name]
 
 
-@pytest.mark.usefixtures("wanted")
+@pytest.mark.usefixtures("on_x86")
 class TestChoice:
     """For float32, and where `attention` fits; else MLX's own, to the bit."""
 
@@ -196,7 +197,7 @@ CALLED = {
 }
 
 
-@pytest.mark.usefixtures("wanted")
+@pytest.mark.usefixtures("on_x86")
 @pytest.mark.parametrize("family", CALLED)
 class TestModel:
     def test_body_uses_them_and_a_plain_call_does_not(self, called, family):
@@ -225,7 +226,7 @@ class TestModel:
         assert current(found) == before
 
 
-@pytest.mark.usefixtures("wanted")
+@pytest.mark.usefixtures("on_x86")
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_compiled_body_is_the_same(family):
     mixture = mixture_of(family)
@@ -235,7 +236,7 @@ def test_compiled_body_is_the_same(family):
 
 
 def test_where_they_are_not_wanted_body_uses_mlxs_own(monkeypatch, called):
-    monkeypatch.setattr(module, "wanted", lambda: False)
+    monkeypatch.setattr(switch, "x86_cpu", lambda: False)
     mixture = mixture_of("llama")
     mx.eval(mixture.body(TOKENS)[0])
     assert called == []
