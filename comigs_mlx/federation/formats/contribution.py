@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import numpy.typing as npt
 
 from comigs_mlx import expert_shape
@@ -180,7 +179,6 @@ def prepare(
     round: int,
     counters: Mapping[str, int],
     residual: Mapping[str, Array] | None = None,
-    generator: np.random.Generator | None = None,
     privacy: Privacy | None = None,
     start: str | None = None,
 ) -> Prepared:
@@ -194,14 +192,13 @@ def prepare(
         round: The open round.
         counters: Those the manifest does not list are left out.
         residual: What rounding took away in the round before.
-        generator: For stochastic rounding (int8); None rounds to nearest.
         privacy: What `privacy.privatise` was done with, if it was.
         start: Digest of `current`, to be stated.
 
     Raises:
         FederationError: If a value is not finite, or the metadata cannot work.
     """
-    done = encoding.encode(values, current, manifest.encoding, residual, generator)
+    done = encoding.encode(values, current, manifest.encoding, residual)
     entries = {
         file: FileEntry(hashlib.sha256(content).hexdigest(), len(content))
         for file, content in done.files.items()

@@ -8,8 +8,7 @@ column of lora_a, a row of lora_b):
 
 What rounding took away is handed back as the residual and belongs to the next round's
 x (error feedback: Seide et al., Interspeech 2014; Karimireddy et al., ICML 2019).
-`x = decoded + residual` holds exactly in float32, except for stochastic rounding, where
-it holds within one rounding.
+`x = decoded + residual` holds exactly in float32.
 """
 
 from __future__ import annotations
@@ -51,7 +50,6 @@ def encode(
     current: Source,
     encoding: Encoding,
     residual: Mapping[str, Array] | None = None,
-    generator: np.random.Generator | None = None,
 ) -> Encoded:
     """Make the files that carry these generalists; same content, same bytes.
 
@@ -60,7 +58,6 @@ def encode(
         current: The generalists that `values` started from.
         encoding: How to store them.
         residual: What an earlier call returned.
-        generator: Rounds int8 up or down at random, without bias; None: to nearest.
 
     Raises:
         FederationError: If a value is not finite, or too large for the encoding.
@@ -68,7 +65,7 @@ def encode(
     stored: dict[str, npt.NDArray[Any]] = {}
     left: dict[str, Array] = {}
     for name, x in _inputs(values, current, encoding, residual or {}).items():
-        parts = _store(name, x, encoding, generator)
+        parts = _store(name, x, encoding)
         stored |= parts
         left[name] = x - _restored(parts[name], parts.get(name + SCALE), name)
     _check_finite(left)
@@ -124,9 +121,7 @@ def _inputs(
     return inputs
 
 
-def _store(
-    name: str, x: Array, encoding: Encoding, generator: np.random.Generator | None
-) -> dict[str, npt.NDArray[Any]]:
+def _store(name: str, x: Array, encoding: Encoding) -> dict[str, npt.NDArray[Any]]:
     if encoding == "fp32":
         return {name: x}
     if encoding == "fp16":
@@ -141,11 +136,7 @@ def _store(
         out=np.zeros(x.shape),
         where=_along(scale, axis) > 0,
     )
-    if generator is None:
-        rounded = np.rint(steps)
-    else:
-        rounded = np.floor(steps + generator.random(x.shape))
-    q = np.clip(rounded, -127, 127).astype(np.int8)
+    q = np.clip(np.rint(steps), -127, 127).astype(np.int8)
     return {name: q, name + SCALE: scale}
 
 
