@@ -24,7 +24,7 @@ from comigs_mlx.errors import RunError
 from comigs_mlx.files import replacing_dir, write_json
 from comigs_mlx.model import params
 from comigs_mlx.simulation.engine import Simulation
-from comigs_mlx.simulation.local_federation import Pool
+from comigs_mlx.simulation.local_federation import LocalFederation
 from comigs_mlx.simulation.participant import Participant
 from comigs_mlx.training.records import Position, Report
 from comigs_mlx.training.trainer_state import TrainerState
@@ -39,8 +39,8 @@ def save(simulation: Simulation, folder: Path) -> None:
         for participant in simulation.participants:
             file = temporary / "participants" / f"{participant.name}.safetensors"
             tensors.save(file, _arrays(participant))
-        if simulation.pool is not None:
-            _save_pool(simulation.pool, temporary)
+        if simulation.federation is not None:
+            _save_federation(simulation.federation, temporary)
         write_json(temporary / STATE, _state(simulation))
 
 
@@ -65,8 +65,8 @@ def restore(simulation: Simulation, folder: Path) -> None:
             stored = state["participants"][participant.name]
             file = folder / "participants" / f"{participant.name}.safetensors"
             _restore(participant, stored, tensors.load(file)[0])
-        if simulation.pool is not None:
-            _restore_pool(simulation.pool, folder, state["clock"])
+        if simulation.federation is not None:
+            _restore_federation(simulation.federation, folder, state["clock"])
         simulation.round, simulation.bytes = state["round"], state["bytes"]
         simulation.seconds = state["seconds"]
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
@@ -81,7 +81,9 @@ def _state(simulation: Simulation) -> dict[str, Any]:
         "round": simulation.round,
         "bytes": simulation.bytes,
         "seconds": simulation.seconds,
-        "clock": simulation.pool.time if simulation.pool is not None else 0.0,
+        "clock": simulation.federation.time
+        if simulation.federation is not None
+        else 0.0,
         "participants": {
             participant.name: {
                 "rank": participant.options.rank,
@@ -130,24 +132,26 @@ def _under(prefix: str, arrays: Mapping[str, mx.array]) -> dict[str, mx.array]:
     return {k[len(prefix) :]: a for k, a in arrays.items() if k.startswith(prefix)}
 
 
-def _save_pool(pool: Pool, folder: Path) -> None:
-    for path, content in pool.files().items():
+def _save_federation(federation: LocalFederation, folder: Path) -> None:
+    for path, content in federation.files().items():
         file = folder / "federation" / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
-    for name, residual in pool.residuals.items():
+    for name, residual in federation.residuals.items():
         (folder / "residuals").mkdir(exist_ok=True)
         file = folder / "residuals" / f"{name}.safetensors"
         file.write_bytes(tensors.serialise(residual, {}))
 
 
-def _restore_pool(pool: Pool, folder: Path, clock: float) -> None:
+def _restore_federation(
+    federation: LocalFederation, folder: Path, clock: float
+) -> None:
     root = folder / "federation"
     files = {
         file.relative_to(root).as_posix(): file.read_bytes()
         for file in sorted(root.rglob("*"))
         if file.is_file()
     }
-    pool.restore(files, clock)
+    federation.restore(files, clock)
     for file in sorted((folder / "residuals").glob("*.safetensors")):
-        pool.residuals[file.stem] = tensors.load_numpy(file)[0]
+        federation.residuals[file.stem] = tensors.load_numpy(file)[0]

@@ -15,7 +15,7 @@ from comigs_mlx.model import params
 from comigs_mlx.options import ExpertOptions, TrainingOptions
 from comigs_mlx.simulation import attendance, expert_shapes
 from comigs_mlx.simulation.layouts import Layouts
-from comigs_mlx.simulation.local_federation import Pool
+from comigs_mlx.simulation.local_federation import LocalFederation
 from comigs_mlx.simulation.measuring import Measuring
 from comigs_mlx.simulation.method import Method
 from comigs_mlx.simulation.options import SimulateConfig
@@ -23,7 +23,7 @@ from comigs_mlx.simulation.participant import (
     Participant,
     participant_seed,
 )
-from comigs_mlx.simulation.participants import Person, pooled
+from comigs_mlx.simulation.participants import ParticipantData, pooled
 from comigs_mlx.simulation.records import Outcome, RoundDone, Stepped
 from comigs_mlx.simulation.sharing import Sharing
 from comigs_mlx.training import trainer_state
@@ -47,7 +47,7 @@ class Simulation:
         self,
         name: str,
         method: Method,
-        people: Sequence[Person],
+        members: Sequence[ParticipantData],
         layouts: Layouts,
         config: SimulateConfig,
         seed: int,
@@ -60,36 +60,35 @@ class Simulation:
         self.name, self.config, self.seed = name, config, seed
         self.method = expert_shapes.with_overrides(name, method, config)
         self.layouts = layouts
-        own = [pooled(people)] if method.pooled else list(people)
+        own = [pooled(members)] if method.pooled else list(members)
         shapes = expert_shapes.shapes(name, self.method, own, config)
         common = expert_shapes.common(list(shapes.values()), config.shape)
         begin = layouts.fresh_values(common, seed)
         self.participants = [
-            self._participant(person, i, shapes[person.name])
-            for i, person in enumerate(own)
+            self._participant(data, i, shapes[data.name]) for i, data in enumerate(own)
         ]
         first = expert_shapes.generalists(begin, common)
         for participant in self.participants:
             participant.receive(first)
-        self.measuring = Measuring(people, self.participants, layouts, config)
+        self.measuring = Measuring(members, self.participants, layouts, config)
         self.sharing: Sharing | None = None
         if self.method.shared:
             mixture = layouts.mixture(common)
             parts = (layouts.fingerprint, layouts.base.id, mixture, first)
             manifest = expert_shapes.manifest(*parts, self.method, config, own)
-            pool = Pool(manifest)
-            pool.begin(first)
+            federation = LocalFederation(manifest)
+            federation.begin(first)
             steps = config.sharing.local_steps
             self.sharing = Sharing(
-                pool, self.method, self.participants, self.measuring, steps
+                federation, self.method, self.participants, self.measuring, steps
             )
-        self.accumulation = len(people) if method.pooled else 1
+        self.accumulation = len(members) if method.pooled else 1
         self.round, self.bytes, self.seconds = 0, 0, 0.0
 
     @property
-    def pool(self) -> Pool | None:
+    def federation(self) -> LocalFederation | None:
         """What they share, if anything."""
-        return None if self.sharing is None else self.sharing.pool
+        return None if self.sharing is None else self.sharing.federation
 
     @property
     def rounds(self) -> int:
@@ -148,11 +147,11 @@ class Simulation:
         )
 
     def _participant(
-        self, person: Person, index: int, shape: ExpertOptions
+        self, data: ParticipantData, index: int, shape: ExpertOptions
     ) -> Participant:
         seed = participant_seed(self.seed, index)
         values = self.layouts.fresh_values(shape, seed)
-        return Participant(person, shape, seed, values)
+        return Participant(data, shape, seed, values)
 
     def _one_round(self) -> Iterator[Stepped | RoundDone]:
         start, before = time.perf_counter(), self.bytes

@@ -24,7 +24,7 @@ from comigs_mlx.simulation.engine import Simulation
 from comigs_mlx.simulation.layouts import Layouts
 from comigs_mlx.simulation.method import Method
 from comigs_mlx.simulation.options import SimulateConfig
-from comigs_mlx.simulation.participants import Person, Say
+from comigs_mlx.simulation.participants import ParticipantData, Say
 from comigs_mlx.simulation.records import Begun, Event, RoundDone
 from comigs_mlx.simulation.results_folder import ResultsFolder
 from comigs_mlx.training.fitting import check_texts
@@ -41,24 +41,24 @@ class Experiment:
         """
         self.config, self.folder = config, ResultsFolder(config)
         base = load_base(config.model, say)
-        self.people = participants.read(config, base.tokenizer, say)
-        for note in _check_texts(base, self.people, config.learning.seq_len):
+        self.members = participants.read(config, base.tokenizer, say)
+        for note in _check_texts(base, self.members, config.learning.seq_len):
             say(f"note: {note}")
         self.layouts = Layouts(base)
 
     def check(self) -> None:
         """Refuse what cannot work before anything is written."""
         for name in self.config.methods:
-            _check(name, method.load(name), self.people, self.config)
+            _check(name, method.load(name), self.members, self.config)
 
     def identity(self) -> Mapping[str, str]:
         """What a resumed comparison must have in common with its beginning."""
-        return {"base model": self.layouts.fingerprint, "text": _digest(self.people)}
+        return {"base model": self.layouts.fingerprint, "text": _digest(self.members)}
 
     def steps_left(self, name: str, seed: int) -> int:
         """Expert steps that a method still has to make, of all participants."""
         chosen = method.load(name)
-        everybody = [person.name for person in self.people]
+        everybody = [data.name for data in self.members]
         names = [participants.EVERYBODY] if chosen.pooled else everybody
         first = checkpoint.rounds_done(self.folder.state(name, seed))
         return attendance.steps(chosen, names, self.config, seed, first)
@@ -70,7 +70,7 @@ class Experiment:
 
     def run(self, name: str, seed: int) -> Iterator[Event]:
         """One method with one seed, from where it was saved; at last its outcome."""
-        parts = (self.people, self.layouts, self.config)
+        parts = (self.members, self.layouts, self.config)
         simulation = Simulation(name, method.load(name), *parts, seed)
         state = self.folder.state(name, seed)
         if (state / checkpoint.STATE).is_file():
@@ -87,37 +87,42 @@ class Experiment:
         yield simulation.outcome()
 
 
-def _check_texts(base: Base, persons: Sequence[Person], seq_len: int) -> list[str]:
+def _check_texts(
+    base: Base, members: Sequence[ParticipantData], seq_len: int
+) -> list[str]:
     """Refuse what the base has no tables for; notes for the user."""
     texts = {
-        f"{person.name}: {part}": getattr(person, part)
-        for person in persons
+        f"{data.name}: {part}": getattr(data, part)
+        for data in members
         for part in SPLITS
     }
     return check_texts(base, texts, seq_len)
 
 
 def _check(
-    name: str, chosen: Method, persons: Sequence[Person], config: SimulateConfig
+    name: str,
+    chosen: Method,
+    members: Sequence[ParticipantData],
+    config: SimulateConfig,
 ) -> None:
     chosen = expert_shapes.with_overrides(name, chosen, config)
-    own = [participants.pooled(persons)] if chosen.pooled else persons
+    own = [participants.pooled(members)] if chosen.pooled else members
     expert_shapes.shapes(name, chosen, own, config)
     learning = config.learning
     sizes = {"seq_len": learning.seq_len, "batch_size": learning.batch_size}
-    for person in own:
-        for part, content in (("train", person.train), ("valid", person.valid)):
+    for data in own:
+        for part, content in (("train", data.train), ("valid", data.valid)):
             try:
                 training_batches(content, seed=0, packing=False, **sizes)
             except DataError as error:
-                raise DataError(f"{person.name}: {part}: {error}") from error
+                raise DataError(f"{data.name}: {part}: {error}") from error
 
 
-def _digest(persons: Sequence[Person]) -> str:
+def _digest(members: Sequence[ParticipantData]) -> str:
     digest = hashlib.sha256()
-    for person in persons:
-        digest.update(person.name.encode())
-        for content in (person.train, person.valid, person.test):
+    for data in members:
+        digest.update(data.name.encode())
+        for content in (data.train, data.valid, data.test):
             digest.update(_bytes(content))
     return digest.hexdigest()
 

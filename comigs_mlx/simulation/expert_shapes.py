@@ -29,7 +29,7 @@ from comigs_mlx.runs import generalists as of_runs
 from comigs_mlx.simulation.method import Method
 from comigs_mlx.simulation.options import ShapeOptions, SimulateConfig
 from comigs_mlx.simulation.participant import Participant
-from comigs_mlx.simulation.participants import Person
+from comigs_mlx.simulation.participants import ParticipantData
 
 Shapes = dict[str, ExpertOptions]
 
@@ -56,14 +56,17 @@ def with_overrides(name: str, method: Method, config: SimulateConfig) -> Method:
 
 
 def shapes(
-    name: str, method: Method, people: Sequence[Person], config: SimulateConfig
+    name: str,
+    method: Method,
+    members: Sequence[ParticipantData],
+    config: SimulateConfig,
 ) -> Shapes:
     """Participant -> shape of its experts.
 
     Raises:
         ConfigError: If they differ in what the method needs to be equal.
     """
-    found = {person.name: _shape(method, person, config.shape) for person in people}
+    found = {data.name: _shape(method, data, config.shape) for data in members}
     ranks = sorted({options.rank for options in found.values()})
     if method.shared and len(ranks) > 1:
         if config.sharing.encoding == "int8":
@@ -77,14 +80,14 @@ def shapes(
     return found
 
 
-def _shape(method: Method, person: Person, shape: ShapeOptions) -> ExpertOptions:
-    device = person.device
+def _shape(method: Method, data: ParticipantData, shape: ShapeOptions) -> ExpertOptions:
+    device = data.device
     counts = (
         device.generalists if method.generalists is None else method.generalists,
         device.specialists if method.specialists is None else method.specialists,
     )
     if sum(counts) == 0:
-        raise ConfigError(f"{person.name} has no expert: raise its specialists")
+        raise ConfigError(f"{data.name} has no expert: raise its specialists")
     options = shape.experts(*counts)
     if device.rank in (None, options.rank):
         return options
@@ -124,7 +127,7 @@ def manifest(
     generalists: Mapping[str, Array],
     method: Method,
     config: SimulateConfig,
-    people: Sequence[Person],
+    members: Sequence[ParticipantData],
 ) -> Manifest:
     """What the participants agree on; no update is outsized unless they say so."""
     base, experts = described(description.describe(mixture, base_id, fingerprint))
@@ -133,9 +136,9 @@ def manifest(
         experts,
         max_bytes=cap(tensor_shapes(Arrays("", generalists))),
         aggregator=AggregatorChoice(*aggregate.parse(method.aggregator)),
-        quorum=len(people),
+        quorum=len(members),
         deadline_seconds=1.0,
-        participants={person.name: Member() for person in people},
+        participants={data.name: Member() for data in members},
         encoding=config.sharing.encoding,
         norm_action=config.sharing.outsized,
         norm_factor=config.sharing.norm_factor or NORM_FACTOR,

@@ -30,7 +30,7 @@ OWN = Trust(everything=True)
 
 
 @dataclass
-class Pool:
+class LocalFederation:
     """What participants share.
 
     Attributes:

@@ -19,7 +19,7 @@ from comigs_mlx.simulation.layouts import Layouts
 from comigs_mlx.simulation.method import Method
 from comigs_mlx.simulation.options import SimulateConfig
 from comigs_mlx.simulation.participant import Participant
-from comigs_mlx.simulation.participants import Person
+from comigs_mlx.simulation.participants import ParticipantData
 from comigs_mlx.training.evaluation import NotFinite, Score
 
 DIVERGED = 700.0
@@ -31,29 +31,29 @@ class Measuring:
 
     def __init__(
         self,
-        people: Sequence[Person],
+        members: Sequence[ParticipantData],
         participants: Sequence[Participant],
         layouts: Layouts,
         config: SimulateConfig,
     ):
         """See `Simulation`; where text is pooled, one participant answers for all."""
-        self.people, self.participants = people, participants
+        self.members, self.participants = members, participants
         self.layouts, self.config = layouts, config
         limit = config.measuring.test_tokens
-        self.test = {p.name: self._batches(_first(p.test, limit)) for p in people}
+        self.test = {p.name: self._batches(_first(p.test, limit)) for p in members}
         sizes = (config.learning.seq_len, config.learning.batch_size)
         count = config.measuring.valid_batches
         self.valid = {
-            p.name: sampled_batches(p.person.valid, *sizes, count) for p in participants
+            p.name: sampled_batches(p.data.valid, *sizes, count) for p in participants
         }
 
     def scores(self, method: Method) -> dict[str, Score]:
         """Participant -> score on its test text."""
         found = {}
-        for i, person in enumerate(self.people):
+        for i, data in enumerate(self.members):
             mine = self.participants[i if len(self.participants) > 1 else 0]
-            batches, values = self.test[person.name], mine.values
-            found[person.name] = self._score(
+            batches, values = self.test[data.name], mine.values
+            found[data.name] = self._score(
                 mine, batches, self.speaks(mine, method), values
             )
         return found

@@ -16,7 +16,7 @@ from comigs_mlx.model import params
 from comigs_mlx.model.params import Tree
 from comigs_mlx.options import ExpertOptions
 from comigs_mlx.runs import generalists
-from comigs_mlx.simulation.participants import Person
+from comigs_mlx.simulation.participants import ParticipantData
 from comigs_mlx.training.records import Report
 from comigs_mlx.training.trainer_state import Supply, TrainerState
 
@@ -29,7 +29,7 @@ class Participant:
     """What is one participant's own.
 
     Attributes:
-        person: Its text and device.
+        data: Its text and device.
         options: Shape of its experts.
         seed: Of its specialists and routers, and of the order of its text.
         values: Experts, attention LoRA and routers.
@@ -37,7 +37,7 @@ class Participant:
         report: Of its last round of training.
     """
 
-    person: Person
+    data: ParticipantData
     options: ExpertOptions
     seed: int
     values: Tree
@@ -47,7 +47,7 @@ class Participant:
     @property
     def name(self) -> str:
         """As in the federation."""
-        return self.person.name
+        return self.data.name
 
     def generalists(self) -> dict[str, Array]:
         """What it may share: tensor -> values, called as in the adapter file."""
@@ -70,15 +70,15 @@ class Participant:
         self, seq_len: int, batch_size: int, stage: int, router_split: str
     ) -> Supply:
         """The batches of one stage; experts and routers read texts of their own."""
-        person, seed = self.person, 2 * (self.seed + APART * stage)
-        router = person.valid if router_split == "valid" else person.train
+        data, seed = self.data, 2 * (self.seed + APART * stage)
+        router = data.valid if router_split == "valid" else data.train
 
         def source(content: Content, seed: int) -> BatchSource:
             sizes = {"seq_len": seq_len, "batch_size": batch_size}
             return training_batches(content, seed=seed, packing=False, **sizes)[0]
 
         # Without validation batches: nobody asks which save is the best one.
-        return Supply(source(person.train, seed), source(router, seed + 1), [])
+        return Supply(source(data.train, seed), source(router, seed + 1), [])
 
     def shrink(self, rank: int) -> None:
         """Give up all ranks of the experts from `rank` on, and their moments."""

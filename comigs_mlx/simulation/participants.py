@@ -54,7 +54,7 @@ class Device:
 
 
 @dataclass(frozen=True, eq=False)
-class Person:
+class ParticipantData:
     """One participant's device and text.
 
     Attributes:
@@ -71,7 +71,9 @@ class Person:
     test: Content
 
 
-def read(config: SimulateConfig, tokenizer: Tokenizer, say: Say) -> list[Person]:
+def read(
+    config: SimulateConfig, tokenizer: Tokenizer, say: Say
+) -> list[ParticipantData]:
     """All participants, sorted by name.
 
     Raises:
@@ -82,7 +84,7 @@ def read(config: SimulateConfig, tokenizer: Tokenizer, say: Say) -> list[Person]
     names = _names(folder)
     devices = _devices(config, names)
     cache = TokenCache.of_user(say) if config.learning.token_cache else None
-    people = []
+    members = []
     for name in names:
         splits = load_splits(str(folder / name), spoken(say))
         if not splits.test:
@@ -107,16 +109,14 @@ def read(config: SimulateConfig, tokenizer: Tokenizer, say: Say) -> list[Person]
             )
             for note in notes:
                 say(f"note: {name}: {part}: {note}")
-        people.append(Person(name, devices[name], **contents))
-    return people
+        members.append(ParticipantData(name, devices[name], **contents))
+    return members
 
 
-def pooled(people: Sequence[Person]) -> Person:
+def pooled(members: Sequence[ParticipantData]) -> ParticipantData:
     """One participant with the text of all; its own test text is nobody's."""
-    parts = {
-        part: joined([getattr(person, part) for person in people]) for part in SPLITS
-    }
-    return Person(EVERYBODY, Device(), **parts)
+    parts = {part: joined([getattr(data, part) for data in members]) for part in SPLITS}
+    return ParticipantData(EVERYBODY, Device(), **parts)
 
 
 def joined(contents: Sequence[Content]) -> Content:

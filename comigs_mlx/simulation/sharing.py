@@ -9,7 +9,7 @@ from comigs_mlx.federation.aggregation import aggregate
 from comigs_mlx.federation.aggregation.personal import Loss
 from comigs_mlx.federation.formats.round import Round
 from comigs_mlx.federation.formats.tensor_source import Array, Arrays, Source
-from comigs_mlx.simulation.local_federation import Pool
+from comigs_mlx.simulation.local_federation import LocalFederation
 from comigs_mlx.simulation.measuring import Measuring
 from comigs_mlx.simulation.method import Method
 from comigs_mlx.simulation.participant import Participant, filled
@@ -20,14 +20,14 @@ class Sharing:
     """How a method's participants share.
 
     Attributes:
-        pool: Their federation.
+        federation: Their federation.
         method: Says what everybody receives.
         participants: All of them.
         measuring: For methods that choose by a participant's validation text.
         local_steps: Expert steps of a participant in a round.
     """
 
-    pool: Pool
+    federation: LocalFederation
     method: Method
     participants: Sequence[Participant]
     measuring: Measuring
@@ -49,30 +49,30 @@ class Sharing:
             The bytes sent and received by all of them, and the round as it was
             closed; None where nothing arrived.
         """
-        current = self.pool.generalists()
+        current = self.federation.generalists()
         sent = self._contribute(arrived, current)
         if self.method.personal is not None:
-            round = self.pool.close(lambda found: self._mix(found, current))
+            round = self.federation.close(lambda found: self._mix(found, current))
             # Everybody needs all contributions but its own.
             return active * sum(sent.values()), round
-        round = self.pool.close()
-        closed = self.pool.generalists()
+        round = self.federation.close()
+        closed = self.federation.generalists()
         for participant in self.participants:
             participant.receive(closed)
-        received = active * self.pool.download_bytes()
+        received = active * self.federation.download_bytes()
         return sum(sent.values()) + received, round
 
     def _contribute(
         self, arrived: Mapping[str, int], current: Mapping[str, Array]
     ) -> dict[str, int]:
         """Participant -> bytes it sent."""
-        name = self.pool.manifest.aggregator.name
+        name = self.federation.manifest.aggregator.name
         pad = not aggregate.load(name).HANDLES_RANKS
         sent = {}
         for participant in self.participants:
             if participant.name in arrived:
                 tokens = arrived[participant.name]
-                sent[participant.name] = self.pool.contribute(
+                sent[participant.name] = self.federation.contribute(
                     participant.name,
                     filled(participant.generalists(), current, pad),
                     current,

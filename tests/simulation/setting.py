@@ -20,7 +20,7 @@ from comigs_mlx.simulation.options import (
     ShapeOptions,
     SimulateConfig,
 )
-from comigs_mlx.simulation.participants import Device, Person
+from comigs_mlx.simulation.participants import Device, ParticipantData
 
 NAMES = ("ann", "bob", "cy")
 
@@ -44,7 +44,7 @@ def stream(seed, tokens, letters):
 def people(names=NAMES, devices=None):
     """Everybody's alphabet is its own, with an overlap."""
     return [
-        Person(
+        ParticipantData(
             name,
             (devices or {}).get(name, Device()),
             stream([i, 0], 120, 4 * i),

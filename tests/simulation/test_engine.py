@@ -32,7 +32,7 @@ def test_a_participant_trains_as_a_trainer_of_its_own():
     start = simulation("comigs-2s", rounds=3).participants[1]
     mixture = Mixture(sharing_arrays(layouts().base.model), start.options, start.seed)
     mixture.model.update(start.values)
-    given, learning = start.person, config().learning
+    given, learning = start.data, config().learning
     sources = [
         training_batches(
             content, seq_len=8, batch_size=2, seed=2 * start.seed + i, packing=False
@@ -124,7 +124,7 @@ class TestParticipation:
         assert rounds[0].bytes < rounds[1].bytes
         after = made.participants[0].generalists()
         assert not all(np.array_equal(before[t], after[t]) for t in before)
-        assert made.pool.generalists().keys() == after.keys()
+        assert made.federation.generalists().keys() == after.keys()
 
     def test_losses_come_as_often_as_asked(self):
         made = simulation("fedavg", rounds=2, sharing={"dropout": 0.25})
@@ -211,7 +211,7 @@ class TestOverrides:
 
     def test_another_aggregator(self):
         made, events = finished("fedavg", rounds=1, sharing={"aggregator": "median"})
-        assert made.pool.manifest.aggregator.name == "median"
+        assert made.federation.manifest.aggregator.name == "median"
         assert events[-1].bytes > 0
 
 
@@ -220,7 +220,9 @@ def test_encodings_cost_fewer_bytes_and_come_close(fedavg, encoding):
     exact, (*_, first) = fedavg
     made, (*_, done) = finished("fedavg", rounds=1, sharing={"encoding": encoding})
     assert done.bytes < first.bytes
-    assert made.pool.residuals.keys() == (set(NAMES) if encoding == "int8" else set())
+    assert made.federation.residuals.keys() == (
+        set(NAMES) if encoding == "int8" else set()
+    )
     a, b = everything(exact), everything(made)
     assert not same(a, b)
     assert max(np.abs(a[k] - b[k]).max() for k in a) < 2e-2

@@ -5,7 +5,7 @@ import pytest
 
 import tests.federation.sharing as sharing
 from comigs_mlx.federation.formats.manifest import Member
-from comigs_mlx.simulation.local_federation import Pool
+from comigs_mlx.simulation.local_federation import LocalFederation
 
 CURRENT = sharing.tensors()
 COUNTERS = {"steps": 2, "tokens": 100}
@@ -14,7 +14,7 @@ COUNTERS = {"steps": 2, "tokens": 100}
 def pool(**others):
     people = {"ann": Member(), "bob": Member()}
     given = {"participants": people, "quorum": 2, "deadline_seconds": 1.0, **others}
-    made = Pool(sharing.manifest(CURRENT, encoding="fp32", **given))
+    made = LocalFederation(sharing.manifest(CURRENT, encoding="fp32", **given))
     made.begin(CURRENT)
     return made
 
@@ -29,8 +29,8 @@ def test_a_round_is_the_mean_and_leaves_no_contribution():
     size = sum(array.nbytes for array in CURRENT.values())
     assert all(size < one < 2 * size + 4096 for one in sent)
     seen = []
-    inexactness = made.close(lambda sources: seen.extend(s.name for s in sources))
-    assert inexactness > 0
+    closed = made.close(lambda sources: seen.extend(s.name for s in sources))
+    assert closed.inexactness > 0
     assert seen == ["ann", "bob"]
     for name, array in made.generalists().items():
         mean = (values[0][name].astype(np.float64) + values[1][name]) / 2
@@ -45,7 +45,7 @@ def test_a_round_closes_with_fewer_and_waits_without_any():
     assert all(np.array_equal(a, CURRENT[n]) for n, a in made.generalists().items())
     values = sharing.moved(CURRENT, 1)
     made.contribute("bob", values, CURRENT, COUNTERS)
-    assert made.close() == 0.0
+    assert made.close().inexactness == 0.0
     assert all(np.array_equal(a, values[n]) for n, a in made.generalists().items())
 
 
@@ -53,7 +53,7 @@ def test_restored_it_goes_on():
     one = pool()
     one.contribute("ann", sharing.moved(CURRENT, 1), CURRENT, COUNTERS)
     one.close()
-    other = Pool(one.manifest)
+    other = LocalFederation(one.manifest)
     other.restore(one.files(), one.time)
     for made in (one, other):
         now = made.generalists()

@@ -22,7 +22,7 @@ class Watched:
     def __init__(self, name, **others):
         self.made = simulation(name, **others)
         self.values, self.sizes, self.counters = {}, {}, {}
-        contribute = self.made.pool.contribute
+        contribute = self.made.federation.contribute
 
         def noted(who, values, current, counters):
             self.values[who] = {n: np.array(a) for n, a in values.items()}
@@ -30,7 +30,7 @@ class Watched:
             self.sizes[who] = contribute(who, values, current, counters)
             return self.sizes[who]
 
-        self.made.pool.contribute = noted
+        self.made.federation.contribute = noted
 
     def round(self):
         return list(self.made._one_round())[-1]
@@ -63,7 +63,7 @@ class TestReceived:
     def test_what_the_federation_has_is_what_everybody_receives(self, name):
         made = Watched(name).made
         list(made._one_round())
-        shared = made.pool.generalists()
+        shared = made.federation.generalists()
         for participant in made.participants:
             for tensor, array in participant.generalists().items():
                 assert np.array_equal(array, shared[tensor])
@@ -107,7 +107,7 @@ class TestAnotherAggregator:
     def test_a_servers_optimiser_goes_on_from_round_to_round(self):
         choice = "fedavgm:momentum=0.5,rate=1"
         watched = Watched("fedavg", rounds=3, sharing={"aggregator": choice})
-        theta, m = watched.made.pool.generalists(), {}
+        theta, m = watched.made.federation.generalists(), {}
         for _ in range(3):
             watched.round()
             for tensor, start in theta.items():
@@ -123,7 +123,7 @@ class TestOutsized:
     def sent(self, **sharing):
         """One round in which cy sends an update 100 times as long as it made."""
         made = simulation("fedavg", rounds=1, sharing=sharing)
-        contribute = made.pool.contribute
+        contribute = made.federation.contribute
 
         def larger(who, values, current, counters):
             if who == "cy":
@@ -133,10 +133,10 @@ class TestOutsized:
                 }
             return contribute(who, values, current, counters)
 
-        made.pool.contribute = larger
-        start = made.pool.generalists()
+        made.federation.contribute = larger
+        start = made.federation.generalists()
         record = list(made._one_round())[-1]
-        after = made.pool.generalists()
+        after = made.federation.generalists()
         step = np.concatenate([np.ravel(after[n] - start[n]) for n in start])
         return record.notes, float(np.linalg.norm(step))
 
@@ -183,7 +183,7 @@ class TestSent:
             assert counters == {"steps": 2, "tokens": 2 * 2 * 8}
 
     def test_no_update_of_a_simulation_is_clipped(self):
-        pool = Watched("fedavg").made.pool
+        pool = Watched("fedavg").made.federation
         current = pool.generalists()
         group = [
             Arrays(name, {n: a + size for n, a in current.items()})
@@ -197,7 +197,7 @@ class TestBytes:
     def test_everybody_sends_one_contribution_and_downloads_one_generalist(self):
         watched = Watched("fedavg")
         record = watched.round()
-        download = watched.made.pool.download_bytes()
+        download = watched.made.federation.download_bytes()
         assert record.bytes == sum(watched.sizes.values()) + 3 * download
         assert watched.made.bytes == record.bytes
 

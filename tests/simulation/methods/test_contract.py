@@ -41,8 +41,8 @@ def run():
     def of(name):
         if name not in done:
             made = simulation(name)
-            if made.pool is not None:
-                made.pool.store.forget = lambda: None
+            if made.federation is not None:
+                made.federation.store.forget = lambda: None
             before = everything(made)
             done[name] = (before, made, list(made.run()))
         return done[name]
@@ -89,7 +89,7 @@ class TestMethod:
     def test_only_generalists_are_ever_published(self, name, run):
         """Every file of every state of the federation holds them and counters only."""
         before, made, _ = run(name)
-        if made.pool is None:
+        if made.federation is None:
             assert not method.load(name).shared
             return
         names = made.participants[0].generalists().keys()
@@ -101,7 +101,7 @@ class TestMethod:
         ]
         files = {
             (path, content)
-            for commit in made.pool.store.history
+            for commit in made.federation.store.history
             for path, content in commit.files.items()
         }
         tensors = [(p, c) for p, c in files if p.endswith(".safetensors")]
