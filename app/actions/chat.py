@@ -102,7 +102,7 @@ class ChatActions:
     def send(self, session: dict[str, str], text: str, *chosen: Any) -> dict[str, str]:
         """Say something; returns the element's value, changed so that it asks."""
         self._chat(session).send(text, self.asked(*chosen))
-        return woken(session)
+        return touch(session)
 
     def _chat(self, session: dict[str, str]) -> Any:
         chat = self.sessions.find(session["id"])
@@ -120,7 +120,7 @@ class ChatActions:
             chat.retry(self.asked(*chosen))
         elif isinstance(index := order.get("edit"), int):
             chat.edit(index, order.get("text"), self.asked(*chosen))
-        return woken(session)
+        return touch(session)
 
     def stop(self, session: dict[str, str]) -> None:
         """End the answer under way."""
@@ -129,7 +129,7 @@ class ChatActions:
     def clear(self, session: dict[str, str]) -> dict[str, str]:
         """Begin with nothing; the conversation can be had back."""
         self.sessions.find(session["id"]).clear()
-        return woken(session)
+        return touch(session)
 
     def save(self, question: Any) -> dict[str, str]:
         """The conversation as a file, which the page keeps and no folder here does.
@@ -224,7 +224,7 @@ class CompareActions:
         if settings.run is None:
             raise ConfigError("Choose a run: the base model alone has no experts.")
         self.sessions.find(session["id"]).ask(text, settings)
-        return woken(session)
+        return touch(session)
 
     def stop(self, session: dict[str, str]) -> None:
         """End the answers under way."""
@@ -247,6 +247,6 @@ def answer(sessions: Sessions, question: Any) -> dict[str, Any]:
     return {**changes, **session.extras}
 
 
-def woken(session: dict[str, str]) -> dict[str, str]:
+def touch(session: dict[str, str]) -> dict[str, str]:
     """The element's value, changed so that it asks for what is new."""
     return {**session, "turn": f"{random.getrandbits(32):x}"}
