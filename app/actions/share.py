@@ -210,7 +210,7 @@ def fate(one: Mapping[str, Any]) -> tuple[str, str, str, str]:
     """What becomes of a contribution: fate, reason, privacy spent, size."""
     reason = one["reason"] or ""
     if one["clipped"] is not None:
-        reason = f"shortened to {one['clipped']:.0%} {reason}".strip()
+        reason = f"clipped to {one['clipped']:.0%} {reason}".strip()
     return (
         "accepted" if one["accepted"] else "refused",
         reason,

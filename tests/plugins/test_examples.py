@@ -92,7 +92,7 @@ class TestInUse:
         assert list(misnamed("root_tokens:power=2"))
         result = aggregate("root_tokens", given, Arrays("", current), {"power": 0.5})
         assert result.weights == pytest.approx({"ann": 0.25, "bob": 0.75})
-        for name, values in result.tensors:
+        for name, values in result.shared:
             expected = 0.25 * moved[0][name] + 0.75 * moved[1][name]
             assert np.allclose(values, expected, atol=1e-6)
 

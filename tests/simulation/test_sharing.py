@@ -146,7 +146,7 @@ class TestOutsized:
         refused, nearest = self.sent(outsized="refuse")
         assert taken == []
         assert nearest < nearer < far / 10
-        assert "cy: an outsized update, shortened to 0.0" in clipped[0]
+        assert "cy: an outsized update, clipped to 0.0" in clipped[0]
         assert refused[0].startswith("cy: refused: update ")
 
     def test_a_factor_without_a_rule_is_an_error(self):

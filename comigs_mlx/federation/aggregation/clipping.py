@@ -1,4 +1,4 @@
-"""Outsized updates: found by comparison, then shortened or refused.
+"""Outsized updates: found by comparison, then clipped or refused.
 
 From three updates on, an update is compared with the round's own median. One or two
 have no majority to compare with: they are compared with the earlier rounds, and two
@@ -28,8 +28,8 @@ class Limited:
     """What a round's updates became.
 
     Attributes:
-        kept: The contributions that count, outsized ones shortened.
-        clipped: Participant -> factor that its update was shortened by.
+        kept: The contributions that count, outsized ones clipped.
+        clipped: Participant -> factor that its update was clipped by.
         refused: Participant -> reason.
         still: Participants whose update is zero.
         known: The length that earlier rounds gave to compare with.
@@ -75,7 +75,7 @@ def limit(
     moving = [length for length in norms.values() if length > 0]
     known = _known(manifest, last)
     usual, note = _usual(moving, known, manifest)
-    result = _shortened(contributions, current, manifest, norms, usual)
+    result = _clipped(contributions, current, manifest, norms, usual)
     if manifest.norm_few is None:
         return result
     counted = [
@@ -122,7 +122,7 @@ def _told(counted: Sequence[float], known: float | None) -> float | None:
     return max(float(np.median(counted)), (known or 0.0) / 2)
 
 
-def _shortened(
+def _clipped(
     contributions: Sequence[Source],
     current: Source,
     manifest: Manifest,

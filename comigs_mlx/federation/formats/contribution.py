@@ -84,7 +84,7 @@ class Contribution:
         federation: The id of the federation that it is for.
         start: Digest of the generalists that it was trained from.
         account: The account that commits it, as it says itself; believed only where
-            the history does not tell any more, see `vouching`.
+            the history does not tell any more, see `attribution`.
     """
 
     NEWER: ClassVar = ("federation", "start", "account")

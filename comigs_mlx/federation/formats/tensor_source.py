@@ -59,9 +59,9 @@ class Arrays:
 
 
 class Scaled:
-    """A source whose update is shortened: current + factor * (value - current).
+    """A source whose update is clipped: current + factor * (value - current).
 
-    With `products` it is the update of the product lora_a @ lora_b that is shortened,
+    With `products` it is the update of the product lora_a @ lora_b that is clipped,
     which takes a pair of a larger rank: [factor A, (1 - factor) A0] over [B, B0].
     """
 

@@ -74,7 +74,7 @@ class InitConfig(_Where):
     outsized: Literal["clip", "refuse", "off"] = option(
         "clip",
         "what happens to an update that is longer than --norm-factor times the usual: "
-        "it is shortened to that, refused, or taken as it is",
+        "it is clipped to that, refused, or taken as it is",
     )
     norm_factor: float | None = option(
         None,
