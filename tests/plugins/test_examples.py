@@ -122,7 +122,7 @@ class TestInUse:
         assert sorted(texts) == sorted(f"note, {i}" for i in range(60))
 
     def test_exchange(self):
-        exchange = open_exchange("inmemory://pool", account="ann")
+        exchange = open_exchange("inmemory://pool")
         assert isinstance(exchange, MemoryExchange)
         exchange.create()
         exchange.commit({"a": b"1"}, "one")
