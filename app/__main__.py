@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from app import private, waiting
+from app import loading_page, local_only
 from app.options import AppConfig
 from comigs_mlx import command
 from comigs_mlx.config import parse
@@ -16,7 +16,7 @@ from comigs_mlx.config import parse
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the options, put the page up, and only then load the model."""
-    private.keep()
+    local_only.keep()
     config = parse(AppConfig, "app", sys.argv[1:] if argv is None else list(argv))
     config.password()
     command.check_installed("gradio")
@@ -33,13 +33,13 @@ def serve(config: AppConfig, block: bool) -> tuple[Any, Any]:
     Returns:
         The page and its office, to be closed by who did not wait.
     """
-    with waiting.page(config) as address:
+    with loading_page.page(config) as address:
         command.say(f"starting the page at {address}")
         from app import layout, server
         from app.actions import runs
-        from app.office import Office
+        from app.model_queue import ModelQueue
 
-        office = Office(lambda: _speaker(office))
+        office = ModelQueue(lambda: _speaker(office))
         page = layout.build(config, office)
     address = server.launch(page, config, block=False)
     first = runs.find(config.runs_folder, runs.first(config.runs_folder))
@@ -65,9 +65,9 @@ def _until_ended(page: Any, office: Any) -> None:
 
 
 def _speaker(office: Any) -> Any:
-    from comigs_mlx.inference.speaker import Speaker
+    from comigs_mlx.inference.chat_engine import ChatEngine
 
-    return Speaker(office.say)
+    return ChatEngine(office.say)
 
 
 if __name__ == "__main__":

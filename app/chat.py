@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from app import render
-from app.asked import Asked
+from app.chat_settings import Asked
 from app.feed import Feed
-from app.office import Office, explain
-from app.said import Reply, Said, reply_from_json
+from app.kept_replies import Reply, Said, reply_from_json
+from app.model_queue import ModelQueue, explain
 from app.store import Store, unreadable
 from comigs_mlx.errors import ConfigError, line
 from comigs_mlx.inference.prompts import alternating
-from comigs_mlx.inference.spoken import Progress, Stopped
+from comigs_mlx.inference.replies import Progress, Stopped
 from comigs_mlx.inference.trace import Trace, TraceToken
 
 MOST_CHARACTERS = 200_000
@@ -138,7 +138,7 @@ class Chat:
         ConfigError: If it is kept but cannot be read.
     """
 
-    def __init__(self, office: Office, store: Store | None = None, name: str = ""):
+    def __init__(self, office: ModelQueue, store: Store | None = None, name: str = ""):
         self.feed = Feed.fresh()
         self.owner = ""
         self._office, self._store, self._name = office, store, name

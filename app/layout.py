@@ -14,7 +14,7 @@ from app.actions.chat import ChatActions, CompareActions
 from app.actions.routing import RoutingActions
 from app.actions.share import ShareActions
 from app.actions.train import TrainActions
-from app.office import Office
+from app.model_queue import ModelQueue
 from app.options import AppConfig
 from app.tabs import chat, compare, routing, share, train
 from app.tabs.parts import QUIET, element, html, remembered, restoring
@@ -26,7 +26,7 @@ EACH = 3.0
 """Seconds between two looks at the folder of runs."""
 
 
-def build(config: AppConfig, office: Office) -> gr.Blocks:
+def build(config: AppConfig, office: ModelQueue) -> gr.Blocks:
     """The page, not yet served."""
     folder = config.runs_folder
     talking = ChatActions(office, folder, config.model)
@@ -55,7 +55,7 @@ def build(config: AppConfig, office: Office) -> gr.Blocks:
     return page
 
 
-def _head(config: AppConfig, office: Office) -> gr.Dropdown:
+def _head(config: AppConfig, office: ModelQueue) -> gr.Dropdown:
     """Title and standing of the model; returns the choice of run beside them."""
 
     def standing(question: Any) -> dict[str, str]:

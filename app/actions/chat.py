@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from app import asked, render
+from app import chat_settings, render
 from app.actions import runs
-from app.asked import Asked
 from app.chat import Chat, check, finish, speak
+from app.chat_settings import Asked
 from app.feed import Feed
-from app.office import Office
-from app.said import Reply
+from app.kept_replies import Reply
+from app.model_queue import ModelQueue
 from app.sessions import Sessions, secret
 from app.store import Store
 from comigs_mlx.errors import ConfigError
@@ -34,7 +34,7 @@ class ChatActions:
         model: Base model where no run is chosen.
     """
 
-    def __init__(self, office: Office, folder: Path, model: str):
+    def __init__(self, office: ModelQueue, folder: Path, model: str):
         self.office, self.folder, self.model = office, folder, model
         self.store = Store(folder)
         self.sessions = Sessions(
@@ -92,10 +92,10 @@ class ChatActions:
             run=runs.find(self.folder, run),
             model=self.model,
             experts=str(experts),
-            blend=asked.number(blend, "blend") / 100,
-            temperature=asked.number(temperature, "temperature"),
-            top_p=asked.number(top_p, "top-p"),
-            max_tokens=int(asked.number(max_tokens, "max tokens")),
+            blend=chat_settings.number(blend, "blend") / 100,
+            temperature=chat_settings.number(temperature, "temperature"),
+            top_p=chat_settings.number(top_p, "top-p"),
+            max_tokens=int(chat_settings.number(max_tokens, "max tokens")),
             system=str(system or ""),
         )
 
@@ -155,7 +155,7 @@ class ChatActions:
 class Comparison:
     """One prompt, answered by every selection in turn, with one seed."""
 
-    def __init__(self, office: Office):
+    def __init__(self, office: ModelQueue):
         self.feed = Feed.fresh()
         self._office = office
         self._stop = threading.Event()

@@ -9,7 +9,7 @@ from typing import Any
 from app import render
 from app.actions import runs
 from app.chat import check
-from app.office import Office
+from app.model_queue import ModelQueue
 from app.render import PER_MILLE
 from comigs_mlx.errors import ConfigError
 
@@ -31,7 +31,7 @@ class RoutingActions:
         model: Base model where no run is chosen.
     """
 
-    def __init__(self, office: Office, folder: Path, model: str):
+    def __init__(self, office: ModelQueue, folder: Path, model: str):
         self.office, self.folder, self.model = office, folder, model
 
     def score(self, *pairs: Any) -> dict[str, Any]:

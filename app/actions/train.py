@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from app import render, training
 from app.actions import runs
-from app.office import Office
+from app.model_queue import ModelQueue
 from comigs_mlx.config import from_dict, leaves
 from comigs_mlx.data.preview import preview
 from comigs_mlx.errors import ComigsError, ConfigError, DataError, RunError
@@ -57,7 +57,7 @@ class TrainActions:
         office: Its model's tokenizer counts tokens.
     """
 
-    def __init__(self, folder: Path, local: bool, office: Office):
+    def __init__(self, folder: Path, local: bool, office: ModelQueue):
         self.folder, self.local, self.office = folder, local, office
 
     def data(self, path: Any, files: Sequence[str] | None) -> str:

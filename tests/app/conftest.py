@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from app.office import Office
+from app.model_queue import ModelQueue
 from tests.app.speaking import Parrot
 
 
@@ -15,7 +15,7 @@ def office():
 
     def make(**options):
         parrot = Parrot(**options)
-        opened.append(Office(lambda: parrot))
+        opened.append(ModelQueue(lambda: parrot))
         return opened[-1], parrot
 
     yield make

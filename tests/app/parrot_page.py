@@ -2,18 +2,18 @@
 
 import sys
 
-from app import private
-from app.office import Office
+from app import local_only
+from app.model_queue import ModelQueue
 from app.options import AppConfig
 from tests.app.speaking import Parrot
 
 
 def main(port, runs, delay):
-    private.keep()
+    local_only.keep()
     from app import layout, server
 
     config = AppConfig(port=int(port), runs=runs)
-    office = Office(lambda: Parrot(delay=float(delay)))
+    office = ModelQueue(lambda: Parrot(delay=float(delay)))
     page = layout.build(config, office)
     server.launch(page, config, block=False)
     office.submit("Loading", lambda speaker: speaker.choose(None))

@@ -6,12 +6,12 @@ import threading
 import pytest
 
 from app import chat as chatting
-from app.asked import Asked, blend
 from app.chat import Chat, Turn, history
-from app.said import Reply, Said
+from app.chat_settings import Asked, blend
+from app.kept_replies import Reply, Said
 from app.store import Store
 from comigs_mlx.errors import ConfigError
-from comigs_mlx.inference.spoken import Progress
+from comigs_mlx.inference.replies import Progress
 from comigs_mlx.inference.trace import from_json, to_json
 
 BASE = Asked(max_tokens=3)

@@ -5,8 +5,8 @@ import pytest
 from mlx_lm.models.cache import CacheList, KVCache, make_prompt_cache
 
 from comigs_mlx.inference import generate
+from comigs_mlx.inference.chat_engine import ChatEngine, Settings
 from comigs_mlx.inference.prompt_cache import PromptCache, tokens_read
-from comigs_mlx.inference.speaker import Settings, Speaker
 from comigs_mlx.model.base import load_base
 from comigs_mlx.model.mixture import Mixture
 
@@ -33,7 +33,7 @@ def run(request, trained):
 
 @pytest.fixture
 def speaker(run):
-    made = Speaker()
+    made = ChatEngine()
     made.choose(run)
     yield made
     made.close()

@@ -10,7 +10,7 @@ from comigs_mlx.data.batches import evaluation_batches
 from comigs_mlx.data.tokens import TokenStream
 from comigs_mlx.errors import ConfigError
 from comigs_mlx.inference import scoring
-from comigs_mlx.inference.speaker import Speaker, Stopped
+from comigs_mlx.inference.chat_engine import ChatEngine, Stopped
 from comigs_mlx.runs.folder import RunFolder
 from comigs_mlx.training.evaluation import Evaluator
 
@@ -25,7 +25,7 @@ def run(trained):
 
 @pytest.fixture
 def speaker(run):
-    made = Speaker()
+    made = ChatEngine()
     made.choose(run)
     yield made
     made.close()

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from app.office import OUT_OF_MEMORY, explain
+from app.model_queue import OUT_OF_MEMORY, explain
 from comigs_mlx.errors import ModelError
 
 

@@ -19,10 +19,10 @@ from safetensors.numpy import load_file, save_file
 
 import tests.tiny as tiny
 from comigs_mlx.errors import ComigsError, ConfigError
-from comigs_mlx.inference import generate, speech
+from comigs_mlx.inference import generate, loaded_run
+from comigs_mlx.inference.chat_engine import ChatEngine, Settings, Stopped
 from comigs_mlx.inference.generate import Generation, Sampling
 from comigs_mlx.inference.prompts import chat_tokens, own_text
-from comigs_mlx.inference.speaker import Settings, Speaker, Stopped
 from comigs_mlx.model.base import load_base
 from comigs_mlx.runs.folder import RunFolder
 
@@ -40,7 +40,7 @@ def runs(trained):
 
 @pytest.fixture
 def speaker():
-    made = Speaker()
+    made = ChatEngine()
     yield made
     made.close()
 
@@ -110,7 +110,7 @@ class TestChoose:
 
     def test_the_base_is_loaded_once(self, runs, tiny_folder):
         said = []
-        speaker = Speaker(said.append)
+        speaker = ChatEngine(said.append)
         for run in (*runs, None, runs[0]):
             speaker.choose(run, str(tiny_folder()))
         speaker.close()
@@ -147,7 +147,7 @@ class TestChoose:
             asked.append(revision)
             return load_base(model, say)
 
-        monkeypatch.setattr(speech, "load_base", load)
+        monkeypatch.setattr(loaded_run, "load_base", load)
         speaker.choose(run)
         assert asked == ["0123abc"]
 
@@ -184,7 +184,7 @@ class TestChoose:
         speaker.choose(runs[0], stop=lambda: asked.append(1))
         speaker.close()
         assert len(asked) > moment - 1
-        again = Speaker()
+        again = ChatEngine()
         calls = iter(range(100))
         if moment < len(asked):
             with pytest.raises(Stopped):
@@ -396,13 +396,13 @@ class TestPromptCache:
     def read(self, speaker, monkeypatch):
         """(messages, settings) -> a reply, and how many prompt tokens it read."""
         counts = []
-        real = speech.responses
+        real = loaded_run.responses
 
         def counting(recorder, tokenizer, prompt, *rest):
             counts.append(len(prompt))
             return real(recorder, tokenizer, prompt, *rest)
 
-        monkeypatch.setattr(speech, "responses", counting)
+        monkeypatch.setattr(loaded_run, "responses", counting)
 
         def reply(messages=SAY, settings=GREEDY):
             return spoken(speaker, messages, settings), counts[-1]
@@ -557,7 +557,7 @@ class TestThreads:
         assert later[0].run == str(runs[1])
 
     def test_closing_ends_what_is_said(self, runs):
-        speaker = Speaker()
+        speaker = ChatEngine()
         speaker.choose(runs[0])
         reply = speaker.reply(SAY, replace(GREEDY, max_tokens=100_000))
         next(reply)
@@ -567,7 +567,7 @@ class TestThreads:
             speaker.choose(runs[0])
 
     def test_closing_ends_what_is_loaded(self, runs):
-        speaker = Speaker()
+        speaker = ChatEngine()
         begun, go = threading.Event(), threading.Event()
 
         def listen(progress):
@@ -593,7 +593,7 @@ class TestThreads:
         assert failed == []
 
     def test_who_is_gone_frees_the_model(self, runs):
-        speaker = Speaker()
+        speaker = ChatEngine()
         speaker.choose(runs[0])
         spoken(speaker)
         model = weakref.ref(speaker._speech.base.model)
@@ -617,7 +617,7 @@ class TestMemory:
         mended = []
         with (
             pytest.raises(ComigsError, match="out of memory: close other programs"),
-            speech._memory(lambda: mended.append(True)),
+            loaded_run._memory(lambda: mended.append(True)),
         ):
             raise error
         assert mended == [True]
@@ -625,7 +625,7 @@ class TestMemory:
     def test_other_errors_stay_what_they_are(self):
         with (
             pytest.raises(RuntimeError, match="something else"),
-            speech._memory(lambda: None),
+            loaded_run._memory(lambda: None),
         ):
             raise RuntimeError("something else")
 
@@ -645,7 +645,7 @@ class TestMemory:
 
 def test_importing_the_speaker_loads_no_mlx():
     code = (
-        "import sys, comigs_mlx.inference.speaker, comigs_mlx.runs.listing; "
+        "import sys, comigs_mlx.inference.chat_engine, comigs_mlx.runs.listing; "
         "print([m for m in ('mlx.core', 'mlx_lm', 'transformers') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -658,8 +658,8 @@ def test_paths_may_be_texts(speaker, runs):
 
 PROGRAM = """
 import sys
-from comigs_mlx.inference.speaker import Settings, Speaker
-speaker = Speaker()
+from comigs_mlx.inference.speaker import Settings, ChatEngine
+speaker = ChatEngine()
 speaker.choose(None, sys.argv[1])
 said = speaker.reply([{"role": "user", "content": "x"}], Settings(max_tokens=10**6))
 next(said)

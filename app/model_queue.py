@@ -31,7 +31,7 @@ OUT_OF_MEMORY = (
 
 
 @dataclass(frozen=True)
-class Standing:
+class Status:
     """What the model is doing.
 
     Attributes:
@@ -43,7 +43,7 @@ class Standing:
     text: str
 
 
-class Office:
+class ModelQueue:
     """Hands jobs to the one speaker.
 
     Args:
@@ -57,10 +57,10 @@ class Office:
         self._speaker: Any = None
         self._waiting = 0
         self._closing: list[Callable[[], None]] = []
-        self._standing = Standing("starting", "Starting")
+        self._standing = Status("starting", "Starting")
 
     @property
-    def standing(self) -> Standing:
+    def standing(self) -> Status:
         """What the model is doing now."""
         with self._lock:
             return self._standing
@@ -117,7 +117,7 @@ class Office:
 
     def _stand(self, state: str, text: str) -> None:
         with self._lock:
-            self._standing = Standing(state, text)
+            self._standing = Status(state, text)
 
     def say(self, text: str) -> None:
         """Tell what takes time while a job is under way."""

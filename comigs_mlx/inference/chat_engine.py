@@ -1,6 +1,6 @@
 """Somebody to talk to: a base model and a run's experts, for a user interface.
 
-    speaker = Speaker(say=print)
+    speaker = ChatEngine(say=print)
     voice = speaker.choose(Path("runs/notes"))
     for token in speaker.reply([{"role": "user", "content": "Hi"}], Settings()):
         print(token.text, end="")
@@ -18,27 +18,27 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from comigs_mlx.inference.replies import Alternative as Alternative
+from comigs_mlx.inference.replies import Message as Message
+from comigs_mlx.inference.replies import Progress as Progress
+from comigs_mlx.inference.replies import Scored as Scored
+from comigs_mlx.inference.replies import ScoredToken as ScoredToken
+from comigs_mlx.inference.replies import SpokenToken as SpokenToken
+from comigs_mlx.inference.replies import Stopped as Stopped
+from comigs_mlx.inference.replies import Voice as Voice
+from comigs_mlx.inference.replies import Watch, ignore, never
 from comigs_mlx.inference.settings import Settings as Settings
-from comigs_mlx.inference.spoken import Alternative as Alternative
-from comigs_mlx.inference.spoken import Message as Message
-from comigs_mlx.inference.spoken import Progress as Progress
-from comigs_mlx.inference.spoken import Scored as Scored
-from comigs_mlx.inference.spoken import ScoredToken as ScoredToken
-from comigs_mlx.inference.spoken import SpokenToken as SpokenToken
-from comigs_mlx.inference.spoken import Stopped as Stopped
-from comigs_mlx.inference.spoken import Voice as Voice
-from comigs_mlx.inference.spoken import Watch, ignore, never
 from comigs_mlx.inference.worker import Worker
 from comigs_mlx.messages import Say
 
 if TYPE_CHECKING:
-    from comigs_mlx.inference.speech import Speech
+    from comigs_mlx.inference.loaded_run import LoadedRun
 
 Listen = Callable[[Progress], None]
 T = TypeVar("T")
 
 
-class Speaker:
+class ChatEngine:
     """One base model in memory that speaks with any run's experts, one at a time."""
 
     def __init__(self, say: Say = lambda sentence: None):
@@ -48,7 +48,7 @@ class Speaker:
             say: Told in plain sentences what takes time, on the speaker's thread.
         """
         self._say = say
-        self._speech: Speech | None = None
+        self._speech: LoadedRun | None = None
         self._worker = Worker()
         self._finalizer = weakref.finalize(self, self._worker.close)
 
@@ -172,17 +172,17 @@ class Speaker:
         finally:
             gone.set()
 
-    def _as(self, voice: Voice | None, watch: Watch) -> Speech:
+    def _as(self, voice: Voice | None, watch: Watch) -> LoadedRun:
         speech = self._open()
         if voice is not None:
             run = None if voice.run is None else Path(voice.run)
             speech.choose(run, voice.base_id, voice.best, watch)
         return speech
 
-    def _open(self) -> Speech:
+    def _open(self) -> LoadedRun:
         """On the worker's thread only: MLX is imported there."""
         if self._speech is None:
-            from comigs_mlx.inference.speech import Speech
+            from comigs_mlx.inference.loaded_run import LoadedRun
 
-            self._speech = Speech(self._say)
+            self._speech = LoadedRun(self._say)
         return self._speech
