@@ -31,7 +31,7 @@ def serve(config: AppConfig, block: bool) -> tuple[Any, Any]:
         block: Wait until it is ended.
 
     Returns:
-        The page and its office, to be closed by who did not wait.
+        The page and its model queue; the caller closes the queue.
     """
     with loading_page.page(config) as address:
         command.say(f"starting the page at {address}")
@@ -39,18 +39,18 @@ def serve(config: AppConfig, block: bool) -> tuple[Any, Any]:
         from app.actions import runs
         from app.model_queue import ModelQueue
 
-        office = ModelQueue(lambda: _speaker(office))
-        page = layout.build(config, office)
+        model_queue = ModelQueue(lambda: _engine(model_queue))
+        page = layout.build(config, model_queue)
     address = server.launch(page, config, block=False)
     first = runs.find(config.runs_folder, runs.first(config.runs_folder))
-    office.submit("Loading the model", lambda s: s.choose(first, config.model))
+    model_queue.submit("Loading the model", lambda s: s.choose(first, config.model))
     command.say(f"open {address} (Ctrl-C ends it)")
     if block:
-        _until_ended(page, office)
-    return page, office
+        _until_ended(page, model_queue)
+    return page, model_queue
 
 
-def _until_ended(page: Any, office: Any) -> None:
+def _until_ended(page: Any, model_queue: Any) -> None:
     """Wait for Ctrl-C or a request to end; keep what is being said then."""
 
     def ended(number: int, frame: Any) -> None:
@@ -61,13 +61,13 @@ def _until_ended(page: Any, office: Any) -> None:
     try:
         page.block_thread()
     finally:
-        office.close()
+        model_queue.close()
 
 
-def _speaker(office: Any) -> Any:
+def _engine(model_queue: Any) -> Any:
     from comigs_mlx.inference.chat_engine import ChatEngine
 
-    return ChatEngine(office.say)
+    return ChatEngine(model_queue.say)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Fixtures of the app's tests: an office with a speaker of plain data."""
+"""Fixtures of the app's tests: a model queue with an engine of plain data."""
 
 import time
 
@@ -9,8 +9,8 @@ from tests.app.speaking import Parrot
 
 
 @pytest.fixture
-def office():
-    """(options of Parrot) -> an office, and its parrot."""
+def model_queue():
+    """(options of Parrot) -> a model queue, and its parrot."""
     opened = []
 
     def make(**options):

@@ -1,4 +1,4 @@
-"""The page with a speaker of plain data: python -m tests.app.parrot_page PORT RUNS."""
+"""The page with an engine of plain data: python -m tests.app.parrot_page PORT RUNS."""
 
 import sys
 
@@ -13,10 +13,10 @@ def main(port, runs, delay):
     from app import layout, server
 
     config = AppConfig(port=int(port), runs=runs)
-    office = ModelQueue(lambda: Parrot(delay=float(delay)))
-    page = layout.build(config, office)
+    model_queue = ModelQueue(lambda: Parrot(delay=float(delay)))
+    page = layout.build(config, model_queue)
     server.launch(page, config, block=False)
-    office.submit("Loading", lambda speaker: speaker.choose(None))
+    model_queue.submit("Loading", lambda engine: engine.choose(None))
     page.block_thread()
 
 

@@ -1,4 +1,4 @@
-"""A speaker of plain data, with the interface of `comigs_mlx.inference.chat_engine`."""
+"""A chat engine of plain data, with the interface of `inference.chat_engine`."""
 
 import threading
 import time
