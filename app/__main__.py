@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from app import private, waiting
+from app import loading_page, local_only
 from app.options import AppConfig
 from comigs_mlx import command
 from comigs_mlx.config import parse
@@ -16,7 +16,7 @@ from comigs_mlx.config import parse
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the options, put the page up, and only then load the model."""
-    private.keep()
+    local_only.keep()
     config = parse(AppConfig, "app", sys.argv[1:] if argv is None else list(argv))
     config.password()
     command.check_installed("gradio")
@@ -31,26 +31,26 @@ def serve(config: AppConfig, block: bool) -> tuple[Any, Any]:
         block: Wait until it is ended.
 
     Returns:
-        The page and its office, to be closed by who did not wait.
+        The page and its model queue; the caller closes the queue.
     """
-    with waiting.page(config) as address:
+    with loading_page.page(config) as address:
         command.say(f"starting the page at {address}")
         from app import layout, server
         from app.actions import runs
-        from app.office import Office
+        from app.model_queue import ModelQueue
 
-        office = Office(lambda: _speaker(office))
-        page = layout.build(config, office)
+        model_queue = ModelQueue(lambda: _engine(model_queue))
+        page = layout.build(config, model_queue)
     address = server.launch(page, config, block=False)
     first = runs.find(config.runs_folder, runs.first(config.runs_folder))
-    office.submit("Loading the model", lambda s: s.choose(first, config.model))
+    model_queue.submit("Loading the model", lambda s: s.choose(first, config.model))
     command.say(f"open {address} (Ctrl-C ends it)")
     if block:
-        _until_ended(page, office)
-    return page, office
+        _until_ended(page, model_queue)
+    return page, model_queue
 
 
-def _until_ended(page: Any, office: Any) -> None:
+def _until_ended(page: Any, model_queue: Any) -> None:
     """Wait for Ctrl-C or a request to end; keep what is being said then."""
 
     def ended(number: int, frame: Any) -> None:
@@ -61,13 +61,13 @@ def _until_ended(page: Any, office: Any) -> None:
     try:
         page.block_thread()
     finally:
-        office.close()
+        model_queue.close()
 
 
-def _speaker(office: Any) -> Any:
-    from comigs_mlx.inference.speaker import Speaker
+def _engine(model_queue: Any) -> Any:
+    from comigs_mlx.inference.chat_engine import ChatEngine
 
-    return Speaker(office.say)
+    return ChatEngine(model_queue.say)
 
 
 if __name__ == "__main__":

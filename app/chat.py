@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from app import render
-from app.asked import Asked
+from app.chat_settings import Asked
 from app.feed import Feed
-from app.office import Office, explain
-from app.said import Reply, Said, reply_from_json
+from app.kept_replies import Reply, Said, reply_from_json
+from app.model_queue import ModelQueue, explain
 from app.store import Store, unreadable
 from comigs_mlx.errors import ConfigError, line
 from comigs_mlx.inference.prompts import alternating
-from comigs_mlx.inference.spoken import Progress, Stopped
+from comigs_mlx.inference.replies import Progress, Stopped
 from comigs_mlx.inference.trace import Trace, TraceToken
 
 MOST_CHARACTERS = 200_000
@@ -65,7 +65,7 @@ class Turn:
 
 
 def speak(
-    speaker: Any,
+    engine: Any,
     asked: Asked,
     messages: list[dict[str, str]],
     feed: Feed,
@@ -76,7 +76,7 @@ def speak(
     """Have one answer said into a feed; errors are shown and end it.
 
     Args:
-        speaker: Of the office.
+        engine: The engine that the model queue hands to its jobs.
         asked: Whose voice.
         messages: `role` and `content` of each turn so far.
         feed: Gets `reply_begins`, `token`... and `reply_ends`.
@@ -90,12 +90,12 @@ def speak(
         feed.tell(standing(progress), True)
 
     try:
-        voice = speaker.choose(asked.run, asked.model, stop=stop.is_set, listen=listen)
+        voice = engine.choose(asked.run, asked.model, stop=stop.is_set, listen=listen)
         reply.title, reply.base, reply.chat = asked.title, voice.base_id, voice.chat
         reply.experts, reply.layers = voice.experts, voice.layers
         begin(feed, reply)
         settings = asked.settings(voice.experts)
-        for token in speaker.reply(messages, settings, stop.is_set, voice, listen):
+        for token in engine.reply(messages, settings, stop.is_set, voice, listen):
             reply.tokens.append(Said.of(token))
             feed.append(reply.tokens[-1])
             if len(reply.tokens) == 1:
@@ -130,7 +130,7 @@ class Chat:
     """One conversation.
 
     Args:
-        office: Has the speaker.
+        model_queue: Has the engine.
         store: Keeps it; None: it ends with the app.
         name: Its name there.
 
@@ -138,10 +138,12 @@ class Chat:
         ConfigError: If it is kept but cannot be read.
     """
 
-    def __init__(self, office: Office, store: Store | None = None, name: str = ""):
+    def __init__(
+        self, model_queue: ModelQueue, store: Store | None = None, name: str = ""
+    ):
         self.feed = Feed.fresh()
         self.owner = ""
-        self._office, self._store, self._name = office, store, name
+        self._model_queue, self._store, self._name = model_queue, store, name
         self._lock = threading.RLock()
         self._turns: list[Turn] = []
         self._earlier: list[list[Turn]] = []
@@ -285,14 +287,14 @@ class Chat:
         messages, feed, reply = self.messages, self.feed, Reply()
         stop = self._stop = threading.Event()
         turn = self._turns[-1]
-        feed.tell(render.busy(self._office.queue), True)
+        feed.tell(render.busy(self._model_queue.queue), True)
         self._save()
 
-        def job(speaker: Any) -> None:
+        def job(engine: Any) -> None:
             turn.reply = reply
-            speak(speaker, asked, messages, feed, reply, stop, self._save_sometimes)
+            speak(engine, asked, messages, feed, reply, stop, self._save_sometimes)
 
-        done = self._office.submit("Answering", job)
+        done = self._model_queue.submit("Answering", job)
         done.add_done_callback(lambda ended: self._ended(feed, turn, ended))
 
     def _ended(self, feed: Feed, turn: Turn, ended: Any) -> None:

@@ -14,7 +14,7 @@ from app.actions.chat import ChatActions, CompareActions
 from app.actions.routing import RoutingActions
 from app.actions.share import ShareActions
 from app.actions.train import TrainActions
-from app.office import Office
+from app.model_queue import ModelQueue
 from app.options import AppConfig
 from app.tabs import chat, compare, routing, share, train
 from app.tabs.parts import QUIET, element, html, remembered, restoring
@@ -26,26 +26,26 @@ EACH = 3.0
 """Seconds between two looks at the folder of runs."""
 
 
-def build(config: AppConfig, office: Office) -> gr.Blocks:
+def build(config: AppConfig, model_queue: ModelQueue) -> gr.Blocks:
     """The page, not yet served."""
     folder = config.runs_folder
-    talking = ChatActions(office, folder, config.model)
-    office.before_end(talking.close)
+    talking = ChatActions(model_queue, folder, config.model)
+    model_queue.before_end(talking.close)
     with gr.Blocks(
         title=TITLE, analytics_enabled=False, delete_cache=(3600, ONE_DAY)
     ) as page:
-        run = _head(config, office)
+        run = _head(config, model_queue)
         advice = html("advice")
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Chat", id="chat"):
                 kept = chat.build(talking, run)
             with gr.Tab("Routing", id="routing"):
-                scoring = RoutingActions(office, folder, config.model)
+                scoring = RoutingActions(model_queue, folder, config.model)
                 other = routing.build(scoring, run)
             with gr.Tab("Compare", id="compare"):
                 compare.build(CompareActions(talking), run)
             with gr.Tab("Train", id="train"):
-                training = TrainActions(folder, config.local, office)
+                training = TrainActions(folder, config.local, model_queue)
                 trainings, form = train.build(training, config.model, page)
             with gr.Tab("Share", id="share"):
                 federation = share.build(ShareActions(folder), run, page)
@@ -55,11 +55,11 @@ def build(config: AppConfig, office: Office) -> gr.Blocks:
     return page
 
 
-def _head(config: AppConfig, office: Office) -> gr.Dropdown:
+def _head(config: AppConfig, model_queue: ModelQueue) -> gr.Dropdown:
     """Title and standing of the model; returns the choice of run beside them."""
 
     def standing(question: Any) -> dict[str, str]:
-        now = office.standing
+        now = model_queue.standing
         return {"state": now.state, "text": now.text}
 
     folder = config.runs_folder

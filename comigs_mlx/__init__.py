@@ -21,9 +21,9 @@ cpu.prepare()
 if TYPE_CHECKING:
     from comigs_mlx.data.splits import load_splits as load_splits
     from comigs_mlx.errors import ComigsError as ComigsError
+    from comigs_mlx.inference.chat_engine import ChatEngine as ChatEngine
     from comigs_mlx.inference.generate import Generation as Generation
     from comigs_mlx.inference.settings import Sampling as Sampling
-    from comigs_mlx.inference.speaker import Speaker as Speaker
     from comigs_mlx.inference.trace import Trace as Trace
     from comigs_mlx.model.base import Base as Base
     from comigs_mlx.model.base import fingerprint as fingerprint
@@ -52,7 +52,7 @@ _HOME = {
     "RunFolder": "runs.folder",
     "Sampling": "inference.settings",
     "SavingOptions": "options",
-    "Speaker": "inference.speaker",
+    "ChatEngine": "inference.speaker",
     "Trace": "inference.trace",
     "TrainConfig": "options",
     "Trainer": "training.trainer",

@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from app import asked, render
+from app import chat_settings, render
 from app.actions import runs
-from app.asked import Asked
 from app.chat import Chat, check, finish, speak
+from app.chat_settings import Asked
 from app.feed import Feed
-from app.office import Office
-from app.said import Reply
+from app.kept_replies import Reply
+from app.model_queue import ModelQueue
 from app.sessions import Sessions, secret
 from app.store import Store
 from comigs_mlx.errors import ConfigError
@@ -29,16 +29,16 @@ class ChatActions:
     """What the Chat tab does.
 
     Args:
-        office: Has the speaker.
+        model_queue: Has the engine.
         folder: Holds the runs.
         model: Base model where no run is chosen.
     """
 
-    def __init__(self, office: Office, folder: Path, model: str):
-        self.office, self.folder, self.model = office, folder, model
+    def __init__(self, model_queue: ModelQueue, folder: Path, model: str):
+        self.model_queue, self.folder, self.model = model_queue, folder, model
         self.store = Store(folder)
         self.sessions = Sessions(
-            lambda name: Chat(office, self.store, name),
+            lambda name: Chat(model_queue, self.store, name),
             needed=lambda chat: chat.feed.active or bool(chat.extras["notice"]),
         )
 
@@ -92,10 +92,10 @@ class ChatActions:
             run=runs.find(self.folder, run),
             model=self.model,
             experts=str(experts),
-            blend=asked.number(blend, "blend") / 100,
-            temperature=asked.number(temperature, "temperature"),
-            top_p=asked.number(top_p, "top-p"),
-            max_tokens=int(asked.number(max_tokens, "max tokens")),
+            blend=chat_settings.number(blend, "blend") / 100,
+            temperature=chat_settings.number(temperature, "temperature"),
+            top_p=chat_settings.number(top_p, "top-p"),
+            max_tokens=int(chat_settings.number(max_tokens, "max tokens")),
             system=str(system or ""),
         )
 
@@ -155,9 +155,9 @@ class ChatActions:
 class Comparison:
     """One prompt, answered by every selection in turn, with one seed."""
 
-    def __init__(self, office: Office):
+    def __init__(self, model_queue: ModelQueue):
         self.feed = Feed.fresh()
-        self._office = office
+        self._model_queue = model_queue
         self._stop = threading.Event()
 
     def ask(self, text: Any, settings: Asked) -> None:
@@ -172,20 +172,20 @@ class Comparison:
             raise ConfigError("Answers are under way: wait for them, or stop them.")
         self.feed = feed = self.feed.successor()
         stop = self._stop = threading.Event()
-        feed.tell(render.busy(self._office.queue), True)
+        feed.tell(render.busy(self._model_queue.queue), True)
         messages = [{"role": "user", "content": text}]
         seeded = replace(settings, seed=random.randrange(2**31))
 
-        def job(speaker: Any) -> None:
-            voice = speaker.choose(settings.run, settings.model, stop=stop.is_set)
+        def job(engine: Any) -> None:
+            voice = engine.choose(settings.run, settings.model, stop=stop.is_set)
             for name in COMPARED:
                 if stop.is_set():
                     break
                 if name in voice.selections:
                     speaking = replace(seeded, experts=name)
-                    speak(speaker, speaking, messages, feed, Reply(), stop)
+                    speak(engine, speaking, messages, feed, Reply(), stop)
 
-        done = self._office.submit("Comparing", job)
+        done = self._model_queue.submit("Comparing", job)
         done.add_done_callback(lambda ended: finish(feed, ended))
 
     def stop(self) -> None:
@@ -204,7 +204,8 @@ class CompareActions:
     def __init__(self, chat: ChatActions):
         self._chat = chat
         self.sessions = Sessions(
-            lambda name: Comparison(chat.office), needed=lambda one: one.feed.active
+            lambda name: Comparison(chat.model_queue),
+            needed=lambda one: one.feed.active,
         )
 
     def changes(self, question: Any) -> dict[str, Any]:

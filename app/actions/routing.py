@@ -9,7 +9,7 @@ from typing import Any
 from app import render
 from app.actions import runs
 from app.chat import check
-from app.office import Office
+from app.model_queue import ModelQueue
 from app.render import PER_MILLE
 from comigs_mlx.errors import ConfigError
 
@@ -26,13 +26,13 @@ class RoutingActions:
     """What the Routing tab does.
 
     Args:
-        office: Has the speaker.
+        model_queue: Has the engine.
         folder: Holds the runs.
         model: Base model where no run is chosen.
     """
 
-    def __init__(self, office: Office, folder: Path, model: str):
-        self.office, self.folder, self.model = office, folder, model
+    def __init__(self, model_queue: ModelQueue, folder: Path, model: str):
+        self.model_queue, self.folder, self.model = model_queue, folder, model
 
     def score(self, *pairs: Any) -> dict[str, Any]:
         """Score one text, or two side by side.
@@ -57,7 +57,7 @@ class RoutingActions:
 
     def waiting(self) -> str:
         """HTML that says how many are served before; empty for none."""
-        return render.waiting(self.office.queue)
+        return render.waiting(self.model_queue.queue)
 
     def _run(self, name: Any) -> Path:
         path = runs.find(self.folder, name)
@@ -66,12 +66,12 @@ class RoutingActions:
         return path
 
     def _panel(self, text: str, run: Path) -> dict[str, Any]:
-        def job(speaker: Any) -> dict[str, Any]:
-            voice = speaker.choose(run, self.model)
+        def job(engine: Any) -> dict[str, Any]:
+            voice = engine.choose(run, self.model)
             usable = [name for name in SCORED if name in voice.selections]
-            return panel(run.name, speaker.score(text, usable))
+            return panel(run.name, engine.score(text, usable))
 
-        return self.office.submit("Scoring", job).result()
+        return self.model_queue.submit("Scoring", job).result()
 
 
 def panel(title: str, scored: Any) -> dict[str, Any]:

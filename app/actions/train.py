@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from app import render, training
 from app.actions import runs
-from app.office import Office
+from app.model_queue import ModelQueue
 from comigs_mlx.config import from_dict, leaves
 from comigs_mlx.data.preview import preview
 from comigs_mlx.errors import ComigsError, ConfigError, DataError, RunError
@@ -54,11 +54,11 @@ class TrainActions:
     Args:
         folder: Holds the runs.
         local: Whether only this machine can reach the page; else no path on it is read.
-        office: Its model's tokenizer counts tokens.
+        model_queue: Its model's tokenizer counts tokens.
     """
 
-    def __init__(self, folder: Path, local: bool, office: Office):
-        self.folder, self.local, self.office = folder, local, office
+    def __init__(self, folder: Path, local: bool, model_queue: ModelQueue):
+        self.folder, self.local, self.model_queue = folder, local, model_queue
 
     def data(self, path: Any, files: Sequence[str] | None) -> str:
         """What to learn from, as train's --data.
@@ -86,13 +86,13 @@ class TrainActions:
 
     def waiting(self) -> str:
         """HTML that says how many are served before; empty for none."""
-        return render.waiting(self.office.queue)
+        return render.waiting(self.model_queue.queue)
 
     def preview(self, path: Any, files: Sequence[str] | None) -> str:
         """What the text is: HTML."""
         data = self.data(path, files)
-        counting = self.office.submit(
-            "Reading the text", lambda speaker: preview(data, speaker.tokenizer)
+        counting = self.model_queue.submit(
+            "Reading the text", lambda engine: preview(data, engine.tokenizer)
         )
         with self._plainly():
             found = counting.result()

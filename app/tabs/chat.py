@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from app import asked
+from app import chat_settings
 from app.actions.chat import ChatActions
 from app.tabs.parts import QUIET, drawing, element, told
 
@@ -28,7 +28,7 @@ def build(actions: ChatActions, run: gr.Dropdown) -> dict[str, Any]:
     """
     with gr.Row(elem_classes="cm-choices"):
         experts = gr.Radio(
-            [(name, key) for key, name in asked.NAMES.items()],
+            [(name, key) for key, name in chat_settings.NAMES.items()],
             value="auto",
             label="Who speaks",
             elem_id="experts",

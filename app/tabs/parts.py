@@ -10,8 +10,8 @@ from typing import Any
 
 import gradio as gr
 
-from app import asked
-from app.office import explain
+from app import chat_settings
+from app.model_queue import explain
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 """For events that are answered at once, or tell how they stand themselves."""
@@ -144,6 +144,6 @@ def drawing(tokens: int = 512) -> tuple[gr.Slider, gr.Slider, gr.Slider, gr.Text
     """Temperature, top-p, max tokens and system prompt."""
     temperature = gr.Slider(0, 2, 0.7, step=0.05, label="Temperature")
     top_p = gr.Slider(0.05, 1, 0.95, step=0.05, label="Top-p")
-    most = gr.Slider(16, asked.MOST_TOKENS, tokens, step=16, label="Max tokens")
+    most = gr.Slider(16, chat_settings.MOST_TOKENS, tokens, step=16, label="Max tokens")
     system = gr.Textbox(label="System prompt", lines=2, placeholder="none")
     return temperature, top_p, most, system

@@ -25,15 +25,15 @@ GENERALIST = "comigs, generalist"
 FEW, MANY = 2, 8
 """Numbers of experts of the two mixtures."""
 
-Speaker = Callable[[], Any]
+ChatEngine = Callable[[], Any]
 """Gives what `generate_step` takes for a model, ready for one answer."""
 
 
-def variants(setting: Setting, variant: Callable[[Speaker], Variant]) -> Makers:
+def variants(setting: Setting, variant: Callable[[ChatEngine], Variant]) -> Makers:
     """All speakers; `variant` makes what one of them is measured by."""
     mixture = cache(setting.mixture)
 
-    def speaker(experts: int, selection: str) -> Speaker:
+    def speaker(experts: int, selection: str) -> ChatEngine:
         chosen = mixture(experts)
 
         def ready() -> Recorder:
@@ -42,7 +42,7 @@ def variants(setting: Setting, variant: Callable[[Speaker], Variant]) -> Makers:
 
         return ready
 
-    def model(made: Any) -> Speaker:
+    def model(made: Any) -> ChatEngine:
         return lambda: made
 
     return {
@@ -77,7 +77,7 @@ def results(measured: dict[str, Measured], tokens: int) -> dict[str, Spread]:
     }
 
 
-def reading(setting: Setting, speaker: Speaker, length: int) -> Variant:
+def reading(setting: Setting, speaker: ChatEngine, length: int) -> Variant:
     """Read a prompt of `length` tokens, up to the first new token."""
 
     def run(index: int) -> None:
@@ -89,7 +89,7 @@ def reading(setting: Setting, speaker: Speaker, length: int) -> Variant:
     return Variant(run)
 
 
-def writing(setting: Setting, speaker: Speaker, prompt: int, tokens: int) -> Variant:
+def writing(setting: Setting, speaker: ChatEngine, prompt: int, tokens: int) -> Variant:
     """Write `tokens` tokens after the first one, which answers a prompt."""
     answers: list[Iterator[Any]] = []
 

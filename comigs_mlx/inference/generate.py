@@ -213,7 +213,7 @@ class Generation:
 
     Raises:
         ConfigError: If a setting cannot work, or the prompt is empty or too long for
-            the model: what a `Speaker` refuses too.
+            the model: what a `ChatEngine` refuses too.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from comigs_mlx.errors import ConfigError, line
-from comigs_mlx.inference.spoken import Message
+from comigs_mlx.inference.replies import Message
 
 if TYPE_CHECKING:
     from comigs_mlx.model.base import Base

@@ -13,7 +13,7 @@ import mlx.nn as nn
 from comigs_mlx.errors import ConfigError
 from comigs_mlx.inference.generate import chunk_tokens
 from comigs_mlx.inference.prompts import check_text, encoded, segments
-from comigs_mlx.inference.spoken import Progress, Scored, ScoredToken, Voice, Watch
+from comigs_mlx.inference.replies import Progress, Scored, ScoredToken, Voice, Watch
 from comigs_mlx.model.base import Base
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.model.selection import Selection

@@ -35,7 +35,7 @@ class Worker:
         self._lock = threading.Lock()
         self._unfinished = 0
         self._thread = threading.Thread(
-            target=_work, args=(self._tasks,), name="comigs-speaker", daemon=True
+            target=_work, args=(self._tasks,), name="comigs-engine", daemon=True
         )
         self._thread.start()
 
@@ -110,7 +110,7 @@ class Worker:
 
         with self._lock:
             if self._closed.is_set():
-                raise ComigsError("the speaker is closed: start the program again")
+                raise ComigsError("the engine is closed: start the program again")
             self._unfinished += 1
             self._tasks.put(counted)
 

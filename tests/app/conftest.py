@@ -1,21 +1,21 @@
-"""Fixtures of the app's tests: an office with a speaker of plain data."""
+"""Fixtures of the app's tests: a model queue with an engine of plain data."""
 
 import time
 
 import pytest
 
-from app.office import Office
+from app.model_queue import ModelQueue
 from tests.app.speaking import Parrot
 
 
 @pytest.fixture
-def office():
-    """(options of Parrot) -> an office, and its parrot."""
+def model_queue():
+    """(options of Parrot) -> a model queue, and its parrot."""
     opened = []
 
     def make(**options):
         parrot = Parrot(**options)
-        opened.append(Office(lambda: parrot))
+        opened.append(ModelQueue(lambda: parrot))
         return opened[-1], parrot
 
     yield make

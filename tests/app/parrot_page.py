@@ -1,22 +1,22 @@
-"""The page with a speaker of plain data: python -m tests.app.parrot_page PORT RUNS."""
+"""The page with an engine of plain data: python -m tests.app.parrot_page PORT RUNS."""
 
 import sys
 
-from app import private
-from app.office import Office
+from app import local_only
+from app.model_queue import ModelQueue
 from app.options import AppConfig
 from tests.app.speaking import Parrot
 
 
 def main(port, runs, delay):
-    private.keep()
+    local_only.keep()
     from app import layout, server
 
     config = AppConfig(port=int(port), runs=runs)
-    office = Office(lambda: Parrot(delay=float(delay)))
-    page = layout.build(config, office)
+    model_queue = ModelQueue(lambda: Parrot(delay=float(delay)))
+    page = layout.build(config, model_queue)
     server.launch(page, config, block=False)
-    office.submit("Loading", lambda speaker: speaker.choose(None))
+    model_queue.submit("Loading", lambda engine: engine.choose(None))
     page.block_thread()
 
 

@@ -1,11 +1,11 @@
-"""A speaker of plain data, with the interface of `comigs_mlx.inference.speaker`."""
+"""A chat engine of plain data, with the interface of `inference.chat_engine`."""
 
 import threading
 import time
 from pathlib import Path
 
 from comigs_mlx.errors import RunError
-from comigs_mlx.inference.spoken import (
+from comigs_mlx.inference.replies import (
     Alternative,
     Scored,
     ScoredToken,

@@ -67,8 +67,8 @@ def test_a_broken_run_says_why(folder):
         runs.find(folder, "broken")
 
 
-def test_a_chat_goes_through_its_session(office, folder, until):
-    actions = ChatActions(office()[0], folder, "demo")
+def test_a_chat_goes_through_its_session(model_queue, folder, until):
+    actions = ChatActions(model_queue()[0], folder, "demo")
     session = {"id": "a" * 32}
     actions.send(session, "one two", *CHOSEN)
     asked = {"id": session["id"], "epoch": 0, "since": 0}
@@ -89,14 +89,14 @@ def test_a_chat_goes_through_its_session(office, folder, until):
 @pytest.mark.parametrize(
     "question", [None, {}, {"id": "x", "epoch": "0", "since": 0}, {"epoch": 0}, [1]]
 )
-def test_questions_that_are_none(office, folder, question):
-    actions = ChatActions(office()[0], folder, "demo")
+def test_questions_that_are_none(model_queue, folder, question):
+    actions = ChatActions(model_queue()[0], folder, "demo")
     with pytest.raises(ConfigError, match="expected id, epoch and since"):
         actions.changes(question)
 
 
-def test_a_comparison_has_one_seed_and_every_selection(office, folder, until):
-    desk, parrot = office()
+def test_a_comparison_has_one_seed_and_every_selection(model_queue, folder, until):
+    desk, parrot = model_queue()
     actions = CompareActions(ChatActions(desk, folder, "demo"))
     session = {"id": "b" * 32}
     actions.ask(session, "one", "notes", 0.7, 0.95, 2, "")
@@ -113,8 +113,8 @@ def test_a_comparison_has_one_seed_and_every_selection(office, folder, until):
         actions.ask(session, "one", "", 0.7, 0.95, 2, "")
 
 
-def test_routing_scores_one_text_or_two(office, folder):
-    actions = RoutingActions(office()[0], folder, "demo")
+def test_routing_scores_one_text_or_two(model_queue, folder):
+    actions = RoutingActions(model_queue()[0], folder, "demo")
     (panel,) = actions.score("a b", "notes", "", "")["panels"]
     assert panel["perplexity"] == {
         "base": 2.718,
@@ -140,22 +140,22 @@ def test_routing_scores_one_text_or_two(office, folder):
     "name",
     ["", "../x", ".hidden", "a\tb", "x" * 65, None, "-x", "a/b", "a\0b", "é" * 60],
 )
-def test_names_a_run_may_not_have(office, folder, text_folder, name):
-    actions = TrainActions(folder, True, office()[0])
+def test_names_a_run_may_not_have(model_queue, folder, text_folder, name):
+    actions = TrainActions(folder, True, model_queue()[0])
     with pytest.raises(ConfigError, match="A run's name has letters"):
         actions.start(name, str(text_folder), None, {})
 
 
 @pytest.mark.parametrize("name", ["my notes", "Tagebücher", "日記", "a-b_c", " mine "])
-def test_names_a_run_may_have(office, tmp_path, name, started):
-    actions = TrainActions(tmp_path / "runs", True, office()[0])
+def test_names_a_run_may_have(model_queue, tmp_path, name, started):
+    actions = TrainActions(tmp_path / "runs", True, model_queue()[0])
     made = actions.start(name, "demo", None, {})
     assert made == name.strip()
     assert started == [(tmp_path / "runs" / made, {"data": "demo"})]
 
 
-def test_one_name_has_one_spelling(office, tmp_path, started):
-    actions = TrainActions(tmp_path / "runs", True, office()[0])
+def test_one_name_has_one_spelling(model_queue, tmp_path, started):
+    actions = TrainActions(tmp_path / "runs", True, model_queue()[0])
     made = actions.start(unicodedata.normalize("NFD", "Tagebücher"), "demo", None, {})
     assert made == unicodedata.normalize("NFC", "Tagebücher")
 
@@ -168,29 +168,31 @@ def started(monkeypatch):
     return told
 
 
-def test_the_name_of_a_start_that_failed_can_be_used_again(office, tmp_path, started):
+def test_the_name_of_a_start_that_failed_can_be_used_again(
+    model_queue, tmp_path, started
+):
     (tmp_path / "runs" / "mine").mkdir(parents=True)
     (tmp_path / "runs" / "mine" / ".train.log").write_text("error: no such model")
-    actions = TrainActions(tmp_path / "runs", True, office()[0])
+    actions = TrainActions(tmp_path / "runs", True, model_queue()[0])
     assert actions.start("mine", "demo", None, {}) == "mine"
 
 
-def test_files_and_a_path_together_are_refused(office, tmp_path):
+def test_files_and_a_path_together_are_refused(model_queue, tmp_path):
     file = tmp_path / "note.txt"
     file.write_text("words\n")
-    actions = TrainActions(tmp_path / "runs", True, office()[0])
+    actions = TrainActions(tmp_path / "runs", True, model_queue()[0])
     with pytest.raises(DataError, match="remove the files, or clear the path"):
         actions.data(str(file), [str(file)])
     assert not (tmp_path / "runs").exists()
 
 
-def test_two_files_of_one_name_are_refused(office, tmp_path):
+def test_two_files_of_one_name_are_refused(model_queue, tmp_path):
     files = []
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         files.append(tmp_path / folder / "note.txt")
         files[-1].write_text(folder)
-    actions = TrainActions(tmp_path / "runs", True, office()[0])
+    actions = TrainActions(tmp_path / "runs", True, model_queue()[0])
     with pytest.raises(DataError, match="Two files are named note.txt"):
         actions.data("", [str(file) for file in files])
 
@@ -207,26 +209,26 @@ def test_two_files_of_one_name_are_refused(office, tmp_path):
         "FILE://localhost{}/my%20notes",
     ],
 )
-def test_a_path_however_it_was_copied(office, tmp_path, spelled):
+def test_a_path_however_it_was_copied(model_queue, tmp_path, spelled):
     (tmp_path / "my notes").mkdir()
-    actions = TrainActions(tmp_path / "runs", True, office()[0])
+    actions = TrainActions(tmp_path / "runs", True, model_queue()[0])
     found = actions.data(spelled.format(tmp_path), None)
     assert found == str(tmp_path / "my notes")
 
 
-def test_a_name_with_quotes_of_its_own_is_taken_as_it_is(office, tmp_path):
+def test_a_name_with_quotes_of_its_own_is_taken_as_it_is(model_queue, tmp_path):
     odd = tmp_path / "back\\slash 'n"
     odd.mkdir()
-    actions = TrainActions(tmp_path / "runs", True, office()[0])
+    actions = TrainActions(tmp_path / "runs", True, model_queue()[0])
     assert actions.data(str(odd), None) == str(odd)
 
 
-def test_too_little_text_is_told_without_a_hidden_folder(office, tmp_path):
+def test_too_little_text_is_told_without_a_hidden_folder(model_queue, tmp_path):
     files = []
     for name in ("a.txt", "b.txt"):
         (tmp_path / name).write_text("words\n")
         files.append(str(tmp_path / name))
-    actions = TrainActions(tmp_path / "runs", True, office()[0])
+    actions = TrainActions(tmp_path / "runs", True, model_queue()[0])
     with pytest.raises(DataError, match="your files") as told:
         actions.preview("", files)
     assert train.UPLOADS not in str(told.value)
@@ -236,9 +238,9 @@ def test_too_little_text_is_told_without_a_hidden_folder(office, tmp_path):
     ("steps", "warned"), [(20, True), (29, True), (30, False), (300, False)]
 )
 def test_a_router_that_would_learn_nothing_is_told_before(
-    office, folder, steps, warned
+    model_queue, folder, steps, warned
 ):
-    made = TrainActions(folder, True, office()[0]).estimate({"steps": steps})
+    made = TrainActions(folder, True, model_queue()[0]).estimate({"steps": steps})
     assert ("router will not be trained" in made) is warned
 
 
@@ -256,8 +258,8 @@ def test_what_a_training_remarks_is_seen_without_its_log():
     assert "The router will not be trained: Steps 24 is less" in shown
 
 
-def test_training_refuses_before_anything_is_written(office, folder, text_folder):
-    actions = TrainActions(folder, True, office()[0])
+def test_training_refuses_before_anything_is_written(model_queue, folder, text_folder):
+    actions = TrainActions(folder, True, model_queue()[0])
     before = sorted(folder.rglob("*"))
     for name, path, options, message in [
         ("notes", str(text_folder), {}, "There is a run named notes"),
@@ -269,15 +271,17 @@ def test_training_refuses_before_anything_is_written(office, folder, text_folder
     assert sorted(folder.rglob("*")) == before
 
 
-def test_from_elsewhere_no_path_on_this_machine_is_read(office, folder, text_folder):
-    actions = TrainActions(folder, False, office()[0])
+def test_from_elsewhere_no_path_on_this_machine_is_read(
+    model_queue, folder, text_folder
+):
+    actions = TrainActions(folder, False, model_queue()[0])
     with pytest.raises(DataError, match="add files instead of a path"):
         actions.data(str(text_folder), None)
     assert actions.data("demo:journal", None) == "demo:journal"
 
 
-def test_uploaded_files_are_kept_once(office, folder, tmp_path):
-    actions = TrainActions(folder, True, office()[0])
+def test_uploaded_files_are_kept_once(model_queue, folder, tmp_path):
+    actions = TrainActions(folder, True, model_queue()[0])
     file = tmp_path / "note.txt"
     file.write_text("words\n")
     kept = actions.data("", [str(file)])
@@ -288,15 +292,15 @@ def test_uploaded_files_are_kept_once(office, folder, tmp_path):
     assert train.UPLOADS not in actions.names()
 
 
-def test_a_preview_counts_documents(office, folder, text_folder):
-    made = TrainActions(folder, True, office()[0]).preview(str(text_folder), None)
+def test_a_preview_counts_documents(model_queue, folder, text_folder):
+    made = TrainActions(folder, True, model_queue()[0]).preview(str(text_folder), None)
     for cell in ("<td>train</td><td>200</td>", "<td>valid</td><td>40</td>"):
         assert cell in made
     assert "not counted" in made
 
 
-def test_a_finished_run_stands_still(office, folder):
-    actions = TrainActions(folder, True, office()[0])
+def test_a_finished_run_stands_still(model_queue, folder):
+    actions = TrainActions(folder, True, model_queue()[0])
     state, plots, running = actions.standing("notes")
     assert not running
     assert "6 of 6 steps" in state

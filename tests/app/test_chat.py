@@ -6,12 +6,12 @@ import threading
 import pytest
 
 from app import chat as chatting
-from app.asked import Asked, blend
 from app.chat import Chat, Turn, history
-from app.said import Reply, Said
+from app.chat_settings import Asked, blend
+from app.kept_replies import Reply, Said
 from app.store import Store
 from comigs_mlx.errors import ConfigError
-from comigs_mlx.inference.spoken import Progress
+from comigs_mlx.inference.replies import Progress
 from comigs_mlx.inference.trace import from_json, to_json
 
 BASE = Asked(max_tokens=3)
@@ -27,8 +27,8 @@ def said(chat):
 
 
 @pytest.fixture
-def chat(office, until):
-    desk, parrot = office()
+def chat(model_queue, until):
+    desk, parrot = model_queue()
     made = Chat(desk)
     made.parrot, made.idle = parrot, lambda: until(lambda: not made.feed.active)
     return made
@@ -80,8 +80,8 @@ def test_retrying_asks_the_same_again(chat):
     assert len(events(chat, "reply_ends")) == 1
 
 
-def test_stopping_keeps_what_was_said(office, until):
-    desk, _ = office(delay=0.01)
+def test_stopping_keeps_what_was_said(model_queue, until):
+    desk, _ = model_queue(delay=0.01)
     chat = Chat(desk)
     chat.send("one", Asked(max_tokens=4000))
     until(lambda: len(said(chat)) > 2)
@@ -91,8 +91,8 @@ def test_stopping_keeps_what_was_said(office, until):
     assert events(chat, "reply_ends")[0]["note"].endswith("stopped")
 
 
-def test_what_is_cleared_stays_cleared(office, until):
-    desk, _ = office(delay=0.01)
+def test_what_is_cleared_stays_cleared(model_queue, until):
+    desk, _ = model_queue(delay=0.01)
     chat = Chat(desk)
     chat.send("one", Asked(max_tokens=4000))
     until(lambda: len(said(chat)) > 2)
@@ -102,8 +102,8 @@ def test_what_is_cleared_stays_cleared(office, until):
     assert chat.messages == []
 
 
-def test_a_second_message_waits_for_the_first_answer(office):
-    desk, _ = office(delay=0.05)
+def test_a_second_message_waits_for_the_first_answer(model_queue):
+    desk, _ = model_queue(delay=0.05)
     chat = Chat(desk)
     chat.send("one", Asked(max_tokens=50))
     with pytest.raises(ConfigError, match="wait for it, or stop it"):
@@ -111,8 +111,8 @@ def test_a_second_message_waits_for_the_first_answer(office):
     chat.stop()
 
 
-def test_an_error_ends_the_answer_and_is_told(office, until):
-    desk, _ = office(problem=RuntimeError("[malloc] Unable to allocate 1 bytes"))
+def test_an_error_ends_the_answer_and_is_told(model_queue, until):
+    desk, _ = model_queue(problem=RuntimeError("[malloc] Unable to allocate 1 bytes"))
     chat = Chat(desk)
     chat.send("a b c d", Asked(max_tokens=9))
     until(lambda: not chat.feed.active)
@@ -128,8 +128,8 @@ def test_a_run_that_is_gone_is_told(chat, tmp_path):
     assert end["problem"] == f"no run at {tmp_path / 'gone'}"
 
 
-def test_chats_at_once_do_not_mix(office, until):
-    desk, parrot = office(delay=0.001)
+def test_chats_at_once_do_not_mix(model_queue, until):
+    desk, parrot = model_queue(delay=0.001)
     chats = {word: Chat(desk) for word in ("red", "green", "blue", "white")}
     asked = Asked(max_tokens=40)
     threads = [
@@ -256,8 +256,8 @@ def test_without_a_run_nobody_else_is_answered_for(chat, experts):
     assert chat.messages == []
 
 
-def test_after_a_restart_a_page_begins_anew(office):
-    epochs = {Chat(office()[0]).feed.changes(0, 0)["epoch"] for _ in range(3)}
+def test_after_a_restart_a_page_begins_anew(model_queue):
+    epochs = {Chat(model_queue()[0]).feed.changes(0, 0)["epoch"] for _ in range(3)}
     assert len(epochs) == 3
 
 
@@ -272,9 +272,9 @@ def texts(chat):
 
 
 @pytest.fixture
-def kept(office, until, tmp_path):
+def kept(model_queue, until, tmp_path):
     """A conversation that is kept, and how to read it again in another process."""
-    desk, parrot = office()
+    desk, parrot = model_queue()
     store = Store(tmp_path)
 
     def opened():
@@ -308,9 +308,9 @@ def test_a_restart_loses_nothing(kept, tmp_path):
 
 
 def test_an_answer_cut_off_by_the_apps_end_is_kept_as_far_as_it_came(
-    office, until, tmp_path
+    model_queue, until, tmp_path
 ):
-    desk, _ = office(delay=0.01)
+    desk, _ = model_queue(delay=0.01)
     store = Store(tmp_path)
     chat = Chat(desk, store, "a" * 32)
     chat._next_save = 0.0
@@ -415,8 +415,8 @@ def test_roles_alternate_whatever_happened():
     ]
 
 
-def test_a_message_that_failed_is_not_met_again(office, until):
-    desk, parrot = office(problem=ConfigError("too long"))
+def test_a_message_that_failed_is_not_met_again(model_queue, until):
+    desk, parrot = model_queue(problem=ConfigError("too long"))
     parrot.at = 0
     chat = Chat(desk)
     chat.send("x" * 1000, BASE)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app import private
+from app import local_only
 from app.options import AppConfig
 from comigs_mlx.config import parse
 from comigs_mlx.errors import ConfigError
@@ -96,10 +96,10 @@ def test_a_password_that_would_lock_everybody_out_is_refused(tmp_path, content, 
 
 def test_no_telemetry_leaves(monkeypatch, tmp_path):
     """Each of these is what the package itself reads; see its documentation."""
-    for name in (*private.SETTINGS, "GRADIO_TEMP_DIR"):
+    for name in (*local_only.SETTINGS, "GRADIO_TEMP_DIR"):
         monkeypatch.setenv(name, "True")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    private.keep()
+    local_only.keep()
     off = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False"}
     off |= {"GRADIO_SHARE": "False", "GRADIO_MCP_SERVER": "False"}
     off |= {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
@@ -110,13 +110,13 @@ def test_no_telemetry_leaves(monkeypatch, tmp_path):
 def test_uploads_are_for_nobody_else_whoever_made_their_folder(
     monkeypatch, tmp_path, umask
 ):
-    for name in (*private.SETTINGS, "GRADIO_TEMP_DIR"):
+    for name in (*local_only.SETTINGS, "GRADIO_TEMP_DIR"):
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     old = os.umask(umask)
     try:
         (tmp_path / "comigs_mlx" / "uploads").mkdir(parents=True)
-        private.keep()
+        local_only.keep()
     finally:
         os.umask(old)
     mode = (tmp_path / "comigs_mlx" / "uploads").stat().st_mode
@@ -124,11 +124,11 @@ def test_uploads_are_for_nobody_else_whoever_made_their_folder(
 
 
 def test_the_environment_cannot_open_the_page(monkeypatch, tmp_path):
-    for name in (*private.SETTINGS, *private.FROM_OUTSIDE, "GRADIO_TEMP_DIR"):
+    for name in (*local_only.SETTINGS, *local_only.FROM_OUTSIDE, "GRADIO_TEMP_DIR"):
         monkeypatch.setenv(name, "as the shell has it")  # put back afterwards
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    private.keep()
-    assert not set(private.FROM_OUTSIDE) & set(os.environ)
+    local_only.keep()
+    assert not set(local_only.FROM_OUTSIDE) & set(os.environ)
     assert os.environ["GRADIO_SHARE"] == "False"
     assert os.environ["GRADIO_ALLOWED_PATHS"] == ""
     assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import pytest
 
 from app import curves, render
-from app.said import Said
+from app.kept_replies import Said
 from tests.app.speaking import spoken
 
 ATTACK = "\"'><img src=x onerror=alert(1)></script><script>alert(2)</script>"

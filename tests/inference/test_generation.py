@@ -19,7 +19,7 @@ PROMPT = list(b"Dear diary, today we")
 
 
 @pytest.fixture
-def speaker(tiny_folder):
+def engine(tiny_folder):
     """(family, options) -> a base with random experts that matter, and its mixture."""
 
     def make(family="llama", **options):
@@ -47,9 +47,9 @@ def answer(base, mixture, max_tokens=8, prompt=PROMPT, **sampling):
 @pytest.mark.parametrize("prefill", [1, 3, 7, 2048])
 @pytest.mark.parametrize("family", ["llama", "gemma3_text"])
 def test_recorder_equals_a_full_pass_at_every_position(
-    speaker, family, prefill, options
+    engine, family, prefill, options
 ):
-    base, mixture = speaker(family, **options)
+    base, mixture = engine(family, **options)
     recorder = Recorder(mixture)
     steps = generate_step(
         mx.array(PROMPT), recorder, max_tokens=6, prefill_step_size=prefill
@@ -64,10 +64,10 @@ def test_recorder_equals_a_full_pass_at_every_position(
     assert np.abs(np.diff(expected, axis=0)).max(axis=(1, 2)).min() > 1e-3
 
 
-def test_trace_equals_a_full_pass(speaker, monkeypatch):
+def test_trace_equals_a_full_pass(engine, monkeypatch):
     """Through `stream_generate`, with a prompt that is read in several chunks."""
     monkeypatch.setattr(generate, "chunk_tokens", lambda: 6)
-    base, mixture = speaker(specialists=2)
+    base, mixture = engine(specialists=2)
     generation = answer(base, mixture)
     trace = generation.trace()
     tokens = PROMPT + [piece.id for piece in generation.pieces]
@@ -82,8 +82,8 @@ def test_trace_equals_a_full_pass(speaker, monkeypatch):
     assert trace.model == base.id
 
 
-def test_tokens_are_those_of_greedy_full_passes(speaker):
-    base, mixture = speaker()
+def test_tokens_are_those_of_greedy_full_passes(engine):
+    base, mixture = engine()
     generation = answer(base, mixture, max_tokens=6)
     tokens = list(PROMPT)
     for piece in generation.pieces:
@@ -95,9 +95,9 @@ def test_tokens_are_those_of_greedy_full_passes(speaker):
     ]
 
 
-def test_the_last_token_of_a_stopped_answer_is_routed_too(speaker):
+def test_the_last_token_of_a_stopped_answer_is_routed_too(engine):
     """An answer that ends with EOS: its weights stand in the trace like any other's."""
-    base, mixture = speaker()
+    base, mixture = engine()
     (first, *_) = answer(base, mixture, max_tokens=3).pieces
     base.tokenizer.eos_token_ids = {first.id}
     generation = answer(base, mixture, max_tokens=5)
@@ -107,8 +107,8 @@ def test_the_last_token_of_a_stopped_answer_is_routed_too(speaker):
     assert np.abs(np.array(weights) - full_pass(mixture, tokens)).max() < 1e-5
 
 
-def test_a_trace_of_an_answer_left_early(speaker):
-    base, mixture = speaker()
+def test_a_trace_of_an_answer_left_early(engine):
+    base, mixture = engine()
     generation = Generation(base, mixture, PROMPT, 50, Sampling())
     for _, piece in zip(range(3), generation, strict=False):
         assert piece.finish_reason is None
@@ -118,14 +118,14 @@ def test_a_trace_of_an_answer_left_early(speaker):
     assert np.abs(weights - full_pass(mixture, tokens)).max() < 1e-5
 
 
-def test_asking_again_begins_anew(speaker):
-    generation = answer(*speaker())
+def test_asking_again_begins_anew(engine):
+    generation = answer(*engine())
     first = [piece.id for piece in generation], generation.trace()
     assert ([piece.id for piece in generation], generation.trace()) == first
 
 
-def test_a_prompt_of_one_token(speaker):
-    base, mixture = speaker()
+def test_a_prompt_of_one_token(engine):
+    base, mixture = engine()
     generation = answer(base, mixture, max_tokens=2, prompt=PROMPT[:1])
     tokens = PROMPT[:1] + [piece.id for piece in generation.pieces]
     weights = np.array([token.weights for token in generation.trace().tokens])
@@ -141,8 +141,8 @@ def test_a_prompt_of_one_token(speaker):
         ((0.25, 0.5), [0.25, 0.5]),
     ],
 )
-def test_selections_that_fix_the_weights(speaker, selection, weights):
-    base, mixture = speaker()
+def test_selections_that_fix_the_weights(engine, selection, weights):
+    base, mixture = engine()
     with mixture.selected(selection):
         trace = answer(base, mixture, max_tokens=3).trace()
     found = np.array([token.weights for token in trace.tokens])
@@ -150,8 +150,8 @@ def test_selections_that_fix_the_weights(speaker, selection, weights):
     assert np.array_equal(found, np.broadcast_to(np.float32(weights), found.shape))
 
 
-def test_base_speaks_like_the_bare_model(speaker):
-    base, mixture = speaker()
+def test_base_speaks_like_the_bare_model(engine):
+    base, mixture = engine()
     with mixture.selected("base"):
         ours = [piece.id for piece in answer(base, mixture).pieces]
     mixed = [piece.id for piece in answer(base, mixture).pieces]
@@ -161,8 +161,8 @@ def test_base_speaks_like_the_bare_model(speaker):
     assert ours != mixed
 
 
-def test_a_seed_draws_the_same_text_again(speaker):
-    base, mixture = speaker()
+def test_a_seed_draws_the_same_text_again(engine):
+    base, mixture = engine()
 
     def ids(seed):
         generation = answer(base, mixture, 12, temperature=1.5, seed=seed)
@@ -172,17 +172,17 @@ def test_a_seed_draws_the_same_text_again(speaker):
     assert ids(1) != ids(2)
 
 
-def test_text_is_the_pieces_and_the_tokenizers_own(speaker):
-    base, mixture = speaker()
+def test_text_is_the_pieces_and_the_tokenizers_own(engine):
+    base, mixture = engine()
     generation = answer(base, mixture, max_tokens=12)
     ids = [piece.id for piece in generation.pieces]
     assert generation.text == "".join(piece.text for piece in generation.pieces)
     assert generation.text == base.tokenizer.decode(ids)
 
 
-def test_weights_are_asked_for_by_position(speaker):
+def test_weights_are_asked_for_by_position(engine):
     """The first ones, also when more has been read by now."""
-    _, mixture = speaker()
+    _, mixture = engine()
     recorder = Recorder(mixture)
     cache = make_prompt_cache(recorder)
     for token in PROMPT[:6]:
@@ -192,9 +192,9 @@ def test_weights_are_asked_for_by_position(speaker):
         assert np.abs(recorder.weights(count) - expected[:count]).max() < 1e-5
 
 
-def test_weights_of_one_position_are_those_of_a_full_pass(speaker):
+def test_weights_of_one_position_are_those_of_a_full_pass(engine):
     """Wherever it lies in a chunk; chunks of several sizes."""
-    _, mixture = speaker(specialists=2)
+    _, mixture = engine(specialists=2)
     recorder, start = Recorder(mixture), 0
     cache = make_prompt_cache(recorder)
     expected = full_pass(mixture, PROMPT)
@@ -207,9 +207,9 @@ def test_weights_of_one_position_are_those_of_a_full_pass(speaker):
     assert start == len(PROMPT)
 
 
-def test_top_p_keeps_to_the_likeliest(speaker):
+def test_top_p_keeps_to_the_likeliest(engine):
     """Hot enough to draw anything; of so little probability there is one token only."""
-    base, mixture = speaker()
+    base, mixture = engine()
 
     def ids(**sampling):
         return [p.id for p in answer(base, mixture, 12, **sampling).pieces]
@@ -221,7 +221,7 @@ def test_top_p_keeps_to_the_likeliest(speaker):
 
 
 class TestRefused:
-    """What a speaker refuses is refused here too; see `test_speaker`."""
+    """What an engine refuses is refused here too; see `test_chat_engine`."""
 
     @pytest.mark.parametrize(
         ("sampling", "text"),
@@ -235,30 +235,30 @@ class TestRefused:
             ({"seed": 2**64}, f"seed {2**64} must be from 0"),
         ],
     )
-    def test_settings(self, speaker, sampling, text):
+    def test_settings(self, engine, sampling, text):
         with pytest.raises(ConfigError, match=text):
-            Generation(*speaker(), PROMPT, 8, Sampling(**sampling))
+            Generation(*engine(), PROMPT, 8, Sampling(**sampling))
 
-    def test_nothing_to_generate_or_to_read(self, speaker):
-        base, mixture = speaker()
+    def test_nothing_to_generate_or_to_read(self, engine):
+        base, mixture = engine()
         with pytest.raises(ConfigError, match="max tokens 0 must be at least 1"):
             Generation(base, mixture, PROMPT, 0, Sampling())
         with pytest.raises(ConfigError, match="the prompt is empty"):
             Generation(base, mixture, [], 8, Sampling())
 
-    def test_a_prompt_longer_than_the_context(self, speaker):
-        base, mixture = speaker()
+    def test_a_prompt_longer_than_the_context(self, engine):
+        base, mixture = engine()
         with pytest.raises(ConfigError) as error:
             Generation(base, mixture, [1] * 128, 8, Sampling())
         text = f"the prompt is 128 tokens long, {base.id} reads at most 128: shorten it"
         assert str(error.value) == text
 
-    def test_tokens_without_a_row(self, speaker):
+    def test_tokens_without_a_row(self, engine):
         with pytest.raises(ModelError, match="the prompt has token id 300"):
-            Generation(*speaker(), [1, 300], 8, Sampling())
+            Generation(*engine(), [1, 300], 8, Sampling())
 
-    def test_the_last_seed_and_the_last_place_are_taken(self, speaker):
-        base, mixture = speaker()
+    def test_the_last_seed_and_the_last_place_are_taken(self, engine):
+        base, mixture = engine()
         made = answer(base, mixture, 50, [1] * 125, temperature=1.0, seed=2**64 - 1)
         assert len(made.pieces) <= 3
         base.tokenizer.eos_token_ids = set()
@@ -267,9 +267,9 @@ class TestRefused:
         assert made.pieces[-1].finish_reason == "length"
 
 
-def test_reading_is_told_chunk_by_chunk_and_may_be_ended(speaker, monkeypatch):
+def test_reading_is_told_chunk_by_chunk_and_may_be_ended(engine, monkeypatch):
     monkeypatch.setattr(generate, "chunk_tokens", lambda: 6)
-    base, mixture = speaker()
+    base, mixture = engine()
     told = []
 
     def reading(done, total):
@@ -284,8 +284,8 @@ def test_reading_is_told_chunk_by_chunk_and_may_be_ended(speaker, monkeypatch):
     assert generation.pieces == []
 
 
-def test_recorder_passes_for_the_model(speaker):
-    base, mixture = speaker()
+def test_recorder_passes_for_the_model(engine):
+    base, mixture = engine()
     recorder = Recorder(mixture)
     assert recorder.layers is base.model.layers
     assert len(make_prompt_cache(recorder)) == 2
@@ -295,16 +295,16 @@ def test_recorder_passes_for_the_model(speaker):
 
 
 class TestPromptTokens:
-    def test_chat_template_ends_where_the_assistant_begins(self, speaker):
-        base, _ = speaker()
+    def test_chat_template_ends_where_the_assistant_begins(self, engine):
+        base, _ = engine()
         tokens = prompt_tokens(base.tokenizer, "Hi", system="Be kind.")
         assert base.tokenizer.decode(tokens) == (
             "<|im_start|>system\nBe kind.<|im_end|>\n"
             "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
         )
 
-    def test_without_template_the_prompt_is_continued(self, speaker):
-        base, _ = speaker()
+    def test_without_template_the_prompt_is_continued(self, engine):
+        base, _ = engine()
         assert prompt_tokens(base.tokenizer, "Hi", template=False) == list(
             base.tokenizer.encode("Hi", add_special_tokens=False)
         )
@@ -316,7 +316,7 @@ class TestPromptTokens:
             ({"prompt": ""}, "the prompt is empty: give some text with --prompt"),
         ],
     )
-    def test_what_cannot_be_asked(self, speaker, arguments, text):
-        base, _ = speaker()
+    def test_what_cannot_be_asked(self, engine, arguments, text):
+        base, _ = engine()
         with pytest.raises(ConfigError, match=text):
             prompt_tokens(base.tokenizer, template=False, **arguments)

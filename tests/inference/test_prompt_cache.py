@@ -1,12 +1,12 @@
-"""Whatever was stopped or failed before: the next answer is a fresh speaker's."""
+"""Whatever was stopped or failed before: the next answer is a fresh engine's."""
 
 import numpy as np
 import pytest
 from mlx_lm.models.cache import CacheList, KVCache, make_prompt_cache
 
 from comigs_mlx.inference import generate
+from comigs_mlx.inference.chat_engine import ChatEngine, Settings
 from comigs_mlx.inference.prompt_cache import PromptCache, tokens_read
-from comigs_mlx.inference.speaker import Settings, Speaker
 from comigs_mlx.model.base import load_base
 from comigs_mlx.model.mixture import Mixture
 
@@ -32,24 +32,24 @@ def run(request, trained):
 
 
 @pytest.fixture
-def speaker(run):
-    made = Speaker()
+def engine(run):
+    made = ChatEngine()
     made.choose(run)
     yield made
     made.close()
 
 
 @pytest.fixture
-def fresh(run, speaker):
-    """(messages, settings) -> what a speaker says that has read nothing."""
+def fresh(run, engine):
+    """(messages, settings) -> what an engine says that has read nothing."""
     told = {}
 
     def say(messages, settings=GREEDY):
         key = repr((messages, settings))
         if key not in told:
-            speaker._speech._prompts.clear()
-            told[key] = list(speaker.reply(messages, settings))
-            speaker._speech._prompts.clear()
+            engine._loaded._prompts.clear()
+            told[key] = list(engine.reply(messages, settings))
+            engine._loaded._prompts.clear()
         return told[key]
 
     return say
@@ -71,43 +71,43 @@ def at_call(number, do):
     return lambda *_: do() if next(calls) == number else False
 
 
-def test_stopped_at_any_moment(speaker, fresh):
+def test_stopped_at_any_moment(engine, fresh):
     """Before the first token, between chunks, between tokens, after the last."""
     expected = {repr(m): fresh(m) for m in (ASK, ON, OTHER)}
     asked = []
-    list(speaker.reply(ASK, GREEDY, lambda: asked.append(1)))
-    speaker._speech._prompts.clear()
+    list(engine.reply(ASK, GREEDY, lambda: asked.append(1)))
+    engine._loaded._prompts.clear()
     assert len(asked) > 7  # one before, three between chunks, one before each token
     for moment in range(len(asked) + 1):
         for messages in (ASK, ON, ASK):  # retry, go on, retry: all from what is kept
-            said = list(speaker.reply(ASK, GREEDY, at_call(moment, lambda: True)))
+            said = list(engine.reply(ASK, GREEDY, at_call(moment, lambda: True)))
             assert said == [] or same(said, expected[repr(ASK)][: len(said)])
-            assert same(list(speaker.reply(messages, GREEDY)), expected[repr(messages)])
-        speaker._speech._prompts.clear()
+            assert same(list(engine.reply(messages, GREEDY)), expected[repr(messages)])
+        engine._loaded._prompts.clear()
 
 
-def test_failed_at_any_moment(speaker, fresh):
+def test_failed_at_any_moment(engine, fresh):
     expected = fresh(ASK)
 
     def fail():
         raise Failure
 
     told = []
-    list(speaker.reply(ASK, GREEDY, listen=told.append))
+    list(engine.reply(ASK, GREEDY, listen=told.append))
     for moment in range(len(told)):
-        speaker._speech._prompts.clear()
+        engine._loaded._prompts.clear()
         with pytest.raises(Failure):
-            list(speaker.reply(ASK, GREEDY, listen=at_call(moment, fail)))
-        assert same(list(speaker.reply(ASK, GREEDY)), expected)
+            list(engine.reply(ASK, GREEDY, listen=at_call(moment, fail)))
+        assert same(list(engine.reply(ASK, GREEDY)), expected)
 
 
-def test_failed_in_the_middle_of_the_model(speaker, fresh, monkeypatch):
+def test_failed_in_the_middle_of_the_model(engine, fresh, monkeypatch):
     """Some blocks have read a chunk, the others have not."""
     expected = fresh(ASK)
-    layers = speaker._speech._mixture.model.layers
+    layers = engine._loaded._mixture.model.layers
     kind, real = type(layers[1]), type(layers[1]).__call__
     for moment in range(0, 14, 2):
-        speaker._speech._prompts.clear()
+        engine._loaded._prompts.clear()
         calls = iter(range(10_000))
 
         def failing(self, *args, moment=moment, calls=calls, **kwargs):
@@ -118,40 +118,40 @@ def test_failed_in_the_middle_of_the_model(speaker, fresh, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(kind, "__call__", failing)
             with pytest.raises(Failure):
-                list(speaker.reply(ASK, GREEDY))
-        assert same(list(speaker.reply(ASK, GREEDY)), expected)
+                list(engine.reply(ASK, GREEDY))
+        assert same(list(engine.reply(ASK, GREEDY)), expected)
 
 
 @pytest.mark.parametrize("most", [1, 2, 5])
-def test_cut_by_the_limit(speaker, fresh, most):
+def test_cut_by_the_limit(engine, fresh, most):
     limited = Settings(temperature=0.0, max_tokens=most)
     for messages in (ASK, ASK, ON):
-        assert same(list(speaker.reply(messages, limited)), fresh(messages, limited))
+        assert same(list(engine.reply(messages, limited)), fresh(messages, limited))
 
 
-def test_left_in_the_middle(speaker, fresh):
+def test_left_in_the_middle(engine, fresh):
     expected = fresh(ASK)
     for taken in range(3):
-        reply = speaker.reply(ASK, GREEDY)
+        reply = engine.reply(ASK, GREEDY)
         for _ in range(taken):
             next(reply)
         reply.close()
-        assert same(list(speaker.reply(ASK, GREEDY)), expected)
+        assert same(list(engine.reply(ASK, GREEDY)), expected)
 
 
-def test_two_pages_take_turns(speaker, fresh):
+def test_two_pages_take_turns(engine, fresh):
     for number in range(6):
         page, other = (ASK, OTHER) if number % 2 else (OTHER, ASK)
-        list(speaker.reply(page, GREEDY, at_call(number, lambda: True)))
-        assert same(list(speaker.reply(other, GREEDY)), fresh(other))
-        assert same(list(speaker.reply(page, GREEDY)), fresh(page))
+        list(engine.reply(page, GREEDY, at_call(number, lambda: True)))
+        assert same(list(engine.reply(other, GREEDY)), fresh(other))
+        assert same(list(engine.reply(page, GREEDY)), fresh(page))
 
 
-def test_what_was_read_before_the_stop_is_not_read_again(speaker, trained):
-    speaker.choose(trained("llama", specialists=2, learning_rate=0.05))
+def test_what_was_read_before_the_stop_is_not_read_again(engine, trained):
+    engine.choose(trained("llama", specialists=2, learning_rate=0.05))
     told = []
-    assert list(speaker.reply(ASK, GREEDY, at_call(2, lambda: True))) == []
-    list(speaker.reply(ASK, GREEDY, listen=told.append))
+    assert list(engine.reply(ASK, GREEDY, at_call(2, lambda: True))) == []
+    list(engine.reply(ASK, GREEDY, listen=told.append))
     assert told[0].done == 2 * CHUNK
     assert {one.total for one in told} == {told[-1].done}
 

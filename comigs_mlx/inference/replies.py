@@ -1,4 +1,4 @@
-"""What a speaker is asked for and what it says: plain data, no MLX."""
+"""What an engine is asked for and what it says: plain data, no MLX."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from importlib.resources import files
 
 import pytest
 
-from app import waiting
+from app import loading_page
 from app.options import AppConfig
 from comigs_mlx.errors import ConfigError
 
@@ -32,7 +32,7 @@ def ask(port, method="GET", path="/"):
 
 @pytest.mark.parametrize("path", ["/", "/config", "/<b>x</b>"])
 def test_it_says_that_it_is_starting_and_to_come_again(config, path):
-    with waiting.page(config) as address:
+    with loading_page.page(config) as address:
         assert address == f"http://127.0.0.1:{config.port}/"
         answer, body = ask(config.port, path=path)
         head, none = ask(config.port, "HEAD", path)
@@ -46,7 +46,7 @@ def test_it_says_that_it_is_starting_and_to_come_again(config, path):
 
 def test_the_port_is_free_at_once_whoever_was_there(config):
     """Visitors who have not asked yet, or not hung up, do not hold it."""
-    with waiting.page(config):
+    with loading_page.page(config):
         ask(config.port)
         idle = socket.create_connection(("127.0.0.1", config.port))
         lingering = socket.create_connection(("127.0.0.1", config.port))
@@ -61,9 +61,9 @@ def test_the_port_is_free_at_once_whoever_was_there(config):
 
 def test_a_port_that_is_taken_is_one_line(config):
     with (
-        waiting.page(config),
+        loading_page.page(config),
         pytest.raises(ConfigError, match=f"port {config.port} .*another --port"),
-        waiting.page(config),
+        loading_page.page(config),
     ):
         pass
 

@@ -4,15 +4,15 @@ import threading
 
 import pytest
 
-from app.office import OUT_OF_MEMORY, explain
+from app.model_queue import OUT_OF_MEMORY, explain
 from comigs_mlx.errors import ModelError
 
 
-def test_jobs_are_done_one_after_another(office):
-    desk, _ = office()
+def test_jobs_are_done_one_after_another(model_queue):
+    desk, _ = model_queue()
     inside = threading.Lock()
 
-    def job(speaker):
+    def job(engine):
         assert inside.acquire(blocking=False)
         inside.release()
 
@@ -21,10 +21,10 @@ def test_jobs_are_done_one_after_another(office):
     assert desk.standing.state == "ready"
 
 
-def test_the_standing_tells_what_is_being_done(office, until):
-    desk, _ = office()
+def test_the_standing_tells_what_is_being_done(model_queue, until):
+    desk, _ = model_queue()
     go = threading.Event()
-    done = desk.submit("Loading the model", lambda speaker: go.wait(5))
+    done = desk.submit("Loading the model", lambda engine: go.wait(5))
     until(lambda: desk.standing.text == "Loading the model")
     assert desk.standing.state == "starting"
     desk.say("loading SmolLM2")
@@ -34,10 +34,10 @@ def test_the_standing_tells_what_is_being_done(office, until):
     done.result(5)
 
 
-def test_a_problem_is_told(office, until):
-    desk, _ = office()
+def test_a_problem_is_told(model_queue, until):
+    desk, _ = model_queue()
 
-    def job(speaker):
+    def job(engine):
         raise ModelError("no such model: try demo")
 
     with pytest.raises(ModelError):

@@ -77,7 +77,7 @@ class Asked:
         return f"{name} · {self.run.name}"
 
     def selection(self, experts: Sequence[str]) -> str | tuple[float, ...]:
-        """What the speaker is told to select, of a run's experts."""
+        """What the engine is told to select, of a run's experts."""
         if self.run is None or not experts:
             return "base"
         if self.experts != "blend":
@@ -85,7 +85,7 @@ class Asked:
         return blend(experts, self.blend)
 
     def settings(self, experts: Sequence[str]) -> Any:
-        """The speaker's settings."""
+        """The engine's settings."""
         from comigs_mlx.inference.settings import Settings
 
         return Settings(

@@ -7,13 +7,13 @@ from typing import Any, cast
 import mlx.core as mx
 
 from comigs_mlx.inference.prompts import own_text
-from comigs_mlx.inference.spoken import Alternative, SpokenToken
+from comigs_mlx.inference.replies import Alternative, SpokenToken
 
 LIKELIEST = 5
 """Alternatives of each token."""
 
 
-class Heard:
+class TokenDetails:
     """One response of mlx-lm, its routing and its alternatives.
 
     They are asked for when the next response is there, and are computed by then: so

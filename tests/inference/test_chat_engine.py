@@ -19,10 +19,10 @@ from safetensors.numpy import load_file, save_file
 
 import tests.tiny as tiny
 from comigs_mlx.errors import ComigsError, ConfigError
-from comigs_mlx.inference import generate, speech
+from comigs_mlx.inference import generate, loaded_run
+from comigs_mlx.inference.chat_engine import ChatEngine, Settings, Stopped
 from comigs_mlx.inference.generate import Generation, Sampling
 from comigs_mlx.inference.prompts import chat_tokens, own_text
-from comigs_mlx.inference.speaker import Settings, Speaker, Stopped
 from comigs_mlx.model.base import load_base
 from comigs_mlx.runs.folder import RunFolder
 
@@ -39,14 +39,14 @@ def runs(trained):
 
 
 @pytest.fixture
-def speaker():
-    made = Speaker()
+def engine():
+    made = ChatEngine()
     yield made
     made.close()
 
 
-def spoken(speaker, messages=SAY, settings=GREEDY, **given):
-    return list(speaker.reply(messages, settings, **given))
+def spoken(engine, messages=SAY, settings=GREEDY, **given):
+    return list(engine.reply(messages, settings, **given))
 
 
 def ids(tokens):
@@ -82,59 +82,59 @@ def turn(tokens, words="and then"):
 
 
 class TestChoose:
-    def test_describes_the_run(self, speaker, runs, tiny_folder):
-        voice = speaker.choose(runs[0])
+    def test_describes_the_run(self, engine, runs, tiny_folder):
+        voice = engine.choose(runs[0])
         assert voice.run == str(runs[0])
         assert voice.base_id == str(tiny_folder())
         assert voice.experts == ["generalist", "specialist", "specialist-1"]
         assert voice.layers == ["model.layers.0.mlp", "model.layers.1.mlp"]
         assert voice.step == tiny.TRAINING["steps"]
         assert voice.selections == ["auto", "base", "generalist", "specialist"]
-        assert speaker.voice == voice
+        assert engine.voice == voice
 
-    def test_without_a_run_only_the_base_speaks(self, speaker, runs, tiny_folder):
-        voice = speaker.choose(None, str(tiny_folder()))
+    def test_without_a_run_only_the_base_speaks(self, engine, runs, tiny_folder):
+        voice = engine.choose(None, str(tiny_folder()))
         assert (voice.run, voice.experts, voice.layers) == (None, [], [])
         assert voice.selections == ["base"]
-        tokens = spoken(speaker)
+        tokens = spoken(engine)
         assert all(token.weights == [] for token in tokens)
         alone = generation(runs[0], settings=replace(GREEDY, selection="base"))
         assert ids(tokens) == [piece.id for piece in alone.pieces]
         with pytest.raises(ConfigError, match="no specialist without a run"):
-            spoken(speaker, settings=replace(GREEDY, selection="specialist"))
+            spoken(engine, settings=replace(GREEDY, selection="specialist"))
 
-    def test_every_run_speaks_as_if_loaded_alone(self, speaker, runs):
+    def test_every_run_speaks_as_if_loaded_alone(self, engine, runs):
         for run in (*runs, *reversed(runs)):
-            speaker.choose(run)
-            assert same_as(spoken(speaker), generation(run))
+            engine.choose(run)
+            assert same_as(spoken(engine), generation(run))
 
     def test_the_base_is_loaded_once(self, runs, tiny_folder):
         said = []
-        speaker = Speaker(said.append)
+        engine = ChatEngine(said.append)
         for run in (*runs, None, runs[0]):
-            speaker.choose(run, str(tiny_folder()))
-        speaker.close()
+            engine.choose(run, str(tiny_folder()))
+        engine.close()
         assert said == [f"loading {tiny_folder()}"]
 
-    def test_same_shape_keeps_the_modules_another_one_does_not(self, speaker, runs):
+    def test_same_shape_keeps_the_modules_another_one_does_not(self, engine, runs):
         mixtures = []
         for run in runs:
-            speaker.choose(run)
-            mixtures.append(speaker._speech._mixture)
+            engine.choose(run)
+            mixtures.append(engine._loaded._mixture)
         assert mixtures[0] is mixtures[1]
         assert mixtures[1] is not mixtures[2]
 
-    def test_another_base_replaces_the_first(self, speaker, runs, trained):
-        speaker.choose(runs[0])
-        old = weakref.ref(speaker._speech.base.model)
+    def test_another_base_replaces_the_first(self, engine, runs, trained):
+        engine.choose(runs[0])
+        old = weakref.ref(engine._loaded.base.model)
         other = trained("gpt2", **OPTIONS)
-        speaker.choose(other)
+        engine.choose(other)
         gc.collect()
         assert old() is None
-        assert same_as(spoken(speaker), generation(other))
+        assert same_as(spoken(engine), generation(other))
 
     def test_the_revision_of_the_base_a_run_was_trained_on(
-        self, speaker, runs, tmp_path, monkeypatch
+        self, engine, runs, tmp_path, monkeypatch
     ):
         """What is upstream by now may be another model."""
         run = shutil.copytree(runs[0], tmp_path / "run")
@@ -147,44 +147,44 @@ class TestChoose:
             asked.append(revision)
             return load_base(model, say)
 
-        monkeypatch.setattr(speech, "load_base", load)
-        speaker.choose(run)
+        monkeypatch.setattr(loaded_run, "load_base", load)
+        engine.choose(run)
         assert asked == ["0123abc"]
 
-    def test_the_best_save(self, speaker, runs):
-        voice = speaker.choose(runs[0], best=True)
+    def test_the_best_save(self, engine, runs):
+        voice = engine.choose(runs[0], best=True)
         assert voice.best
         assert voice.step == RunFolder(runs[0]).best()[0]
-        assert same_as(spoken(speaker), generation(runs[0], best=True))
+        assert same_as(spoken(engine), generation(runs[0], best=True))
 
-    def test_to_the_best_save_and_back(self, speaker, run):
+    def test_to_the_best_save_and_back(self, engine, run):
         copy = run(**OPTIONS)
         best = RunFolder(copy).best()
         assert best is not None
         for number in range(4):
-            voice = speaker.choose(copy, best=bool(number % 2))
+            voice = engine.choose(copy, best=bool(number % 2))
             assert voice.best == bool(number % 2)
-            assert same_as(spoken(speaker), generation(copy, best=voice.best))
+            assert same_as(spoken(engine), generation(copy, best=voice.best))
 
     def test_a_model_without_a_chat_template_says_so(
-        self, speaker, tiny_folder, tmp_path
+        self, engine, tiny_folder, tmp_path
     ):
         folder = shutil.copytree(tiny_folder(), tmp_path / "plain")
         file = folder / "tokenizer_config.json"
         settings = json.loads(file.read_text())
         file.write_text(json.dumps({**settings, "chat_template": None}))
-        assert speaker.choose(None, str(tiny_folder())).chat
-        assert not speaker.choose(None, str(folder)).chat
-        assert len(spoken(speaker)) == GREEDY.max_tokens
+        assert engine.choose(None, str(tiny_folder())).chat
+        assert not engine.choose(None, str(folder)).chat
+        assert len(spoken(engine)) == GREEDY.max_tokens
 
     @pytest.mark.parametrize("moment", range(4))
-    def test_stopped_while_loading(self, speaker, runs, moment):
+    def test_stopped_while_loading(self, engine, runs, moment):
         """Nothing is chosen then; later the same choice works."""
         asked = []
-        speaker.choose(runs[0], stop=lambda: asked.append(1))
-        speaker.close()
+        engine.choose(runs[0], stop=lambda: asked.append(1))
+        engine.close()
         assert len(asked) > moment - 1
-        again = Speaker()
+        again = ChatEngine()
         calls = iter(range(100))
         if moment < len(asked):
             with pytest.raises(Stopped):
@@ -194,25 +194,25 @@ class TestChoose:
         assert same_as(spoken(again), generation(runs[0]))
         again.close()
 
-    def test_loading_tells_its_progress(self, speaker, runs):
+    def test_loading_tells_its_progress(self, engine, runs):
         told = []
-        speaker.choose(runs[0], listen=told.append)
+        engine.choose(runs[0], listen=told.append)
         assert {one.what for one in told} == {"loading"}
         done = [one.done for one in told]
         assert done == sorted(done)
         assert done[-1] == told[-1].total
-        speaker.choose(runs[0], listen=told.append)  # nothing to load
+        engine.choose(runs[0], listen=told.append)  # nothing to load
         assert len(told) == len(done)
 
-    def test_what_is_not_there(self, speaker, runs, tmp_path):
+    def test_what_is_not_there(self, engine, runs, tmp_path):
         with pytest.raises(ComigsError, match="choose a run or a base model first"):
-            spoken(speaker)
+            spoken(engine)
         with pytest.raises(ComigsError, match="choose a run or a base model first"):
-            speaker.score("some text", ["base"])
+            engine.score("some text", ["base"])
         with pytest.raises(ComigsError, match=r"no run at .*nowhere"):
-            speaker.choose(tmp_path / "nowhere")
+            engine.choose(tmp_path / "nowhere")
         with pytest.raises(ComigsError, match="no model folder"):
-            speaker.choose(None, str(tmp_path / "nothing"))
+            engine.choose(None, str(tmp_path / "nothing"))
 
     @pytest.mark.parametrize(
         ("file", "content", "text"),
@@ -222,54 +222,54 @@ class TestChoose:
         ],
     )
     def test_a_broken_run_is_refused_and_does_not_answer(
-        self, speaker, runs, tmp_path, file, content, text
+        self, engine, runs, tmp_path, file, content, text
     ):
         broken = shutil.copytree(runs[0], tmp_path / "broken")
         (broken / file).write_bytes(content)
-        speaker.choose(runs[1])
+        engine.choose(runs[1])
         with pytest.raises(ComigsError, match=text):
-            speaker.choose(broken)
-        speaker.choose(runs[1])
-        assert same_as(spoken(speaker), generation(runs[1]))
+            engine.choose(broken)
+        engine.choose(runs[1])
+        assert same_as(spoken(engine), generation(runs[1]))
 
     def test_a_run_of_another_base_under_that_name_is_refused(
-        self, speaker, runs, tmp_path
+        self, engine, runs, tmp_path
     ):
         foreign = shutil.copytree(runs[0], tmp_path / "foreign")
         info = json.loads((foreign / "comigs.json").read_text())
         info["base_model"]["fingerprint"] = "0" * 64
         (foreign / "comigs.json").write_text(json.dumps(info))
-        speaker.choose(runs[0])
+        engine.choose(runs[0])
         with pytest.raises(ComigsError, match="is not the base model"):
-            speaker.choose(foreign)
-        assert speaker.voice is None
+            engine.choose(foreign)
+        assert engine.voice is None
 
 
 class TestReply:
     @pytest.mark.parametrize("selection", ["base", "generalist", (0.2, 0.3, 0.5)])
-    def test_is_the_generation_s(self, speaker, runs, selection):
+    def test_is_the_generation_s(self, engine, runs, selection):
         settings = replace(GREEDY, selection=selection, system="Be kind.")
-        speaker.choose(runs[0])
-        found = spoken(speaker, settings=settings)
+        engine.choose(runs[0])
+        found = spoken(engine, settings=settings)
         assert same_as(found, generation(runs[0], settings=settings))
 
-    def test_a_seed_draws_the_generation_s_tokens(self, speaker, runs):
-        speaker.choose(runs[0])
+    def test_a_seed_draws_the_generation_s_tokens(self, engine, runs):
+        engine.choose(runs[0])
         settings = Settings(temperature=1.3, top_p=0.9, max_tokens=8, seed=5)
-        found = spoken(speaker, settings=settings)
+        found = spoken(engine, settings=settings)
         assert same_as(found, generation(runs[0], settings=settings))
-        assert ids(spoken(speaker, settings=replace(settings, seed=6))) != ids(found)
+        assert ids(spoken(engine, settings=replace(settings, seed=6))) != ids(found)
 
-    def test_without_a_seed_every_reply_is_another(self, speaker, runs):
-        speaker.choose(runs[0])
+    def test_without_a_seed_every_reply_is_another(self, engine, runs):
+        engine.choose(runs[0])
         settings = Settings(temperature=1.5, top_p=1.0, max_tokens=12)
-        found = {tuple(ids(spoken(speaker, settings=settings))) for _ in range(3)}
+        found = {tuple(ids(spoken(engine, settings=settings))) for _ in range(3)}
         assert len(found) == 3
 
-    def test_alternatives_are_the_likeliest_of_a_full_pass(self, speaker, runs):
-        speaker.choose(runs[0])
+    def test_alternatives_are_the_likeliest_of_a_full_pass(self, engine, runs):
+        engine.choose(runs[0])
         settings = Settings(temperature=1.3, max_tokens=4, seed=3)
-        tokens = spoken(speaker, settings=settings)
+        tokens = spoken(engine, settings=settings)
         base, mixture = RunFolder(runs[0]).load()
         read = chat_tokens(base.tokenizer, SAY)
         for token in tokens:
@@ -284,81 +284,81 @@ class TestReply:
             assert token.own == own_text(base.tokenizer, token.id)
             read.append(token.id)
 
-    def test_stop_is_asked_before_each_token(self, speaker, runs):
-        speaker.choose(runs[0])
+    def test_stop_is_asked_before_each_token(self, engine, runs):
+        engine.choose(runs[0])
         answers = iter([False, False, False, True])
-        tokens = spoken(speaker, stop=lambda: next(answers))
-        assert ids(tokens) == ids(spoken(speaker))[:3]
+        tokens = spoken(engine, stop=lambda: next(answers))
+        assert ids(tokens) == ids(spoken(engine))[:3]
         assert tokens[-1].finish_reason is None
-        assert spoken(speaker, stop=lambda: True) == []
+        assert spoken(engine, stop=lambda: True) == []
 
-    def test_a_message_longer_than_the_context(self, speaker, runs):
-        speaker.choose(runs[0])
-        most = speaker._speech.base.context
+    def test_a_message_longer_than_the_context(self, engine, runs):
+        engine.choose(runs[0])
+        most = engine._loaded.base.context
         with pytest.raises(ConfigError) as error:
-            spoken(speaker, [{"role": "user", "content": "x" * most}])
+            spoken(engine, [{"role": "user", "content": "x" * most}])
         assert "tokens long" in str(error.value)
         assert f"reads at most {most:,}: shorten it" in str(error.value)
 
     def test_a_conversation_longer_than_the_context_loses_its_oldest_turns(
-        self, speaker, runs
+        self, engine, runs
     ):
-        speaker.choose(runs[0])
+        engine.choose(runs[0])
         said, told = [], []
         for number in range(8):
             user = {"role": "user", "content": f"{number} of many"}
             said += [user, {"role": "assistant", "content": "yes"}]
         said.pop()
-        tokens = spoken(speaker, said, listen=told.append)
+        tokens = spoken(engine, said, listen=told.append)
         (left_out,) = {one.left_out for one in told}
         assert left_out > 0
         assert left_out % 2 == 0
         assert same_as(tokens, generation(runs[0], said[left_out:]))
-        spoken(speaker, said[:3], listen=told.append)
+        spoken(engine, said[:3], listen=told.append)
         assert told[-1].left_out == 0
 
-    def test_a_turn_that_was_stopped_does_not_end_the_conversation(self, speaker, runs):
+    def test_a_turn_that_was_stopped_does_not_end_the_conversation(self, engine, runs):
         """Templates of Gemma's kind want roles that alternate."""
-        speaker.choose(runs[0])
-        tokenizer = speaker.tokenizer._tokenizer
+        engine.choose(runs[0])
+        tokenizer = engine.tokenizer._tokenizer
         before = tokenizer.chat_template
         tokenizer.chat_template = (
             "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) "
             "%}{{ raise_exception('no') }}{% endif %}{{ m.content }}{% endfor %}"
         )
         try:
-            assert spoken(speaker, SAY, stop=lambda: True) == []
-            assert spoken(speaker, [*SAY, {"role": "user", "content": "Go on"}])
+            assert spoken(engine, SAY, stop=lambda: True) == []
+            assert spoken(engine, [*SAY, {"role": "user", "content": "Go on"}])
         finally:
             tokenizer.chat_template = before
 
-    def test_half_a_character(self, speaker, runs):
-        speaker.choose(runs[0])
+    def test_half_a_character(self, engine, runs):
+        engine.choose(runs[0])
         for messages, settings in (
             ([{"role": "user", "content": "x\ud83d"}], GREEDY),
             (SAY, replace(GREEDY, system="x\ud83d")),
         ):
             with pytest.raises(ConfigError, match="is not text in UTF-8: its char"):
-                spoken(speaker, messages, settings)
-        assert len(spoken(speaker)) == GREEDY.max_tokens
+                spoken(engine, messages, settings)
+        assert len(spoken(engine)) == GREEDY.max_tokens
 
-    def test_reading_tells_its_progress(self, speaker, runs, monkeypatch):
+    def test_reading_tells_its_progress(self, engine, runs, monkeypatch):
         monkeypatch.setattr(generate, "chunk_tokens", lambda: 8)
-        speaker.choose(runs[0])
+        engine.choose(runs[0])
         told = []
-        spoken(speaker, listen=told.append)
-        prompt = len(chat_tokens(speaker.tokenizer, SAY))
+        spoken(engine, listen=told.append)
+        prompt = len(chat_tokens(engine.tokenizer, SAY))
         done = [*range(0, prompt - 1, 8), prompt - 1, prompt]
         assert [one.done for one in told] == done
         assert {(one.what, one.total) for one in told} == {("reading", prompt)}
 
-    def test_a_reply_ends_where_the_context_does(self, speaker, runs):
-        speaker.choose(runs[0])
-        base = speaker._speech.base
+    def test_a_reply_ends_where_the_context_does(self, engine, runs):
+        engine.choose(runs[0])
+        base = engine._loaded.base
         prompt = len(chat_tokens(base.tokenizer, SAY))
         room = base.context - prompt - 3
         long = [{"role": "user", "content": SAY[0]["content"] + "x" * room}]
-        tokens = spoken(speaker, long, replace(GREEDY, max_tokens=50))
+        tokens = spoken(engine, long, replace(GREEDY, max_tokens=50))
         assert len(tokens) == 3
         assert tokens[-1].finish_reason == "length"
 
@@ -377,75 +377,75 @@ class TestReply:
             ({"selection": (1.0,)}, "expected 3 weights"),
         ],
     )
-    def test_settings_that_cannot_work(self, speaker, runs, wrong, text):
-        speaker.choose(runs[0])
+    def test_settings_that_cannot_work(self, engine, runs, wrong, text):
+        engine.choose(runs[0])
         with pytest.raises(ConfigError, match=text):
-            spoken(speaker, settings=replace(GREEDY, **wrong))
-        assert len(spoken(speaker)) == GREEDY.max_tokens
+            spoken(engine, settings=replace(GREEDY, **wrong))
+        assert len(spoken(engine)) == GREEDY.max_tokens
 
-    def test_an_empty_conversation(self, speaker, runs):
-        speaker.choose(runs[0])
+    def test_an_empty_conversation(self, engine, runs):
+        engine.choose(runs[0])
         with pytest.raises(ConfigError, match="the conversation is empty"):
-            spoken(speaker, [])
+            spoken(engine, [])
 
 
 class TestPromptCache:
-    """Read before or not: the answer is that of a speaker who has read nothing."""
+    """Read before or not: the answer is that of an engine who has read nothing."""
 
     @pytest.fixture
-    def read(self, speaker, monkeypatch):
+    def read(self, engine, monkeypatch):
         """(messages, settings) -> a reply, and how many prompt tokens it read."""
         counts = []
-        real = speech.responses
+        real = loaded_run.responses
 
         def counting(recorder, tokenizer, prompt, *rest):
             counts.append(len(prompt))
             return real(recorder, tokenizer, prompt, *rest)
 
-        monkeypatch.setattr(speech, "responses", counting)
+        monkeypatch.setattr(loaded_run, "responses", counting)
 
         def reply(messages=SAY, settings=GREEDY):
-            return spoken(speaker, messages, settings), counts[-1]
+            return spoken(engine, messages, settings), counts[-1]
 
         return reply
 
-    def test_the_next_turn_reads_only_what_is_new(self, speaker, runs, read):
-        speaker.choose(runs[0])
+    def test_the_next_turn_reads_only_what_is_new(self, engine, runs, read):
+        engine.choose(runs[0])
         first, all_of_it = read()
-        prompt = chat_tokens(speaker.tokenizer, SAY)
+        prompt = chat_tokens(engine.tokenizer, SAY)
         assert all_of_it == len(prompt)
         tokens, count = read(turn(first))
-        longer = chat_tokens(speaker.tokenizer, turn(first))
+        longer = chat_tokens(engine.tokenizer, turn(first))
         assert 0 < count < len(longer) - len(prompt) + 1
         assert same_as(tokens, generation(runs[0], turn(first)))
 
-    def test_the_same_again_reads_one_token(self, speaker, runs, read):
-        speaker.choose(runs[0])
+    def test_the_same_again_reads_one_token(self, engine, runs, read):
+        engine.choose(runs[0])
         first, _ = read()
         second, count = read()
         assert count == 1
         assert ids(second) == ids(first)
         assert same_as(second, generation(runs[0]))
 
-    def test_an_edited_turn_keeps_what_stands_before_it(self, speaker, runs, read):
-        speaker.choose(runs[0])
+    def test_an_edited_turn_keeps_what_stands_before_it(self, engine, runs, read):
+        engine.choose(runs[0])
         first, _ = read()
         read(turn(first))
         edited = turn(first, "but no")
         tokens, count = read(edited)
-        assert 0 < count < len(chat_tokens(speaker.tokenizer, edited))
+        assert 0 < count < len(chat_tokens(engine.tokenizer, edited))
         assert same_as(tokens, generation(runs[0], edited))
 
-    def test_a_stopped_reply_leaves_what_it_has_read(self, speaker, runs, read):
-        speaker.choose(runs[0])
+    def test_a_stopped_reply_leaves_what_it_has_read(self, engine, runs, read):
+        engine.choose(runs[0])
         answers = iter([False, False, True])
-        part = spoken(speaker, stop=lambda: next(answers))
+        part = spoken(engine, stop=lambda: next(answers))
         tokens, count = read(turn(part))
-        assert count < len(chat_tokens(speaker.tokenizer, turn(part)))
+        assert count < len(chat_tokens(engine.tokenizer, turn(part)))
         assert same_as(tokens, generation(runs[0], turn(part)))
 
-    def test_another_selection_reads_all(self, speaker, runs, read):
-        speaker.choose(runs[0])
+    def test_another_selection_reads_all(self, engine, runs, read):
+        engine.choose(runs[0])
         _, all_of_it = read()
         for selection in ("specialist", "base", "auto", (0.5, 0.5, 0.0)):
             settings = replace(GREEDY, selection=selection)
@@ -453,40 +453,40 @@ class TestPromptCache:
             assert count == all_of_it
             assert same_as(tokens, generation(runs[0], settings=settings))
 
-    def test_another_run_reads_all(self, speaker, runs, read):
-        speaker.choose(runs[0])
+    def test_another_run_reads_all(self, engine, runs, read):
+        engine.choose(runs[0])
         _, all_of_it = read()
         for run in (runs[1], runs[2], runs[0]):
-            speaker.choose(run)
+            engine.choose(run)
             tokens, count = read()
             assert count == all_of_it
             assert same_as(tokens, generation(run))
 
-    def test_new_values_of_the_run_read_all(self, speaker, runs, read, tmp_path):
+    def test_new_values_of_the_run_read_all(self, engine, runs, read, tmp_path):
         """What a pull, or more training, leaves in the run's files."""
         run = shutil.copytree(runs[0], tmp_path / "run")
-        voice = speaker.choose(run)
+        voice = engine.choose(run)
         before, all_of_it = read()
         file = run / "generalist" / "adapters.safetensors"
         louder = {name: 3 * array for name, array in load_file(file).items()}
         step = {"step": str(tiny.TRAINING["steps"])}
         save_file(louder, file, step)
-        assert speaker.choose(run) == voice
+        assert engine.choose(run) == voice
         after, count = read()
         assert count == all_of_it
         assert ids(after) != ids(before)
         assert same_as(after, generation(run))
 
-    def test_the_same_values_again_read_nothing_anew(self, speaker, runs, read):
-        speaker.choose(runs[0])
+    def test_the_same_values_again_read_nothing_anew(self, engine, runs, read):
+        engine.choose(runs[0])
         read()
-        speaker.choose(runs[0])
+        engine.choose(runs[0])
         assert read()[1] == 1
 
-    def test_a_sliding_window(self, speaker, trained, read):
+    def test_a_sliding_window(self, engine, trained, read):
         """A cache that cannot be cut back is not used again."""
         run = trained("gemma3_text", **OPTIONS)
-        speaker.choose(run)
+        engine.choose(run)
         long = [{"role": "user", "content": "x" * 30}]
         first = read(long)[0]
         for messages in (long, [*long, *turn(first)[1:]], SAY):
@@ -494,14 +494,14 @@ class TestPromptCache:
 
 
 class TestThreads:
-    def test_conversations_with_several_runs_do_not_mix(self, speaker, runs):
-        voices = [speaker.choose(run) for run in runs[:2]]
+    def test_conversations_with_several_runs_do_not_mix(self, engine, runs):
+        voices = [engine.choose(run) for run in runs[:2]]
         expected = [generation(run) for run in runs[:2]]
         found = [[], []]
 
         def talk(index):
             for _ in range(3):
-                found[index].append(spoken(speaker, voice=voices[index]))
+                found[index].append(spoken(engine, voice=voices[index]))
 
         threads = [threading.Thread(target=talk, args=(i,)) for i in range(2)]
         for thread in threads:
@@ -514,25 +514,25 @@ class TestThreads:
         first, second = ([p.id for p in made.pieces] for made in expected)
         assert first != second
 
-    def test_a_reply_may_be_read_from_several_threads(self, speaker, runs):
-        speaker.choose(runs[0])
-        reply, tokens = speaker.reply(SAY, GREEDY), []
+    def test_a_reply_may_be_read_from_several_threads(self, engine, runs):
+        engine.choose(runs[0])
+        reply, tokens = engine.reply(SAY, GREEDY), []
         for _ in range(GREEDY.max_tokens):
             thread = threading.Thread(target=lambda: tokens.append(next(reply)))
             thread.start()
             thread.join(60)
         assert same_as(tokens, generation(runs[0]))
 
-    def test_a_reply_nobody_listens_to_ends(self, speaker, runs):
-        speaker.choose(runs[0])
+    def test_a_reply_nobody_listens_to_ends(self, engine, runs):
+        engine.choose(runs[0])
         endless = replace(GREEDY, max_tokens=100_000)
-        reply = speaker.reply(SAY, endless)
+        reply = engine.reply(SAY, endless)
         next(reply)
         reply.close()
-        assert len(spoken(speaker)) == GREEDY.max_tokens
+        assert len(spoken(engine)) == GREEDY.max_tokens
 
-    def test_a_second_caller_waits_its_turn(self, speaker, runs):
-        speaker.choose(runs[0])
+    def test_a_second_caller_waits_its_turn(self, engine, runs):
+        engine.choose(runs[0])
         held, go = threading.Event(), threading.Event()
 
         def stop():
@@ -541,12 +541,12 @@ class TestThreads:
 
         first = []
         thread = threading.Thread(
-            target=lambda: first.append(spoken(speaker, stop=stop))
+            target=lambda: first.append(spoken(engine, stop=stop))
         )
         thread.start()
         assert held.wait(60)
         later = []
-        second = threading.Thread(target=lambda: later.append(speaker.choose(runs[1])))
+        second = threading.Thread(target=lambda: later.append(engine.choose(runs[1])))
         second.start()
         second.join(0.1)
         assert not later
@@ -557,17 +557,17 @@ class TestThreads:
         assert later[0].run == str(runs[1])
 
     def test_closing_ends_what_is_said(self, runs):
-        speaker = Speaker()
-        speaker.choose(runs[0])
-        reply = speaker.reply(SAY, replace(GREEDY, max_tokens=100_000))
+        engine = ChatEngine()
+        engine.choose(runs[0])
+        reply = engine.reply(SAY, replace(GREEDY, max_tokens=100_000))
         next(reply)
-        speaker.close()
+        engine.close()
         assert len(list(reply)) < 100_000
-        with pytest.raises(ComigsError, match="the speaker is closed"):
-            speaker.choose(runs[0])
+        with pytest.raises(ComigsError, match="the engine is closed"):
+            engine.choose(runs[0])
 
     def test_closing_ends_what_is_loaded(self, runs):
-        speaker = Speaker()
+        engine = ChatEngine()
         begun, go = threading.Event(), threading.Event()
 
         def listen(progress):
@@ -578,14 +578,14 @@ class TestThreads:
 
         def choose():
             with contextlib.suppress(Stopped):
-                failed.append(speaker.choose(runs[0], listen=listen))
+                failed.append(engine.choose(runs[0], listen=listen))
 
         thread = threading.Thread(target=choose)
         thread.start()
         assert begun.wait(60)
-        closer = threading.Thread(target=speaker.close)
+        closer = threading.Thread(target=engine.close)
         closer.start()
-        while not speaker._worker.closed:
+        while not engine._worker.closed:
             time.sleep(0.001)
         go.set()
         closer.join(60)
@@ -593,11 +593,11 @@ class TestThreads:
         assert failed == []
 
     def test_who_is_gone_frees_the_model(self, runs):
-        speaker = Speaker()
-        speaker.choose(runs[0])
-        spoken(speaker)
-        model = weakref.ref(speaker._speech.base.model)
-        del speaker
+        engine = ChatEngine()
+        engine.choose(runs[0])
+        spoken(engine)
+        model = weakref.ref(engine._loaded.base.model)
+        del engine
         gc.collect()
         assert model() is None
 
@@ -617,7 +617,7 @@ class TestMemory:
         mended = []
         with (
             pytest.raises(ComigsError, match="out of memory: close other programs"),
-            speech._memory(lambda: mended.append(True)),
+            loaded_run._memory(lambda: mended.append(True)),
         ):
             raise error
         assert mended == [True]
@@ -625,15 +625,15 @@ class TestMemory:
     def test_other_errors_stay_what_they_are(self):
         with (
             pytest.raises(RuntimeError, match="something else"),
-            speech._memory(lambda: None),
+            loaded_run._memory(lambda: None),
         ):
             raise RuntimeError("something else")
 
-    def test_many_replies_and_runs_keep_nothing(self, speaker, runs):
+    def test_many_replies_and_runs_keep_nothing(self, engine, runs):
         def active():
             for run in runs:
-                speaker.choose(run)
-                spoken(speaker, settings=replace(GREEDY, max_tokens=40))
+                engine.choose(run)
+                spoken(engine, settings=replace(GREEDY, max_tokens=40))
             gc.collect()
             return mx.get_active_memory()
 
@@ -645,23 +645,23 @@ class TestMemory:
 
 def test_importing_the_speaker_loads_no_mlx():
     code = (
-        "import sys, comigs_mlx.inference.speaker, comigs_mlx.runs.listing; "
+        "import sys, comigs_mlx.inference.chat_engine, comigs_mlx.runs.listing; "
         "print([m for m in ('mlx.core', 'mlx_lm', 'transformers') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
 
 
-def test_paths_may_be_texts(speaker, runs):
-    assert speaker.choose(str(runs[0])).run == str(Path(runs[0]))
+def test_paths_may_be_texts(engine, runs):
+    assert engine.choose(str(runs[0])).run == str(Path(runs[0]))
 
 
 PROGRAM = """
 import sys
-from comigs_mlx.inference.speaker import Settings, Speaker
-speaker = Speaker()
-speaker.choose(None, sys.argv[1])
-said = speaker.reply([{"role": "user", "content": "x"}], Settings(max_tokens=10**6))
+from comigs_mlx.inference.speaker import Settings, ChatEngine
+engine = ChatEngine()
+engine.choose(None, sys.argv[1])
+said = engine.reply([{"role": "user", "content": "x"}], Settings(max_tokens=10**6))
 next(said)
 if sys.argv[2] == "raise":
     raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""One speaker for all chats, in a thread of its own.
+"""One engine for all chats, in a thread of its own.
 
 There is memory for one base model, and choosing a run and speaking with it must not be
 parted by somebody else's choice: every question is a job for one worker, first come,
@@ -31,7 +31,7 @@ OUT_OF_MEMORY = (
 
 
 @dataclass(frozen=True)
-class Standing:
+class Status:
     """What the model is doing.
 
     Attributes:
@@ -43,24 +43,24 @@ class Standing:
     text: str
 
 
-class Office:
-    """Hands jobs to the one speaker.
+class ModelQueue:
+    """Hands jobs to the one engine.
 
     Args:
-        make: Makes the speaker; called in the worker, once.
+        make: Makes the engine; called in the worker, once.
     """
 
     def __init__(self, make: Callable[[], Any]):
         self._make = make
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="speaker")
         self._lock = threading.Lock()
-        self._speaker: Any = None
+        self._engine: Any = None
         self._waiting = 0
         self._closing: list[Callable[[], None]] = []
-        self._standing = Standing("starting", "Starting")
+        self._standing = Status("starting", "Starting")
 
     @property
-    def standing(self) -> Standing:
+    def standing(self) -> Status:
         """What the model is doing now."""
         with self._lock:
             return self._standing
@@ -72,7 +72,7 @@ class Office:
             return self._waiting
 
     def submit(self, what: str, job: Callable[[Any], T]) -> Future[T]:
-        """Have `job(speaker)` done.
+        """Have `job(engine)` done.
 
         Args:
             what: What it does, for people: "Answering".
@@ -83,7 +83,7 @@ class Office:
         return self._worker.submit(self._do, what, job)
 
     def before_end(self, act: Callable[[], None]) -> None:
-        """Have something done when the office closes, while jobs may be under way."""
+        """Have something done when the queue closes, while jobs may run."""
         self._closing.append(act)
 
     def close(self) -> None:
@@ -91,16 +91,16 @@ class Office:
         for act in self._closing:
             act()
         self._worker.shutdown(wait=False, cancel_futures=True)
-        if self._speaker is not None:
-            self._speaker.close()
+        if self._engine is not None:
+            self._engine.close()
 
     def _do(self, what: str, job: Callable[[Any], T]) -> T:
-        state = "busy" if self._speaker is not None else "starting"
+        state = "busy" if self._engine is not None else "starting"
         self._stand(state, what)
         try:
-            if self._speaker is None:
-                self._speaker = self._make()
-            result = job(self._speaker)
+            if self._engine is None:
+                self._engine = self._make()
+            result = job(self._engine)
         except Exception as error:
             if state == "starting":  # later ones are told to who asked
                 self._stand("problem", explain(error))
@@ -117,7 +117,7 @@ class Office:
 
     def _stand(self, state: str, text: str) -> None:
         with self._lock:
-            self._standing = Standing(state, text)
+            self._standing = Status(state, text)
 
     def say(self, text: str) -> None:
         """Tell what takes time while a job is under way."""

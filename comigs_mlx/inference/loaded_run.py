@@ -1,4 +1,4 @@
-"""One base model in memory, and one run's experts on it: what a `Speaker` speaks with.
+"""One base model in memory and a run's experts on it: what a `ChatEngine` uses.
 
 A change of run puts other values into the experts that are attached, where their shape
 is the same, and attaches others where it is not; the base stays.
@@ -18,11 +18,9 @@ import mlx.core as mx
 from comigs_mlx.errors import ComigsError, ConfigError
 from comigs_mlx.inference import scoring
 from comigs_mlx.inference.generate import Reading, Recorder, responses
-from comigs_mlx.inference.heard import Heard
 from comigs_mlx.inference.prompt_cache import PromptCache
 from comigs_mlx.inference.prompts import fitting, room
-from comigs_mlx.inference.settings import Settings
-from comigs_mlx.inference.spoken import (
+from comigs_mlx.inference.replies import (
     Message,
     Progress,
     Scored,
@@ -31,6 +29,8 @@ from comigs_mlx.inference.spoken import (
     Voice,
     Watch,
 )
+from comigs_mlx.inference.settings import Settings
+from comigs_mlx.inference.token_details import TokenDetails
 from comigs_mlx.model import params
 from comigs_mlx.model.base import Base, load_base
 from comigs_mlx.model.fingerprint import array_digest
@@ -43,13 +43,13 @@ from comigs_mlx.runs.folder import RunFolder
 LOADING_STEPS = 3
 """Base model, its fingerprint, experts."""
 
-NOBODY = ExpertOptions(generalists=1, specialists=0, rank=1, attention_lora=False)
+NO_EXPERTS = ExpertOptions(generalists=1, specialists=0, rank=1, attention_lora=False)
 """Experts for a base model without a run: they never speak."""
 
 UNWATCHED = Watch()
 
 
-class Speech:
+class LoadedRun:
     """Chooses, replies and scores; all on one thread, one at a time.
 
     Attributes:
@@ -69,7 +69,7 @@ class Speech:
     def choose(
         self, run: Path | None, model: str, best: bool, watch: Watch = UNWATCHED
     ) -> Voice:
-        """Take a run, as it is now, or a base model alone; see `Speaker.choose`."""
+        """Take a run, as it is now, or a base model alone; see `ChatEngine.choose`."""
         folder, commit = None if run is None else RunFolder(run), None
         if folder is not None:
             info = folder.read_info()
@@ -82,7 +82,7 @@ class Speech:
         with _memory(self._forget):
             self._take(model, commit, watch)
             watch.step("loading", LOADING_STEPS - 1, LOADING_STEPS)
-            step = 0 if folder is None else self._wear(folder, best)
+            step = 0 if folder is None else self._load_run(folder, best)
         watch.listen(Progress("loading", LOADING_STEPS, LOADING_STEPS))
         self.voice = self._described(folder, best, step)
         self._signature = signature
@@ -108,9 +108,9 @@ class Speech:
             self._fingerprint = base.fingerprint()
             self.base = base
         if self._mixture is None:
-            self._attach(NOBODY)
+            self._attach(NO_EXPERTS)
 
-    def _wear(self, folder: RunFolder, best: bool) -> int:
+    def _load_run(self, folder: RunFolder, best: bool) -> int:
         """Put a run's values into the experts; their training step."""
         base, mixture = self._ready()
         folder.check_base(base.id, self._fingerprint)
@@ -153,7 +153,7 @@ class Speech:
     def reply(
         self, messages: Sequence[Message], settings: Settings, watch: Watch
     ) -> Iterator[SpokenToken]:
-        """Speak the next turn; see `Speaker.reply`."""
+        """Speak the next turn; see `ChatEngine.reply`."""
         settings.check()
         base, mixture = self._ready()
         selection = self._selection(settings.selection)
@@ -185,7 +185,7 @@ class Speech:
         cache, read = self._prompts.take(key, prompt, recorder)
         rest, heard = prompt[read:], list[int]()
         traced = self.voice is not None and self.voice.run is not None
-        last: Heard | None = None
+        last: TokenDetails | None = None
         asked = (rest, max_tokens, settings, cache, _reading(watch, read))
         stream: Any = responses(recorder, base.tokenizer, *asked)
         with contextlib.suppress(Stopped), contextlib.closing(stream):
@@ -193,7 +193,7 @@ class Speech:
                 if last is not None:
                     yield last.token(base.tokenizer)
                 weights = recorder.at(len(rest) + len(heard)) if traced else None
-                last = Heard(response, weights)
+                last = TokenDetails(response, weights)
                 heard.append(response.token)
             if last is not None:
                 yield last.token(base.tokenizer)
@@ -202,7 +202,7 @@ class Speech:
     def score(
         self, text: str, selections: Sequence[str], watch: Watch = UNWATCHED
     ) -> Scored:
-        """Read a text; see `Speaker.score`."""
+        """Read a text; see `ChatEngine.score`."""
         base, mixture = self._ready()
         chosen = {name: self._selection(name) for name in (*selections, "auto")}
         assert self.voice is not None

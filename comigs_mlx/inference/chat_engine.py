@@ -1,8 +1,8 @@
 """Somebody to talk to: a base model and a run's experts, for a user interface.
 
-    speaker = Speaker(say=print)
-    voice = speaker.choose(Path("runs/notes"))
-    for token in speaker.reply([{"role": "user", "content": "Hi"}], Settings()):
+    engine = ChatEngine(say=print)
+    voice = engine.choose(Path("runs/notes"))
+    for token in engine.reply([{"role": "user", "content": "Hi"}], Settings()):
         print(token.text, end="")
 
 May be used from any thread: everything is done on one thread of its own, in the order
@@ -18,49 +18,49 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from comigs_mlx.inference.replies import Alternative as Alternative
+from comigs_mlx.inference.replies import Message as Message
+from comigs_mlx.inference.replies import Progress as Progress
+from comigs_mlx.inference.replies import Scored as Scored
+from comigs_mlx.inference.replies import ScoredToken as ScoredToken
+from comigs_mlx.inference.replies import SpokenToken as SpokenToken
+from comigs_mlx.inference.replies import Stopped as Stopped
+from comigs_mlx.inference.replies import Voice as Voice
+from comigs_mlx.inference.replies import Watch, ignore, never
 from comigs_mlx.inference.settings import Settings as Settings
-from comigs_mlx.inference.spoken import Alternative as Alternative
-from comigs_mlx.inference.spoken import Message as Message
-from comigs_mlx.inference.spoken import Progress as Progress
-from comigs_mlx.inference.spoken import Scored as Scored
-from comigs_mlx.inference.spoken import ScoredToken as ScoredToken
-from comigs_mlx.inference.spoken import SpokenToken as SpokenToken
-from comigs_mlx.inference.spoken import Stopped as Stopped
-from comigs_mlx.inference.spoken import Voice as Voice
-from comigs_mlx.inference.spoken import Watch, ignore, never
 from comigs_mlx.inference.worker import Worker
 from comigs_mlx.messages import Say
 
 if TYPE_CHECKING:
-    from comigs_mlx.inference.speech import Speech
+    from comigs_mlx.inference.loaded_run import LoadedRun
 
 Listen = Callable[[Progress], None]
 T = TypeVar("T")
 
 
-class Speaker:
+class ChatEngine:
     """One base model in memory that speaks with any run's experts, one at a time."""
 
     def __init__(self, say: Say = lambda sentence: None):
         """Load nothing yet.
 
         Args:
-            say: Told in plain sentences what takes time, on the speaker's thread.
+            say: Told in plain sentences what takes time, on the engine's thread.
         """
         self._say = say
-        self._speech: Speech | None = None
+        self._loaded: LoadedRun | None = None
         self._worker = Worker()
         self._finalizer = weakref.finalize(self, self._worker.close)
 
     @property
     def voice(self) -> Voice | None:
         """What was chosen last; None before, and after a choice that failed."""
-        return None if self._speech is None else self._speech.voice
+        return None if self._loaded is None else self._loaded.voice
 
     @property
     def tokenizer(self) -> Any:
         """The tokenizer of the base in memory; None before the first choice."""
-        base = None if self._speech is None else self._speech.base
+        base = None if self._loaded is None else self._loaded.base
         return None if base is None else base.tokenizer
 
     def choose(
@@ -80,8 +80,8 @@ class Speaker:
             run: The run's folder; None: the base model alone.
             model: The base model, where there is no run.
             best: The run's save with the lowest validation loss.
-            stop: Asked between the steps of loading, on the speaker's thread.
-            listen: Told the progress of loading, on the speaker's thread.
+            stop: Asked between the steps of loading, on the engine's thread.
+            listen: Told the progress of loading, on the engine's thread.
 
         Raises:
             ComigsError: If there is no such run or it is broken, the base cannot be
@@ -110,10 +110,10 @@ class Speaker:
             messages: The turns so far, without the system prompt.
             settings: Who speaks, and how.
             stop: Asked before each token, and between chunks of what is read, on the
-                speaker's thread.
+                engine's thread.
             voice: Choose this first, as its files are now, in one go: so that
                 conversations with several runs do not mix. None: the last choice.
-            listen: Told the progress of reading, on the speaker's thread.
+            listen: Told the progress of reading, on the engine's thread.
 
         Raises:
             ComigsError: If nothing was chosen, a setting cannot work, or the last
@@ -140,8 +140,8 @@ class Speaker:
         Args:
             text: Not longer than the model can read at once.
             selections: Of the voice's.
-            stop: Asked between chunks of the text, on the speaker's thread.
-            listen: Told the progress, on the speaker's thread.
+            stop: Asked between chunks of the text, on the engine's thread.
+            listen: Told the progress, on the engine's thread.
 
         Raises:
             ComigsError: As for `reply`.
@@ -156,12 +156,12 @@ class Speaker:
     def close(self) -> None:
         """End what is being said, and give back the memory."""
         self._finalizer()
-        self._speech = None
+        self._loaded = None
 
     def _call(
         self, do: Callable[[Watch], T], stop: Callable[[], bool], listen: Listen
     ) -> T:
-        """Have it done; who gives up waiting (Ctrl-C) or closes the speaker ends it."""
+        """Have it done; who gives up waiting (Ctrl-C) or closes the engine ends it."""
         gone = threading.Event()
 
         def stopped() -> bool:
@@ -172,17 +172,17 @@ class Speaker:
         finally:
             gone.set()
 
-    def _as(self, voice: Voice | None, watch: Watch) -> Speech:
+    def _as(self, voice: Voice | None, watch: Watch) -> LoadedRun:
         speech = self._open()
         if voice is not None:
             run = None if voice.run is None else Path(voice.run)
             speech.choose(run, voice.base_id, voice.best, watch)
         return speech
 
-    def _open(self) -> Speech:
+    def _open(self) -> LoadedRun:
         """On the worker's thread only: MLX is imported there."""
-        if self._speech is None:
-            from comigs_mlx.inference.speech import Speech
+        if self._loaded is None:
+            from comigs_mlx.inference.loaded_run import LoadedRun
 
-            self._speech = Speech(self._say)
-        return self._speech
+            self._loaded = LoadedRun(self._say)
+        return self._loaded

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.said import STEP, Reply, Said, reply_from_json
-from comigs_mlx.inference.spoken import Alternative, SpokenToken
+from app.kept_replies import STEP, Reply, Said, reply_from_json
+from comigs_mlx.inference.replies import Alternative, SpokenToken
 
 WEIGHTS = st.lists(
     st.lists(st.floats(0, 1), min_size=2, max_size=2), min_size=0, max_size=4
