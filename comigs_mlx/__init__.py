@@ -52,7 +52,7 @@ _HOME = {
     "RunFolder": "runs.folder",
     "Sampling": "inference.settings",
     "SavingOptions": "options",
-    "ChatEngine": "inference.speaker",
+    "ChatEngine": "inference.chat_engine",
     "Trace": "inference.trace",
     "TrainConfig": "options",
     "Trainer": "training.trainer",

@@ -658,7 +658,7 @@ def test_paths_may_be_texts(engine, runs):
 
 PROGRAM = """
 import sys
-from comigs_mlx.inference.speaker import Settings, ChatEngine
+from comigs_mlx.inference.chat_engine import Settings, ChatEngine
 engine = ChatEngine()
 engine.choose(None, sys.argv[1])
 said = engine.reply([{"role": "user", "content": "x"}], Settings(max_tokens=10**6))
