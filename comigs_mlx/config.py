@@ -328,3 +328,16 @@ def dump_yaml(config: Any) -> str:
     dumper = _with_numbers(yaml.SafeDumper)
     text: str = yaml.dump(plain, Dumper=dumper, sort_keys=False)
     return text
+
+
+def check_new(out: Path) -> None:
+    """Refuse an `--out` that is there already, so that nothing is overwritten.
+
+    Args:
+        out: The file or folder that a command is about to make.
+
+    Raises:
+        ConfigError: If something is there, be it a link that leads nowhere.
+    """
+    if out.exists() or out.is_symlink():
+        raise ConfigError(f"{out} exists: remove it, or choose another --out")

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Literal
 
 from comigs_mlx import command
-from comigs_mlx.config import option, parse
+from comigs_mlx.config import check_new, option, parse
 from comigs_mlx.simulation.datasets import paper
-from comigs_mlx.simulation.datasets.dividing import check_new, write_participants
+from comigs_mlx.simulation.datasets.dividing import write_participants
 
 
 @dataclass(frozen=True)

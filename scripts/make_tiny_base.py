@@ -9,8 +9,7 @@ See `comigs_mlx.tiny_base.build` and, for the text, `comigs_mlx.data.demo_python
 from pathlib import Path
 
 from comigs_mlx import command
-from comigs_mlx.config import parse
-from comigs_mlx.simulation.datasets.dividing import check_new
+from comigs_mlx.config import check_new, parse
 from comigs_mlx.tiny_base.build import BuildResult, Recipe, make
 
 

@@ -76,14 +76,14 @@ def _curves(folder: Path, rounds: Mapping[str, Sequence[Round]]) -> None:
 
 def _shares(folder: Path, name: str, rounds: Sequence[Round]) -> None:
     """A row a participant, a column an expert; blocks upward, rounds to the right."""
-    people = list(rounds[-1]["layer_share"])
-    most = max(len(rounds[-1]["layer_share"][p][0]) for p in people)
-    figure = _figure(1 + 2.4 * most, 0.6 + 1.6 * len(people))
-    grid = figure.subplots(len(people), most, squeeze=False)
-    for row, person in zip(grid, people, strict=True):
-        labels = list(rounds[-1]["expert_share"].get(person, {}))
+    participants = list(rounds[-1]["layer_share"])
+    most = max(len(rounds[-1]["layer_share"][p][0]) for p in participants)
+    figure = _figure(1 + 2.4 * most, 0.6 + 1.6 * len(participants))
+    grid = figure.subplots(len(participants), most, squeeze=False)
+    for row, participant in zip(grid, participants, strict=True):
+        labels = list(rounds[-1]["expert_share"].get(participant, {}))
         for expert, axes in enumerate(row):
-            shares = [r["layer_share"][person] for r in rounds]
+            shares = [r["layer_share"][participant] for r in rounds]
             if expert >= len(shares[0][0]):
                 axes.set_axis_off()
                 continue
@@ -98,7 +98,7 @@ def _shares(folder: Path, name: str, rounds: Sequence[Round]) -> None:
             blocks = range(0, len(values), max(1, len(values) // 6))
             axes.set_yticks(blocks, blocks, fontsize=6)
             title = labels[expert] if expert < len(labels) else str(expert)
-            axes.set_title(f"{person}: {title}", fontsize=7)
+            axes.set_title(f"{participant}: {title}", fontsize=7)
     figure.supxlabel("round", fontsize=8)
     figure.supylabel("block", fontsize=8)
     figure.colorbar(image, ax=grid.ravel().tolist(), label="weight")

@@ -11,10 +11,18 @@ from typing import Any
 def markdown(results: Mapping[str, Any]) -> str:
     """results.md: one table, and what it was measured with."""
     methods, config = results["methods"], results["config"]
-    people = _people(methods)
-    head = ["method", *people, "mean", "std", "by tokens", "to local", "95 % interval"]
+    participants = _participants(methods)
+    head = [
+        "method",
+        *participants,
+        "mean",
+        "std",
+        "by tokens",
+        "to local",
+        "95 % interval",
+    ]
     head += ["MB/round", "seconds"]
-    rows = [_row(name, found, people) for name, found in methods.items()]
+    rows = [_row(name, found, participants) for name, found in methods.items()]
     lines = [
         "# Test perplexity",
         "",
@@ -44,23 +52,23 @@ def comma_separated(results: Mapping[str, Any]) -> str:
     writer.writerow(["method", "participant", "perplexity", "loss", "test_tokens"])
     for name, found in results["methods"].items():
         perplexity, loss = found["perplexity"], found["loss"]
-        for person, value in perplexity["per_participant"].items():
-            tokens = found["test_tokens"][person]
-            mine = loss["per_participant"][person]
-            writer.writerow([name, person, value, mine, tokens])
+        for participant, value in perplexity["per_participant"].items():
+            tokens = found["test_tokens"][participant]
+            mine = loss["per_participant"][participant]
+            writer.writerow([name, participant, value, mine, tokens])
         tokens = sum(found["test_tokens"].values())
         writer.writerow([name, "mean", perplexity["mean"], loss["mean"], tokens])
     return out.getvalue()
 
 
-def _people(methods: Mapping[str, Any]) -> list[str]:
+def _participants(methods: Mapping[str, Any]) -> list[str]:
     first = next(iter(methods.values()))
     return list(first["perplexity"]["per_participant"])
 
 
-def _row(name: str, found: Mapping[str, Any], people: list[str]) -> list[str]:
+def _row(name: str, found: Mapping[str, Any], participants: list[str]) -> list[str]:
     perplexity, to_local = found["perplexity"], found["difference_to_local"]
-    row = [name, *(f"{perplexity['per_participant'][p]:.2f}" for p in people)]
+    row = [name, *(f"{perplexity['per_participant'][p]:.2f}" for p in participants)]
     row += [f"{perplexity[key]:.2f}" for key in ("mean", "std", "token_weighted_mean")]
     if to_local is None:
         row += ["", ""]

@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from comigs_mlx.config import option, to_dict
+from comigs_mlx.config import check_new, option, to_dict
 from comigs_mlx.data.splits import Sample, divide
 from comigs_mlx.errors import DataError
 from comigs_mlx.messages import Say, quiet
-from comigs_mlx.simulation.datasets.dividing import check_new
 
 
 @dataclass(frozen=True)

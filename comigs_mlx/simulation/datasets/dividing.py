@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from comigs_mlx import registry
-from comigs_mlx.config import option
+from comigs_mlx.config import check_new, option
 from comigs_mlx.data.splits import SPLITS, Sample, divide, position
-from comigs_mlx.errors import ConfigError, DataError, raise_all
+from comigs_mlx.errors import DataError, raise_all
 from comigs_mlx.files import replacing_dir, write_json, write_text
 from comigs_mlx.simulation.datasets.labelled import Corpus, read_corpus
 
@@ -103,12 +103,6 @@ def partition(config: PartitionConfig) -> dict[str, Counter[str]]:
     }
     write_participants(out, shares, {"partition.json": made})
     return counts
-
-
-def check_new(out: Path) -> None:
-    """Raise `ConfigError` if something is there already."""
-    if out.exists() or out.is_symlink():
-        raise ConfigError(f"{out} exists: remove it, or choose another --out")
 
 
 def label_counts(labels: list[str], owners: list[str]) -> dict[str, Counter[str]]:
