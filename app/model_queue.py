@@ -52,7 +52,7 @@ class ModelQueue:
 
     def __init__(self, make: Callable[[], Any]):
         self._make = make
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="speaker")
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._lock = threading.Lock()
         self._engine: Any = None
         self._waiting = 0

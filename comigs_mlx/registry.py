@@ -65,10 +65,11 @@ def load(kind: str, name: str) -> ModuleType:
             two packages use the name, or if another package's plugin cannot be
             imported.
     """
-    if name not in (known := names(kind)):
-        raise ConfigError(f"unknown {kind} {name!r}: choose one of {', '.join(known)}")
     entries = _registered(kind).get(name, ())
     is_built_in = name in built_in(kind)
+    if not entries and not is_built_in:
+        known = ", ".join(names(kind))
+        raise ConfigError(f"unknown {kind} {name!r}: choose one of {known}")
     if len(entries) + is_built_in > 1:
         raise ConfigError(_clash(kind, name, entries, is_built_in))
     if is_built_in:

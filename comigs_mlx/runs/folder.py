@@ -19,7 +19,6 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from comigs_mlx.config import dump_yaml
@@ -36,7 +35,7 @@ from comigs_mlx.model.base import Base, load_base
 from comigs_mlx.model.demo import quiet
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.runs import description, experts
-from comigs_mlx.runs.place import Place
+from comigs_mlx.runs.place import Place, add_line
 from comigs_mlx.training import checkpoint
 from comigs_mlx.training.records import Boundary, Report
 from comigs_mlx.training.trainer import Trainer
@@ -130,11 +129,11 @@ class RunFolder(Place):
 
     def add_metrics(self, report: Report) -> None:
         """Append one line to metrics.jsonl."""
-        _add_line(self.metrics, dataclasses.asdict(report))
+        add_line(self.metrics, dataclasses.asdict(report), finite=False)
 
     def add_round(self, values: dict[str, Any]) -> None:
         """Append one line to rounds.jsonl; `values` have a `step`."""
-        _add_line(self.rounds, values)
+        add_line(self.rounds, values, finite=False)
 
     def load(
         self, best: bool = False, report: Callable[[str], None] = quiet
@@ -211,8 +210,3 @@ class RunFolder(Place):
             if checkpoint.latest(self.states) == newest:
                 self.write_experts(mixture, step)
         return step
-
-
-def _add_line(file: Path, values: dict[str, Any]) -> None:
-    with file.open("a", encoding="utf-8") as opened:
-        opened.write(json.dumps(values) + "\n")

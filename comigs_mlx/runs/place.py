@@ -135,13 +135,18 @@ def reports(file: Path, key: str) -> Iterator[tuple[dict[str, Any], str]]:
                 yield found, text
 
 
-def add_line(file: Path, values: Mapping[str, Any]) -> None:
+def add_line(file: Path, values: Mapping[str, Any], finite: bool = True) -> None:
     """Append one object to a JSONL file.
 
+    Args:
+        file: The file, which is made if it is not there.
+        values: The object.
+        finite: Whether a number that is not finite, which JSON has none of, is refused.
+
     Raises:
-        ValueError: If a number is not finite: JSON has none such.
+        ValueError: If one is refused; nothing has been written then.
     """
-    text = json.dumps(values, allow_nan=False)
+    text = json.dumps(values, allow_nan=not finite)
     with file.open("a", encoding="utf-8") as opened:
         opened.write(f"{text}\n")
 

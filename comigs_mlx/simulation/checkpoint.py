@@ -2,7 +2,7 @@
 
     state.json                       round, clock, bytes, positions, reports
     participants/<name>.safetensors  values and optimiser states
-    residuals/<name>.safetensors     what rounding took away (int8)
+    residuals/<name>.safetensors     quantisation residuals (int8)
     federation/...                   the files of the federation
 
 Batches, participation and drop-outs are functions of seeds and counters, so that no

@@ -37,7 +37,7 @@ class LocalFederation:
         manifest: Of the federation.
         store: Its files.
         time: Seconds on the simulated clock.
-        residuals: Participant -> what rounding took away; see `encoding`.
+        residuals: Participant -> its quantisation residual; see `encoding`.
     """
 
     manifest: Manifest

@@ -337,6 +337,21 @@ def weighted_mean(
         yield name, total.astype(np.float32)
 
 
+def mean(contributions: Sequence[Source], tensor: str) -> Wide | None:
+    """The average of one tensor; None where shapes differ."""
+    total: Wide | None = None
+    for source in contributions:
+        part = wide(source, tensor)
+        if total is None:
+            total = part
+        elif total.shape != part.shape:
+            return None
+        else:
+            total += part
+    assert total is not None
+    return np.divide(total, len(contributions))
+
+
 def mean_update(
     contributions: Sequence[Source], current: Source
 ) -> Iterator[tuple[str, Wide]]:
@@ -345,10 +360,9 @@ def mean_update(
     Holds one tensor of one contribution at a time.
     """
     for name in current.names():
-        total = wide(contributions[0], name)
-        for source in contributions[1:]:
-            total += wide(source, name)
-        yield name, total / len(contributions) - wide(current, name)
+        average = mean(contributions, name)
+        assert average is not None  # who takes this has contributions of one shape
+        yield name, average - wide(current, name)
 
 
 def stacked(contributions: Sequence[Source], tensor: str) -> Array:
@@ -421,7 +435,7 @@ def _missed(
         That of sum (B - mean B)(A - mean A), that of sum B A, and the most that the
         latter could have, which tells rounding from a result.
     """
-    a, b = (_mean(contributions, f"{linear}.{part}") for part in PAIR)
+    a, b = (mean(contributions, f"{linear}.{part}") for part in PAIR)
     if a is None or b is None:
         return None
     rest, size = lowrank.LowRankSum(), 0.0
@@ -432,18 +446,3 @@ def _missed(
     missed = rest.norm() ** 2
     rest.add(len(contributions) * a, b)  # now it is the sum of all B A
     return missed, rest.norm() ** 2, size**2
-
-
-def _mean(contributions: Sequence[Source], tensor: str) -> Wide | None:
-    """The average of one tensor; None where shapes differ."""
-    total: Wide | None = None
-    for source in contributions:
-        part = wide(source, tensor)
-        if total is None:
-            total = part
-        elif total.shape != part.shape:
-            return None
-        else:
-            total += part
-    assert total is not None
-    return np.divide(total, len(contributions))

@@ -191,7 +191,7 @@ def prepare(
         participant: Name of this participant.
         round: The open round.
         counters: Those the manifest does not list are left out.
-        residual: What rounding took away in the round before.
+        residual: The quantisation residual of the round before.
         privacy: What `privacy.privatise` was done with, if it was.
         start: Digest of `current`, to be stated.
 

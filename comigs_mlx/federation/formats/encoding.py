@@ -6,7 +6,7 @@ column of lora_a, a row of lora_b):
 
     q = round(x / s),  s = max |x| / 127;   decoded = current + q s
 
-What rounding took away is handed back as the residual and belongs to the next round's
+The quantisation residual is handed back, and belongs to the next round's
 x (error feedback: Seide et al., Interspeech 2014; Karimireddy et al., ICML 2019).
 `x = decoded + residual` holds exactly in float32.
 """
@@ -38,7 +38,7 @@ class Encoded:
 
     Attributes:
         files: Adapter file -> content.
-        residual: Tensor -> what rounding took away; add it in the next round.
+        residual: Tensor -> its quantisation residual; add it in the next round.
     """
 
     files: dict[str, bytes]

@@ -213,11 +213,8 @@ def judge(
         None instead of a reason where no reason is known.
     """
     left, again, last = MOST_BYTES, False, state.round.round
+    known = digest(values) in trust.known
     while True:
-        # What an aggregator remembers is in no digest that a run knows. But known
-        # generalists are made from the state before them, so that computing their
-        # round again proves both states.
-        known = digest(values) in trust.known
         wrong, basis, size = _step(exchange, state, trust, values)
         if wrong is not None:
             number = state.round.round
@@ -228,8 +225,11 @@ def judge(
         state, values = basis, _read(basis.start)
         left = (left if again or trust.known else MOST_BYTES_EARLIER) - size
         again = True
-        keeps = aggregator_state.keeps(state.manifest)
-        if left <= 0 or (known if keeps else digest(values) in trust.known):
+        later, known = known, digest(values) in trust.known
+        # What an aggregator remembers is in no digest that a run knows. But known
+        # generalists are made from the state before them, so that computing their
+        # round again proves both states.
+        if left <= 0 or (later if aggregator_state.keeps(state.manifest) else known):
             return None, True
 
 

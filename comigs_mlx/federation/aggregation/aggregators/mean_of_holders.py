@@ -17,8 +17,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from comigs_mlx.federation.aggregation.aggregate import Option, State, Update
-from comigs_mlx.federation.formats.tensor_source import Array, Source, by_file, wide
+from comigs_mlx.federation.aggregation.aggregate import Option, State, Update, mean
+from comigs_mlx.federation.formats.tensor_source import Array, Source, by_file
 
 SUMMARY = "average of each generalist over those who have trained it"
 HANDLES_RANKS = False
@@ -39,14 +39,9 @@ def _means(
         names = sorted(tensors.values())
         holders = [s for s in contributions if _trained(s, current, names)]
         for name in names:
-            yield name, _mean(holders, name) if holders else current.read(name).copy()
-
-
-def _mean(holders: Sequence[Source], name: str) -> Array:
-    total = wide(holders[0], name)
-    for source in holders[1:]:
-        total += wide(source, name)
-    return (total / len(holders)).astype(np.float32)
+            average = mean(holders, name) if holders else None
+            now = current.read(name) if average is None else average
+            yield name, now.astype(np.float32)
 
 
 def _trained(source: Source, current: Source, names: Iterable[str]) -> bool:

@@ -11,13 +11,7 @@ from comigs_mlx.federation.formats.uri import hub_address
 SUMMARY = "a repository on the Hugging Face Hub"
 
 
-def connect(
-    uri: str,
-    *,
-    patience: float,
-    say: Say,
-    **others: Any,
-) -> Exchange:
+def connect(uri: str, *, patience: float, say: Say, **others: Any) -> Exchange:
     """The repository and branch that `uri` names; the token says who commits."""
     del others
     repo, branch = hub_address(uri)
