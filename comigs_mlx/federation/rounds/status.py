@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from comigs_mlx.federation.aggregation import aggregate
 from comigs_mlx.federation.exchanges.base import Exchange
 from comigs_mlx.federation.formats import adapter
 from comigs_mlx.federation.formats.contribution import (
@@ -20,6 +21,7 @@ from comigs_mlx.federation.rounds import (
     attribution,
     closing,
     pull_requests,
+    reviewing,
     verification,
 )
 from comigs_mlx.federation.rounds.repository import Federation
@@ -36,13 +38,41 @@ def status(exchange: Exchange, federation: Federation, now: float) -> dict[str, 
         federation: The state of the federation to act on, from `repository.current`.
         now: The present time, in seconds since the epoch.
     """
-    files = federation.snapshot.files
+    files, choice = federation.snapshot.files, federation.manifest.aggregator
     trust = _trust(exchange, federation)
     at = closing.fair(exchange, federation, now)
     looking = dataclasses.replace(federation, trust=Trust(everything=True))
-    with closing.review(exchange, looking) as review:
+    problem = next(aggregate.problems(choice.name, choice.options), None)
+    if problem is None:
+        contributions = _judged(exchange, looking)
+        verdicts = list(pull_requests.verdicts(exchange, looking))
+    else:
+        contributions, verdicts = _listed(federation, problem), []
+    accepted = sum(one["accepted"] for one in contributions.values())
+    generalist = sum(files[p].size for p in adapter.paths(federation.manifest))
+    return {
+        "uri": exchange.uri,
+        "manifest": dataclasses.asdict(federation.manifest),
+        "round": dataclasses.asdict(federation.round),
+        "open_round": federation.open_round,
+        "due": closing.is_due(federation, accepted, at),
+        "problem": problem,
+        "trust": trust,
+        "contributions": contributions,
+        "proposals": [verdict.as_dict() for verdict in verdicts],
+        "bytes": {
+            "generalist": generalist,
+            "contributions": sum(one["bytes"] for one in contributions.values()),
+            "repository": sum(file.size for file in files.values()),
+        },
+    }
+
+
+def _judged(exchange: Exchange, federation: Federation) -> dict[str, dict[str, Any]]:
+    """Participant -> what becomes of its contribution to the open round."""
+    with closing.review(exchange, federation) as review:
         accepted = {source.name for source in review.accepted}
-        contributions = {
+        return {
             name: {
                 "accepted": name in accepted,
                 "reason": review.refused.get(name),
@@ -52,21 +82,14 @@ def status(exchange: Exchange, federation: Federation, now: float) -> dict[str, 
             }
             for name, size in review.size.items()
         }
-    generalist = sum(files[p].size for p in adapter.paths(federation.manifest))
+
+
+def _listed(federation: Federation, problem: str) -> dict[str, dict[str, Any]]:
+    """The same as of `_judged`, where this version cannot judge the round at all."""
+    unknown = {"accepted": False, "reason": problem, "clipped": None, "privacy": None}
+    found = reviewing.candidates(federation.snapshot, federation.open_round)
     return {
-        "uri": exchange.uri,
-        "manifest": dataclasses.asdict(federation.manifest),
-        "round": dataclasses.asdict(federation.round),
-        "open_round": federation.open_round,
-        "due": closing.is_due(federation, len(accepted), at),
-        "trust": trust,
-        "contributions": contributions,
-        "proposals": [v.as_dict() for v in pull_requests.verdicts(exchange, looking)],
-        "bytes": {
-            "generalist": generalist,
-            "contributions": sum(review.size.values()),
-            "repository": sum(file.size for file in files.values()),
-        },
+        name: {**unknown, "bytes": sum(sizes.values())} for name, sizes in found.items()
     }
 
 
@@ -98,6 +121,8 @@ def table(values: dict[str, Any]) -> str:
         f"aggregator {manifest['aggregator']['name']}",
         f"last round: {', '.join(round['contributors']) or 'nobody yet'}",
     ]
+    if values["problem"] is not None:
+        rows.append(f"this version cannot close the round: {values['problem']}")
     rows += trusted(values["trust"])
     if round["inexactness"] is not None:
         rows.append(f"inexactness of the average: {round['inexactness']:.3g}")

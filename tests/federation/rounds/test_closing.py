@@ -304,7 +304,6 @@ class TestAnotherAggregator:
         assert now.manifest.aggregator == choice
         for attempt in (
             lambda: closing.close_if_due(exchange, now, 1.0),
-            lambda: status.status(exchange, now, 1.0),
             lambda: submit.contribute(exchange, now, made),
             lambda: submit.check_participant(exchange, now, "ben"),
         ):
@@ -313,3 +312,19 @@ class TestAnotherAggregator:
             assert problem in str(caught.value)
             assert "\n" not in str(caught.value)
         assert exchange.snapshot() == before
+
+    @pytest.mark.parametrize(("choice", "problem"), CHOICES)
+    def test_status_shows_the_manifest_and_what_is_wrong(self, choice, problem):
+        exchange, _ = self.changed(choice)
+        now = repository.current(exchange, Trust(everything=True))
+        values = status.status(exchange, now, 1.0)
+        assert problem in values["problem"]
+        assert values["manifest"]["aggregator"]["name"] == choice.name
+        (one,) = values["contributions"].values()
+        assert (one["accepted"], one["reason"]) == (False, values["problem"])
+        files = now.snapshot.files.items()
+        given = [file.size for path, file in files if "contributions/1/ann/" in path]
+        assert len(given) > 1
+        assert one["bytes"] == sum(given)
+        assert not values["due"]
+        assert f"cannot close the round: {values['problem']}" in status.table(values)
