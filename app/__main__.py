@@ -38,8 +38,9 @@ def serve(config: AppConfig, block: bool) -> tuple[Any, Any]:
         from app import layout, server
         from app.actions import runs
         from app.model_queue import ModelQueue
+        from comigs_mlx.inference.chat_engine import ChatEngine
 
-        model_queue = ModelQueue(lambda: _engine(model_queue))
+        model_queue = ModelQueue(ChatEngine)
         page = layout.build(config, model_queue)
     address = server.launch(page, config, block=False)
     first = runs.find(config.runs_folder, runs.first(config.runs_folder))
@@ -62,12 +63,6 @@ def _until_ended(page: Any, model_queue: Any) -> None:
         page.block_thread()
     finally:
         model_queue.close()
-
-
-def _engine(model_queue: Any) -> Any:
-    from comigs_mlx.inference.chat_engine import ChatEngine
-
-    return ChatEngine(model_queue.say)
 
 
 if __name__ == "__main__":

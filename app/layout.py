@@ -59,7 +59,7 @@ def _head(config: AppConfig, model_queue: ModelQueue) -> gr.Dropdown:
     """Title and standing of the model; returns the choice of run beside them."""
 
     def standing(question: Any) -> dict[str, str]:
-        now = model_queue.standing
+        now = model_queue.status
         return {"state": now.state, "text": now.text}
 
     folder = config.runs_folder

@@ -1,8 +1,8 @@
-"""One engine for all chats, in a thread of its own.
+"""One engine for all chats, and what the page says of it.
 
 There is memory for one base model, and choosing a run and speaking with it must not be
-parted by somebody else's choice: every question is a job for one worker, first come,
-first served. Loading begins there too, after the page is up.
+parted by somebody else's choice: every question is one job for the engine, first come,
+first served. Loading is a job too, after the page is up.
 """
 
 from __future__ import annotations
@@ -11,18 +11,14 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from app import words
-from comigs_mlx.errors import ComigsError
-from comigs_mlx.inference.worker import clear_streams
+from comigs_mlx.errors import ComigsError, is_out_of_memory
 
 T = TypeVar("T")
-
-MEMORY_WORDS = ("out of memory", "malloc", "insufficient memory", "unable to allocate")
-"""How MLX, Metal and Python say that memory has run out."""
 
 OUT_OF_MEMORY = (
     "There is not enough memory for this. Close other programs, shorten the "
@@ -44,43 +40,39 @@ class Status:
 
 
 class ModelQueue:
-    """Hands jobs to the one engine.
+    """The one engine, and what it is doing.
 
     Args:
-        make: Makes the engine; called in the worker, once.
+        make: Makes a `ChatEngine`, given what it tells its progress to.
     """
 
-    def __init__(self, make: Callable[[], Any]):
-        self._make = make
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="model")
+    def __init__(self, make: Callable[[Callable[[str], None]], Any]):
         self._lock = threading.Lock()
-        self._engine: Any = None
-        self._waiting = 0
         self._closing: list[Callable[[], None]] = []
-        self._standing = Status("starting", "Starting")
+        self._status = Status("starting", "Starting")
+        self._engine = make(self.say)
 
     @property
-    def standing(self) -> Status:
+    def status(self) -> Status:
         """What the model is doing now."""
         with self._lock:
-            return self._standing
+            return self._status
 
     @property
     def queue(self) -> int:
         """Jobs under way or waiting."""
-        with self._lock:
-            return self._waiting
+        unfinished: int = self._engine.unfinished
+        return unfinished
 
     def submit(self, what: str, job: Callable[[Any], T]) -> Future[T]:
-        """Have `job(engine)` done.
+        """Have `job(engine)` done, first come, first served.
 
         Args:
-            what: What it does, for people: "Answering".
-            job: Raises what it likes; the standing then tells.
+            what: What it does, for the page: "Answering".
+            job: Raises what it likes; the status then tells.
         """
-        with self._lock:
-            self._waiting += 1
-        return self._worker.submit(self._do, what, job)
+        answer: Future[T] = self._engine.submit(lambda e: self._do(what, job, e))
+        return answer
 
     def before_end(self, act: Callable[[], None]) -> None:
         """Have something done when the queue closes, while jobs may run."""
@@ -90,46 +82,36 @@ class ModelQueue:
         """Take no more jobs, and end what is being said."""
         for act in self._closing:
             act()
-        self._worker.shutdown(wait=False, cancel_futures=True)
-        if self._engine is not None:
-            self._engine.close()
-
-    def _do(self, what: str, job: Callable[[Any], T]) -> T:
-        state = "busy" if self._engine is not None else "starting"
-        self._stand(state, what)
-        try:
-            if self._engine is None:
-                self._engine = self._make()
-            result = job(self._engine)
-        except Exception as error:
-            if state == "starting":  # later ones are told to who asked
-                self._stand("problem", explain(error))
-            else:
-                self._stand("ready", "Ready")
-            raise
-        else:
-            self._stand("ready", "Ready")
-            return result
-        finally:
-            clear_streams()  # a thread that ends with MLX's streams open aborts
-            with self._lock:
-                self._waiting -= 1
-
-    def _stand(self, state: str, text: str) -> None:
-        with self._lock:
-            self._standing = Status(state, text)
+        self._engine.close()
 
     def say(self, text: str) -> None:
         """Tell what takes time while a job is under way."""
-        self._stand(self.standing.state, text)
+        self._tell(self.status.state, text)
+
+    def _do(self, what: str, job: Callable[[Any], T], engine: Any) -> T:
+        first = self.status.state == "starting"
+        self._tell("starting" if first else "busy", what)
+        try:
+            result = job(engine)
+        except Exception as error:
+            if first:  # later ones are told to who asked
+                self._tell("problem", explain(error))
+            else:
+                self._tell("ready", "Ready")
+            raise
+        self._tell("ready", "Ready")
+        return result
+
+    def _tell(self, state: str, text: str) -> None:
+        with self._lock:
+            self._status = Status(state, text)
 
 
 def explain(error: BaseException) -> str:
     """An error in a sentence of the page's words; the unexpected also on stderr."""
     if isinstance(error, ComigsError):
         return words.page(str(error))
-    said = str(error).lower()
-    if isinstance(error, MemoryError) or any(word in said for word in MEMORY_WORDS):
+    if is_out_of_memory(error):
         return OUT_OF_MEMORY
     traceback.print_exception(error, file=sys.stderr)
     return "Something went wrong here: the terminal that runs the app tells more."

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from comigs_mlx.errors import ComigsError, ConfigError
+from comigs_mlx.errors import ComigsError, ConfigError, is_out_of_memory
 
 BAD_INPUT, INTERRUPTED = 2, 130
 ADVICE = {
@@ -69,7 +69,7 @@ def _problem(error: Exception) -> str | None:
         return f"{error.strerror or error}{where}{advice}"
     if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
         return missing(error.name)
-    if isinstance(error, MemoryError) or _names_memory(error):
+    if is_out_of_memory(error):
         return (
             "there is not enough memory for this: choose smaller numbers (such as "
             "--batch-size, --seq-len, --rank) or a smaller base model"
@@ -77,12 +77,6 @@ def _problem(error: Exception) -> str | None:
     if isinstance(error, RuntimeError) and "home directory" in str(error):
         return "no home folder is known for a path that begins with ~: write it in full"
     return None
-
-
-def _names_memory(error: Exception) -> bool:
-    """Whether it is MLX's error of an allocation, which has no class of its own."""
-    words = ("[malloc", "[metal::malloc", "Unable to allocate")
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
 def missing(package: str) -> str:

@@ -49,6 +49,23 @@ class FederationError(ComigsError):
     """A federation cannot be read, written or agreed on; the text says what to do."""
 
 
+MEMORY_WORDS = (
+    "malloc]",
+    "malloc_or_wait]",
+    "unable to allocate",
+    "out of memory",
+    "insufficient memory",
+)
+"""How MLX, Metal, CUDA and numpy say that memory has run out."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory has run out; MLX raises a plain `RuntimeError` then."""
+    text = str(error).lower()
+    is_mlx = isinstance(error, RuntimeError) and any(w in text for w in MEMORY_WORDS)
+    return is_mlx or isinstance(error, MemoryError)
+
+
 def line(error: BaseException, most: int = 160) -> str:
     """What another program's error says, on one line and without its class's name.
 

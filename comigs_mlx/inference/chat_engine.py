@@ -6,7 +6,8 @@
         print(token.text, end="")
 
 May be used from any thread: everything is done on one thread of its own, in the order
-asked for. Importing this module loads no MLX.
+asked for. What belongs together, such as a choice and an answer, is submitted as one
+job. Importing this module loads no MLX.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import contextlib
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -62,6 +64,26 @@ class ChatEngine:
         """The tokenizer of the base in memory; None before the first choice."""
         base = None if self._loaded is None else self._loaded.base
         return None if base is None else base.tokenizer
+
+    @property
+    def unfinished(self) -> int:
+        """How many calls, answers and jobs are under way or wait."""
+        return self._worker.unfinished
+
+    def submit(self, job: Callable[[ChatEngine], T]) -> Future[T]:
+        """Have several things done in one go, with nobody else's in between.
+
+        Args:
+            job: Called with the engine, on the engine's thread.
+
+        Returns:
+            What the job returns or raises. It is cancelled if it still waits when the
+            engine is closed.
+
+        Raises:
+            ComigsError: If the engine is closed.
+        """
+        return self._worker.submit(lambda: job(self))
 
     def choose(
         self,

@@ -15,7 +15,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from comigs_mlx.errors import ComigsError, ConfigError
+from comigs_mlx.errors import ComigsError, ConfigError, is_out_of_memory
 from comigs_mlx.inference import scoring
 from comigs_mlx.inference.generate import Reading, Recorder, responses
 from comigs_mlx.inference.prompt_cache import PromptCache
@@ -249,10 +249,7 @@ def _memory(mend: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        text = str(error).lower()
-        if not isinstance(error, MemoryError) and not (
-            "alloc" in text or "memory" in text
-        ):
+        if not is_out_of_memory(error):
             raise
         mend()
         raise ComigsError(

@@ -12,7 +12,7 @@ import queue
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
 from comigs_mlx.errors import ComigsError
@@ -55,28 +55,56 @@ class Worker:
         """Whether it takes nothing new, and what is being done is to end."""
         return self._closed.is_set()
 
-    def call(self, do: Callable[[], T]) -> T:
-        """Do it, and wait for what it returns or raises."""
+    def submit(self, do: Callable[[], T]) -> Future[T]:
+        """Have it done, and go on meanwhile.
+
+        Returns:
+            What it returns or raises. It is cancelled if it still waits when the worker
+            is closed.
+
+        Raises:
+            ComigsError: If the worker is closed.
+        """
         answer: Future[T] = Future()
 
         def task() -> None:
-            try:
-                answer.set_result(do())
-            except BaseException as error:
-                answer.set_exception(error)
+            if self.closed:
+                answer.cancel()
+            if answer.set_running_or_notify_cancel():
+                _settle(answer, do)
 
         self._add(task)
-        return answer.result()
+        return answer
+
+    def call(self, do: Callable[[], T]) -> T:
+        """Do it, and wait for what it returns or raises.
+
+        A call from the worker's own thread, which is a part of something that is being
+        done there, is done at once.
+
+        Raises:
+            ComigsError: If the worker is closed before it is begun.
+        """
+        if self._is_own_thread():
+            return do()
+        try:
+            return self.submit(do).result()
+        except CancelledError as error:
+            raise _closed() from error
 
     def stream(self, make: Callable[[Left], Iterator[T]]) -> Iterator[T]:
         """The items of an iterator that is made and asked on the worker's thread.
 
-        It begins with the first item asked for, and goes on at its own speed.
+        It begins with the first item asked for, and goes on at its own speed; asked
+        for on the worker's own thread, at the speed of who asks.
 
         Args:
             make: Given a function that tells whether to end early, because nobody
                 listens any more or the worker is being closed.
         """
+        if self._is_own_thread():
+            yield from make(self._closed.is_set)
+            return
         items: queue.Queue[Any] = queue.Queue()
         gone = threading.Event()
 
@@ -93,12 +121,15 @@ class Worker:
             gone.set()
 
     def close(self) -> None:
-        """End: what streams is told to, and nothing new is taken."""
+        """End: what is being done is told to, what waits is cancelled."""
         with self._lock:
             self._closed.set()
             self._tasks.put(None)
-        if threading.current_thread() is not self._thread:
+        if not self._is_own_thread():
             self._thread.join(CLOSING_SECONDS)
+
+    def _is_own_thread(self) -> bool:
+        return threading.current_thread() is self._thread
 
     def _add(self, task: Callable[[], None]) -> None:
         def counted() -> None:
@@ -110,9 +141,21 @@ class Worker:
 
         with self._lock:
             if self._closed.is_set():
-                raise ComigsError("the engine is closed: start the program again")
+                raise _closed()
             self._unfinished += 1
             self._tasks.put(counted)
+
+
+def _closed() -> ComigsError:
+    return ComigsError("the engine is closed: start the program again")
+
+
+def _settle(answer: Future[T], do: Callable[[], T]) -> None:
+    """Put what a call returns or raises into its future, which is running."""
+    try:
+        answer.set_result(do())
+    except BaseException as error:
+        answer.set_exception(error)
 
 
 class _Raised:

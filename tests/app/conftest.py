@@ -15,7 +15,7 @@ def model_queue():
 
     def make(**options):
         parrot = Parrot(**options)
-        opened.append(ModelQueue(lambda: parrot))
+        opened.append(ModelQueue(lambda say: parrot))
         return opened[-1], parrot
 
     yield make

@@ -13,7 +13,7 @@ def main(port, runs, delay):
     from app import layout, server
 
     config = AppConfig(port=int(port), runs=runs)
-    model_queue = ModelQueue(lambda: Parrot(delay=float(delay)))
+    model_queue = ModelQueue(lambda say: Parrot(delay=float(delay)))
     page = layout.build(config, model_queue)
     server.launch(page, config, block=False)
     model_queue.submit("Loading", lambda engine: engine.choose(None))

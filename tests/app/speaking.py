@@ -12,6 +12,7 @@ from comigs_mlx.inference.replies import (
     SpokenToken,
     Voice,
 )
+from comigs_mlx.inference.worker import Worker
 
 EXPERTS = ["generalist", "specialist"]
 LAYERS = [f"model.layers.{i}.mlp" for i in range(4)]
@@ -27,6 +28,14 @@ class Parrot:
         self.asked, self.chosen, self.at = [], [], 2
         self.speaking = threading.Lock()
         self.voice = self.tokenizer = None
+        self._worker = Worker()
+
+    @property
+    def unfinished(self):
+        return self._worker.unfinished
+
+    def submit(self, job):
+        return self._worker.submit(lambda: job(self))
 
     def choose(self, run, model="demo", best=False, stop=None, listen=None):
         self.chosen.append(run)
@@ -64,6 +73,7 @@ class Parrot:
 
     def close(self):
         self.delay = 0.0
+        self._worker.close()
 
     def score(self, text, selections, stop=None, listen=None):
         words = text.split(" ")

@@ -60,11 +60,16 @@ def test_errors_come_to_who_asked_and_leave_the_worker_working(worker):
     assert worker.call(lambda: 2) == 2
 
 
+def held(worker):
+    """The worker is busy until the event that is returned is set."""
+    begun, go = threading.Event(), threading.Event()
+    worker.submit(lambda: begun.set() or go.wait(30))
+    assert begun.wait(10)
+    return go
+
+
 def test_who_waits_is_served_in_order(worker):
-    go, done = threading.Event(), []
-    threads = [threading.Thread(target=worker.call, args=(go.wait,))]
-    threads[0].start()
-    until(lambda: worker.busy)
+    go, done, threads = held(worker), [], []
     for number in range(4):
         thread = threading.Thread(
             target=worker.call, args=(lambda n=number: done.append(n),)
@@ -102,9 +107,7 @@ def is_closed(worker):
 
 
 def test_a_stream_left_before_its_turn_never_begins(worker):
-    go, begun = threading.Event(), []
-    holder = threading.Thread(target=worker.call, args=(go.wait,))
-    holder.start()
+    go, begun = held(worker), []
     items = worker.stream(lambda left: iter_of(lambda: begun.append(1)))
     reader = threading.Thread(target=lambda: list(items))
     reader.start()
@@ -115,7 +118,6 @@ def test_a_stream_left_before_its_turn_never_begins(worker):
     go.set()
     closer.join(10)
     reader.join(10)
-    holder.join(10)
     assert not reader.is_alive()
     assert not begun
 
@@ -129,6 +131,59 @@ def test_closed_it_takes_nothing_and_is_busy_no_more(worker):
         worker.call(lambda: None)
     with pytest.raises(ComigsError, match="is closed"):
         next(worker.stream(lambda left: iter(())))
+
+
+def test_a_job_is_a_future(worker):
+    assert worker.submit(lambda: 3).result(10) == 3
+    failed = worker.submit(lambda: 1 / 0)
+    assert isinstance(failed.exception(10), ZeroDivisionError)
+
+
+def test_a_job_asks_the_worker_it_runs_on(worker):
+    """Done at once: to wait for its own turn would be for ever."""
+
+    def job():
+        items = worker.stream(lambda left: iter_of(threading.get_ident, left))
+        return [worker.call(threading.get_ident), *items]
+
+    own, same, left = worker.submit(job).result(10)
+    assert own == same != threading.get_ident()
+    assert left is False
+
+
+def test_a_stream_on_its_own_thread_is_told_of_the_end(worker):
+    begun = threading.Event()
+
+    def job():
+        items = worker.stream(lambda left: iter(lambda: left(), True))
+        return sum(1 for item in items if not begun.set())
+
+    answer = worker.submit(job)
+    assert begun.wait(10)
+    worker.close()
+    assert answer.result(10) >= 1
+
+
+def test_what_waits_when_it_closes_is_cancelled(worker):
+    go, done = held(worker), []
+    waiting = worker.submit(lambda: done.append(1))
+    told = []
+    caller = threading.Thread(target=lambda: told.append(fails(worker)))
+    caller.start()
+    until(lambda: worker.unfinished == 3)
+    threading.Timer(0.05, go.set).start()
+    worker.close()
+    caller.join(10)
+    assert waiting.cancelled()
+    assert not done
+    assert told == ["the engine is closed: start the program again"]
+
+
+def fails(worker):
+    try:
+        return worker.call(lambda: None)
+    except ComigsError as error:
+        return str(error)
 
 
 def test_its_thread_gives_back_what_mlx_made_for_it(monkeypatch):
