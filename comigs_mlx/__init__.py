@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from comigs_mlx.data.splits import load_splits as load_splits
     from comigs_mlx.errors import ComigsError as ComigsError
     from comigs_mlx.inference.chat_engine import ChatEngine as ChatEngine
-    from comigs_mlx.inference.generate import Generation as Generation
-    from comigs_mlx.inference.settings import Sampling as Sampling
+    from comigs_mlx.inference.generation import Generation as Generation
+    from comigs_mlx.inference.settings import Settings as Settings
     from comigs_mlx.inference.trace import Trace as Trace
     from comigs_mlx.model.base import Base as Base
     from comigs_mlx.model.base import fingerprint as fingerprint
@@ -46,12 +46,12 @@ _HOME = {
     "DataOptions": "options",
     "Evaluator": "training.evaluation",
     "ExpertOptions": "options",
-    "Generation": "inference.generate",
+    "Generation": "inference.generation",
     "Mixture": "model.mixture",
     "Routing": "model.routing",
     "RunFolder": "runs.folder",
-    "Sampling": "inference.settings",
     "SavingOptions": "options",
+    "Settings": "inference.settings",
     "ChatEngine": "inference.chat_engine",
     "Trace": "inference.trace",
     "TrainConfig": "options",

@@ -17,7 +17,8 @@ from comigs_mlx.files import check_replaceable
 from comigs_mlx.options import parse_experts
 
 if TYPE_CHECKING:
-    from comigs_mlx.inference.generate import Generation
+    from comigs_mlx.inference.generation import Generation
+    from comigs_mlx.inference.replies import Progress
     from comigs_mlx.inference.settings import Settings
     from comigs_mlx.model.base import Base
 
@@ -102,7 +103,8 @@ class GenerateConfig:
         """The same as the engine takes it.
 
         Raises:
-            ConfigError: If an option that holds JSON holds none.
+            ConfigError: If an option that holds JSON holds none, or there are no such
+                experts.
         """
         from comigs_mlx.inference.settings import Settings
 
@@ -113,6 +115,7 @@ class GenerateConfig:
         same = ("top_p", "min_p", "top_k", "xtc_probability", "xtc_threshold", "seed")
         penalties = ("repetition_penalty", "presence_penalty", "frequency_penalty")
         return Settings(
+            selection=parse_experts(self.experts),
             temperature=self.temp,
             max_tokens=self.max_tokens,
             system=self.system_prompt,
@@ -208,23 +211,24 @@ def _unwritable(option: str, file: Path) -> Iterator[str]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Load the run, stream the answer, write the traces asked for."""
     config = parse(GenerateConfig, "comigs_mlx.generate", argv)
-    selection = parse_experts(config.experts)
-    from comigs_mlx.inference.generate import Generation
+    settings = config.settings()
+    from comigs_mlx.inference.generation import Generation
+    from comigs_mlx.inference.replies import Watch
     from comigs_mlx.model.fusing import fused
     from comigs_mlx.model.mixture import Mixture
     from comigs_mlx.runs.folder import RunFolder
 
     folder = RunFolder(config.run)
     base, mixture = folder.load(best=config.best, report=command.say)
-    asked = (_tokens(base, config), config.max_tokens, config.settings())
-    generation = Generation(base, mixture, *asked, reading=_Reading())
+    prompt, watch = _tokens(base, config, settings), Watch(listen=_Reading())
+    generation = Generation(base, mixture, prompt, settings, watch)
     speaking = fused if config.fuse else Mixture.selected
-    with speaking(mixture, selection):
+    with speaking(mixture, settings.selection):
         _stream(generation)
     _write(generation, config)
 
 
-def _tokens(base: Base, config: GenerateConfig) -> list[int]:
+def _tokens(base: Base, config: GenerateConfig, settings: Settings) -> list[int]:
     from comigs_mlx.inference.prompts import prompt_tokens
 
     template = not config.ignore_chat_template
@@ -234,15 +238,15 @@ def _tokens(base: Base, config: GenerateConfig) -> list[int]:
             "continues the prompt rather than answering it"
         )
     given = (config.prompt, config.system_prompt, template)
-    return prompt_tokens(base.tokenizer, *given, config.settings().template_args)
+    return prompt_tokens(base.tokenizer, *given, settings.template_args)
 
 
 def _stream(generation: Generation) -> None:
     """The answer on stdout; what is said of a Ctrl-C begins on a line of its own."""
     begun = False
     try:
-        for piece in generation:
-            command.show(piece.text, end="")
+        for token in generation:
+            command.show(token.text, end="")
             begun = True
     except KeyboardInterrupt:
         if begun:
@@ -257,8 +261,8 @@ class _Reading:
     def __init__(self) -> None:
         self._first = self._last = time.monotonic()
 
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
+    def __call__(self, progress: Progress) -> None:
+        now, done, total = time.monotonic(), progress.done, progress.total
         if 0 < done < total and now - self._last > QUIET_SECONDS:
             self._last = now
             left = command.clock((now - self._first) / done * (total - done))

@@ -15,8 +15,8 @@ import pytest
 
 from comigs_mlx import generate
 from comigs_mlx.generate import main
-from comigs_mlx.inference import generate as inference
-from comigs_mlx.inference.generate import Recorder
+from comigs_mlx.inference import generation as inference
+from comigs_mlx.inference.generation import Recorder
 from comigs_mlx.runs.folder import RunFolder
 from tests.runs.compare import tree
 
@@ -207,11 +207,11 @@ class TestWhileItWorks:
 SLOW_READING = """
 import time
 from comigs_mlx import command, generate
-from comigs_mlx.inference import generate as inference
+from comigs_mlx.inference import generation as inference
 inference.chunk_tokens = lambda: 8
 real = generate._Reading.__call__
-def slow(self, done, total):
-    if done == 8:
+def slow(self, progress):
+    if progress.done == 8:
         print("reading", flush=True)
     time.sleep(0.2)
 generate._Reading.__call__ = slow

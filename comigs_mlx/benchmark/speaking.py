@@ -17,7 +17,7 @@ from comigs_mlx.benchmark import ours, plain
 from comigs_mlx.benchmark.measure import Makers, Measured, Variant
 from comigs_mlx.benchmark.setting import Setting
 from comigs_mlx.benchmark.spread import Spread, rate, ratio
-from comigs_mlx.inference.generate import Recorder
+from comigs_mlx.inference.generation import Recorder
 
 BARE = "bare model"
 BASE = "comigs, base"

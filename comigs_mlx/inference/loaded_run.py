@@ -7,30 +7,27 @@ is the same, and attaches others where it is not; the base stays.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 
 from comigs_mlx.errors import ComigsError, ConfigError, is_out_of_memory
 from comigs_mlx.inference import scoring
-from comigs_mlx.inference.generate import Reading, Recorder, responses
+from comigs_mlx.inference.generation import Generation
 from comigs_mlx.inference.prompt_cache import PromptCache
-from comigs_mlx.inference.prompts import fitting, room
+from comigs_mlx.inference.prompts import fitting
 from comigs_mlx.inference.replies import (
     Message,
     Progress,
     Scored,
     SpokenToken,
-    Stopped,
     Voice,
     Watch,
 )
 from comigs_mlx.inference.settings import Settings
-from comigs_mlx.inference.token_details import TokenDetails
 from comigs_mlx.model import params
 from comigs_mlx.model.base import Base, load_base
 from comigs_mlx.model.fingerprint import array_digest
@@ -157,13 +154,17 @@ class LoadedRun:
         settings.check()
         base, mixture = self._ready()
         selection = self._selection(settings.selection)
-        base.check_tokens(list(settings.logit_bias), "the logit bias")
         given = (messages, settings.system, settings.max_tokens)
         prompt, left_out = fitting(base, *given, settings.template_args)
-        most = min(settings.max_tokens, room(base, prompt))
         told = replace(watch, listen=partial(_mention, watch.listen, left_out))
         with _memory(mx.clear_cache), mixture.selected(selection):
-            yield from self._speak(prompt, most, settings, told)
+            speaker = (self._fingerprint, self._values, mixture.selection)
+            kept = (self._prompts, speaker)
+            answer = Generation(base, mixture, prompt, settings, told, True, *kept)
+            yield from answer if self._has_run() else _without_weights(answer)
+
+    def _has_run(self) -> bool:
+        return self.voice is not None and self.voice.run is not None
 
     def _selection(self, wanted: Selection) -> Selection:
         """What to select; a base without a run speaks for itself."""
@@ -174,30 +175,6 @@ class LoadedRun:
         if wanted in ("auto", "base"):
             return "base"
         raise ConfigError(f"there is no {wanted} without a run: choose a run, or base")
-
-    def _speak(
-        self, prompt: list[int], max_tokens: int, settings: Settings, watch: Watch
-    ) -> Iterator[SpokenToken]:
-        """Tokens, each handed out while the one after the next is being computed."""
-        base, mixture = self._ready()
-        key = (self._fingerprint, self._values, mixture.selection)
-        recorder = Recorder(mixture)
-        cache, read = self._prompts.take(key, prompt, recorder)
-        rest, heard = prompt[read:], list[int]()
-        traced = self.voice is not None and self.voice.run is not None
-        last: TokenDetails | None = None
-        asked = (rest, max_tokens, settings, cache, _reading(watch, read))
-        stream: Any = responses(recorder, base.tokenizer, *asked)
-        with contextlib.suppress(Stopped), contextlib.closing(stream):
-            while not watch.stop() and (response := next(stream, None)) is not None:
-                if last is not None:
-                    yield last.token(base.tokenizer)
-                weights = recorder.at(len(rest) + len(heard)) if traced else None
-                last = TokenDetails(response, weights)
-                heard.append(response.token)
-            if last is not None:
-                yield last.token(base.tokenizer)
-        self._prompts.keep(key, prompt + heard, cache)
 
     def score(
         self, text: str, selections: Sequence[str], watch: Watch = UNWATCHED
@@ -218,23 +195,10 @@ def _digest(mixture: Mixture) -> str:
     return array_digest(values, repr(mixture.options))
 
 
-def _reading(watch: Watch, before: int) -> Reading:
-    """What is told to mlx-lm, as progress of the whole prompt.
-
-    Between two chunks it asks whether to stop; before the first chunk and the first
-    token that is asked elsewhere.
-
-    Args:
-        watch: Who is told and asked.
-        before: Tokens read for an earlier turn.
-    """
-
-    def reading(done: int, total: int) -> None:
-        if 0 < done < total - 1 and watch.stop():
-            raise Stopped
-        watch.listen(Progress("reading", before + done, before + total))
-
-    return reading
+def _without_weights(tokens: Iterable[SpokenToken]) -> Iterator[SpokenToken]:
+    """Of a base model alone, which nobody routes."""
+    for token in tokens:
+        yield replace(token, weights=[])
 
 
 def _mention(

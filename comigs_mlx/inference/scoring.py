@@ -11,7 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from comigs_mlx.errors import ConfigError
-from comigs_mlx.inference.generate import chunk_tokens
+from comigs_mlx.inference.generation import chunk_tokens
 from comigs_mlx.inference.prompts import check_text, encoded, segments
 from comigs_mlx.inference.replies import Progress, Scored, ScoredToken, Voice, Watch
 from comigs_mlx.model.base import Base

@@ -17,7 +17,20 @@ SEEDS = 2**64
 """mlx's random generator takes seeds below this."""
 
 RESERVED = frozenset(
-    {"conversation", "add_generation_prompt", "return_dict", "tokenize", "messages"}
+    {
+        "add_generation_prompt",
+        "continue_final_message",
+        "conversation",
+        "max_length",
+        "messages",
+        "padding",
+        "return_assistant_tokens_mask",
+        "return_dict",
+        "return_tensors",
+        "tokenize",
+        "tokenizer_kwargs",
+        "truncation",
+    }
 )
 """Arguments of a chat template that are set here, so that a user cannot set them."""
 
@@ -32,10 +45,15 @@ def plain_name(field: str) -> str:
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How tokens are drawn, with the meaning that mlx-lm's `sample_utils` gives them.
+class Settings:
+    """How a reply is made; tokens are drawn as mlx-lm's `sample_utils` means it.
 
     Attributes:
+        selection: Who speaks: auto (the router), base, generalist, specialist, or one
+            weight an expert.
+        max_tokens: Tokens at most.
+        system: System prompt.
+        template_args: Further arguments of the chat template.
         temperature: 0 takes the likeliest token.
         top_p: Draw from the likeliest tokens of this much probability; 1 = all.
         seed: The seed of the draws; None takes another one each time.
@@ -51,9 +69,13 @@ class Sampling:
         stop: The reply ends before the first of these texts.
     """
 
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int | None = 0
+    temperature: float = 0.7
+    top_p: float = 0.95
+    seed: int | None = None
+    selection: str | tuple[float, ...] = "auto"
+    max_tokens: int = 512
+    system: str | None = None
+    template_args: Mapping[str, Any] = field(default_factory=dict)
     min_p: float = 0.0
     top_k: int = 0
     xtc_probability: float = 0.0
@@ -65,13 +87,17 @@ class Sampling:
     stop: tuple[str, ...] = ()
 
     def problems(
-        self, name: Name = plain_name, most_temperature: float = MOST_TEMPERATURE
+        self,
+        name: Name = plain_name,
+        most_temperature: float = MOST_TEMPERATURE,
+        most_tokens: float = math.inf,
     ) -> Iterator[str]:
         """One sentence for each value that cannot work.
 
         Args:
             name: Gives what a field is called where it is set.
             most_temperature: The largest temperature that is offered there.
+            most_tokens: The longest answer that is offered there.
         """
         if not _within(self.temperature, 0, most_temperature):
             given = f"{name('temperature')} {self.temperature}"
@@ -88,6 +114,20 @@ class Sampling:
         yield from self._penalty_problems(name)
         if any(not isinstance(word, str) or not word for word in self.stop):
             yield f"{name('stop')} must not hold an empty text"
+        yield from self._length_problems(name, most_tokens)
+        for key in sorted(RESERVED & set(self.template_args)):
+            yield f"{name('chat_template_args')} must not set {key}"
+
+    def check(self) -> None:
+        """Raise `ConfigError` where a value cannot work; one sentence for each."""
+        raise_all(ConfigError, list(self.problems()))
+
+    def _length_problems(self, name: Name, most: float) -> Iterator[str]:
+        if self.max_tokens < 1:
+            yield f"{name('max_tokens')} {self.max_tokens} must be at least 1"
+        elif self.max_tokens > most:
+            given = f"{name('max_tokens')} {self.max_tokens}"
+            yield f"{given} must be at most {most:,.0f}"
 
     def _penalty_problems(self, name: Name) -> Iterator[str]:
         penalty = self.repetition_penalty
@@ -100,59 +140,6 @@ class Sampling:
         for token, bias in self.logit_bias.items():
             if token < 0 or not math.isfinite(bias):
                 yield f"{name('logit_bias')} {token}: {bias} must be a token's number"
-
-
-@dataclass(frozen=True)
-class Settings(Sampling):
-    """How a whole reply is made: `Sampling`, who speaks, and the frame around it.
-
-    Attributes:
-        selection: Who speaks: auto (the router), base, generalist, specialist, or one
-            weight an expert.
-        max_tokens: Tokens at most.
-        system: System prompt.
-        template_args: Further arguments of the chat template.
-    """
-
-    temperature: float = 0.7
-    top_p: float = 0.95
-    seed: int | None = None
-    selection: str | tuple[float, ...] = "auto"
-    max_tokens: int = 512
-    system: str | None = None
-    template_args: Mapping[str, Any] = field(default_factory=dict)
-
-    def problems(
-        self,
-        name: Name = plain_name,
-        most_temperature: float = MOST_TEMPERATURE,
-        most_tokens: float = math.inf,
-    ) -> Iterator[str]:
-        """As of `Sampling`, and of the frame.
-
-        Args:
-            name: Gives what a field is called where it is set.
-            most_temperature: The largest temperature that is offered there.
-            most_tokens: The longest answer that is offered there.
-        """
-        yield from super().problems(name, most_temperature)
-        yield from length_problems(self.max_tokens, name, most_tokens)
-        for key in sorted(RESERVED & set(self.template_args)):
-            yield f"{name('chat_template_args')} must not set {key}"
-
-    def check(self) -> None:
-        """Raise `ConfigError` where a value cannot work; one sentence for each."""
-        raise_all(ConfigError, list(self.problems()))
-
-
-def length_problems(
-    max_tokens: int, name: Name = plain_name, most: float = math.inf
-) -> Iterator[str]:
-    """One sentence where no answer could be that long."""
-    if max_tokens < 1:
-        yield f"{name('max_tokens')} {max_tokens} must be at least 1"
-    elif max_tokens > most:
-        yield f"{name('max_tokens')} {max_tokens} must be at most {most:,.0f}"
 
 
 def _within(value: float, least: float, most: float) -> bool:

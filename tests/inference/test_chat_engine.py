@@ -19,9 +19,10 @@ from safetensors.numpy import load_file, save_file
 
 import tests.tiny as tiny
 from comigs_mlx.errors import ComigsError, ConfigError
-from comigs_mlx.inference import generate, loaded_run
+from comigs_mlx.inference import generation as loop
+from comigs_mlx.inference import loaded_run
 from comigs_mlx.inference.chat_engine import ChatEngine, Settings, Stopped
-from comigs_mlx.inference.generate import Generation, Sampling
+from comigs_mlx.inference.generation import Generation
 from comigs_mlx.inference.prompts import chat_tokens, own_text
 from comigs_mlx.model.base import load_base
 from comigs_mlx.runs.folder import RunFolder
@@ -57,8 +58,8 @@ def generation(run, messages=SAY, settings=GREEDY, best=False):
     """The reply as `comigs_mlx.generate` makes it, with everything loaded anew."""
     base, mixture = RunFolder(run).load(best)
     prompt = chat_tokens(base.tokenizer, messages, settings.system)
-    sampling = Sampling(settings.temperature, settings.top_p, settings.seed or 0)
-    made = Generation(base, mixture, prompt, settings.max_tokens, sampling)
+    seeded = replace(settings, seed=settings.seed or 0)
+    made = Generation(base, mixture, prompt, seeded)
     with mixture.selected(settings.selection):
         list(made)
     return made
@@ -70,7 +71,7 @@ def same_as(tokens, made):
     assert [(t.id, t.text) for t in tokens] == [(t.id, t.text) for t in told]
     found, expected = (np.array([t.weights for t in ts]) for ts in (tokens, told))
     assert np.abs(found - expected).max() < 1e-5
-    reasons = [piece.finish_reason for piece in made.pieces]
+    reasons = [piece.finish_reason for piece in made.tokens]
     assert [token.finish_reason for token in tokens] == reasons
     return True
 
@@ -99,7 +100,7 @@ class TestChoose:
         tokens = spoken(engine)
         assert all(token.weights == [] for token in tokens)
         alone = generation(runs[0], settings=replace(GREEDY, selection="base"))
-        assert ids(tokens) == [piece.id for piece in alone.pieces]
+        assert ids(tokens) == [piece.id for piece in alone.tokens]
         with pytest.raises(ConfigError, match="no specialist without a run"):
             spoken(engine, settings=replace(GREEDY, selection="specialist"))
 
@@ -343,7 +344,7 @@ class TestReply:
         assert len(spoken(engine)) == GREEDY.max_tokens
 
     def test_reading_tells_its_progress(self, engine, runs, monkeypatch):
-        monkeypatch.setattr(generate, "chunk_tokens", lambda: 8)
+        monkeypatch.setattr(loop, "chunk_tokens", lambda: 8)
         engine.choose(runs[0])
         told = []
         spoken(engine, listen=told.append)
@@ -396,13 +397,13 @@ class TestPromptCache:
     def read(self, engine, monkeypatch):
         """(messages, settings) -> a reply, and how many prompt tokens it read."""
         counts = []
-        real = loaded_run.responses
+        real = loop.responses
 
         def counting(recorder, tokenizer, prompt, *rest):
             counts.append(len(prompt))
             return real(recorder, tokenizer, prompt, *rest)
 
-        monkeypatch.setattr(loaded_run, "responses", counting)
+        monkeypatch.setattr(loop, "responses", counting)
 
         def reply(messages=SAY, settings=GREEDY):
             return spoken(engine, messages, settings), counts[-1]
@@ -511,7 +512,7 @@ class TestThreads:
         for replies, made in zip(found, expected, strict=True):
             assert len(replies) == 3
             assert all(same_as(reply, made) for reply in replies)
-        first, second = ([p.id for p in made.pieces] for made in expected)
+        first, second = ([p.id for p in made.tokens] for made in expected)
         assert first != second
 
     def test_a_reply_may_be_read_from_several_threads(self, engine, runs):

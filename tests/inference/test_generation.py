@@ -7,9 +7,11 @@ from mlx_lm.generate import generate_step
 from mlx_lm.models.cache import make_prompt_cache
 
 from comigs_mlx.errors import ConfigError, ModelError
-from comigs_mlx.inference import generate
-from comigs_mlx.inference.generate import Generation, Recorder, Sampling
+from comigs_mlx.inference import generation as loop
+from comigs_mlx.inference.generation import Generation, Recorder
 from comigs_mlx.inference.prompts import prompt_tokens
+from comigs_mlx.inference.replies import Progress, Watch
+from comigs_mlx.inference.settings import Settings
 from comigs_mlx.model.base import load_base
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.options import ExpertOptions
@@ -37,8 +39,13 @@ def full_pass(mixture, tokens):
     return np.array(routing.weights[:, 0].transpose(1, 0, 2))
 
 
+def settings(max_tokens, **sampling):
+    greedy = {"temperature": 0.0, "top_p": 1.0, "seed": 0}
+    return Settings(max_tokens=max_tokens, **greedy | sampling)
+
+
 def answer(base, mixture, max_tokens=8, prompt=PROMPT, **sampling):
-    generation = Generation(base, mixture, prompt, max_tokens, Sampling(**sampling))
+    generation = Generation(base, mixture, prompt, settings(max_tokens, **sampling))
     list(generation)
     return generation
 
@@ -66,11 +73,11 @@ def test_recorder_equals_a_full_pass_at_every_position(
 
 def test_trace_equals_a_full_pass(engine, monkeypatch):
     """Through `stream_generate`, with a prompt that is read in several chunks."""
-    monkeypatch.setattr(generate, "chunk_tokens", lambda: 6)
+    monkeypatch.setattr(loop, "chunk_tokens", lambda: 6)
     base, mixture = engine(specialists=2)
     generation = answer(base, mixture)
     trace = generation.trace()
-    tokens = PROMPT + [piece.id for piece in generation.pieces]
+    tokens = PROMPT + [piece.id for piece in generation.tokens]
     assert [token.id for token in trace.tokens] == tokens
     assert [token.prompt for token in trace.tokens] == [
         position < len(PROMPT) for position in range(len(tokens))
@@ -86,11 +93,11 @@ def test_tokens_are_those_of_greedy_full_passes(engine):
     base, mixture = engine()
     generation = answer(base, mixture, max_tokens=6)
     tokens = list(PROMPT)
-    for piece in generation.pieces:
+    for piece in generation.tokens:
         logits, _ = mixture(mx.array([tokens]))
         assert piece.id == logits[0, -1].argmax().item()
         tokens.append(piece.id)
-    assert [piece.finish_reason for piece in generation.pieces] == [None] * 5 + [
+    assert [piece.finish_reason for piece in generation.tokens] == [None] * 5 + [
         "length"
     ]
 
@@ -98,10 +105,10 @@ def test_tokens_are_those_of_greedy_full_passes(engine):
 def test_the_last_token_of_a_stopped_answer_is_routed_too(engine):
     """An answer that ends with EOS: its weights stand in the trace like any other's."""
     base, mixture = engine()
-    (first, *_) = answer(base, mixture, max_tokens=3).pieces
+    (first, *_) = answer(base, mixture, max_tokens=3).tokens
     base.tokenizer.eos_token_ids = {first.id}
     generation = answer(base, mixture, max_tokens=5)
-    assert [piece.finish_reason for piece in generation.pieces] == ["stop"]
+    assert [piece.finish_reason for piece in generation.tokens] == ["stop"]
     tokens = [*PROMPT, first.id]
     weights = [token.weights for token in generation.trace().tokens]
     assert np.abs(np.array(weights) - full_pass(mixture, tokens)).max() < 1e-5
@@ -109,10 +116,10 @@ def test_the_last_token_of_a_stopped_answer_is_routed_too(engine):
 
 def test_a_trace_of_an_answer_left_early(engine):
     base, mixture = engine()
-    generation = Generation(base, mixture, PROMPT, 50, Sampling())
+    generation = Generation(base, mixture, PROMPT, settings(50))
     for _, piece in zip(range(3), generation, strict=False):
         assert piece.finish_reason is None
-    tokens = PROMPT + [piece.id for piece in generation.pieces]
+    tokens = PROMPT + [piece.id for piece in generation.tokens]
     assert len(tokens) == len(PROMPT) + 3
     weights = np.array([token.weights for token in generation.trace().tokens])
     assert np.abs(weights - full_pass(mixture, tokens)).max() < 1e-5
@@ -127,7 +134,7 @@ def test_asking_again_begins_anew(engine):
 def test_a_prompt_of_one_token(engine):
     base, mixture = engine()
     generation = answer(base, mixture, max_tokens=2, prompt=PROMPT[:1])
-    tokens = PROMPT[:1] + [piece.id for piece in generation.pieces]
+    tokens = PROMPT[:1] + [piece.id for piece in generation.tokens]
     weights = np.array([token.weights for token in generation.trace().tokens])
     assert np.abs(weights - full_pass(mixture, tokens)).max() < 1e-5
 
@@ -153,8 +160,8 @@ def test_selections_that_fix_the_weights(engine, selection, weights):
 def test_base_speaks_like_the_bare_model(engine):
     base, mixture = engine()
     with mixture.selected("base"):
-        ours = [piece.id for piece in answer(base, mixture).pieces]
-    mixed = [piece.id for piece in answer(base, mixture).pieces]
+        ours = [piece.id for piece in answer(base, mixture).tokens]
+    mixed = [piece.id for piece in answer(base, mixture).tokens]
     mixture.detach()
     steps = generate_step(mx.array(PROMPT), base.model, max_tokens=8)
     assert ours == [token for token, _ in steps]
@@ -166,7 +173,7 @@ def test_a_seed_draws_the_same_text_again(engine):
 
     def ids(seed):
         generation = answer(base, mixture, 12, temperature=1.5, seed=seed)
-        return [piece.id for piece in generation.pieces]
+        return [piece.id for piece in generation.tokens]
 
     assert ids(1) == ids(1)
     assert ids(1) != ids(2)
@@ -175,8 +182,8 @@ def test_a_seed_draws_the_same_text_again(engine):
 def test_text_is_the_pieces_and_the_tokenizers_own(engine):
     base, mixture = engine()
     generation = answer(base, mixture, max_tokens=12)
-    ids = [piece.id for piece in generation.pieces]
-    assert generation.text == "".join(piece.text for piece in generation.pieces)
+    ids = [piece.id for piece in generation.tokens]
+    assert generation.text == "".join(piece.text for piece in generation.tokens)
     assert generation.text == base.tokenizer.decode(ids)
 
 
@@ -212,7 +219,7 @@ def test_top_p_keeps_to_the_likeliest(engine):
     base, mixture = engine()
 
     def ids(**sampling):
-        return [p.id for p in answer(base, mixture, 12, **sampling).pieces]
+        return [p.id for p in answer(base, mixture, 12, **sampling).tokens]
 
     greedy = ids()
     for seed in range(3):
@@ -237,51 +244,51 @@ class TestRefused:
     )
     def test_settings(self, engine, sampling, text):
         with pytest.raises(ConfigError, match=text):
-            Generation(*engine(), PROMPT, 8, Sampling(**sampling))
+            Generation(*engine(), PROMPT, settings(8, **sampling))
 
     def test_nothing_to_generate_or_to_read(self, engine):
         base, mixture = engine()
         with pytest.raises(ConfigError, match="max tokens 0 must be at least 1"):
-            Generation(base, mixture, PROMPT, 0, Sampling())
+            Generation(base, mixture, PROMPT, settings(0))
         with pytest.raises(ConfigError, match="the prompt is empty"):
-            Generation(base, mixture, [], 8, Sampling())
+            Generation(base, mixture, [], settings(8))
 
     def test_a_prompt_longer_than_the_context(self, engine):
         base, mixture = engine()
         with pytest.raises(ConfigError) as error:
-            Generation(base, mixture, [1] * 128, 8, Sampling())
+            Generation(base, mixture, [1] * 128, settings(8))
         text = f"the prompt is 128 tokens long, {base.id} reads at most 128: shorten it"
         assert str(error.value) == text
 
     def test_tokens_without_a_row(self, engine):
         with pytest.raises(ModelError, match="the prompt has token id 300"):
-            Generation(*engine(), [1, 300], 8, Sampling())
+            Generation(*engine(), [1, 300], settings(8))
 
     def test_the_last_seed_and_the_last_place_are_taken(self, engine):
         base, mixture = engine()
         made = answer(base, mixture, 50, [1] * 125, temperature=1.0, seed=2**64 - 1)
-        assert len(made.pieces) <= 3
+        assert len(made.tokens) <= 3
         base.tokenizer.eos_token_ids = set()
         made = answer(base, mixture, 50, [1] * 125)
-        assert len(made.pieces) == 3
-        assert made.pieces[-1].finish_reason == "length"
+        assert len(made.tokens) == 3
+        assert made.tokens[-1].finish_reason == "length"
 
 
 def test_reading_is_told_chunk_by_chunk_and_may_be_ended(engine, monkeypatch):
-    monkeypatch.setattr(generate, "chunk_tokens", lambda: 6)
+    monkeypatch.setattr(loop, "chunk_tokens", lambda: 6)
     base, mixture = engine()
     told = []
 
-    def reading(done, total):
-        told.append((done, total))
-        if done == 12:
+    def listen(progress):
+        told.append(progress)
+        if progress.done == 12:
             raise KeyboardInterrupt
 
-    generation = Generation(base, mixture, PROMPT, 8, Sampling(), reading)
+    generation = Generation(base, mixture, PROMPT, settings(8), Watch(listen=listen))
     with pytest.raises(KeyboardInterrupt):
         list(generation)
-    assert told == [(done, len(PROMPT)) for done in (0, 6, 12)]
-    assert generation.pieces == []
+    assert told == [Progress("reading", done, len(PROMPT)) for done in (0, 6, 12)]
+    assert generation.tokens == []
 
 
 def test_recorder_passes_for_the_model(engine):

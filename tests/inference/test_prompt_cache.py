@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from mlx_lm.models.cache import CacheList, KVCache, make_prompt_cache
 
-from comigs_mlx.inference import generate
+from comigs_mlx.inference import generation
 from comigs_mlx.inference.chat_engine import ChatEngine, Settings
 from comigs_mlx.inference.prompt_cache import PromptCache, tokens_read
 from comigs_mlx.model.base import load_base
@@ -23,7 +23,7 @@ class Failure(RuntimeError):
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch):
-    monkeypatch.setattr(generate, "chunk_tokens", lambda: CHUNK)
+    monkeypatch.setattr(generation, "chunk_tokens", lambda: CHUNK)
 
 
 @pytest.fixture(params=["llama", "gemma3_text"])

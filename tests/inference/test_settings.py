@@ -9,7 +9,7 @@ from mlx_lm.generate import stream_generate
 from mlx_lm.sample_utils import make_logits_processors, make_sampler
 
 from comigs_mlx.errors import ConfigError, ModelError
-from comigs_mlx.inference.generate import Generation, Sampling
+from comigs_mlx.inference.generation import Generation
 from comigs_mlx.inference.settings import Settings, StopTexts
 from comigs_mlx.model.base import load_base
 from comigs_mlx.model.mixture import Mixture
@@ -27,8 +27,10 @@ def base(tiny_folder):
 
 def generated(base, max_tokens=12, **sampling):
     mixture = Mixture(base.model, ExpertOptions())
+    greedy = {"temperature": 0.0, "top_p": 1.0, "seed": 0}
+    settings = Settings(max_tokens=max_tokens, **greedy | sampling)
     try:
-        made = Generation(base, mixture, PROMPT, max_tokens, Sampling(**sampling))
+        made = Generation(base, mixture, PROMPT, settings)
         with mixture.selected("base"):
             list(made)
             made.trace()
@@ -88,7 +90,7 @@ def test_is_what_mlx_lm_draws(base, ours, sampler, processors):
     )
     expected = [response.token for response in expected]
     found = generated(base, temperature=1.0, seed=3, **ours)
-    assert [piece.id for piece in found.pieces] == expected
+    assert [piece.id for piece in found.tokens] == expected
 
 
 def test_xtc_is_mlx_lm_s_and_spares_line_ends_and_end_tokens(base):
@@ -101,9 +103,9 @@ def test_xtc_is_mlx_lm_s_and_spares_line_ends_and_end_tokens(base):
     )
     expected = [response.token for response in expected]
     found = generated(base, temperature=1.0, seed=3, **xtc)
-    assert [piece.id for piece in found.pieces] == expected
+    assert [piece.id for piece in found.tokens] == expected
     plain = generated(base, temperature=1.0, seed=3)
-    assert [piece.id for piece in plain.pieces] != expected
+    assert [piece.id for piece in plain.tokens] != expected
 
 
 def test_a_reply_ends_before_a_stop_word(base):
@@ -113,7 +115,7 @@ def test_a_reply_ends_before_a_stop_word(base):
     word = whole[4:7]
     made = generated(base, 12, stop=(word,), **options)
     assert made.text == whole[: whole.index(word)]
-    assert made.pieces[-1].finish_reason == "stop"
+    assert made.tokens[-1].finish_reason == "stop"
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 50])

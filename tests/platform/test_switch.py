@@ -19,7 +19,7 @@ MAY_LOOK = {
     "platform/switch.py",
     "platform/blas.py",  # names the processor in a message
     "environment.py",  # says where numbers were measured
-    "inference/generate.py",  # reads prompts in larger pieces on a GPU
+    "inference/generation.py",  # reads prompts in larger pieces on a GPU
 }
 
 

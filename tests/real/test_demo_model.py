@@ -9,8 +9,9 @@ import pytest
 
 from comigs_mlx import train
 from comigs_mlx.data.batches import Batch
-from comigs_mlx.inference.generate import Generation, Sampling
+from comigs_mlx.inference.generation import Generation
 from comigs_mlx.inference.prompts import prompt_tokens
+from comigs_mlx.inference.settings import Settings
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.options import ExpertOptions, TrainingOptions
 from comigs_mlx.runs.folder import RunFolder
@@ -73,9 +74,9 @@ def test_a_few_steps_lower_the_loss_of_their_batch(attached, tokens):
 def test_routing_of_cached_decoding_is_that_of_a_full_pass(real_demo, attached, tokens):
     mixture = attached(specialists=2, top_k=2)
     randomise(mixture.model, std=0.02)
-    generation = Generation(real_demo, mixture, tokens[:20], 6, Sampling())
+    generation = Generation(real_demo, mixture, tokens[:20], greedy(6))
     list(generation)
-    read = tokens[:20] + [piece.id for piece in generation.pieces]
+    read = tokens[:20] + [piece.id for piece in generation.tokens]
     found = np.array([token.weights for token in generation.trace().tokens])
     _, routing = mixture(mx.array([read]))
     expected = np.array(routing.weights[:, 0].transpose(1, 0, 2))
@@ -86,9 +87,13 @@ def test_routing_of_cached_decoding_is_that_of_a_full_pass(real_demo, attached, 
     assert np.abs(np.diff(expected, axis=0)).max(axis=(1, 2)).min() > 0.05
 
 
+def greedy(max_tokens):
+    return Settings(temperature=0.0, max_tokens=max_tokens)
+
+
 def answer(base, mixture, question):
     prompt = prompt_tokens(base.tokenizer, question)
-    generation = Generation(base, mixture, prompt, 12, Sampling())
+    generation = Generation(base, mixture, prompt, greedy(12))
     list(generation)
     return generation.text
 
