@@ -2,67 +2,84 @@
 
 Keys and values depend on everything that speaks: so they are used again only where
 the base, the experts' values and the selection are the same, and as far as the tokens
-are.
+are. mlx-lm's `LRUPromptCache` finds the longest such beginning and forgets what was
+used longest ago. It hands out copies, which share their memory with what is kept until
+they are written to; what it keeps is bounded here such that this costs no more than
+`MOST_BYTES`, or than one conversation where that is larger.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
+
+MOST_BYTES = 2**29
+"""Memory of all that is kept, where it is more than one conversation."""
+
+CONVERSATIONS = 8
+"""How many are kept; each is a walk through its tokens to find."""
 
 
 class PromptCache:
-    """At most one mlx-lm prompt cache, with the tokens it has read and for whom."""
+    """mlx-lm prompt caches, with the tokens that they have read and for whom."""
 
-    def __init__(self) -> None:
-        self._key: Hashable = None
-        self._tokens: list[int] = []
-        self._cache: list[Any] | None = None
+    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
+        self._most_bytes = most_bytes
+        self._kept: Any = None
 
     def take(
-        self, key: Hashable, prompt: Sequence[int], model: Any
+        self, speaker: Any, prompt: Sequence[int], model: Any
     ) -> tuple[list[Any], int]:
         """A cache that has read the first tokens of a prompt, and how many.
 
-        It is taken out: give it back with `keep` when it has read more.
+        It may be written to: what is kept does not change by it.
 
         Args:
-            key: Of everything that keys and values depend on.
-            prompt: At least one token is left to be read.
-            model: For a new cache, where the old one is of no use.
+            speaker: Everything that keys and values depend on; hashable.
+            prompt: At least its last token is left to be read.
+            model: For a new cache, where nothing that is kept is of use.
         """
         from mlx_lm.models.cache import make_prompt_cache
 
-        cache, shared = self._cache, _common(self._tokens, prompt[:-1])
-        surplus = len(self._tokens) - shared
-        usable = cache is not None and shared > 0 and key == self._key
-        self.clear()
-        if cache is not None and usable and _cut(cache, surplus, shared):
-            return cache, shared
+        if self._kept is not None:
+            cache, rest = self._kept.fetch_nearest_cache(speaker, list(prompt))
+            shared = len(prompt) - max(1, len(rest))
+            if cache is not None and _cut(cache, 0 if rest else 1, shared):
+                self._make_room(cache)
+                return cache, shared
         return make_prompt_cache(model), 0
 
-    def keep(self, key: Hashable, tokens: Sequence[int], cache: list[Any]) -> None:
-        """Keep a cache instead of the old one, under what it says it has read.
+    def keep(self, speaker: Any, tokens: Sequence[int], cache: list[Any]) -> None:
+        """Keep a cache under what it says it has read.
 
         A cache that has read nothing, or whose layers disagree, is not kept: it was
         left in the middle of something.
 
         Args:
-            key: As for `take`.
+            speaker: As for `take`.
             tokens: What it was given, from the first token on; it may have read only
                 the first of them, as when it was stopped.
-            cache: No computation in it has failed.
+            cache: No computation in it has failed. It must not be written to any more.
         """
-        self.clear()
+        from mlx_lm.models.cache import LRUPromptCache
+
         read = tokens_read(cache)
         if read is not None and read > len(tokens):
             read = len(tokens) if _cut(cache, read - len(tokens), len(tokens)) else None
         if read:
-            self._key, self._tokens, self._cache = key, list(tokens[:read]), cache
+            if self._kept is None:
+                self._kept = LRUPromptCache(CONVERSATIONS)
+            self._make_room(cache)
+            self._kept.insert_cache(speaker, list(tokens[:read]), cache)
 
     def clear(self) -> None:
-        """Forget it."""
-        self._key, self._tokens, self._cache = None, [], None
+        """Forget all."""
+        self._kept = None
+
+    def _make_room(self, cache: list[Any]) -> None:
+        """Forget the oldest such that a cache, and what is kept, are not too large."""
+        free = self._most_bytes - sum(layer.nbytes for layer in cache)
+        self._kept.trim_to(n_bytes=free)
 
 
 def tokens_read(cache: Sequence[Any]) -> int | None:
@@ -93,10 +110,3 @@ def _cut(cache: list[Any], surplus: int, left: int) -> bool:
             return False
         trim_prompt_cache(cache, surplus)
     return tokens_read(cache) == left
-
-
-def _common(tokens: Sequence[int], others: Sequence[int]) -> int:
-    """How many tokens the two begin with in common."""
-    pairs = enumerate(zip(tokens, others, strict=False))
-    unequal = (at for at, (a, b) in pairs if a != b)
-    return next(unequal, min(len(tokens), len(others)))

@@ -1,12 +1,13 @@
 """Whatever was stopped or failed before: the next answer is a fresh engine's."""
 
+import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_lm.models.cache import CacheList, KVCache, make_prompt_cache
 
 from comigs_mlx.inference import generation
 from comigs_mlx.inference.chat_engine import ChatEngine, Settings
-from comigs_mlx.inference.prompt_cache import PromptCache, tokens_read
+from comigs_mlx.inference.prompt_cache import CONVERSATIONS, PromptCache, tokens_read
 from comigs_mlx.model.base import load_base
 from comigs_mlx.model.mixture import Mixture
 
@@ -200,11 +201,53 @@ class TestKeep:
         prompts.keep("key", [1, 2, 3], cache)
         assert prompts.take("key", [1, 2, 3, 4], mixture.model)[1] == 0
 
-    def test_another_key_or_taken_out(self, mixture, read):
+    def test_not_for_another_speaker(self, mixture, read):
         prompts = PromptCache()
         prompts.keep("key", [1, 2, 3], read([1, 2, 3]))
         assert prompts.take("other", [1, 2, 3, 4], mixture.model)[1] == 0
-        assert prompts.take("key", [1, 2, 3, 4], mixture.model)[1] == 0
+        assert prompts.take("key", [1, 2, 3, 4], mixture.model)[1] == 3
+
+    def test_what_is_taken_may_be_written_to(self, mixture, read):
+        """And left in the middle: what is kept has read what it had read."""
+        prompts = PromptCache()
+        prompts.keep("key", [1, 2, 3], read([1, 2, 3]))
+        cache, _ = prompts.take("key", [1, 2, 3, 4], mixture.model)
+        first = np.array(cache[0].state[0])
+        mx.eval(mixture(mx.array([[9, 9]]), cache=cache)[0])
+        again, shared = prompts.take("key", [1, 2, 3, 4], mixture.model)
+        assert (shared, tokens_read(again), tokens_read(cache)) == (3, 3, 5)
+        assert np.array_equal(np.array(again[0].state[0]), first)
+
+    def test_all_of_a_prompt_but_its_last_token(self, mixture, read):
+        prompts = PromptCache()
+        prompts.keep("key", [1, 2, 3], read([1, 2, 3]))
+        cache, shared = prompts.take("key", [1, 2, 3], mixture.model)
+        assert shared == tokens_read(cache) == 2
+
+    def test_several_conversations(self, mixture, read):
+        prompts = PromptCache()
+        for first in range(CONVERSATIONS + 1):
+            prompts.keep("key", [first, 2, 3], read([first, 2, 3]))
+        shared = [
+            prompts.take("key", [first, 2, 3, 4], mixture.model)[1]
+            for first in range(CONVERSATIONS + 1)
+        ]
+        assert shared == [0, *[3] * CONVERSATIONS]
+
+    def test_no_more_memory_than_one_large_conversation(self, mixture, read):
+        """What is taken out and what is kept count together."""
+        size = sum(layer.nbytes for layer in read([1, 2, 3]))
+        prompts = PromptCache(most_bytes=2 * size)
+        for first in (7, 8, 9):
+            prompts.keep("key", [first, 2, 3], read([first, 2, 3]))
+        assert prompts.take("key", [7, 2, 3, 4], mixture.model)[1] == 0
+        assert prompts.take("key", [8, 2, 3, 4], mixture.model)[1] == 3
+        assert prompts.take("key", [8, 2, 3, 4], mixture.model)[1] == 0  # 9 is younger
+        large = PromptCache(most_bytes=1)
+        large.keep("key", [1, 2, 3], read([1, 2, 3]))
+        cache, shared = large.take("key", [1, 2, 3, 4], mixture.model)
+        assert shared == tokens_read(cache) == 3
+        assert large.take("key", [1, 2, 3, 4], mixture.model)[1] == 0
 
 
 def test_caches_of_one_layer_are_counted_too():
