@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app import render
-from app.chat_settings import Asked
+from app.chat_settings import ReplyOptions
 from app.feed import Feed
 from app.kept_replies import Reply, Said, reply_from_json
 from app.model_queue import ModelQueue, explain
@@ -66,7 +66,7 @@ class Turn:
 
 def speak(
     engine: Any,
-    asked: Asked,
+    options: ReplyOptions,
     messages: list[dict[str, str]],
     feed: Feed,
     reply: Reply,
@@ -77,7 +77,7 @@ def speak(
 
     Args:
         engine: The engine that the model queue hands to its jobs.
-        asked: Whose voice.
+        options: Whose answer, and how it is drawn.
         messages: `role` and `content` of each turn so far.
         feed: Gets `reply_begins`, `token`... and `reply_ends`.
         reply: Filled on the way.
@@ -90,12 +90,14 @@ def speak(
         feed.tell(standing(progress), True)
 
     try:
-        voice = engine.choose(asked.run, asked.model, stop=stop.is_set, listen=listen)
-        reply.title, reply.base, reply.chat = asked.title, voice.base_id, voice.chat
-        reply.experts, reply.layers = voice.experts, voice.layers
+        info = engine.choose(
+            options.run, options.model, stop=stop.is_set, listen=listen
+        )
+        reply.title, reply.base, reply.chat = options.title, info.base_id, info.chat
+        reply.experts, reply.layers = info.experts, info.layers
         begin(feed, reply)
-        settings = asked.settings(voice.experts)
-        for token in engine.reply(messages, settings, stop.is_set, voice, listen):
+        settings = options.settings(info.experts)
+        for token in engine.reply(messages, settings, stop.is_set, info, listen):
             reply.tokens.append(Said.of(token))
             feed.append(reply.tokens[-1])
             if len(reply.tokens) == 1:
@@ -106,7 +108,7 @@ def speak(
     except Exception as error:
         reply.problem = explain(error)
     if not reply.base:
-        reply.title = asked.title
+        reply.title = options.title
         begin(feed, reply)
     reply.stopped = stop.is_set()
     reply.end()
@@ -153,34 +155,34 @@ class Chat:
         if store is not None and found is not None:
             self._restore(store, found)
 
-    def send(self, text: str, asked: Asked) -> None:
+    def send(self, text: str, options: ReplyOptions) -> None:
         """Say something and have it answered.
 
         Raises:
             ConfigError: If it is empty, too long, or an answer is under way.
         """
-        asked.check()
+        options.check()
         text = check(text)
         with self._lock:
             self._check_idle()
             self._check_room(text)
             self._turns = [*self._turns, Turn(text)]
             self.feed.add("user", text=text)
-            self._answer(asked)
+            self._answer(options)
 
-    def retry(self, asked: Asked) -> None:
+    def retry(self, options: ReplyOptions) -> None:
         """Answer the last message once more; the first answer can be had back."""
-        asked.check()
+        options.check()
         with self._lock:
             self._check_idle()
             if not self._turns:
                 raise ConfigError("There is nothing to answer yet.")
             self._change([*self._turns[:-1], Turn(self._turns[-1].text)])
-            self._answer(asked)
+            self._answer(options)
 
-    def edit(self, index: int, text: Any, asked: Asked) -> None:
+    def edit(self, index: int, text: Any, options: ReplyOptions) -> None:
         """Replace message `index`, leave out what came after it, and answer it."""
-        asked.check()
+        options.check()
         text = check(text)
         with self._lock:
             self._check_idle()
@@ -188,7 +190,7 @@ class Chat:
             if not 0 <= index < len(self._turns):
                 raise ConfigError("That message is no longer there.")
             self._change([*self._turns[:index], Turn(text)])
-            self._answer(asked)
+            self._answer(options)
 
     def stop(self) -> None:
         """End the answer under way after its current token."""
@@ -282,7 +284,7 @@ class Chat:
     def _show(self) -> None:
         self.feed.show([event for turn in self._turns for event in turn.events()])
 
-    def _answer(self, asked: Asked) -> None:
+    def _answer(self, options: ReplyOptions) -> None:
         """Hand the newest message over; the answer comes through the feed."""
         messages, feed, reply = self.messages, self.feed, Reply()
         stop = self._stop = threading.Event()
@@ -292,7 +294,7 @@ class Chat:
 
         def job(engine: Any) -> None:
             turn.reply = reply
-            speak(engine, asked, messages, feed, reply, stop, self._save_sometimes)
+            speak(engine, options, messages, feed, reply, stop, self._save_sometimes)
 
         done = self._model_queue.submit("Answering", job)
         done.add_done_callback(lambda ended: self._ended(feed, turn, ended))

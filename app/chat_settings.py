@@ -1,4 +1,4 @@
-"""What a person has chosen on the page: whose voice, and how tokens are drawn."""
+"""What a person has chosen on the page: who answers, and how tokens are drawn."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ MOST_TOKENS = 4096
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Whose voice answers, and how.
+class ReplyOptions:
+    """Who answers, and how.
 
     Attributes:
         run: The run's folder; None is the base model alone.

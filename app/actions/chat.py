@@ -12,7 +12,7 @@ from typing import Any
 from app import chat_settings, render
 from app.actions import runs
 from app.chat import Chat, check, finish, speak
-from app.chat_settings import Asked
+from app.chat_settings import ReplyOptions
 from app.feed import Feed
 from app.kept_replies import Reply
 from app.model_queue import ModelQueue
@@ -73,7 +73,7 @@ class ChatActions:
         """What a page lacks: `id`, `epoch` and `since` in, events out."""
         return answer(self.sessions, question)
 
-    def asked(
+    def options(
         self,
         run: Any,
         experts: Any,
@@ -82,13 +82,13 @@ class ChatActions:
         top_p: Any,
         max_tokens: Any,
         system: Any,
-    ) -> Asked:
+    ) -> ReplyOptions:
         """The widgets' values.
 
         Raises:
             ComigsError: If one cannot be.
         """
-        return Asked(
+        return ReplyOptions(
             run=runs.find(self.folder, run),
             model=self.model,
             experts=str(experts),
@@ -101,7 +101,7 @@ class ChatActions:
 
     def send(self, session: dict[str, str], text: str, *chosen: Any) -> dict[str, str]:
         """Say something; returns the element's value, changed so that it asks."""
-        self._chat(session).send(text, self.asked(*chosen))
+        self._chat(session).send(text, self.options(*chosen))
         return touch(session)
 
     def _chat(self, session: dict[str, str]) -> Any:
@@ -117,9 +117,9 @@ class ChatActions:
         if order.get("undo"):
             chat.undo()
         elif order.get("retry"):
-            chat.retry(self.asked(*chosen))
+            chat.retry(self.options(*chosen))
         elif isinstance(index := order.get("edit"), int):
-            chat.edit(index, order.get("text"), self.asked(*chosen))
+            chat.edit(index, order.get("text"), self.options(*chosen))
         return touch(session)
 
     def stop(self, session: dict[str, str]) -> None:
@@ -160,7 +160,7 @@ class Comparison:
         self._model_queue = model_queue
         self._stop = threading.Event()
 
-    def ask(self, text: Any, settings: Asked) -> None:
+    def ask(self, text: Any, settings: ReplyOptions) -> None:
         """Have a prompt answered by all.
 
         Raises:
@@ -177,11 +177,11 @@ class Comparison:
         seeded = replace(settings, seed=random.randrange(2**31))
 
         def job(engine: Any) -> None:
-            voice = engine.choose(settings.run, settings.model, stop=stop.is_set)
+            info = engine.choose(settings.run, settings.model, stop=stop.is_set)
             for name in COMPARED:
                 if stop.is_set():
                     break
-                if name in voice.selections:
+                if name in info.selections:
                     speaking = replace(seeded, experts=name)
                     speak(engine, speaking, messages, feed, Reply(), stop)
 
@@ -221,7 +221,7 @@ class CompareActions:
             chosen: Run, temperature, top-p, max tokens, system prompt.
         """
         run, *drawing = chosen
-        settings = self._chat.asked(run, "auto", 50, *drawing)
+        settings = self._chat.options(run, "auto", 50, *drawing)
         if settings.run is None:
             raise ConfigError("Choose a run: the base model alone has no experts.")
         self.sessions.find(session["id"]).ask(text, settings)

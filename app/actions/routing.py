@@ -67,8 +67,8 @@ class RoutingActions:
 
     def _panel(self, text: str, run: Path) -> dict[str, Any]:
         def job(engine: Any) -> dict[str, Any]:
-            voice = engine.choose(run, self.model)
-            usable = [name for name in SCORED if name in voice.selections]
+            info = engine.choose(run, self.model)
+            usable = [name for name in SCORED if name in info.selections]
             return panel(run.name, engine.score(text, usable))
 
         return self.model_queue.submit("Scoring", job).result()

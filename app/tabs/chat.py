@@ -8,7 +8,7 @@ import gradio as gr
 
 from app import chat_settings
 from app.actions.chat import ChatActions
-from app.tabs.parts import QUIET, drawing, element, told
+from app.tabs.parts import QUIET, drawing, element, with_warnings
 
 EMPTY = (
     "Say something. Every word of the answer is tinted by who spoke it: what everyone "
@@ -64,19 +64,19 @@ def build(actions: ChatActions, run: gr.Dropdown) -> dict[str, Any]:
         temperature, top_p, most, system = drawing()
     chosen = [run, experts, blend, temperature, top_p, most, system]
 
-    @told
+    @with_warnings
     def command(session: Any, data: gr.EventData, *values: Any) -> Any:
         return actions.command(session, data._data, *values)
 
-    @told
+    @with_warnings
     def say(session: Any, words: Any, *values: Any) -> Any:
         return actions.send(session, words, *values), ""
 
     for sent in (send.click, text.submit):
         sent(say, [view, text, *chosen], [view, text], **QUIET)
     view.select(command, [view, *chosen], [view], **QUIET)
-    stop.click(told(actions.stop), [view], **QUIET)
-    clear.click(told(actions.clear), [view], [view], **QUIET)
+    stop.click(with_warnings(actions.stop), [view], **QUIET)
+    clear.click(with_warnings(actions.clear), [view], [view], **QUIET)
     page_file.click(None, js="() => window.comigs.save('chat', 'html')")
     trace_file.click(None, js="() => window.comigs.save('chat', 'json')")
     experts.change(

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from app.actions.chat import CompareActions
-from app.tabs.parts import QUIET, drawing, element, told
+from app.tabs.parts import QUIET, drawing, element, with_warnings
 
 EMPTY = "One prompt, answered by the base model, each side alone, and the mixture."
 
@@ -28,10 +28,10 @@ def build(actions: CompareActions, run: gr.Dropdown) -> None:
     )
     chosen = [run, temperature, top_p, most, system]
 
-    @told
+    @with_warnings
     def compare(session: Any, words: Any, *values: Any) -> Any:
         return actions.ask(session, words, *values)
 
-    for asked in (ask.click, text.submit):
-        asked(compare, [view, text, *chosen], [view], **QUIET)
-    stop.click(told(actions.stop), [view], **QUIET)
+    for event in (ask.click, text.submit):
+        event(compare, [view, text, *chosen], [view], **QUIET)
+    stop.click(with_warnings(actions.stop), [view], **QUIET)

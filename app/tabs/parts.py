@@ -20,7 +20,7 @@ SLOW: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private"}
 """For events whose outcome takes a moment."""
 
 
-def told(act: Callable[..., Any]) -> Callable[..., Any]:
+def with_warnings(act: Callable[..., Any]) -> Callable[..., Any]:
     """`act` with its errors as a message; what it would have changed stays."""
 
     @functools.wraps(act)
@@ -34,7 +34,7 @@ def told(act: Callable[..., Any]) -> Callable[..., Any]:
     return safe
 
 
-def shown(act: Callable[..., str]) -> Callable[..., str]:
+def with_problem_html(act: Callable[..., str]) -> Callable[..., str]:
     """`act`, which makes HTML, with its errors as HTML."""
     from app.render import problem
 
@@ -48,7 +48,7 @@ def shown(act: Callable[..., str]) -> Callable[..., str]:
     return safe
 
 
-def answered(act: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def with_problem(act: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """`act`, called by the page's scripts, with its errors as `problem`."""
 
     @functools.wraps(act)
@@ -74,7 +74,7 @@ def element(
     """
     served = []
     for name, act in functions.items():
-        safe = answered(act)
+        safe = with_problem(act)
         safe.__name__ = name
         served.append(safe)
     return gr.HTML(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gradio as gr
 
 from app.actions.routing import RoutingActions
-from app.tabs.parts import QUIET, SLOW, element, html, told
+from app.tabs.parts import QUIET, SLOW, element, html, with_warnings
 
 
 def build(actions: RoutingActions, run: gr.Dropdown) -> gr.Dropdown:
@@ -26,6 +26,6 @@ def build(actions: RoutingActions, run: gr.Dropdown) -> gr.Dropdown:
     told_wait = html("routing-wait")
     view = element("routing", "", {}, "cm-routing")
     score.click(actions.waiting, None, told_wait, **QUIET).then(
-        told(actions.score), [text, run, other, other_run], [view], **SLOW
+        with_warnings(actions.score), [text, run, other, other_run], [view], **SLOW
     ).then(lambda: "", None, told_wait, **QUIET)
     return other_run

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from app.actions.share import ShareActions
-from app.tabs.parts import QUIET, SLOW, html, shown, told
+from app.tabs.parts import QUIET, SLOW, html, with_problem_html, with_warnings
 
 WHAT_LEAVES = (
     "Generalists are averaged over everybody in a federation. No file of yours leaves "
@@ -49,7 +49,7 @@ def build(actions: ShareActions, run: gr.Dropdown, page: gr.Blocks) -> dict[str,
         kept = gr.Dropdown([], label="Kept generalist", elem_id="kept")
         back = gr.Button("Roll back", elem_id="roll-back", min_width=90)
 
-    @told
+    @with_warnings
     def show(*chosen: Any) -> Any:
         text, shown_digest = actions.leaving(*chosen)
         return text, shown_digest, gr.update(interactive=True)
@@ -65,10 +65,10 @@ def build(actions: ShareActions, run: gr.Dropdown, page: gr.Blocks) -> dict[str,
             return "", gr.update(choices=[], value=None)
 
     chosen = [run, uri, name]
-    look.click(shown(actions.status), [uri], state, **SLOW)
-    asked = gr.State("")
+    look.click(with_problem_html(actions.status), [uri], state, **SLOW)
+    last_question = gr.State("")
 
-    @told
+    @with_warnings
     def fetch(name: Any, uri: Any, who: Any, before: Any) -> Any:
         """Pull; where something would be replaced, at the second press alone."""
         question = actions.replaced(name, uri)
@@ -76,20 +76,20 @@ def build(actions: ShareActions, run: gr.Dropdown, page: gr.Blocks) -> dict[str,
         text = actions.pull(name, uri, who, sure)
         return text, "" if sure else question
 
-    pull.click(fetch, [*chosen, asked], [done, asked], **SLOW).then(
+    pull.click(fetch, [*chosen, last_question], [done, last_question], **SLOW).then(
         past, run, [plot, kept], **QUIET
     )
     dry.click(show, chosen, [leaving, digest, push], **SLOW)
-    push.click(told(actions.push), [*chosen, digest], done, **SLOW).then(
+    push.click(with_warnings(actions.push), [*chosen, digest], done, **SLOW).then(
         forget, None, [leaving, digest, push], **QUIET
     )
-    close.click(told(actions.close), [uri], done, **SLOW)
-    back.click(told(actions.roll_back), [run, kept], done, **SLOW)
+    close.click(with_warnings(actions.close), [uri], done, **SLOW)
+    back.click(with_warnings(actions.roll_back), [run, kept], done, **SLOW)
     # Of people only: a list of runs that is filled anew changes nothing that was shown,
     # and push compares what would leave with it once more.
     for box in (uri, name, run):
         box.input(forget, None, [leaving, digest, push], **QUIET)
-        box.input(lambda: ("", ""), None, [asked, done], **QUIET)
+        box.input(lambda: ("", ""), None, [last_question, done], **QUIET)
     run.change(past, run, [plot, kept], **QUIET)
     page.load(past, run, [plot, kept], **QUIET)
     return {"federation": uri, "participant": name}

@@ -10,7 +10,7 @@ import gradio as gr
 
 from app import words
 from app.actions.train import ADVANCED, SIMPLE, TrainActions, defaults
-from app.tabs.parts import QUIET, SLOW, html, shown, told
+from app.tabs.parts import QUIET, SLOW, html, with_problem_html, with_warnings
 from comigs_mlx.errors import ConfigError
 
 EACH = 2.0
@@ -47,19 +47,19 @@ def build(
             run = _under_way(actions, page)
     names = list(options)
 
-    @told
+    @with_warnings
     def begin(name: Any, path: Any, files: Any, *values: Any) -> Any:
         made = actions.start(name, path, files, chosen(model, names, values))
         gr.Info(f"{escape(made)} is being trained: see its progress under Training.")
         return gr.update(choices=actions.names(), value=made)
 
-    @shown
+    @with_problem_html
     def estimated(*values: Any) -> str:
         return actions.estimate(chosen(model, names, values))
 
     widgets = [base, *options.values()]
     look.click(actions.waiting, None, found, **QUIET).then(
-        shown(actions.preview), [path, files], found, **SLOW
+        with_problem_html(actions.preview), [path, files], found, **SLOW
     ).then(estimated, widgets, cost, **QUIET)
     start.click(begin, [name, path, files, *widgets], run, **SLOW)
     form = {f"option_{key}": box for key, box in options.items()}
@@ -108,10 +108,10 @@ def _under_way(actions: TrainActions, page: gr.Blocks) -> gr.Dropdown:
     def opened() -> Any:
         return gr.update(choices=actions.names(), value=actions.current())
 
-    stop.click(told(actions.stop), [run], **QUIET)
-    resume.click(told(actions.resume), [run, more], **QUIET)
+    stop.click(with_warnings(actions.stop), [run], **QUIET)
+    resume.click(with_warnings(actions.resume), [run, more], **QUIET)
     for tick in (gr.Timer(EACH).tick, run.change):
-        tick(told(follow), [run, before], [state, plots, before], **QUIET)
+        tick(with_warnings(follow), [run, before], [state, plots, before], **QUIET)
     page.load(opened, None, run, **QUIET)
     return run
 

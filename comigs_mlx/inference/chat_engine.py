@@ -1,7 +1,7 @@
 """Somebody to talk to: a base model and a run's experts, for a user interface.
 
     engine = ChatEngine(say=print)
-    voice = engine.choose(Path("runs/notes"))
+    info = engine.choose(Path("runs/notes"))
     for token in engine.reply([{"role": "user", "content": "Hi"}], Settings()):
         print(token.text, end="")
 
@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from comigs_mlx.inference.replies import Alternative as Alternative
 from comigs_mlx.inference.replies import Message as Message
+from comigs_mlx.inference.replies import ModelInfo as ModelInfo
 from comigs_mlx.inference.replies import Progress as Progress
 from comigs_mlx.inference.replies import Scored as Scored
 from comigs_mlx.inference.replies import ScoredToken as ScoredToken
 from comigs_mlx.inference.replies import SpokenToken as SpokenToken
 from comigs_mlx.inference.replies import Stopped as Stopped
-from comigs_mlx.inference.replies import Voice as Voice
 from comigs_mlx.inference.replies import Watch, ignore, never
 from comigs_mlx.inference.settings import Settings as Settings
 from comigs_mlx.inference.worker import Worker
@@ -55,9 +55,9 @@ class ChatEngine:
         self._finalizer = weakref.finalize(self, self._worker.close)
 
     @property
-    def voice(self) -> Voice | None:
+    def info(self) -> ModelInfo | None:
         """What was chosen last; None before, and after a choice that failed."""
-        return None if self._loaded is None else self._loaded.voice
+        return None if self._loaded is None else self._loaded.info
 
     @property
     def tokenizer(self) -> Any:
@@ -92,7 +92,7 @@ class ChatEngine:
         best: bool = False,
         stop: Callable[[], bool] = never,
         listen: Listen = ignore,
-    ) -> Voice:
+    ) -> ModelInfo:
         """Speak with this run from now on, as its files are now.
 
         Free where nothing has changed; the base is loaded again only where another
@@ -119,7 +119,7 @@ class ChatEngine:
         messages: Sequence[Message],
         settings: Settings,
         stop: Callable[[], bool] = never,
-        voice: Voice | None = None,
+        info: ModelInfo | None = None,
         listen: Listen = ignore,
     ) -> Iterator[SpokenToken]:
         """Speak the next turn of a conversation, token by token.
@@ -133,7 +133,7 @@ class ChatEngine:
             settings: Who speaks, and how.
             stop: Asked before each token, and between chunks of what is read, on the
                 engine's thread.
-            voice: Choose this first, as its files are now, in one go: so that
+            info: Choose this first, as its files are now, in one go: so that
                 conversations with several runs do not mix. None: the last choice.
             listen: Told the progress of reading, on the engine's thread.
 
@@ -146,7 +146,7 @@ class ChatEngine:
         def speak(left: Callable[[], bool]) -> Iterator[SpokenToken]:
             watch = Watch(lambda: left() or stop(), listen)
             with contextlib.suppress(Stopped):
-                yield from self._as(voice, watch).reply(heard, settings, watch)
+                yield from self._as(info, watch).reply(heard, settings, watch)
 
         return self._worker.stream(speak)
 
@@ -161,7 +161,7 @@ class ChatEngine:
 
         Args:
             text: Not longer than the model can read at once.
-            selections: Of the voice's.
+            selections: Of what is chosen; see `ModelInfo.selections`.
             stop: Asked between chunks of the text, on the engine's thread.
             listen: Told the progress, on the engine's thread.
 
@@ -194,11 +194,11 @@ class ChatEngine:
         finally:
             gone.set()
 
-    def _as(self, voice: Voice | None, watch: Watch) -> LoadedRun:
+    def _as(self, info: ModelInfo | None, watch: Watch) -> LoadedRun:
         speech = self._open()
-        if voice is not None:
-            run = None if voice.run is None else Path(voice.run)
-            speech.choose(run, voice.base_id, voice.best, watch)
+        if info is not None:
+            run = None if info.run is None else Path(info.run)
+            speech.choose(run, info.base_id, info.best, watch)
         return speech
 
     def _open(self) -> LoadedRun:

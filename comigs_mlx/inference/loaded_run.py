@@ -21,10 +21,10 @@ from comigs_mlx.inference.prompt_cache import PromptCache
 from comigs_mlx.inference.prompts import fitting
 from comigs_mlx.inference.replies import (
     Message,
+    ModelInfo,
     Progress,
     Scored,
     SpokenToken,
-    Voice,
     Watch,
 )
 from comigs_mlx.inference.settings import Settings
@@ -51,12 +51,12 @@ class LoadedRun:
 
     Attributes:
         base: The base model in memory.
-        voice: What speaks now; None before `choose`, and after one that failed.
+        info: What speaks now; None before `choose`, and after one that failed.
     """
 
     def __init__(self, say: Callable[[str], None]):
         self.base: Base | None = None
-        self.voice: Voice | None = None
+        self.info: ModelInfo | None = None
         self._say = say
         self._mixture: Mixture | None = None
         self._fingerprint, self._values = "", ""
@@ -65,7 +65,7 @@ class LoadedRun:
 
     def choose(
         self, run: Path | None, model: str, best: bool, watch: Watch = UNWATCHED
-    ) -> Voice:
+    ) -> ModelInfo:
         """Take a run, as it is now, or a base model alone; see `ChatEngine.choose`."""
         folder, commit = None if run is None else RunFolder(run), None
         if folder is not None:
@@ -73,17 +73,17 @@ class LoadedRun:
             (model, _), commit = base_model(info), revision(info)
         signature = (run, model, best, folder and folder.signature())
         same = self.base is not None and self.base.is_still(model)
-        if self.voice is not None and same and signature == self._signature:
-            return self.voice
-        self.voice = None
+        if self.info is not None and same and signature == self._signature:
+            return self.info
+        self.info = None
         with _memory(self._forget):
             self._take(model, commit, watch)
             watch.step("loading", LOADING_STEPS - 1, LOADING_STEPS)
             step = 0 if folder is None else self._load_run(folder, best)
         watch.listen(Progress("loading", LOADING_STEPS, LOADING_STEPS))
-        self.voice = self._described(folder, best, step)
+        self.info = self._described(folder, best, step)
         self._signature = signature
-        return self.voice
+        return self.info
 
     def _take(self, model: str, commit: str | None, watch: Watch) -> None:
         """Have this base in memory, and no other.
@@ -129,18 +129,18 @@ class LoadedRun:
 
     def _forget(self) -> None:
         """Give back all memory."""
-        self.base = self.voice = self._mixture = None
+        self.base = self.info = self._mixture = None
         self._prompts.clear()
         mx.clear_cache()
 
-    def _described(self, folder: RunFolder | None, best: bool, step: int) -> Voice:
+    def _described(self, folder: RunFolder | None, best: bool, step: int) -> ModelInfo:
         base, mixture = self._ready()
         chat = bool(base.tokenizer.has_chat_template)
         if folder is None:
-            return Voice(None, base.id, [], [], 0, ["base"], chat=chat)
+            return ModelInfo(None, base.id, [], [], 0, ["base"], chat=chat)
         names, options = mixture.options.names, usable(mixture.options)
         said = (str(folder.path), base.id, names, mixture.layers, step, options, best)
-        return Voice(*said, chat=chat)
+        return ModelInfo(*said, chat=chat)
 
     def _ready(self) -> tuple[Base, Mixture]:
         if self.base is None or self._mixture is None:
@@ -164,13 +164,13 @@ class LoadedRun:
             yield from answer if self._has_run() else _without_weights(answer)
 
     def _has_run(self) -> bool:
-        return self.voice is not None and self.voice.run is not None
+        return self.info is not None and self.info.run is not None
 
     def _selection(self, wanted: Selection) -> Selection:
         """What to select; a base without a run speaks for itself."""
-        if self.voice is None:
+        if self.info is None:
             raise ComigsError("nobody to speak: choose a run or a base model first")
-        if self.voice.run is not None:
+        if self.info.run is not None:
             return wanted
         if wanted in ("auto", "base"):
             return "base"
@@ -182,11 +182,11 @@ class LoadedRun:
         """Read a text; see `ChatEngine.score`."""
         base, mixture = self._ready()
         chosen = {name: self._selection(name) for name in (*selections, "auto")}
-        assert self.voice is not None
+        assert self.info is not None
         with _memory(mx.clear_cache):
             tokens = scoring.encode(base, text)
             read = scoring.read(mixture, tokens, chosen, watch)
-        return scoring.scored(base, self.voice, tokens, selections, read)
+        return scoring.scored(base, self.info, tokens, selections, read)
 
 
 def _digest(mixture: Mixture) -> str:

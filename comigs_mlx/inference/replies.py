@@ -109,7 +109,7 @@ class Watch:
 
 
 @dataclass(frozen=True)
-class Voice:
+class ModelInfo:
     """What can speak: a base model, with or without a run's experts.
 
     Attributes:
@@ -158,8 +158,8 @@ class Scored:
     Attributes:
         model: The base model's id.
         tokens: All of the text.
-        experts: As in `Voice`.
-        layers: As in `Voice`.
+        experts: As in `ModelInfo`.
+        layers: As in `ModelInfo`.
         perplexity: Selection -> exponential of the mean loss.
     """
 

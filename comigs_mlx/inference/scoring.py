@@ -13,7 +13,7 @@ import mlx.nn as nn
 from comigs_mlx.errors import ConfigError
 from comigs_mlx.inference.generation import chunk_tokens
 from comigs_mlx.inference.prompts import check_text, encoded, segments
-from comigs_mlx.inference.replies import Progress, Scored, ScoredToken, Voice, Watch
+from comigs_mlx.inference.replies import ModelInfo, Progress, Scored, ScoredToken, Watch
 from comigs_mlx.model.base import Base
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.model.selection import Selection
@@ -76,7 +76,7 @@ def _step(watch: Watch, before: int, total: int, done: int) -> None:
 
 
 def scored(
-    base: Base, voice: Voice, tokens: Sequence[int], names: Sequence[str], read: Read
+    base: Base, info: ModelInfo, tokens: Sequence[int], names: Sequence[str], read: Read
 ) -> Scored:
     """What was read as plain data: losses under `names`, weights of `auto`."""
     losses = {name: read[name][0] for name in names}
@@ -87,7 +87,7 @@ def scored(
     ]
     means = {name: math.fsum(each) / len(each) for name, each in losses.items()}
     perplexity = {name: perplexity_of(mean) for name, mean in means.items()}
-    return Scored(base.id, told, voice.experts, voice.layers, perplexity)
+    return Scored(base.id, told, info.experts, info.layers, perplexity)
 
 
 def _at(losses: Mapping[str, Losses], position: int) -> dict[str, float | None]:

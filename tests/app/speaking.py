@@ -7,10 +7,10 @@ from pathlib import Path
 from comigs_mlx.errors import RunError
 from comigs_mlx.inference.replies import (
     Alternative,
+    ModelInfo,
     Scored,
     ScoredToken,
     SpokenToken,
-    Voice,
 )
 from comigs_mlx.inference.worker import Worker
 
@@ -27,7 +27,7 @@ class Parrot:
         self.delay, self.problem = delay, problem
         self.asked, self.chosen, self.at = [], [], 2
         self.speaking = threading.Lock()
-        self.voice = self.tokenizer = None
+        self.info = self.tokenizer = None
         self._worker = Worker()
 
     @property
@@ -42,7 +42,7 @@ class Parrot:
         if run is not None and not Path(run).is_dir():
             raise RunError(f"no run at {run}")
         with_run = run is not None
-        self.voice = Voice(
+        self.info = ModelInfo(
             run=str(run) if with_run else None,
             base_id=model,
             experts=EXPERTS if with_run else [],
@@ -50,9 +50,9 @@ class Parrot:
             step=4 if with_run else 0,
             selections=SELECTIONS if with_run else ["base"],
         )
-        return self.voice
+        return self.info
 
-    def reply(self, messages, settings, stop=lambda: False, voice=None, listen=None):
+    def reply(self, messages, settings, stop=lambda: False, info=None, listen=None):
         assert self.speaking.acquire(blocking=False), "two answers at once"
         try:
             self.asked.append((messages, settings))

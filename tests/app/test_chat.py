@@ -7,14 +7,14 @@ import pytest
 
 from app import chat as chatting
 from app.chat import Chat, Turn, history
-from app.chat_settings import Asked, blend
+from app.chat_settings import ReplyOptions, blend
 from app.kept_replies import Reply, Said
 from app.store import Store
 from comigs_mlx.errors import ConfigError
 from comigs_mlx.inference.replies import Progress
 from comigs_mlx.inference.trace import from_json, to_json
 
-BASE = Asked(max_tokens=3)
+BASE = ReplyOptions(max_tokens=3)
 
 
 def events(chat, kind):
@@ -35,7 +35,7 @@ def chat(model_queue, until):
 
 
 def test_a_message_is_answered_token_by_token(chat, tmp_path):
-    chat.send(" one two ", Asked(run=tmp_path, max_tokens=3))
+    chat.send(" one two ", ReplyOptions(run=tmp_path, max_tokens=3))
     chat.idle()
     assert [e["text"] for e in events(chat, "user")] == [" one two"]
     assert said(chat) == ["", "one", "two"]
@@ -83,7 +83,7 @@ def test_retrying_asks_the_same_again(chat):
 def test_stopping_keeps_what_was_said(model_queue, until):
     desk, _ = model_queue(delay=0.01)
     chat = Chat(desk)
-    chat.send("one", Asked(max_tokens=4000))
+    chat.send("one", ReplyOptions(max_tokens=4000))
     until(lambda: len(said(chat)) > 2)
     chat.stop()
     until(lambda: not chat.feed.active)
@@ -94,7 +94,7 @@ def test_stopping_keeps_what_was_said(model_queue, until):
 def test_what_is_cleared_stays_cleared(model_queue, until):
     desk, _ = model_queue(delay=0.01)
     chat = Chat(desk)
-    chat.send("one", Asked(max_tokens=4000))
+    chat.send("one", ReplyOptions(max_tokens=4000))
     until(lambda: len(said(chat)) > 2)
     chat.clear()
     until(lambda: desk.queue == 0)
@@ -105,7 +105,7 @@ def test_what_is_cleared_stays_cleared(model_queue, until):
 def test_a_second_message_waits_for_the_first_answer(model_queue):
     desk, _ = model_queue(delay=0.05)
     chat = Chat(desk)
-    chat.send("one", Asked(max_tokens=50))
+    chat.send("one", ReplyOptions(max_tokens=50))
     with pytest.raises(ConfigError, match="wait for it, or stop it"):
         chat.send("two", BASE)
     chat.stop()
@@ -114,7 +114,7 @@ def test_a_second_message_waits_for_the_first_answer(model_queue):
 def test_an_error_ends_the_answer_and_is_told(model_queue, until):
     desk, _ = model_queue(problem=RuntimeError("[malloc] Unable to allocate 1 bytes"))
     chat = Chat(desk)
-    chat.send("a b c d", Asked(max_tokens=9))
+    chat.send("a b c d", ReplyOptions(max_tokens=9))
     until(lambda: not chat.feed.active)
     (end,) = events(chat, "reply_ends")
     assert end["problem"].startswith("There is not enough memory")
@@ -122,7 +122,7 @@ def test_an_error_ends_the_answer_and_is_told(model_queue, until):
 
 
 def test_a_run_that_is_gone_is_told(chat, tmp_path):
-    chat.send("one", Asked(run=tmp_path / "gone"))
+    chat.send("one", ReplyOptions(run=tmp_path / "gone"))
     chat.idle()
     (end,) = events(chat, "reply_ends")
     assert end["problem"] == f"no run at {tmp_path / 'gone'}"
@@ -131,7 +131,7 @@ def test_a_run_that_is_gone_is_told(chat, tmp_path):
 def test_chats_at_once_do_not_mix(model_queue, until):
     desk, parrot = model_queue(delay=0.001)
     chats = {word: Chat(desk) for word in ("red", "green", "blue", "white")}
-    asked = Asked(max_tokens=40)
+    asked = ReplyOptions(max_tokens=40)
     threads = [
         threading.Thread(target=chat.send, args=(word, asked))
         for word, chat in chats.items()
@@ -147,7 +147,7 @@ def test_chats_at_once_do_not_mix(model_queue, until):
 
 
 def test_a_conversation_becomes_one_trace(chat, tmp_path):
-    chat.send("one two", Asked(run=tmp_path, max_tokens=2))
+    chat.send("one two", ReplyOptions(run=tmp_path, max_tokens=2))
     chat.idle()
     trace = chat.trace()
     assert [(t.text, t.prompt) for t in trace.tokens] == [
@@ -162,7 +162,7 @@ def test_a_conversation_becomes_one_trace(chat, tmp_path):
 def test_replies_of_another_kind_keep_their_text_in_a_trace(chat, tmp_path):
     chat.send("one", BASE)
     chat.idle()
-    chat.send("two", Asked(run=tmp_path, max_tokens=1))
+    chat.send("two", ReplyOptions(run=tmp_path, max_tokens=1))
     chat.idle()
     trace = chat.trace()
     assert from_json(to_json(trace)) == trace
@@ -213,7 +213,7 @@ def test_messages_that_cannot_be_answered(chat, text, message):
 )
 def test_values_that_no_widget_gives(chat, values, message):
     with pytest.raises(ConfigError, match=message):
-        chat.send("one", Asked(**values))
+        chat.send("one", ReplyOptions(**values))
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_a_blend_gives_each_side_its_share(experts, weights):
 
 
 def test_the_speaker_gets_the_settings(chat, tmp_path):
-    asked = Asked(
+    asked = ReplyOptions(
         run=tmp_path, experts="blend", blend=0.25, max_tokens=1, system=" Be kind "
     )
     chat.send("one", asked)
@@ -241,7 +241,7 @@ def test_the_speaker_gets_the_settings(chat, tmp_path):
 
 
 def test_without_a_run_the_base_speaks(chat):
-    chat.send("one", Asked(experts="auto", max_tokens=1))
+    chat.send("one", ReplyOptions(experts="auto", max_tokens=1))
     chat.idle()
     assert chat.parrot.asked[0][1].selection == "base"
 
@@ -251,7 +251,7 @@ def test_without_a_run_nobody_else_is_answered_for(chat, experts):
     with pytest.raises(
         ConfigError, match="The base model alone has no .*: choose a run"
     ):
-        chat.send("one", Asked(experts=experts, max_tokens=1))
+        chat.send("one", ReplyOptions(experts=experts, max_tokens=1))
     assert chat.parrot.asked == []
     assert chat.messages == []
 
@@ -263,7 +263,7 @@ def test_after_a_restart_a_page_begins_anew(model_queue):
 
 def ask(chat, *texts, **options):
     for text in texts:
-        chat.send(text, Asked(max_tokens=2, **options))
+        chat.send(text, ReplyOptions(max_tokens=2, **options))
         chat.idle()
 
 
@@ -314,7 +314,7 @@ def test_an_answer_cut_off_by_the_apps_end_is_kept_as_far_as_it_came(
     store = Store(tmp_path)
     chat = Chat(desk, store, "a" * 32)
     chat._next_save = 0.0
-    chat.send("one", Asked(max_tokens=4000))
+    chat.send("one", ReplyOptions(max_tokens=4000))
     until(lambda: len(said(chat)) > 2)
     assert texts(Chat(desk, store, "a" * 32)) == ["one"]  # killed right now
     chat.close()

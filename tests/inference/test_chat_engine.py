@@ -84,19 +84,19 @@ def turn(tokens, words="and then"):
 
 class TestChoose:
     def test_describes_the_run(self, engine, runs, tiny_folder):
-        voice = engine.choose(runs[0])
-        assert voice.run == str(runs[0])
-        assert voice.base_id == str(tiny_folder())
-        assert voice.experts == ["generalist", "specialist", "specialist-1"]
-        assert voice.layers == ["model.layers.0.mlp", "model.layers.1.mlp"]
-        assert voice.step == tiny.TRAINING["steps"]
-        assert voice.selections == ["auto", "base", "generalist", "specialist"]
-        assert engine.voice == voice
+        info = engine.choose(runs[0])
+        assert info.run == str(runs[0])
+        assert info.base_id == str(tiny_folder())
+        assert info.experts == ["generalist", "specialist", "specialist-1"]
+        assert info.layers == ["model.layers.0.mlp", "model.layers.1.mlp"]
+        assert info.step == tiny.TRAINING["steps"]
+        assert info.selections == ["auto", "base", "generalist", "specialist"]
+        assert engine.info == info
 
     def test_without_a_run_only_the_base_speaks(self, engine, runs, tiny_folder):
-        voice = engine.choose(None, str(tiny_folder()))
-        assert (voice.run, voice.experts, voice.layers) == (None, [], [])
-        assert voice.selections == ["base"]
+        info = engine.choose(None, str(tiny_folder()))
+        assert (info.run, info.experts, info.layers) == (None, [], [])
+        assert info.selections == ["base"]
         tokens = spoken(engine)
         assert all(token.weights == [] for token in tokens)
         alone = generation(runs[0], settings=replace(GREEDY, selection="base"))
@@ -153,9 +153,9 @@ class TestChoose:
         assert asked == ["0123abc"]
 
     def test_the_best_save(self, engine, runs):
-        voice = engine.choose(runs[0], best=True)
-        assert voice.best
-        assert voice.step == RunFolder(runs[0]).best()[0]
+        info = engine.choose(runs[0], best=True)
+        assert info.best
+        assert info.step == RunFolder(runs[0]).best()[0]
         assert same_as(spoken(engine), generation(runs[0], best=True))
 
     def test_to_the_best_save_and_back(self, engine, run):
@@ -163,9 +163,9 @@ class TestChoose:
         best = RunFolder(copy).best()
         assert best is not None
         for number in range(4):
-            voice = engine.choose(copy, best=bool(number % 2))
-            assert voice.best == bool(number % 2)
-            assert same_as(spoken(engine), generation(copy, best=voice.best))
+            info = engine.choose(copy, best=bool(number % 2))
+            assert info.best == bool(number % 2)
+            assert same_as(spoken(engine), generation(copy, best=info.best))
 
     def test_a_model_without_a_chat_template_says_so(
         self, engine, tiny_folder, tmp_path
@@ -190,7 +190,7 @@ class TestChoose:
         if moment < len(asked):
             with pytest.raises(Stopped):
                 again.choose(runs[0], stop=lambda: next(calls) == moment)
-            assert again.voice is None
+            assert again.info is None
         again.choose(runs[0])
         assert same_as(spoken(again), generation(runs[0]))
         again.close()
@@ -243,7 +243,7 @@ class TestChoose:
         engine.choose(runs[0])
         with pytest.raises(ComigsError, match="is not the base model"):
             engine.choose(foreign)
-        assert engine.voice is None
+        assert engine.info is None
 
 
 class TestReply:
@@ -390,6 +390,53 @@ class TestReply:
             spoken(engine, [])
 
 
+class TestSettings:
+    """Every setting of `Settings` reaches the reply; what it does: test_settings.py."""
+
+    def test_a_stop_word_ends_it(self, engine, runs):
+        engine.choose(runs[0])
+        whole = "".join(token.text for token in spoken(engine))
+        word = whole[2:4]
+        tokens = spoken(engine, settings=replace(GREEDY, stop=("never", word)))
+        assert "".join(token.text for token in tokens) == whole[: whole.index(word)]
+        assert tokens[-1].finish_reason == "stop"
+
+    def test_a_bias_bans_a_token(self, engine, runs):
+        engine.choose(runs[0])
+        first = spoken(engine)[0].id
+        tokens = spoken(engine, settings=replace(GREEDY, logit_bias={first: -1e9}))
+        assert first not in ids(tokens)
+
+    def test_a_bias_of_an_unknown_token(self, engine, runs):
+        engine.choose(runs[0])
+        with pytest.raises(ComigsError, match="the logit bias"):
+            spoken(engine, settings=replace(GREEDY, logit_bias={10**6: 1.0}))
+
+    def test_arguments_reach_the_template(self, engine, runs, monkeypatch):
+        engine.choose(runs[0])
+        tokenizer, seen = engine.tokenizer, []
+        real = tokenizer.apply_chat_template
+
+        def apply(*args, **named):
+            seen.append(named)
+            return real(*args, **named)
+
+        monkeypatch.setattr(tokenizer, "apply_chat_template", apply, raising=False)
+        arguments = {"enable_thinking": False}
+        spoken(engine, settings=replace(GREEDY, template_args=arguments))
+        assert seen
+        assert all(one["enable_thinking"] is False for one in seen)
+
+    @pytest.mark.parametrize(
+        "reserved", ["tokenize", "return_tensors", "continue_final_message"]
+    )
+    def test_arguments_that_change_what_it_returns(self, engine, runs, reserved):
+        engine.choose(runs[0])
+        settings = replace(GREEDY, template_args={reserved: True})
+        with pytest.raises(ConfigError, match=f"must not set {reserved}"):
+            spoken(engine, settings=settings)
+
+
 class TestPromptCache:
     """Read before or not: the answer is that of an engine who has read nothing."""
 
@@ -466,13 +513,13 @@ class TestPromptCache:
     def test_new_values_of_the_run_read_all(self, engine, runs, read, tmp_path):
         """What a pull, or more training, leaves in the run's files."""
         run = shutil.copytree(runs[0], tmp_path / "run")
-        voice = engine.choose(run)
+        info = engine.choose(run)
         before, all_of_it = read()
         file = run / "generalist" / "adapters.safetensors"
         louder = {name: 3 * array for name, array in load_file(file).items()}
         step = {"step": str(tiny.TRAINING["steps"])}
         save_file(louder, file, step)
-        assert engine.choose(run) == voice
+        assert engine.choose(run) == info
         after, count = read()
         assert count == all_of_it
         assert ids(after) != ids(before)
@@ -496,13 +543,13 @@ class TestPromptCache:
 
 class TestThreads:
     def test_conversations_with_several_runs_do_not_mix(self, engine, runs):
-        voices = [engine.choose(run) for run in runs[:2]]
+        infos = [engine.choose(run) for run in runs[:2]]
         expected = [generation(run) for run in runs[:2]]
         found = [[], []]
 
         def talk(index):
             for _ in range(3):
-                found[index].append(spoken(engine, voice=voices[index]))
+                found[index].append(spoken(engine, info=infos[index]))
 
         threads = [threading.Thread(target=talk, args=(i,)) for i in range(2)]
         for thread in threads:
