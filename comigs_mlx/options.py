@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from comigs_mlx import registry
-from comigs_mlx.config import from_dict, given, group, option, read_yaml
+from comigs_mlx.config import configured, from_dict, given, group, option, read_yaml
 from comigs_mlx.errors import ConfigError
 
 BATCH, WINDOW, RANK, EXPERTS = 2**16, 2**24, 2**16, 2**10
@@ -68,7 +67,12 @@ class ExpertOptions:
     scaling: Literal["rslora", "lora"] = option(
         "rslora", "scale = alpha / sqrt(rank) (rslora) or alpha / rank (lora)"
     )
-    router_type: str = option("topk", "routing function (a file of model/routers)")
+    router_type: str = option(
+        "topk",
+        "how tokens find experts (a file of model/routers), with options as "
+        "NAME:key=value,key=value",
+        "ROUTER",
+    )
     num_layers: int = option(-1, "adapt the last N blocks; -1 = all", "N")
     attention_lora: bool = option(
         True, "one shared LoRA pair on every attention linear"
@@ -110,8 +114,10 @@ class ExpertOptions:
             )
         if not 0 < self.alpha < math.inf:
             yield f"--alpha {self.alpha} must be a number above 0"
-        if self.router_type not in (known := registry.names("router")):
-            yield f"--router-type {self.router_type}: choose {', '.join(known)}"
+        try:
+            configured("router", self.router_type)
+        except ConfigError as error:
+            yield f"--router-type: {error}"
         if self.num_layers == 0 or self.num_layers < -1:
             yield f"--num-layers {self.num_layers} must be at least 1, or -1 for all"
 

@@ -16,7 +16,7 @@ import mlx.core as mx
 from comigs_mlx.errors import UnsupportedModel, line
 from comigs_mlx.model import params
 from comigs_mlx.model.attach import family_name, mix_in_class
-from comigs_mlx.model.mixture import Mixture
+from comigs_mlx.model.mixture import Call, Mixture
 from comigs_mlx.model.params import Tree
 from comigs_mlx.model.routing import Routing
 
@@ -72,20 +72,26 @@ class RecomputedBlock:
             args = (named.pop(first),)
         x, *rest = args
 
-        def inner(values: Tree, x: mx.array) -> tuple[mx.array, list[Routing]]:
+        mixture = self._mixture
+        training, given = mixture.call.training, mixture.call.arrays()
+
+        # An array that `inner` captured would get a gradient of 0, without a word.
+        def inner(values: Tree, x: mx.array, given: dict[str, Any]) -> tuple[Any, ...]:
             self.update(values)  # type: ignore[attr-defined]
             # Also when it runs again, which is after the mixture's own call.
-            mixture = self._mixture
             with (
                 mixture.frozen(False),
                 mixture.fast_functions(),
+                mixture.calling(Call(training, **given)),
                 mixture.collecting() as blocks,
             ):
                 y = run(x, *rest, **named)
-            return y, blocks
+                carry = mixture.call.carry
+            return y, [block.arrays() for block in blocks], carry
 
         values = self.trainable_parameters()  # type: ignore[attr-defined]
-        y, blocks = mx.checkpoint(inner)(values, x)
+        y, blocks, carry = mx.checkpoint(inner)(values, x, given)
+        mixture.call.carry = tuple(carry)
         for block in blocks:
-            self._mixture.record(Routing(*block))
+            mixture.record(Routing(*block))
         return y

@@ -20,13 +20,14 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.optimizers as optim
+import numpy as np
 from mlx.utils import tree_map
 
 from comigs_mlx.data.batches import Batch
 from comigs_mlx.model import params
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.model.params import Tree
-from comigs_mlx.model.routing import Routing, joined
+from comigs_mlx.model.routing import Routing
 from comigs_mlx.model.selection import Selection
 from comigs_mlx.options import TrainingOptions
 from comigs_mlx.platform import cpu_streams
@@ -193,6 +194,7 @@ class Level:
 
     Attributes:
         anchor: Path -> value that the penalty compares with; for the user to set.
+        trains_routers: Whether routers learn here, and so meet their penalties.
     """
 
     def __init__(
@@ -208,6 +210,7 @@ class Level:
         self.task = task
         self.anchor: dict[str, mx.array] = {}
         self.roles = tuple(role for group in groups for role in group.roles)
+        self.trains_routers = not set(params.ROUTERS).isdisjoint(self.roles)
         self.others = tuple(role for role in params.ROLES if role not in self.roles)
         for group in self.groups:
             group.optimizer.init(self._values(group.trains))
@@ -215,10 +218,15 @@ class Level:
         self._one_batch = mx.compile(self._gradients)
         self._update = mx.compile(self._apply)
 
-    def step(self, batches: Sequence[Batch]) -> StepResult:
+    def step(self, batches: Sequence[Batch], number: int = 0) -> StepResult:
         """One update from the token-weighted mean gradient of `batches`.
 
         If the result is not finite, nothing has been changed.
+
+        Args:
+            batches: The micro-batches of the step.
+            number: The steps that were made before; with the seed, the level and the
+                micro-batch it decides the noise that a router draws.
         """
         for batch in batches:
             self.mixture.tables.check_tokens(batch.tokens)
@@ -228,10 +236,12 @@ class Level:
         states = [group.optimizer.state for group in self.groups]
         with self.mixture.selected(self.task.selection):
             if len(batches) == 1:
-                inputs: tuple[Any, ...] = _arrays(batches[0]) + self._anchor
-                outcome = self._whole_step(trained, others, states, *inputs)
+                inputs = self._inputs(batches[0], number, 0)
+                values = (trained, others, states)
+                outcome = self._whole_step(*values, inputs, *self._anchor)
             else:
-                outcome = self._accumulated(trained, others, states, batches)
+                each = [self._inputs(b, number, i) for i, b in enumerate(batches)]
+                outcome = self._accumulated(trained, others, states, each)
         (updated, new_states, stats, norms) = outcome
         model.update(trained)
         model.update(others)
@@ -248,6 +258,18 @@ class Level:
         """Whether this level changes the parameter at `path`."""
         return any(group.trains(path) for group in self.groups)
 
+    def _inputs(self, batch: Batch, number: int, index: int) -> tuple[mx.array, ...]:
+        """What a compiled step is given of one micro-batch: tokens, mask, key.
+
+        A key, and not a draw of the global generator: a compiled step would repeat it.
+        """
+        arrays = (mx.array(batch.tokens), mx.array(batch.mask))
+        if not self.mixture.router.noise:
+            return arrays
+        counters = (self.options.seed, int(self.trains_routers), number, index)
+        (seed,) = np.random.SeedSequence(counters).generate_state(1, np.uint64)
+        return (*arrays, mx.random.key(int(seed)))
+
     @property
     def _anchor(self) -> tuple[dict[str, mx.array], ...]:
         """The anchor as a further input of a step, where a penalty needs it."""
@@ -258,13 +280,17 @@ class Level:
         return params.unflatten({path: a for path, a in flat.items() if keep(path)})
 
     def _accumulated(
-        self, trained: Tree, others: Tree, states: list[Tree], batches: Sequence[Batch]
+        self,
+        trained: Tree,
+        others: Tree,
+        states: list[Tree],
+        batches: Sequence[tuple[mx.array, ...]],
     ) -> tuple[Tree, list[Tree], Stats, dict[str, mx.array]]:
         total: Any = None
         for batch in batches:
-            one = self._one_batch(trained, others, *_arrays(batch))
+            one = self._one_batch(trained, others, batch)
             total = one if total is None else tree_map(mx.add, total, one)
-            with cpu_streams.evaluating(len(batch.tokens)):
+            with cpu_streams.evaluating(len(batch[0])):
                 mx.eval(total)
         gradients, stats = total
         updated, new_states, norms = self._update(
@@ -277,46 +303,58 @@ class Level:
         trained: Tree,
         others: Tree,
         states: list[Tree],
-        tokens: mx.array,
-        mask: mx.array,
+        batch: tuple[mx.array, ...],
         *anchor: dict[str, mx.array],
     ) -> tuple[Tree, list[Tree], Stats, dict[str, mx.array]]:
-        gradients, stats = self._gradients(trained, others, tokens, mask)
+        gradients, stats = self._gradients(trained, others, batch)
         applied = self._apply(trained, states, gradients, stats, *anchor)
         updated, new_states, norms = applied
         return updated, new_states, stats, norms
 
     def _gradients(
-        self, trained: Tree, others: Tree, tokens: mx.array, mask: mx.array
+        self, trained: Tree, others: Tree, batch: tuple[mx.array, ...]
     ) -> tuple[Tree, Stats]:
         """Gradients of the summed loss with respect to this level's roles only."""
         model = self.mixture.model
         model.update(others)
         differentiate = params.value_and_grad(model, self._objective)
-        (_, stats), gradients = differentiate(trained, tokens, mask)
+        (_, stats), gradients = differentiate(trained, *batch)
         return gradients, stats
 
-    def _objective(self, tokens: mx.array, mask: mx.array) -> tuple[mx.array, Stats]:
+    def _objective(
+        self, tokens: mx.array, mask: mx.array, *key: mx.array
+    ) -> tuple[mx.array, Stats]:
         """Summed loss of a batch `[B, T + 1]` whose targets count where `mask` is 1."""
         experts = self.mixture.options
-        losses, routings = zip(*cpu_streams.each(self._loss, tokens, mask), strict=True)
-        loss, routing = (
-            functools.reduce(mx.add, losses),
-            joined(list(routings)),
-        )
+        noise = [self._noise(mask.shape, each) for each in key]
+        parts = cpu_streams.each(self._loss, tokens, mask, *noise)
+        losses, routings = zip(*parts, strict=True)
+        loss = functools.reduce(mx.add, losses)
+        routing = Routing.joined(list(routings))
         count = mask.sum()
         share = (routing.weights * mask[..., None]).sum((1, 2)).mean(0)
         stats = Stats(loss, count, share)
-        if experts.top_k == experts.experts:
+        if routing.penalty is not None and self.trains_routers:
+            loss = loss + (routing.penalty.mean(0) * mask).sum()
+        if experts.top_k == experts.experts and not self.mixture.router.sparse:
             return loss, stats
         balance = load_balancing(
             routing, mask, experts.generalists, self.options.generalist_importance
         )
         return loss + self.options.balance_weight * balance * count, stats
 
-    def _loss(self, tokens: mx.array, mask: mx.array) -> tuple[mx.array, Routing]:
+    def _noise(self, shape: tuple[int, ...], key: mx.array) -> mx.array:
+        """`[B, T, layers, E]` uniform numbers for tokens `[B, T]`."""
+        mixture = self.mixture
+        size = (*shape, len(mixture.sites), mixture.options.experts)
+        return mx.random.uniform(shape=size, key=key)
+
+    def _loss(
+        self, tokens: mx.array, mask: mx.array, *noise: mx.array
+    ) -> tuple[mx.array, Routing]:
         """Summed cross-entropy of some rows of a batch, and how they were routed."""
-        hidden, routing = self.mixture.body(tokens[:, :-1])
+        with self.mixture.training(*noise):
+            hidden, routing = self.mixture.body(tokens[:, :-1])
         return summed_loss(self.mixture.head, hidden, tokens[:, 1:], mask), routing
 
     def _apply(
@@ -347,10 +385,6 @@ class Level:
             )
             new_states.append(group.optimizer.state)
         return params.unflatten(updated), new_states, params.norms(mean)
-
-
-def _arrays(batch: Batch) -> tuple[mx.array, mx.array]:
-    return mx.array(batch.tokens), mx.array(batch.mask)
 
 
 def _plain(stats: Stats, norms: dict[str, mx.array]) -> StepResult:

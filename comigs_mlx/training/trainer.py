@@ -180,7 +180,7 @@ class Trainer:
         self, level: Level, batches: list[Batch], name: str, index: int
     ) -> StepResult:
         start = time.perf_counter()
-        result = level.step(batches)
+        result = level.step(batches, index - 1)
         self._seconds += time.perf_counter() - start
         if not result.finite:
             raise TrainingError(

@@ -1,6 +1,79 @@
-"""Routers: one file each, named by `--router-type`.
+"""Routers, one a file: which experts a token uses, and with what weight.
 
-A router file holds `Router(nn.Module)`, built with (dims, experts, key) and called
-with (x, k, among); see `comigs_mlx.model.routing.Choice` for what it returns. Its
-parameters are what the run saves under `<mlp path>.router`.
+A file holds
+
+    class Router(nn.Module)       Router(dims, experts, key), or with its options last;
+                                  router(x, ask) -> Choice, see `model/routing.py`
+    class Options                 what `--router-type NAME:key=value` sets: a frozen
+                                  dataclass of `config.option` fields; may be left out
+    class FirstRouter(Router)     the first adapted block's, where that one holds
+                                  parameters which all blocks share; may be left out
+    NOISE = True                  if it wants `ask.noise` while training
+    SPARSE = True                 if a token may use fewer than k experts
+
+Parameters that blocks share travel from block to block in the choice's `carry`. A block
+that captured them would give them no gradient under `--grad-checkpoint`.
 """
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from comigs_mlx import registry
+from comigs_mlx.config import configured
+
+
+@dataclass(frozen=True)
+class RouterKind:
+    """A router's file and the options it was given.
+
+    Attributes:
+        plugin: The module.
+        options: An instance of its `Options`; None where it has none.
+    """
+
+    plugin: ModuleType
+    options: Any
+
+    @property
+    def noise(self) -> bool:
+        """Whether it wants noise while training."""
+        return bool(getattr(self.plugin, "NOISE", False))
+
+    @property
+    def sparse(self) -> bool:
+        """Whether a token may use fewer than k experts."""
+        return bool(getattr(self.plugin, "SPARSE", False))
+
+    def make(self, first: bool, dims: int, experts: int, key: mx.array) -> nn.Module:
+        """A block's router.
+
+        Args:
+            first: Whether the block is the first adapted one.
+            dims: The width of the MLP's input.
+            experts: The number of experts, E.
+            key: Of the initial values.
+        """
+        kind: Any = self.plugin.Router
+        if first:
+            kind = getattr(self.plugin, "FirstRouter", kind)
+        given = () if self.options is None else (self.options,)
+        router: nn.Module = kind(dims, experts, key, *given)
+        return router
+
+
+@functools.lru_cache(maxsize=64)
+def router_kind(text: str) -> RouterKind:
+    """The router called `NAME` or `NAME:key=value,key=value`.
+
+    Raises:
+        ConfigError: If there is no such router, or it has no such options.
+    """
+    router = configured("router", text, always=True)
+    return RouterKind(registry.load("router", router.name), router.options)
