@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from comigs_mlx.data.identity import (
     tokenizer_identity,
 )
 from comigs_mlx.data.reading_progress import spoken
-from comigs_mlx.data.splits import SPLITS, Splits, load_splits
+from comigs_mlx.data.splits import SPLITS, Sample, Splits, load_splits
 from comigs_mlx.errors import RunError
 from comigs_mlx.messages import Say
 from comigs_mlx.model import params
@@ -221,25 +221,47 @@ def _contents(
     config: TrainConfig, base: Base, splits: Splits, say: Say
 ) -> dict[str, Content]:
     """The tokens of train and valid, each tokenised once."""
-    data = config.data
-    cache = TokenCache.of_user(say) if data.token_cache else None
-    contents = {}
-    for name in ("train", "valid"):
-        contents[name], notes = tokenised(
-            getattr(splits, name),
-            splits.kind,
-            base.tokenizer,
-            seq_len=data.seq_len,
-            mask_prompt=data.mask_prompt,
-            cache=cache,
-            say=say,
-            split=name,
-        )
-        for note in notes:
-            say(f"note: {name}: {note}")
-    for note in check_texts(base, contents, data.seq_len):
+    contents = {
+        name: content(config, base, getattr(splits, name), splits.kind, name, say)
+        for name in ("train", "valid")
+    }
+    for note in check_texts(base, contents, config.data.seq_len):
         say(f"note: {note}")
     return contents
+
+
+def content(
+    config: TrainConfig,
+    base: Base,
+    samples: Sequence[Sample],
+    kind: str,
+    split: str,
+    say: Say,
+) -> Content:
+    """The tokens of one split, as training reads it.
+
+    Args:
+        config: What is trained, and how.
+        base: The base model with its tokenizer.
+        samples: The samples of the split.
+        kind: The kind of the samples.
+        split: The name of the split, for what is told of it.
+        say: It is told what was noticed, a sentence each.
+    """
+    data = config.data
+    tokens, notes = tokenised(
+        samples,
+        kind,
+        base.tokenizer,
+        seq_len=data.seq_len,
+        mask_prompt=data.mask_prompt,
+        cache=TokenCache.of_user(say) if data.token_cache else None,
+        say=say,
+        split=split,
+    )
+    for note in notes:
+        say(f"note: {split}: {note}")
+    return tokens
 
 
 def _restore(

@@ -24,6 +24,7 @@ from comigs_mlx.federation.formats.manifest import (
     Experts,
     Manifest,
     name_check,
+    text_check,
 )
 from comigs_mlx.federation.formats.schema import between, item, matching
 from comigs_mlx.federation.formats.tensor_source import Array
@@ -66,9 +67,11 @@ class Membership:
             earlier version joined.
         generalist: The digest of the generalists of `round` (see
             `tensor_source.digest`).
+        personal: How the run mixed its own generalists from the contributions of
+            `round`; None means that it has the shared ones.
     """
 
-    NEWER: ClassVar = ("manifest", "generalist")
+    NEWER: ClassVar = ("manifest", "generalist", "personal")
 
     uri: str = item()
     participant: str | None = item(name_check, None)
@@ -80,6 +83,7 @@ class Membership:
     privacy: Privacy | None = None
     manifest: Manifest | None = None
     generalist: str | None = item(matching(r"[0-9a-f]{64}", "a SHA-256"), None)
+    personal: str | None = item(text_check, None)
 
 
 def place(uri: str) -> str:
