@@ -17,11 +17,11 @@ from typing import Any, ClassVar
 
 from comigs_mlx import tensors as safetensors
 from comigs_mlx.errors import FederationError
+from comigs_mlx.expert_shape import SharedShape
 from comigs_mlx.federation.formats import schema
 from comigs_mlx.federation.formats.contribution import Privacy
 from comigs_mlx.federation.formats.manifest import (
     MANIFEST_BYTES,
-    Experts,
     Manifest,
     name_check,
     text_check,
@@ -168,7 +168,7 @@ def residual_file(run: Path) -> Path:
     return run / "state" / RESIDUAL
 
 
-def check_fits(manifest: Manifest, experts: Experts, fingerprint: str) -> None:
+def check_fits(manifest: Manifest, experts: SharedShape, fingerprint: str) -> None:
     """Raise `FederationError` unless a run has the federation's base and shape."""
     problems = []
     if fingerprint != manifest.base_model.fingerprint:

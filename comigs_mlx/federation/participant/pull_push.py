@@ -15,10 +15,11 @@ from typing import Any
 
 from comigs_mlx.config import read_yaml
 from comigs_mlx.errors import FederationError
+from comigs_mlx.expert_shape import SharedShape
 from comigs_mlx.federation.exchanges.base import Exchange, Moved, Say, Unreachable
 from comigs_mlx.federation.formats import contribution, signatures
 from comigs_mlx.federation.formats.contribution import Prepared, Privacy
-from comigs_mlx.federation.formats.manifest import BaseModel, Experts
+from comigs_mlx.federation.formats.manifest import BaseModel
 from comigs_mlx.federation.formats.tensor_source import Array, Arrays, digest, shapes
 from comigs_mlx.federation.participant import (
     membership,
@@ -48,7 +49,7 @@ class Origin:
     """
 
     base: BaseModel
-    experts: Experts
+    experts: SharedShape
     generalists: dict[str, Array]
     step: int = 0
 
@@ -461,15 +462,11 @@ def public_name(base_id: str, fetched: bool = False) -> str:
     return Path(base_id).expanduser().resolve().name or "model"
 
 
-def described(info: dict[str, Any]) -> tuple[BaseModel, Experts]:
+def described(info: dict[str, Any]) -> tuple[BaseModel, SharedShape]:
     """Base model and shape of the generalists, of the content of comigs.json."""
     base_id, fingerprint = base_model(info)
-    names = [field.name for field in dataclasses.fields(Experts)]
-    values = {name: info[name] for name in names}
-    shape = {**values, "targets": tuple(sorted(info["targets"]))}
-    fetched = revision(info) is not None
-    name = public_name(base_id, fetched)
-    return BaseModel(name, fingerprint), Experts(**shape)
+    name = public_name(base_id, revision(info) is not None)
+    return BaseModel(name, fingerprint), SharedShape.from_json(info)
 
 
 def _counters(run: Path, steps: int) -> dict[str, int]:
