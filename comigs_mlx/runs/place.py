@@ -23,7 +23,9 @@ LOCK_SECONDS = 0.2
 WITHOUT_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK)
 """How file systems say that they have no locks, as some network shares."""
 
-EMPTY = re.compile(rf"\.lock|\.train\.(json|log|lock)|\.DS_Store|{LEFTOVER.pattern}")
+EMPTY = re.compile(
+    rf"\.lock|\.train\.(json|log|lock|told\.json(\.tmp)?)|\.DS_Store|{LEFTOVER.pattern}"
+)
 """What a folder may hold and still be a new run's: what this program leaves there where
 it is killed right at its start. Any other hidden file is somebody's, as in a home."""
 

@@ -21,7 +21,7 @@ from comigs_mlx.data.identity import (
 from comigs_mlx.data.reading_progress import spoken
 from comigs_mlx.data.splits import SPLITS, Sample, Splits, load_splits
 from comigs_mlx.errors import RunError
-from comigs_mlx.messages import Say
+from comigs_mlx.messages import Note, Say
 from comigs_mlx.model import params
 from comigs_mlx.model.base import Base, load_base
 from comigs_mlx.model.mixture import Mixture
@@ -120,16 +120,17 @@ def _opened(
 ) -> Iterator[Session]:
     splits = load_splits(config.data.data, spoken(say))
     for note in splits.notes:
-        say(f"note: {note}")
+        say(Note(note))
     base = load_base(config.model, say, _revision(folder) if config.resume else None)
     if "quantization" in base.config and switch.on_cpu():
-        say("note: MLX's quantised products are very slow on a CPU: use a plain base")
+        say(Note("MLX's quantised products are very slow on a CPU: use a plain base"))
     if (warning := memory_estimate.too_low(config.memory_limit)) is not None:
-        say(f"note: {warning}")
+        say(Note(warning))
     found = base.fingerprint()
     mixture = Mixture(base.model, config.experts, config.training.seed)
     check(description.describe(mixture, base.id, found))
-    texts = _contents(config, base, splits, say)
+    read = {"train": splits.train, "valid": splits.valid}
+    texts = contents(config, base, read, splits.kind, say)
     trainer = make_trainer(config, mixture, texts, say)
     for note in memory_estimate.plan(mixture, _work(config, trainer)).notes(
         config.memory_limit
@@ -191,7 +192,7 @@ def make_trainer(
                 packing=data.packing,
             )
         for note in notes:
-            say(f"note: {name}: {note}")
+            say(Note(f"{name}: {note}"))
         return batches
 
     train, router_train = source("train", 2 * seed), source("valid", 2 * seed + 1)
@@ -217,51 +218,41 @@ def _work(config: TrainConfig, trainer: Trainer) -> memory_estimate.Work:
     )
 
 
-def _contents(
-    config: TrainConfig, base: Base, splits: Splits, say: Say
-) -> dict[str, Content]:
-    """The tokens of train and valid, each tokenised once."""
-    contents = {
-        name: content(config, base, getattr(splits, name), splits.kind, name, say)
-        for name in ("train", "valid")
-    }
-    for note in check_texts(base, contents, config.data.seq_len):
-        say(f"note: {note}")
-    return contents
-
-
-def content(
+def contents(
     config: TrainConfig,
     base: Base,
-    samples: Sequence[Sample],
+    splits: Mapping[str, Sequence[Sample]],
     kind: str,
-    split: str,
     say: Say,
-) -> Content:
-    """The tokens of one split, as training reads it.
+) -> dict[str, Content]:
+    """The tokens of splits as training reads them, each tokenised once.
 
     Args:
         config: What is trained, and how.
         base: The base model with its tokenizer.
-        samples: The samples of the split.
+        splits: Split -> its samples.
         kind: The kind of the samples.
-        split: The name of the split, for what is told of it.
         say: It is told what was noticed, a sentence each.
     """
     data = config.data
-    tokens, notes = tokenised(
-        samples,
-        kind,
-        base.tokenizer,
-        seq_len=data.seq_len,
-        mask_prompt=data.mask_prompt,
-        cache=TokenCache.of_user(say) if data.token_cache else None,
-        say=say,
-        split=split,
-    )
-    for note in notes:
-        say(f"note: {split}: {note}")
-    return tokens
+    cache = TokenCache.of_user(say) if data.token_cache else None
+    found = {}
+    for name, samples in splits.items():
+        found[name], notes = tokenised(
+            samples,
+            kind,
+            base.tokenizer,
+            seq_len=data.seq_len,
+            mask_prompt=data.mask_prompt,
+            cache=cache,
+            say=say,
+            split=name,
+        )
+        for note in notes:
+            say(Note(f"{name}: {note}"))
+    for note in check_texts(base, found, data.seq_len):
+        say(Note(note))
+    return found
 
 
 def _restore(
@@ -301,9 +292,9 @@ def _restore(
             "start a new run with another --run"
         )
     for key in sorted(changed & CHANGES.keys()):
-        say(f"note: {CHANGES[key]}: training goes on, not bit for bit as it would have")
+        say(Note(f"{CHANGES[key]}: training goes on, not bit for bit as it would have"))
     if (note := _rate_note(trainer)) is not None:
-        say(f"note: {note}")
+        say(Note(note))
     folder.cut_metrics(trainer.position.step)
     say(f"resuming at step {trainer.position.step}, from {newest}")
 

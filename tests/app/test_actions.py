@@ -251,11 +251,13 @@ def test_what_a_training_remarks_is_seen_without_its_log():
         eta_seconds=1.0,
         problem=None,
         stopping=False,
-        lines=["note: the router will not be trained: --steps 24 is less", "step 1/24"],
+        notes=["the router will not be trained: --steps 24 is less"],
+        lines=["note: something else", "step 1/24"],
     )
     made = training.progress(state, [])
     shown = made[: made.index("<details>")]
     assert "The router will not be trained: Steps 24 is less" in shown
+    assert "omething else" not in shown
 
 
 def test_training_refuses_before_anything_is_written(model_queue, folder, text_folder):
@@ -320,6 +322,7 @@ def test_progress_tells_how_long_and_what_is_wrong():
         eta_seconds=65.0,
         problem=None,
         stopping=False,
+        notes=[],
         lines=["<b>line</b>"],
     )
     made = training.progress(state, [])

@@ -162,16 +162,16 @@ def loss_of_run(run: Path, say: Say) -> Loss:
     from comigs_mlx.data.splits import load_split
     from comigs_mlx.options import TrainConfig
     from comigs_mlx.runs.folder import RunFolder
-    from comigs_mlx.runs.session import content
+    from comigs_mlx.runs.session import contents
     from comigs_mlx.training.evaluation import Evaluator
 
     folder = RunFolder(run)
     config = from_dict(TrainConfig, read_yaml(folder.config))
     samples, kind = load_split(config.data.data, "valid", spoken(say), say)
     base, mixture = folder.load(report=say)
-    tokens = content(config, base, samples, kind, "valid", say)
+    text = contents(config, base, {"valid": samples}, kind, say)["valid"]
     count, data = config.saving.valid_batches, config.data
-    batches = sampled_batches(tokens, data.seq_len, data.batch_size, count)
+    batches = sampled_batches(text, data.seq_len, data.batch_size, count)
     return _of_mixture(Evaluator(mixture), batches)
 
 

@@ -26,6 +26,7 @@ from comigs_mlx.federation.rounds import closing, repository, submit
 from comigs_mlx.federation.rounds.repository import Federation
 from comigs_mlx.federation.rounds.submit import Late
 from comigs_mlx.federation.rounds.verification import Untrusted
+from comigs_mlx.messages import Note
 from comigs_mlx.options import TrainConfig
 from comigs_mlx.runs.session import Say, Session
 from comigs_mlx.training import checkpoint
@@ -243,7 +244,7 @@ class Participation:
         if self.options.personal is None:
             return None
         judge = functools.partial(mixing.loss_in_training, self.session.trainer)
-        return Mixing(self.options.personal, judge, self.say)
+        return Mixing(self.options.personal, judge, lambda text: self.say(Note(text)))
 
     def _exchanged(self, kind: str, round: int, **more: Any) -> Exchanged:
         """A record of what happened, also kept in the run's rounds.jsonl."""
