@@ -87,10 +87,13 @@ def own_or_shared(
     if mixing is None:
         return shared, None
     check(state.manifest)
+    if (combine := PERSONAL.get(mixing.name)) is None:
+        known = ", ".join(PERSONAL)
+        raise FederationError(f"unknown --personal {mixing.name}: choose {known}")
     try:
         with verification.contributions(exchange, state, trust) as (sources, start):
-            read = in_memory(sources)
-            return PERSONAL[mixing.name](read, start, mixing.loss()), mixing.name
+            judged = in_memory(sources)  # each is read twice
+            return combine(judged, start, mixing.loss()), mixing.name
     except Unmixable as error:
         if mixing.instead is None:
             raise Unmixable(f"{error}: pull without --personal") from error

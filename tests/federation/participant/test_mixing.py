@@ -4,6 +4,8 @@ In a real federation it takes the contributions as they lie in the repository.
 """
 
 import json
+import shutil
+import typing
 
 import numpy as np
 import pytest
@@ -14,14 +16,23 @@ from comigs_mlx import sync, train
 from comigs_mlx.data.batches import sampled_batches
 from comigs_mlx.data.splits import load_split
 from comigs_mlx.data.tokens import token_stream
+from comigs_mlx.errors import FederationError
+from comigs_mlx.federation import api
 from comigs_mlx.federation.exchanges.open import open_exchange
 from comigs_mlx.federation.formats.contribution import prepare
 from comigs_mlx.federation.formats.tensor_source import Arrays, digest
-from comigs_mlx.federation.participant import membership, mixing, round_history
+from comigs_mlx.federation.participant import (
+    membership,
+    mixing,
+    pull_push,
+    round_history,
+)
 from comigs_mlx.federation.participant.mixing import Mixing
+from comigs_mlx.federation.participant.options import PullConfig
 from comigs_mlx.federation.rounds import closing, repository, submit
 from comigs_mlx.federation.rounds.verification import Have, Trust
 from comigs_mlx.model import params
+from comigs_mlx.options import SharingOptions
 from comigs_mlx.runs import generalists
 from comigs_mlx.runs.folder import RunFolder
 from comigs_mlx.training.evaluation import Evaluator
@@ -248,6 +259,20 @@ class TestWhatCannotBeMixed:
         assert "--personal has no effect with --back" in told
 
 
+@pytest.mark.parametrize("options", [PullConfig, SharingOptions])
+def test_the_flag_offers_everything_that_there_is(options):
+    """So does it of both commands."""
+    offered = typing.get_type_hints(options)["personal"]
+    literal = next(k for k in typing.get_args(offered) if k is not type(None))
+    assert set(typing.get_args(literal)) == set(mixing.PERSONAL)
+
+
+def test_a_name_of_a_later_version_is_told(closed, uri):
+    _, ben = closed()
+    with pytest.raises(FederationError, match="unknown --personal magic: choose by_lo"):
+        api.pull(ben, open_exchange(uri), personal="magic")
+
+
 def test_other_ranks_and_losses_that_are_no_numbers():
     current = Arrays("", sharing.tensors())
     wider = Arrays("ann", sharing.tensors(rank=3))
@@ -319,6 +344,36 @@ class TestTraining:
         assert open_exchange(uri).snapshot().files.keys() >= {
             "contributions/2/ann/contribution.json"
         }
+
+    @pytest.mark.parametrize("before", [True, False])
+    def test_ended_around_the_mixing_and_resumed_it_is_the_same(
+        self, pool, part, uri, tmp_path, monkeypatch, before
+    ):
+        """The round is closed and the run has no mixture of it, or has it untold."""
+        pool(quorum=2, outsized="off")
+        part("ann", rounds=1, learning_rate=0.3)
+        copy = shutil.copytree(uri, tmp_path / "copy")
+        whole = part("ben", rounds=1, seed=1)
+        calls, mix, note = [], pull_push.own_or_shared, pull_push.remember
+
+        def ended(*given):
+            calls.append(given)
+            if len(calls) == 2:  # the first one is of round 0
+                raise RuntimeError("ended")
+            return (mix if before else note)(*given)
+
+        name = "own_or_shared" if before else "remember"
+        again = {"run": tmp_path / "again", "federation": copy}
+        with monkeypatch.context() as patch:
+            patch.setattr(pull_push, name, ended)
+            with pytest.raises(RuntimeError, match="ended"):
+                part("ben", rounds=1, seed=1, **again)
+        train.main(tiny.flags(run=tmp_path / "again", resume=True))
+        found, wanted = (load_file(run / ADAPTER) for run in (again["run"], whole))
+        assert all(np.array_equal(found[n], wanted[n]) for n in wanted)
+        assert membership.read(again["run"]).personal == "by_loss"
+        shared = load_file(copy / "adapters.safetensors")
+        assert any(np.abs(found[n] - shared[n]).max() > 1e-6 for n in found)
 
     def test_an_aggregator_that_cannot_work_is_told_before_anything_begins(
         self, pool, part, tmp_path
