@@ -103,6 +103,11 @@ class Configured(NamedTuple):
     given: dict[str, Any]
     options: Any
 
+    @property
+    def every(self) -> dict[str, Any]:
+        """All options by name, also those that were not set."""
+        return {} if self.options is None else dataclasses.asdict(self.options)
+
 
 def configured(kind: str, text: str, always: bool = False) -> Configured:
     """A plugin and its options, written `NAME` or `NAME:key=value,key=value`.

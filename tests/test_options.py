@@ -116,7 +116,7 @@ def test_defaults_are_the_papers_setting():
         ({"alpha": math.inf}, "--alpha inf must be a finite number"),
         ({"num_layers": 0}, "--num-layers 0 must be at least 1, or -1 for all"),
         ({"num_layers": -2}, "--num-layers -2 must be at least 1, or -1 for all"),
-        ({"router_type": "magic"}, "--router-type magic: choose topk"),
+        ({"router_type": "magic"}, "unknown router 'magic': choose one of "),
         ({"batch_size": 0}, "--batch-size 0 must be at least 1"),
         ({"memory_limit": 0}, "--memory-limit 0.0 must be from 0.1 to 100000 (GB)"),
         (

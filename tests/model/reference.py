@@ -73,7 +73,7 @@ class Run:
         return w
 
     def mixture(self, base, mlp_path, mlp, x):
-        """The weighted sum of `mlp` with each expert's pairs; the rest is the base's."""
+        """The weighted sum of `mlp` with each expert's pairs, and the base's rest."""
         if f"{mlp_path}.router.weight" not in self.routers:  # a block left as it was
             return mlp(partial(self.linear, base, {}), x)
         w = self.weights(mlp_path, x)
