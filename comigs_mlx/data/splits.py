@@ -17,6 +17,7 @@ from typing import Any
 from comigs_mlx import registry
 from comigs_mlx.data.reading_progress import Advance, ignore
 from comigs_mlx.errors import DataError, raise_all
+from comigs_mlx.messages import Note
 
 Sample = dict[str, Any]
 """{"text": str}, {"messages": [...], "tools": [...]} or {"prompt": str,
@@ -129,7 +130,7 @@ def load_split(
     kind = _kind(source, found.splits)
     divided, notes = _divided(found.splits)
     for note in [*found.notes, *notes]:
-        say(f"note: {note}")
+        say(Note(note))
     parts = divided if split != "all" else found.splits
     samples = [s for name in parts if split in (name, "all") for s in parts[name]]
     if not samples:

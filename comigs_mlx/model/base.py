@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.nn as nn
 
 from comigs_mlx.errors import ModelError, line
+from comigs_mlx.messages import Note
 from comigs_mlx.model.base_folder import (
     ADVICE,
     FILES,
@@ -158,7 +159,7 @@ def load_base(
     model.freeze()
     base = Base(model_id, model, tokenizer, config, path, files)
     if (note := _surplus(base)) is not None:
-        report(f"note: {note}")
+        report(Note(note))
     return base
 
 

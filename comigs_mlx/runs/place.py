@@ -15,6 +15,7 @@ from comigs_mlx.errors import RunError, line
 from comigs_mlx.expert_shape import ADAPTER, generalist_folders
 from comigs_mlx.files import LEFTOVER, restore, write_text
 from comigs_mlx.runs import description
+from comigs_mlx.runs.description import WRITE_AGAIN as WRITE_AGAIN
 
 LOCK = ".lock"
 LOCK_SECONDS = 0.2
@@ -23,12 +24,11 @@ LOCK_SECONDS = 0.2
 WITHOUT_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK)
 """How file systems say that they have no locks, as some network shares."""
 
-EMPTY = re.compile(rf"\.lock|\.train\.(json|log|lock)|\.DS_Store|{LEFTOVER.pattern}")
+EMPTY = re.compile(
+    rf"\.lock|\.train\.(json|log|lock|told\.json(\.tmp)?)|\.DS_Store|{LEFTOVER.pattern}"
+)
 """What a folder may hold and still be a new run's: what this program leaves there where
 it is killed right at its start. Any other hidden file is somebody's, as in a home."""
-
-WRITE_AGAIN = "train the run with --resume to write it again"
-"""What to do about a file with experts that cannot be read."""
 
 SPECIALISTS = "specialist/experts.safetensors"
 ROUTERS = "router/router.safetensors"

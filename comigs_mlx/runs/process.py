@@ -1,13 +1,15 @@
 """Training in a process of its own, which outlives who started it; no MLX.
 
 RUN/.train.json    process id, start and options
-RUN/.train.log     what it prints
+RUN/.train.log     what it prints, for people
+RUN/.train.told.json    what it tells this program (see `runs.told`)
 RUN/.train.lock    locked as long as it lives: the process inherits the open file, so
                    whoever looks later is never misled by a process id used again
 """
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -27,6 +29,9 @@ from comigs_mlx.options import train_config
 from comigs_mlx.platform import cpu
 from comigs_mlx.runs import progress
 from comigs_mlx.runs.place import Place, is_locked, reports
+from comigs_mlx.runs.told import ENVIRONMENT, Told
+from comigs_mlx.runs.told import FILE as TOLD
+from comigs_mlx.runs.told import read as read_told
 
 RECORD, LOG, LOCK = ".train.json", ".train.log", ".train.lock"
 LINES = 50
@@ -43,6 +48,7 @@ class TrainingState:
         running: Whether a process trains it, whoever started that.
         exit_code: Of the one that has ended; None where it is not known.
         lines: The last lines it printed.
+        notes: What it told its user to know, a sentence each.
         progress: Expert steps done and in all, where they are known.
         eta_seconds: As it told last; None where it did not, or does not run.
         problem: Why it ended without being done, in a sentence; None: it did not.
@@ -52,6 +58,7 @@ class TrainingState:
     running: bool
     exit_code: int | None = None
     lines: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     progress: tuple[int, int] | None = None
     eta_seconds: float | None = None
     problem: str | None = None
@@ -100,6 +107,8 @@ def _spawn(run: Path, flags: list[str], options: dict[str, Any]) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise RunError(f"{run} is being trained already") from error
+        told = run / TOLD
+        told.unlink(missing_ok=True)  # of an earlier training
         with (run / LOG).open("wb") as log:
             child = subprocess.Popen(
                 [sys.executable, "-m", "comigs_mlx.train", *flags],
@@ -108,6 +117,7 @@ def _spawn(run: Path, flags: list[str], options: dict[str, Any]) -> None:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 pass_fds=[lock.fileno()],
+                env={**os.environ, ENVIRONMENT: str(told.resolve())},
             )
     _children[run.resolve()] = child
     record = {"pid": child.pid, "started": time.time(), "options": options}
@@ -119,17 +129,19 @@ def state(run: Path) -> TrainingState:
     place = Place(run)
     ours = is_locked(place.path / LOCK)
     running = ours or place.is_in_use()
-    lines, record = _lines(place.path / LOG), _record(place.path)
-    told = progress.read(place.path, since=_started(record))
-    return TrainingState(
+    record, told = _record(place.path), read_told(place.path)
+    now = progress.read(place.path, since=_started(record))
+    found = TrainingState(
         running=running,
         exit_code=None if running else _exit_code(place.path),
-        lines=lines,
-        progress=_progress(place, told),
-        eta_seconds=told.get("eta_seconds") if running else None,
-        problem=None if running else _problem(place.path, lines, record),
+        lines=_lines(place.path / LOG),
+        notes=[] if told is None else told.notes,
+        progress=_progress(place, now),
+        eta_seconds=now.get("eta_seconds") if running else None,
         stopping=ours and "stopped" in record,
     )
+    problem = None if running else _problem(found, record, told)
+    return dataclasses.replace(found, problem=problem)
 
 
 def stop(run: Path) -> None:
@@ -195,14 +207,20 @@ def _progress(place: Place, told: dict[str, Any]) -> tuple[int, int] | None:
         return None
 
 
-def _problem(run: Path, lines: list[str], record: dict[str, Any]) -> str | None:
-    """What a process that has ended said was wrong, or that it said nothing."""
-    if not record or "stopped" in record or lines[-1:] == [str(run)]:
-        return None  # a training that is done ends with the name of its run
-    starts = [i for i, line in enumerate(lines) if line.startswith("error: ")]
-    if starts:
-        return " ".join(lines[starts[-1] :]).removeprefix("error: ")
-    if (reason := cpu.crash(_exit_code(run))) is not None:
+def _problem(
+    state: TrainingState, record: dict[str, Any], told: Told | None
+) -> str | None:
+    """Why a process that has ended did not come to its end; None where it did.
+
+    One of an earlier version told nothing: it is done where all its steps are.
+    """
+    done, total = state.progress or (0, 1)
+    finished = told.done if told is not None else done >= total
+    if not record or "stopped" in record or finished:
+        return None
+    if told is not None and told.problem is not None:
+        return told.problem
+    if (reason := cpu.crash(state.exit_code)) is not None:
         return f"training ended before it was done ({reason}): resume it"
-    last = f" (it said last: {lines[-1]})" if lines else ""
+    last = f" (it said last: {state.lines[-1]})" if state.lines else ""
     return f"training ended before it was done{last}: resume it"

@@ -69,17 +69,10 @@ class Measuring:
         losses = [self.valid_loss(participant, s) for s in method.speaks]
         return method.speaks[int(np.argmin(losses))]
 
-    def valid_loss(
-        self,
-        participant: Participant,
-        selection: Selection,
-        values: Tree | None = None,
-    ) -> float:
-        """Nats per token on a sample of validation text, maybe with other values."""
-        chosen = participant.values if values is None else values
-        return self._score(
-            participant, self.valid[participant.name], selection, chosen
-        ).loss
+    def valid_loss(self, participant: Participant, selection: Selection) -> float:
+        """Nats per token on a sample of validation text."""
+        batches, values = self.valid[participant.name], participant.values
+        return self._score(participant, batches, selection, values).loss
 
     def layer_share(self, method: Method) -> dict[str, list[list[float]]]:
         """Participant -> block -> mean expert weights on its first test batch."""

@@ -9,6 +9,7 @@ from comigs_mlx.federation.aggregation import aggregate
 from comigs_mlx.federation.aggregation.personal import Loss
 from comigs_mlx.federation.formats.round import Round
 from comigs_mlx.federation.formats.tensor_source import Array, Arrays, Source
+from comigs_mlx.federation.participant.mixing import in_memory, valid_loss
 from comigs_mlx.simulation.local_federation import LocalFederation
 from comigs_mlx.simulation.measuring import Measuring
 from comigs_mlx.simulation.method import Method
@@ -84,21 +85,13 @@ class Sharing:
         """Let every participant receive what it makes of the contributions."""
         personal, start = self.method.personal, Arrays("", current)
         assert personal is not None
-        # Everybody reads all of them: they are read from the disk once.
-        sources = [
-            Arrays(source.name, {name: source.read(name) for name in source.names()})
-            for source in accepted
-        ]
-        for participant in self.participants if sources else ():
+        sources = in_memory(accepted)  # everybody reads all of them
+        for participant in self.participants:
             participant.receive(personal(sources, start, self.loss(participant)))
 
     def loss(self, participant: Participant) -> Loss:
         """How a participant judges generalists: by its validation text."""
 
-        def loss(source: Source) -> float:
-            tensors = {name: source.read(name) for name in source.names()}
-            values = participant.with_generalists(tensors)
-            speaks = self.method.speaks[0]
-            return self.measuring.valid_loss(participant, speaks, values)
-
-        return loss
+        evaluator = self.measuring.layouts.evaluator(participant.options)
+        batches, speaks = self.measuring.valid[participant.name], self.method.speaks[0]
+        return valid_loss(evaluator, batches, speaks, participant.with_generalists)

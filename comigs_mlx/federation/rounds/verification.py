@@ -9,7 +9,8 @@ digests that the run remembers and round.json states; beyond that it is taken on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from comigs_mlx.errors import FederationError
 from comigs_mlx.federation.aggregation import aggregate
+from comigs_mlx.federation.aggregation.personal import Unmixable
 from comigs_mlx.federation.aggregation.state_file import STATE_FILE
 from comigs_mlx.federation.exchanges.base import Exchange, Moved, Snapshot, Unreachable
 from comigs_mlx.federation.formats import adapter
@@ -59,6 +61,10 @@ ACCEPT = "look at sync status; to accept it add --trust (to sync pull, merge or 
 
 class Begun(FederationError):
     """A round that the history begins with: there is no state before it."""
+
+
+class Unreadable(Unmixable):
+    """The contributions of the last round cannot be had, or checked, any more."""
 
 
 class Untrusted(FederationError):
@@ -284,13 +290,81 @@ def _again(exchange: Exchange, basis: Basis, claim: Claim) -> str | None:
     for name, account in basis.round.owners.items():
         if (now := round.owners.get(name)) != account:
             return f"the name {name} was {account}'s, round.json gives it to {now}"
-    # Whoever closed it may have been stricter, and says so; the one who was refused is
-    # told. First with all: those that are too long decide who else is.
-    stricter = _without(basis.snapshot, round.round, round.refused)
-    wrong, names = _compared(exchange, basis, basis.snapshot, claim)
-    if names != sorted(round.contributors) and stricter != basis.snapshot:
-        wrong, _ = _compared(exchange, basis, stricter, claim)
+    wrong = None
+    for snapshot in _listings(basis, round):
+        wrong, names = _compared(exchange, basis, snapshot, claim)
+        if names == sorted(round.contributors):
+            break
     return wrong
+
+
+@contextlib.contextmanager
+def contributions(
+    exchange: Exchange, state: State, trust: Trust
+) -> Iterator[tuple[list[Source], Source]]:
+    """The contributions that the last round was made of, for the time of a block.
+
+    They pass the checks of the closing once more; outsized updates are clipped as they
+    were then. The block gets them with the generalists that they started from.
+
+    Args:
+        exchange: The repository to read from.
+        state: The federation's newest state.
+        trust: What need not be looked at; what the run has may be the start.
+
+    Raises:
+        Unreadable: If there are none, or they cannot be checked any more.
+        Moved: If the exchange keeps no history and has changed since.
+        Unreachable: If the repository cannot be reached.
+    """
+    round = state.round
+    if not round.contributors:
+        raise Unreadable(f"round {round.round} has no contributions")
+    basis = _known_basis(exchange, state, trust)
+    for snapshot in _listings(basis, round):
+        with _reviewed(exchange, basis, snapshot) as found:
+            if _accepted(found) == sorted(round.contributors):
+                yield found.accepted, basis.start
+                return
+    raise Unreadable(
+        f"the contributions to round {round.round} are not, or not all, in the "
+        "repository any more"
+    )
+
+
+def _known_basis(exchange: Exchange, state: State, trust: Trust) -> Basis:
+    """What the last round was closed upon.
+
+    Raises:
+        Unreadable: If nobody can tell any more.
+    """
+    number = state.round.round
+    try:
+        basis = _basis(exchange, state, trust)
+    except (Moved, Unreachable):
+        raise
+    except FederationError as error:
+        basis = f"the state before it cannot be read: {error}"
+    if isinstance(basis, str):
+        raise Unreadable(f"round {number}: {basis}")
+    if basis is None:
+        raise Unreadable(
+            f"what the contributions to round {number} started from is not in the "
+            f"repository any more, and this run did not have round {number - 1}"
+        )
+    return basis
+
+
+def _listings(basis: Basis, round: Round) -> Iterator[Snapshot]:
+    """The states to look for the contributions of a round in.
+
+    First all of them: those that are too long decide who else is. Whoever closed the
+    round may have been stricter, and says so; the one who was refused is told.
+    """
+    yield basis.snapshot
+    stricter = _without(basis.snapshot, round.round, round.refused)
+    if stricter != basis.snapshot:
+        yield stricter
 
 
 def _without(snapshot: Snapshot, round: int, names: Collection[str]) -> Snapshot:
@@ -307,11 +381,9 @@ def _compared(
     claim: Claim,
 ) -> tuple[str | None, list[str]]:
     """What is wrong with a round of the contributions in `snapshot`; those that fit."""
-    start, round = _read(basis.start), claim.round
-    parts = snapshot, basis.manifest, basis.round, start
-    choice = basis.manifest.aggregator
-    with reviewing.review(exchange, *parts) as found:
-        names = sorted(source.name for source in found.accepted)
+    round, choice = claim.round, basis.manifest.aggregator
+    with _reviewed(exchange, basis, snapshot) as found:
+        names = _accepted(found)
         if names != sorted(round.contributors):
             says, fit = _names(round.contributors), _names(names)
             return f"round.json says it is of {says}, fit are those of {fit}", names
@@ -332,6 +404,18 @@ def _compared(
     if not _same(Arrays("", made.state), Arrays("", claim.after), False):
         return f"{STATE_FILE} is not what {choice.name} makes of the round", names
     return None, names
+
+
+def _reviewed(
+    exchange: Exchange, basis: Basis, snapshot: Snapshot
+) -> contextlib.AbstractContextManager[reviewing.Review]:
+    """The contributions in `snapshot` to the round after a basis, judged once more."""
+    parts = snapshot, basis.manifest, basis.round, _read(basis.start)
+    return reviewing.review(exchange, *parts)
+
+
+def _accepted(found: reviewing.Review) -> list[str]:
+    return sorted(source.name for source in found.accepted)
 
 
 def _basis(exchange: Exchange, state: State, trust: Trust) -> Basis | str | None:
