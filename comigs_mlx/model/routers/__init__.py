@@ -10,6 +10,7 @@ A file holds
                                   parameters which all blocks share; may be left out
     NOISE = True                  if it wants `ask.noise` while training
     SPARSE = True                 if a token may use fewer than k experts
+    RESTS = True                  if its weights may sum to less than 1 for k > 1
 
 Parameters that blocks share travel from block to block in the choice's `carry`. A block
 that captured them would give them no gradient under `--grad-checkpoint`.
@@ -27,6 +28,7 @@ import mlx.nn as nn
 
 from comigs_mlx import registry
 from comigs_mlx.config import configured
+from comigs_mlx.options import ExpertOptions
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,15 @@ class RouterKind:
     def sparse(self) -> bool:
         """Whether a token may use fewer than k experts."""
         return bool(getattr(self.plugin, "SPARSE", False))
+
+    def slots(self, options: ExpertOptions) -> int:
+        """The hidden vectors that each token has: k, and one more for the base's rest.
+
+        Args:
+            options: With top-k resolved.
+        """
+        rests = options.top_k == 1 or bool(getattr(self.plugin, "RESTS", False))
+        return options.top_k + int(rests and options.experts > 1)
 
     def make(self, first: bool, dims: int, experts: int, key: mx.array) -> nn.Module:
         """A block's router.

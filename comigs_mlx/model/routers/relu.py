@@ -37,7 +37,7 @@ from comigs_mlx.model.routing import (
     tilted,
 )
 
-SPARSE = True
+SPARSE = RESTS = True
 
 CHUNK, STEEPNESS, EPS = 64, 100.0, 1e-5
 START = 0.5
