@@ -12,13 +12,13 @@ from typing import Any
 from comigs_mlx.config import read_yaml, to_dict
 from comigs_mlx.data.batches import BatchSource, sampled_batches, training_batches
 from comigs_mlx.data.cache import TokenCache
-from comigs_mlx.data.content import Content, named, tokenised, tokens_digest
+from comigs_mlx.data.content import Content, naming_split, tokenised, tokens_digest
 from comigs_mlx.data.identity import (
     content_digest,
     depends_on_date,
     tokenizer_identity,
 )
-from comigs_mlx.data.reading_progress import spoken
+from comigs_mlx.data.reading_progress import in_sentences
 from comigs_mlx.data.splits import SPLITS, Splits, load_splits
 from comigs_mlx.errors import RunError
 from comigs_mlx.messages import Say
@@ -118,7 +118,7 @@ def session(
 def _opened(
     config: TrainConfig, folder: RunFolder, say: Say, check: Check
 ) -> Iterator[Session]:
-    splits = load_splits(config.data.data, spoken(say))
+    splits = load_splits(config.data.data, in_sentences(say))
     for note in splits.notes:
         say(f"note: {note}")
     base = load_base(config.model, say, _revision(folder) if config.resume else None)
@@ -182,7 +182,7 @@ def make_trainer(
     data, seed = config.data, config.training.seed
 
     def source(name: str, seed: int) -> BatchSource:
-        with named(name):
+        with naming_split(name):
             batches, notes = training_batches(
                 texts[name],
                 seq_len=data.seq_len,

@@ -15,7 +15,7 @@ from comigs_mlx.config import read_yaml
 from comigs_mlx.data.cache import TokenCache
 from comigs_mlx.data.content import Content, tokenised
 from comigs_mlx.data.conversation import Tokenizer
-from comigs_mlx.data.reading_progress import spoken
+from comigs_mlx.data.reading_progress import in_sentences
 from comigs_mlx.data.splits import SPLITS, load_splits
 from comigs_mlx.data.tokens import TokenStream
 from comigs_mlx.errors import ConfigError, DataError, raise_all
@@ -86,7 +86,7 @@ def read(
     cache = TokenCache.of_user(say) if config.learning.token_cache else None
     members = []
     for name in names:
-        splits = load_splits(str(folder / name), spoken(say))
+        splits = load_splits(str(folder / name), in_sentences(say))
         if not splits.test:
             raise DataError(f"{folder / name} has no test text: add test.txt")
         for note in splits.notes:
