@@ -78,8 +78,8 @@ class PaddedSamples:
     """Conversations of similar length together, each exactly once per epoch.
 
     Lengths are padded to 32, 64, 128, ..., seq_len; the rows that a bucket's last batch
-    lacks are filled with rows whose mask is 0. Which samples share a batch, and in which
-    order the batches come, changes from epoch to epoch.
+    lacks are filled with rows whose mask is 0. Which samples share a batch, and the
+    order of the batches, changes from epoch to epoch.
 
     Attributes:
         lengths: Maps a padded length, in inputs, to its number of batches in an epoch.

@@ -50,8 +50,8 @@ TRAIN_SHARE, VALID_SHARE = 0.8, 0.1
 
 
 @dataclass(frozen=True)
-class Source:
-    """The samples and notes that a format read.
+class RawSplits:
+    """The samples and notes that a format read, not yet divided.
 
     Attributes:
         splits: The samples by split, or under the single key "all" where undivided.
@@ -230,12 +230,12 @@ def _without_overlaps(
     return remaining, notes
 
 
-def _read(source: str, advance: Advance) -> Source:
+def _read(source: str, advance: Advance) -> RawSplits:
     path = os.path.expanduser(source)
     formats = [registry.load("format", name) for name in registry.names("format")]
     for plugin in sorted(formats, key=lambda plugin: int(plugin.ORDER)):
         if path and plugin.matches(path):
-            read: Source = plugin.read(path, advance)
+            read: RawSplits = plugin.read(path, advance)
             return read
     raise DataError(
         f"no such file or folder: {source!r} (give a folder or file of text or JSONL, "

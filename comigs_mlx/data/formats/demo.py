@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from comigs_mlx.data.demo_journal import entries
 from comigs_mlx.data.reading_progress import Advance, ignore, with_progress
-from comigs_mlx.data.splits import Source
+from comigs_mlx.data.splits import RawSplits
 from comigs_mlx.errors import DataError
 
 ORDER = 10
@@ -44,7 +44,7 @@ def matches(source: str) -> bool:
     return source.split(":")[0] == "demo"
 
 
-def read(source: str, advance: Advance = ignore) -> Source:
+def read(source: str, advance: Advance = ignore) -> RawSplits:
     """Make the persona's documents.
 
     Raises:
@@ -59,7 +59,7 @@ def read(source: str, advance: Advance = ignore) -> Source:
     documents = [{"text": text} for text in texts]
     if not documents:
         raise DataError(f"this Python lacks the text of demo:{name}: use demo:journal")
-    return Source({"all": documents})
+    return RawSplits({"all": documents})
 
 
 def reference() -> Iterator[str]:

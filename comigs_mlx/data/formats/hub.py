@@ -14,7 +14,7 @@ from typing import Any
 from comigs_mlx.data.reading import SPLIT_NAMES, TEXT_ENDINGS
 from comigs_mlx.data.reading_progress import EVERY, Advance, ignore, with_progress
 from comigs_mlx.data.rows import read_rows
-from comigs_mlx.data.splits import Sample, Source
+from comigs_mlx.data.splits import RawSplits, Sample
 from comigs_mlx.errors import DataError, raise_all
 
 ORDER = 40
@@ -34,7 +34,7 @@ def matches(source: str) -> bool:
     return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source, re.ASCII) is not None
 
 
-def read(source: str, advance: Advance = ignore) -> Source:
+def read(source: str, advance: Advance = ignore) -> RawSplits:
     """Download the dataset, or find it in the cache, and read it.
 
     Raises:
@@ -64,7 +64,7 @@ def read(source: str, advance: Advance = ignore) -> Source:
     raise_all(DataError, problems)
     others = sorted(set(dataset) - set(SPLIT_NAMES))
     notes += [f"ignored split {name} of {source}" for name in others]
-    return Source(splits, notes)
+    return RawSplits(splits, notes)
 
 
 def _rows(

@@ -21,7 +21,7 @@ from comigs_mlx.data.reading import (
 )
 from comigs_mlx.data.reading_progress import EVERY, Advance, ignore, with_progress
 from comigs_mlx.data.rows import parsed, read_rows
-from comigs_mlx.data.splits import Sample, Source
+from comigs_mlx.data.splits import RawSplits, Sample
 from comigs_mlx.errors import DataError, raise_all
 
 ORDER = 20
@@ -40,7 +40,7 @@ def matches(source: str) -> bool:
     return os.path.isdir(source) and bool(_files_of_splits(Path(source)))
 
 
-def read(source: str, advance: Advance = ignore) -> Source:
+def read(source: str, advance: Advance = ignore) -> RawSplits:
     """Read every row.
 
     Raises:
@@ -65,7 +65,7 @@ def read(source: str, advance: Advance = ignore) -> Source:
         problems += rows.problems
         notes += [f"{name}: {note}" for note in rows.notes]
     raise_all(DataError, problems)
-    return Source(splits, notes)
+    return RawSplits(splits, notes)
 
 
 def _files_of_splits(folder: Path) -> dict[str, list[Path]]:

@@ -27,7 +27,7 @@ from comigs_mlx.data.reading import (
     stays_inside,
 )
 from comigs_mlx.data.reading_progress import Advance, ignore, with_progress
-from comigs_mlx.data.splits import Sample, Source
+from comigs_mlx.data.splits import RawSplits, Sample
 from comigs_mlx.errors import DataError, raise_all
 
 ORDER = 30
@@ -39,7 +39,7 @@ def matches(source: str) -> bool:
     return os.path.exists(source)
 
 
-def read(source: str, advance: Advance = ignore) -> Source:
+def read(source: str, advance: Advance = ignore) -> RawSplits:
     """Read the documents of a file or folder.
 
     Raises:
@@ -55,7 +55,7 @@ def read(source: str, advance: Advance = ignore) -> Source:
     if path.suffix.lower() not in TEXT_ENDINGS:
         raise DataError(f"{path}: expected a file ending in {', '.join(TEXT_ENDINGS)}")
     samples, notes = _read_files([path], blocks, advance)
-    return Source({"all": samples}, notes)
+    return RawSplits({"all": samples}, notes)
 
 
 def blocks(text: str) -> list[str]:
@@ -66,16 +66,16 @@ def blocks(text: str) -> list[str]:
 
 def _read_splits(
     folder: Path, files: dict[str, list[Path]], advance: Advance
-) -> Source:
+) -> RawSplits:
     splits, notes = {}, split_notes(folder, files)
     for name, paths in files.items():
         inside, skipped = _inside(paths, folder)
         splits[name], empty = _read_files(inside, blocks, advance)
         notes += [f"{name}: {note}" for note in (*skipped, *empty)]
-    return Source(splits, notes)
+    return RawSplits(splits, notes)
 
 
-def _read_tree(folder: Path, advance: Advance) -> Source:
+def _read_tree(folder: Path, advance: Advance) -> RawSplits:
     paths, unread = _walk(folder)
     files, skipped = _inside(paths, folder)
     if not files:
@@ -86,7 +86,7 @@ def _read_tree(folder: Path, advance: Advance) -> Source:
         raise_all(DataError, [problem, *skipped, *unread])
     samples, empty = _read_files(files, _whole, advance)
     notes = [*skipped, *empty, *unread, *_stray_splits(files, folder)]
-    return Source({"all": samples}, notes)
+    return RawSplits({"all": samples}, notes)
 
 
 def _whole(text: str) -> list[str]:
