@@ -19,7 +19,6 @@ import contextlib
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
 from typing import Any
 
 from comigs_mlx.config import dump_yaml
@@ -31,9 +30,9 @@ from comigs_mlx.files import (
     write_json,
     write_text,
 )
+from comigs_mlx.messages import Say, quiet
 from comigs_mlx.model import params
 from comigs_mlx.model.base import Base, load_base
-from comigs_mlx.model.demo import quiet
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.runs import description, experts
 from comigs_mlx.runs.place import Place, add_line
@@ -138,9 +137,7 @@ class RunFolder(Place):
         """Append one line to rounds.jsonl; `values` have a `step`."""
         add_line(self.rounds, values, finite=False)
 
-    def load(
-        self, best: bool = False, report: Callable[[str], None] = quiet
-    ) -> tuple[Base, Mixture]:
+    def load(self, best: bool = False, report: Say = quiet) -> tuple[Base, Mixture]:
         """Load the run's base model and attach its experts.
 
         Args:
