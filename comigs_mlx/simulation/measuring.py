@@ -23,11 +23,11 @@ from comigs_mlx.simulation.participants import ParticipantData
 from comigs_mlx.training.evaluation import NotFinite, Score
 
 DIVERGED = 700.0
-"""Nats per token from which on a perplexity is no number any more."""
+"""The loss in nats per token from which on a perplexity is no number any more."""
 
 
 class Measuring:
-    """Everybody's test text, and who answers for it."""
+    """The test text of all participants, and who is measured on it."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Measuring:
         layouts: Layouts,
         config: SimulateConfig,
     ):
-        """See `Simulation`; where text is pooled, one participant answers for all."""
+        """See `Simulation`; if text is pooled, one participant is measured for all."""
         self.members, self.participants = members, participants
         self.layouts, self.config = layouts, config
         limit = config.measuring.test_tokens
@@ -48,22 +48,24 @@ class Measuring:
         }
 
     def scores(self, method: Method) -> dict[str, Score]:
-        """Participant -> score on its test text."""
-        found = {}
+        """Return each participant's score on its test text."""
+        by_name = {}
         for i, data in enumerate(self.members):
-            mine = self.participants[i if len(self.participants) > 1 else 0]
-            batches, values = self.test[data.name], mine.values
-            found[data.name] = self._score(
-                mine, batches, self.speaks(mine, method), values
+            participant = self.participants[i if len(self.participants) > 1 else 0]
+            batches, values = self.test[data.name], participant.values
+            by_name[data.name] = self._score(
+                participant, batches, self.speaks(participant, method), values
             )
-        return found
+        return by_name
 
     def losses(self, method: Method) -> dict[str, float]:
-        """Participant -> nats per token on its test text."""
+        """Return each participant's loss on its test text, in nats per token."""
         return {name: score.loss for name, score in self.scores(method).items()}
 
     def speaks(self, participant: Participant, method: Method) -> Selection:
-        """Which experts answer for a participant: the best on its validation text."""
+        """Choose the experts that speak for a participant: the best on its
+        validation text.
+        """
         if len(method.speaks) == 1:
             return method.speaks[0]
         losses = [self.valid_loss(participant, s) for s in method.speaks]
@@ -75,36 +77,43 @@ class Measuring:
         selection: Selection,
         values: Tree | None = None,
     ) -> float:
-        """Nats per token on a sample of validation text, maybe with other values."""
-        chosen = participant.values if values is None else values
+        """Return nats per token on a sample of validation text, maybe with other
+        values.
+        """
+        used = participant.values if values is None else values
         return self._score(
-            participant, self.valid[participant.name], selection, chosen
+            participant, self.valid[participant.name], selection, used
         ).loss
 
     def layer_share(self, method: Method) -> dict[str, list[list[float]]]:
-        """Participant -> block -> mean expert weights on its first test batch."""
+        """Return each participant's mean expert weights by block, on its first test
+        batch.
+        """
         if method.router == "none":
             return {}
-        found = {}
-        for mine in self.participants:
-            batch = self.test[mine.name][0]
-            mixture = self.layouts.mixture(mine.options)
-            mixture.model.update(mine.values)
+        by_name = {}
+        for participant in self.participants:
+            batch = self.test[participant.name][0]
+            mixture = self.layouts.mixture(participant.options)
+            mixture.model.update(participant.values)
             _, routing = mixture.body(mx.array(batch.tokens[:, :-1]))
             mask = mx.array(batch.mask)[..., None]
             mean = (routing.weights * mask).sum((1, 2)) / mask.sum()  # [layers, E]
-            found[mine.name] = np.array(mean).tolist()
-        return found
+            by_name[participant.name] = np.array(mean).tolist()
+        return by_name
 
     def similarity(self) -> dict[str, list[list[float]] | list[str]]:
-        """Names of all experts, and the cosine of every two."""
+        """Return the names of all experts, and the cosine of every two."""
         names: list[str] = []
         experts = []
-        for mine in self.participants:
-            flat, at = params.flatten(mine.values), {"generalist": 0, "specialist": 0}
-            for expert in mine.options.names:
+        for participant in self.participants:
+            flat, at = (
+                params.flatten(participant.values),
+                {"generalist": 0, "specialist": 0},
+            )
+            for expert in participant.options.names:
                 role = expert.split("-")[0]
-                names.append(f"{mine.name} {expert}")
+                names.append(f"{participant.name} {expert}")
                 experts.append(similarity.pairs_of(flat, role, at[role]))
                 at[role] += 1
         return {"experts": names, "cosines": similarity.cosines(experts)}
@@ -136,11 +145,13 @@ class Measuring:
 
 
 def _first(content: Content, tokens: int) -> Content:
-    """The beginning of a text, of so many predicted tokens at most; 0: all."""
+    """Return the beginning of a text, with at most so many predicted tokens (0:
+    all).
+    """
     if not tokens:
         return content
     if isinstance(content, TokenStream):
-        kept = tokens + 1
-        return TokenStream(content.tokens[:kept], content.documents[:kept])
+        size = tokens + 1
+        return TokenStream(content.tokens[:size], content.documents[:size])
     ends = np.cumsum([len(sample.tokens) for sample in content])
     return content[: max(1, int(np.searchsorted(ends, tokens, "right")))]
