@@ -1,4 +1,4 @@
-"""What all cases share: the base model, the sizes, and random tokens."""
+"""The setting of all cases: the base model, the sizes, and random tokens."""
 
 from __future__ import annotations
 

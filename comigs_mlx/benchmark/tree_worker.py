@@ -61,7 +61,9 @@ def _set_up(request: dict[str, Any]) -> tuple[dict[str, Any], dict[str, list[str
 
 
 def main() -> None:
-    """Answer on stdout, to which nothing else is printed, until stdin ends."""
+    """Write the answers to stdout, to which nothing else is printed, until stdin
+    ends.
+    """
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as out:
         os.dup2(2, 1)
         try:

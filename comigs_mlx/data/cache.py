@@ -25,7 +25,7 @@ from comigs_mlx.files import LEFTOVER, cache_dir, replacing_dir, sha256
 from comigs_mlx.messages import Say
 
 NamedArrays = Mapping[str, npt.NDArray[Any]]
-"""NamedArrays by name."""
+"""NumPy arrays by name."""
 
 LIMIT = 4 * 10**9
 """The most bytes of all entries together: 500 million tokens of plain text."""

@@ -96,7 +96,7 @@ def tokenised(
 
 @contextlib.contextmanager
 def naming_split(split: str) -> Iterator[None]:
-    """Have every line of a `DataError` say which split it is about; "" adds nothing."""
+    """Let every line of a `DataError` name the split it is about; "" adds nothing."""
     try:
         yield
     except DataError as error:

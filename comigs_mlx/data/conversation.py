@@ -62,7 +62,7 @@ def inner_tokenizer(tokenizer: Tokenizer) -> Any:
 
 @dataclass(frozen=True)
 class Mask:
-    """Which tokens of a conversation the assistant produces.
+    """The tokens of a conversation that the assistant produces.
 
     Attributes:
         labelled: True where the assistant produces the token, [T] bool.

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 def ignore(what: str, done: int, total: int | None) -> None:
-    """Neither tell nor stop: an `Advance` for callers without one."""
+    """Do nothing, as the `Advance` of callers without one."""
     del what, done, total
 
 

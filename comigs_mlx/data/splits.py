@@ -1,4 +1,4 @@
-"""From a source (folder, file, dataset id, demo) to train, valid and test samples.
+"""Reads a source (folder, file, dataset id, demo) as train, valid and test samples.
 
 Experts learn from train, routers from valid, and neither ever sees test. A sample that
 stands in two splits would let the routers reward memorising, so a duplicate never

@@ -12,7 +12,7 @@ The block's own MLP code runs between expert-aware linears. One call takes this 
       |                           class that sees the call first
     MixtureMLP                    experts.py
       |-- BlockRouting.begin(x)
-      |     Mixture.choose        by the selection: the router, fixed weights, or nobody
+      |     Mixture.choose        by the selection: the router, fixed weights, or none
       |       Router -> Choice    routers/<name>.py: k of the E experts for each token
       |     low_ranks             A x of every linear that reads x, in one product
       |

@@ -91,7 +91,9 @@ def adapter_config(mixture: Mixture, base_id: str, attention: bool) -> dict[str,
 
 
 def adapter(group: MlxArrays, index: int) -> Iterator[tuple[str, mx.array]]:
-    """Generalist `index` under mlx-lm's names; the attention LoRA goes to the first."""
+    """Yield generalist `index` under mlx-lm's names; the first has the attention
+    LoRA.
+    """
     for path, array in group.items():
         if array.ndim == 3:
             yield without(path, "generalist"), array[index]

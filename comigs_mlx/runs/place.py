@@ -25,7 +25,8 @@ WITHOUT_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK)
 
 EMPTY = re.compile(rf"\.lock|\.train\.(json|log|lock)|\.DS_Store|{LEFTOVER.pattern}")
 """The files that a new run's folder may hold: those that this program leaves when
-it is killed right at its start. Any other hidden file is somebody's, as in a home.
+it is killed right at its start. Any other hidden file is the user's, as in a home
+folder.
 """
 
 WRITE_AGAIN = "train the run with --resume to write it again"

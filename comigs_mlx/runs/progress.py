@@ -43,7 +43,7 @@ class ProgressFile:
         self._began = self._began or now  # the first step also compiles: not typical
         if now - self._written >= SECONDS or self._done == self._events:
             self._written = now
-            self._write(step, self._left(now))
+            self._write(step, self._seconds_left(now))
 
     def __enter__(self) -> ProgressFile:
         return self
@@ -52,14 +52,14 @@ class ProgressFile:
         with contextlib.suppress(OSError):
             self._file.unlink(missing_ok=True)
 
-    def _left(self, now: float) -> float | None:
+    def _seconds_left(self, now: float) -> float | None:
         if self._done < 2:
             return None
         step_seconds = (now - self._began) / (self._done - 1)
         return step_seconds * max(self._events - self._done, 0)
 
     def _write(self, step: int, eta: float | None) -> None:
-        """Replace the file, unflushed: after a power cut nobody needs it."""
+        """Replace the file, unflushed: after a power cut it is of no use."""
         content = {"step": step, "steps": self._steps, "eta_seconds": eta}
         temporary = self._file.with_name(f".{FILE}.tmp")
         with contextlib.suppress(OSError):  # a full disk must not stop the training

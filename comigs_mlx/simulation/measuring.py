@@ -40,7 +40,7 @@ class Measuring:
         self.members, self.participants = members, participants
         self.layouts, self.config = layouts, config
         limit = config.measuring.test_tokens
-        self.test = {p.name: self._batches(_first(p.test, limit)) for p in members}
+        self.test = {p.name: self._batches(_beginning(p.test, limit)) for p in members}
         sizes = (config.learning.seq_len, config.learning.batch_size)
         count = config.measuring.valid_batches
         self.valid = {
@@ -144,7 +144,7 @@ class Measuring:
         return list(evaluation_batches(content, learning.seq_len, learning.batch_size))
 
 
-def _first(content: Content, tokens: int) -> Content:
+def _beginning(content: Content, tokens: int) -> Content:
     """Return the beginning of a text, with at most so many predicted tokens (0:
     all).
     """

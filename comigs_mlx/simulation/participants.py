@@ -60,10 +60,11 @@ class ParticipantData:
     """The device and the text of one participant.
 
     Attributes:
+        name: The name of the participant.
+        device: The device that it trains on.
         train: The text that its experts learn from.
         valid: The text that its routers learn from.
         test: The text that it is measured on.
-        digest: What tells this text from another.
     """
 
     name: str

@@ -69,14 +69,14 @@ def build(shape: BaseSize, seed: int) -> nn.Module:
     model: nn.Module = Model(ModelArgs.from_dict(config(shape, 0)))
     rng = np.random.default_rng(seed)
     weights = [
-        (path, _first(path, array.shape, shape.blocks, rng))
+        (path, _initial_weight(path, array.shape, shape.blocks, rng))
         for path, array in sorted(flatten(model.parameters()).items())
     ]
     model.load_weights(weights)
     return model
 
 
-def _first(
+def _initial_weight(
     path: str, size: tuple[int, ...], blocks: int, rng: np.random.Generator
 ) -> mx.array:
     if len(size) == 1:  # layer norms and biases

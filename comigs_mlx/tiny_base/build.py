@@ -168,7 +168,7 @@ def _steps(recipe: Recipe, model: Any, source: Any, start: float) -> int:
 
 
 def notes(recipe: Recipe, outcome: BuildResult) -> dict[str, Any]:
-    """Tell how a model came to be, for its `training.json`."""
+    """Record how a model was made, for its `training.json`."""
     versions = {
         "python": ".".join(map(str, sys.version_info[:3])),
         "mlx": importlib.metadata.version("mlx"),
@@ -191,7 +191,7 @@ def _shape(recipe: Recipe, vocabulary: int) -> Any:
 
 
 def _divided(texts: Sequence[str]) -> tuple[list[Sample], list[Sample]]:
-    """Training and held-out documents."""
+    """Divide the texts into training and held-out documents."""
     splits = divide({"all": [{"text": text} for text in texts]})
     train, heldout = [*splits["train"], *splits["valid"]], splits["test"]
     if not train or not heldout:

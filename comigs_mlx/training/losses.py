@@ -63,7 +63,7 @@ def summed_loss(
     """
 
     @mx.custom_function
-    def both(
+    def loss_and_gradient(
         hidden: mx.array, targets: mx.array, mask: mx.array
     ) -> tuple[mx.array, mx.array]:
         flat = _flat(hidden)
@@ -77,7 +77,7 @@ def summed_loss(
             gradients.append(gradient)
         return mx.stack(sums).sum(), mx.concatenate(gradients).reshape(hidden.shape)
 
-    @both.vjp
+    @loss_and_gradient.vjp
     def gradient(
         primals: tuple[mx.array, ...],
         cotangents: tuple[mx.array, mx.array],
@@ -87,7 +87,7 @@ def summed_loss(
         gradient = (cotangents[0] * outputs[1]).astype(primals[0].dtype)
         return gradient, mx.zeros_like(targets), mx.zeros_like(mask)
 
-    loss: mx.array = both(hidden, targets, mask)[0]  # type: ignore[index]
+    loss: mx.array = loss_and_gradient(hidden, targets, mask)[0]  # type: ignore[index]
     return loss
 
 

@@ -82,7 +82,7 @@ def _filled(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row's conversation and tools without keys that are null.
 
     A column gives every row the keys of all rows, and fills those that a row lacks with
-    null. In a JSONL file somebody wrote the null, so there it stays.
+    null. In a JSONL file a null was written on purpose, so there it stays.
     """
     filled: dict[str, Any] = {}
     if isinstance(row.get("messages"), list):

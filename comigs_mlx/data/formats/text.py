@@ -84,12 +84,12 @@ def _read_tree(folder: Path, advance: Advance) -> RawSplits:
             f"{', '.join(TEXT_ENDINGS)}, or train.jsonl"
         )
         raise_all(DataError, [problem, *skipped, *unread])
-    samples, empty = _read_files(files, _whole, advance)
+    samples, empty = _read_files(files, _undivided, advance)
     notes = [*skipped, *empty, *unread, *_stray_splits(files, folder)]
     return RawSplits({"all": samples}, notes)
 
 
-def _whole(text: str) -> list[str]:
+def _undivided(text: str) -> list[str]:
     return [] if is_blank(text) else [text.strip("\n")]
 
 
@@ -126,7 +126,7 @@ def _walk(folder: Path) -> tuple[list[Path], list[str]]:
 
 
 def _is_hidden_text(name: str) -> bool:
-    """Tell whether somebody hid a text; macOS writes ._NAME beside each file."""
+    """Tell whether a text was hidden by hand; macOS writes ._NAME beside each file."""
     hidden = name.startswith(".") and not name.startswith("._")
     return hidden and name.lower().endswith(TEXT_ENDINGS)
 

@@ -98,7 +98,7 @@ class FolderExchange:
         return content
 
     def authors(self, paths: Iterable[str], revision: str) -> dict[str, str | None]:
-        """Return None for each path: whoever can write to the folder is trusted."""
+        """Return None for each path: all who can write to the folder are trusted."""
         entries = self._listings.get(revision) or self.snapshot().files
         return {path: None for path in paths if path in entries}
 

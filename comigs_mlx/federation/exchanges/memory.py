@@ -73,8 +73,7 @@ class MemoryStore:
 
     Attributes:
         writers: The accounts that may commit; None means everybody.
-        history: The commits, the oldest first; None until somebody creates the
-            repository.
+        history: The commits, the oldest first; None until the repository is created.
         private: Whether `create` was asked for a private repository.
         faults: The errors to raise, each of them once.
         renamed: Maps the old name of an account to its new one.

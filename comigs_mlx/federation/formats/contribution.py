@@ -157,7 +157,7 @@ class Prepared:
         """State the account that commits it, where none is stated yet.
 
         A signed contribution stays as it was signed. In a federation without an id, of
-        version 0.1, whoever closes a round may refuse an entry they do not know.
+        version 0.1, an older program may close the round, and refuse this entry.
         """
         stated = self.metadata
         valid = account is not None and re.fullmatch(ACCOUNT, account)

@@ -81,7 +81,7 @@ def check_sizes(sizes: Mapping[str, int], expected: Expected) -> Refused | None:
 
     Args:
         sizes: Maps a file, relative to the participant's folder, to its size in bytes.
-        expected: What the contribution must agree with.
+        expected: The facts that the contribution must agree with.
     """
     strangers = sorted(sizes.keys() - expected.files)
     missing = sorted(expected.files - sizes.keys())
@@ -144,7 +144,7 @@ def check_contribution(
     Args:
         files: Maps a file, relative to the participant's folder, to its content.
         participant: The participant's name, which is that of the folder.
-        expected: What the contribution must agree with.
+        expected: The facts that the contribution must agree with.
 
     Raises:
         FederationError: Only if a signature must be checked and `cryptography` is not

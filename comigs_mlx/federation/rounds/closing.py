@@ -1,4 +1,6 @@
-"""Ends a round: whoever finds it due closes it, by one commit, exactly once."""
+"""Ends a round: a participant that finds it due closes it, by one commit, exactly
+once.
+"""
 
 from __future__ import annotations
 
@@ -97,7 +99,7 @@ def fair(exchange: Exchange, federation: Federation, now: float) -> float:
 def close_if_due(
     exchange: Exchange, federation: Federation, now: float
 ) -> Federation | None:
-    """Close the open round if it is due, or find that somebody else has.
+    """Close the open round if it is due, or find that another participant has.
 
     Args:
         exchange: The repository that the federation is in.
@@ -183,19 +185,19 @@ def _closing(
         closed_by=committer(exchange),
         norm_known=limited.known,
         norm=limited.norm,
-        notes=[*combined.notes, *limited.notes, *_said(review_result)],
+        notes=[*combined.notes, *limited.notes, *_contribution_notes(review_result)],
         state=digest(combined.state) if combined.state else None,
     )
     return {
         **_outdated(federation),
-        **_remembered(federation, combined.state),
-        **_published(combined.tensors, manifest, source),
+        **_state_file(federation, combined.state),
+        **_checked_files(combined.tensors, manifest, source),
         ROUND: closed.to_json(),
         model_card.README: model_card.render(manifest, closed, exchange.uri),
     }
 
 
-def _published(
+def _checked_files(
     tensors: Mapping[str, Array], manifest: Manifest, start: Source
 ) -> dict[str, bytes]:
     """Write the generalists' files, and check them as everybody who pulls them will.
@@ -214,14 +216,14 @@ def _published(
     return files
 
 
-def _remembered(federation: Federation, state: State) -> dict[str, bytes | None]:
+def _state_file(federation: Federation, state: State) -> dict[str, bytes | None]:
     """Write the aggregator's file, or remove one that an earlier aggregator left."""
     if state:
         return {STATE_FILE: state_file.to_bytes(state)}
     return {STATE_FILE: None} if STATE_FILE in federation.snapshot.files else {}
 
 
-def _said(review_result: Review) -> Iterator[str]:
+def _contribution_notes(review_result: Review) -> Iterator[str]:
     """Yield what happened to single contributions, a sentence each."""
     for name, factor in review_result.clipped.items():
         yield f"{name}: an outsized update, clipped to {factor:.2g} of its length"

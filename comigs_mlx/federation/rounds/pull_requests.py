@@ -104,7 +104,7 @@ def judge(
     Args:
         exchange: The repository that the federation is in.
         federation: The state of the federation to act on, from `repository.current`.
-        expected: What a contribution to the open round must agree with.
+        expected: The facts that a contribution to the open round must agree with.
         proposal: The open pull request to judge.
     """
     name = None
@@ -306,7 +306,7 @@ def _changes(exchange: Exchange, federation: Federation, verdict: Verdict) -> Ch
 def _dismiss(exchange: Exchange, proposal: Proposal, say: Say) -> None:
     try:
         exchange.dismiss(proposal.number, THANKS)
-    except NotThere:  # somebody else has closed it
+    except NotThere:  # it has been closed already
         return
     except (NotAllowed, Unreachable) as error:
         say(f"proposal {proposal.number} is accepted, but still open: {error}")

@@ -186,7 +186,7 @@ def _judge(
 
 
 def content(exchange: Exchange, snapshot: Snapshot, path: str, most: int) -> bytes:
-    """Read a file and compare it with the listing: a bad connection is nobody's fault.
+    """Read a file and compare it with the listing: a bad connection is no one's fault.
 
     Raises:
         Unreachable: If it is not what the listing says.

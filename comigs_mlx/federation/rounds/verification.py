@@ -90,7 +90,7 @@ class Have:
 
 @dataclass(frozen=True)
 class Trust:
-    """What a run takes from a repository without verification.
+    """The things that a run takes from a repository without verification.
 
     Attributes:
         everything: Whether all that the repository holds is taken as it is (`--trust`).
@@ -131,7 +131,7 @@ class RoundBasis(FederationState):
 
 @dataclass(frozen=True, eq=False)
 class Claim:
-    """What a repository states that a round made.
+    """The result of a round as a repository states it.
 
     Attributes:
         round: The round as round.json describes it.
@@ -288,7 +288,7 @@ def _step(
         raise
     except FederationError as error:
         return str(error), None, 0
-    return _again(exchange, basis, claim), basis, total
+    return _recompute(exchange, basis, claim), basis, total
 
 
 def _claim(
@@ -304,7 +304,7 @@ def _claim(
     return Claim(state.round, source, before, aggregator_state.read(exchange, *now))
 
 
-def _again(exchange: Exchange, basis: RoundBasis, claim: Claim) -> str | None:
+def _recompute(exchange: Exchange, basis: RoundBasis, claim: Claim) -> str | None:
     """Compute the round again, and compare."""
     round = claim.round
     for name, account in basis.round.owners.items():
@@ -358,9 +358,9 @@ def _compared(
         except FederationError as error:
             return f"its contributions make none: {error}", names
     products = aggregate.load(choice.name).HANDLES_RANKS
-    if not _same(Arrays("", combined.tensors), claim.values, products):
+    if not _nearly_equal(Arrays("", combined.tensors), claim.values, products):
         return f"it is not the {choice.name} of its contributions", names
-    if not _same(Arrays("", combined.state), Arrays("", claim.after), False):
+    if not _nearly_equal(Arrays("", combined.state), Arrays("", claim.after), False):
         return f"{STATE_FILE} is not what {choice.name} makes of the round", names
     return None, names
 
@@ -399,7 +399,8 @@ def _basis(
         "", fetch(exchange, earlier.revision, manifest, None, round_before.generalist)
     )
     if have is not None and not (
-        digest(_read(start)) in trust.known or (own and _same(own, start, False))
+        digest(_read(start)) in trust.known
+        or (own and _nearly_equal(own, start, False))
     ):
         return f"it does not start from the generalist of round {round_before.round}"
     return RoundBasis(manifest, round_before, earlier, start)
@@ -446,7 +447,7 @@ def _strange_beginning(exchange: Exchange, state: FederationState) -> str | None
     return None
 
 
-def _same(left: Source, right: Source, products: bool) -> bool:
+def _nearly_equal(left: Source, right: Source, products: bool) -> bool:
     """Tell whether two generalists are equal but for rounding on another processor."""
     names = list(left.names())
     if names != list(right.names()):

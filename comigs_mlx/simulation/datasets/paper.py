@@ -110,7 +110,7 @@ def build(
     """Collect the participants' documents.
 
     Args:
-        experiment: One of `EXPERIMENTS`.
+        experiment: The experiment, one of `EXPERIMENTS`.
         rows: Reads a stream; yields rows with a text, in a fixed order.
         characters: The characters of each split, which is full with the document that
             exceeds them.

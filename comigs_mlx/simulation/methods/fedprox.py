@@ -1,4 +1,4 @@
-"""FedProx: FedAvg, and nobody strays far from what was received.
+"""FedProx: FedAvg, and no participant moves far from what it received.
 
     min_theta  L_i(theta) + mu/2 ||theta - theta_received||^2
 

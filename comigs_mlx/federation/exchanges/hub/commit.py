@@ -96,7 +96,7 @@ class Attempt:
         return all(
             path not in existing
             if content is None
-            else same(existing.get(path), content)
+            else has_content(existing.get(path), content)
             for path, content in self.changes.items()
         )
 
@@ -171,7 +171,7 @@ def operations(changes: Changes) -> list[Any]:
     ]
 
 
-def same(entry: Any, content: bytes) -> bool:
+def has_content(entry: Any, content: bytes) -> bool:
     """Tell whether the Hub's entry of a file (or None) has exactly `content`."""
     return entry is not None and file_of(entry).has(content)
 

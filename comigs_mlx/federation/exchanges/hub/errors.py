@@ -164,8 +164,8 @@ def _by_status(error: BaseException, where: str) -> FederationError | None:
     if status in STATUS:
         return STATUS[status](where)
     return FederationError(
-        f"the Hub refused a request on {where} (status {status}{_said(error)}): check "
-        "the repository's page and try again"
+        f"the Hub refused a request on {where} (status {status}{_reason(error)}): "
+        "check the repository's page and try again"
     )
 
 
@@ -188,7 +188,7 @@ STATUS: dict[int, Callable[[str], FederationError]] = {
 }
 
 
-def _said(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     """Return the server's own reason, without anything like a token."""
     text = (getattr(error, "server_message", None) or "").strip().splitlines()
     shown = "".join(c for c in text[0] if c.isprintable())[:200] if text else ""

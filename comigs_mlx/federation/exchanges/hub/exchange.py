@@ -161,7 +161,7 @@ class HubExchange:
             info, is_new = commit.send(
                 self._api, self.repo, self.branch, real, message, parent
             )
-            note = self._newest.made if is_new else self._newest.seen
+            note = self._newest.committed if is_new else self._newest.latest
             note(str(info.oid))
             return str(info.oid), is_new
 
@@ -296,7 +296,7 @@ class HubExchange:
         return Snapshot(revision, dict(files))
 
     def _head(self) -> str:
-        return self._newest.seen(self._at(self.branch))
+        return self._newest.latest(self._at(self.branch))
 
     def _at(self, ref: str) -> str:
         sha = self._api.model_info(self.repo, revision=ref, expand=["sha"]).sha

@@ -2,7 +2,7 @@
 
 A commit that this process made or saw a moment ago is newer than its ancestors, so an
 answer that names one of those is out of date. After a while it is believed all the
-same: somebody has put an older state back.
+same: an older state has been put back.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ class Newest:
         self._looked = True
         self._since = 0.0
 
-    def made(self, revision: str) -> None:
+    def committed(self, revision: str) -> None:
         """Record a commit of our own, whose ancestors are not known yet."""
         self._note(revision)
         self._looked = False
 
-    def seen(self, head: str) -> str:
+    def latest(self, head: str) -> str:
         """Return the newest commit, where the Hub says that it is `head`."""
         if head != self._newest:
             if self._newest is not None and self._is_old(head):

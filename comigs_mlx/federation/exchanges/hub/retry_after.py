@@ -2,7 +2,7 @@
 
 The Hub takes one commit at a time for a repository, limits requests in a window of five
 minutes, and answers from copies that lag behind. None of that says that anything is
-wrong with a request, so it must never end what somebody has been training for hours.
+wrong with a request, so it must never end a training that has run for hours.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Row:
 
     Attributes:
         statuses: The HTTP statuses that the answer may have.
-        reason: What the Hub does, in words for the user.
+        reason: The reason, which is what the Hub does, in words for the user.
         words: A pattern that the answer's text must have.
         request: A pattern that "METHOD path" must have.
         maybe_done: Whether the request may have been carried out all the same.
@@ -70,7 +70,7 @@ def later(response: Any) -> Unreachable | None:
             return Unreachable(
                 f"the Hub {row.reason} (status {response.status_code}): try again "
                 "later",
-                asked(response.headers),
+                requested_wait(response.headers),
                 maybe_done=row.maybe_done,
             )
     return None
@@ -92,7 +92,7 @@ def _text(response: Any) -> str:
     return str(text)
 
 
-def asked(headers: Any) -> float | None:
+def requested_wait(headers: Any) -> float | None:
     """Return the seconds that the headers ask to wait (`Retry-After` or `RateLimit`).
 
     It is None where they ask for nothing that can be read, or for no wait at all.
@@ -128,7 +128,7 @@ def _date(text: str) -> datetime | None:
 
 
 def pause(
-    asked: float | None,
+    requested: float | None,
     own: float,
     shortest: float,
     uniform: Callable[[float, float], float] = random.uniform,
@@ -136,11 +136,11 @@ def pause(
     """Choose the seconds to wait: not none, not too many, and with a share of chance.
 
     Args:
-        asked: The seconds that the other side asked to wait; None where it did not ask.
-        own: The seconds to wait where it did not ask.
-        shortest: The fewest seconds to wait where it asked.
+        requested: The seconds that the other side asked to wait, or None.
+        own: The seconds to wait if it asked for no wait.
+        shortest: The fewest seconds to wait if it asked for a wait.
         uniform: The source of chance, so that many clients do not come back together.
     """
-    if asked is None:
+    if requested is None:
         return own * uniform(0.5, 1.0)
-    return min(max(asked, shortest), LONGEST_ASKED) * uniform(1.0, 1.25)
+    return min(max(requested, shortest), LONGEST_ASKED) * uniform(1.0, 1.25)
