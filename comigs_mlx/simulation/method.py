@@ -43,10 +43,10 @@ class Method:
     """A way of learning together, or apart.
 
     Attributes:
-        generalists: The number of experts that are shared, 0..G-1; None takes as many
-            as the participant has.
-        specialists: The number of experts after them; None takes as many as the
-            participant has.
+        generalists: The number of generalists, experts 0..G-1; None takes as many as
+            the participant has.
+        specialists: The number of specialists, the experts after them; None takes as
+            many as the participant has.
         router: The way in which routers learn; `none` where the weights are fixed.
         router_split: The split that routers learn from, where they alternate.
         stages: The stages, which say what learns when.

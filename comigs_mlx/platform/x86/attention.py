@@ -47,7 +47,7 @@ def attention(
         cache: The cache that mlx-lm passes; it is not used.
         scale: The factor that the scores are multiplied by.
         mask: "causal", or true where a token may look; None lets it look everywhere.
-        sinks: None, as `fits` makes sure.
+        sinks: The attention sinks, always None where it `fits`.
 
     Returns:
         The result of the heads, `[batch, heads, tokens, value dims]`.

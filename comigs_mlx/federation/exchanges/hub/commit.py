@@ -1,8 +1,8 @@
 """Makes sure that a commit on the Hub has landed, or may be tried again.
 
-The Hub's answer can be lost after the commit has landed, and a second try would then
-fail on its parent, or commit twice. And where the library finds nothing to change, it
-does not look at the parent at all. So each try begins by reading what is there.
+The Hub's answer can be lost after the commit has landed, and a second try upon the same
+parent would then fail. And where the library finds nothing to change, it does not look
+at the parent at all. So each try begins by reading what is there.
 """
 
 from __future__ import annotations

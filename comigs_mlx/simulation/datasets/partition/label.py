@@ -26,7 +26,7 @@ def assign(labels: Sequence[str], participants: int | None, seed: int) -> list[s
 
     Args:
         labels: The label of each document.
-        participants: None, or the number of labels.
+        participants: The number of labels, or None.
         seed: A seed that has no effect, because nothing is drawn.
 
     Raises:
