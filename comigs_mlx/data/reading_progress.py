@@ -27,7 +27,7 @@ def ignore(what: str, done: int, total: int | None) -> None:
 
 def with_progress(
     items: Iterable[T],
-    what: str,
+    name: str,
     advance: Advance,
     total: int | None = None,
     every: int = 1,
@@ -36,14 +36,14 @@ def with_progress(
 
     Args:
         items: The items to yield.
-        what: The name of the items, such as "files".
+        name: The name of the items, such as "files".
         advance: Is called with the number of items done.
         total: The number of items, if it is known.
         every: The number of items between two calls.
     """
-    for done, item in enumerate(items):
-        if done % every == 0:
-            advance(what, done, total)
+    for count, item in enumerate(items):
+        if count % every == 0:
+            advance(name, count, total)
         yield item
 
 

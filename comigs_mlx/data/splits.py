@@ -94,10 +94,10 @@ def load_splits(source: str, advance: Advance = ignore) -> Splits:
         DataError: If no format reads `source`, its content is invalid or mixed, or
             train or valid would be empty.
     """
-    read = _read(source, advance)
-    kind = _kind(source, read.splits)
-    splits, notes = _divided(read.splits)
-    notes = [*read.notes, *notes]
+    raw = _read(source, advance)
+    kind = _kind(source, raw.splits)
+    splits, notes = _divided(raw.splits)
+    notes = [*raw.notes, *notes]
     _check_filled(source, splits, notes)
     return Splits(**splits, kind=kind, notes=notes)
 
@@ -123,12 +123,12 @@ def load_split(
     Raises:
         DataError: If `source` cannot be read or the split is empty.
     """
-    read = _read(source, advance)
-    kind = _kind(source, read.splits)
-    divided, notes = _divided(read.splits)
-    for note in [*read.notes, *notes]:
+    raw = _read(source, advance)
+    kind = _kind(source, raw.splits)
+    divided, notes = _divided(raw.splits)
+    for note in [*raw.notes, *notes]:
         say(f"note: {note}")
-    parts = divided if split != "all" else read.splits
+    parts = divided if split != "all" else raw.splits
     samples = [s for name in parts if split in (name, "all") for s in parts[name]]
     if not samples:
         counts = ", ".join(f"{name} {len(divided[name])}" for name in SPLITS)
@@ -155,13 +155,13 @@ def divide(splits: dict[str, list[Sample]]) -> dict[str, list[Sample]]:
 
 
 def _divided(
-    read: dict[str, list[Sample]],
+    raw: dict[str, list[Sample]],
 ) -> tuple[dict[str, list[Sample]], list[str]]:
     """Make three splits without overlaps, and notes on how they were made."""
-    splits, notes = _without_overlaps(divide(read))
-    if "valid" in read:
+    splits, notes = _without_overlaps(divide(raw))
+    if "valid" in raw:
         return splits, notes
-    by_chance = {name for name in SPLITS if name not in read or name != "test"}
+    by_chance = {name for name in SPLITS if name not in raw or name != "test"}
     return splits, [*notes, *_fill(splits, by_chance)]
 
 
@@ -235,8 +235,8 @@ def _read(source: str, advance: Advance) -> RawSplits:
     formats = [registry.load("format", name) for name in registry.names("format")]
     for plugin in sorted(formats, key=lambda plugin: int(plugin.ORDER)):
         if path and plugin.matches(path):
-            read: RawSplits = plugin.read(path, advance)
-            return read
+            raw: RawSplits = plugin.read(path, advance)
+            return raw
     raise DataError(
         f"no such file or folder: {source!r} (give a folder or file of text or JSONL, "
         "a Hugging Face dataset as owner/name, or demo)"

@@ -189,13 +189,15 @@ def _progress(place: Place, reported: dict[str, Any]) -> tuple[int, int] | None:
     """
     try:
         total = int(reported.get("steps") or read_yaml(place.config)["steps"])
-        done = reported.get("step")
-        if done is None:  # the run is trained in another way, or has only just begun
+        steps_done = reported.get("step")
+        if (
+            steps_done is None
+        ):  # the run is trained in another way, or has only just begun
             steps = [
                 int(report["step"]) for report, _ in reports(place.metrics, "step")
             ]
-            done = max(steps, default=0)
-        return min(int(done), total), total
+            steps_done = max(steps, default=0)
+        return min(int(steps_done), total), total
     except (ComigsError, OSError, KeyError, TypeError, ValueError):
         return None
 

@@ -152,13 +152,13 @@ class Plan:
             plan = self._working(batch_size=size, accumulation=sums)
             yield f"--batch-size {size} --grad-accumulation {sums}", plan
         if work.seq_len > 1:
-            half = work.seq_len // 2
-            measured = min(work.measured, half)
-            plan = self._working(seq_len=half, measured=measured)
-            yield f"--seq-len {half}", plan
+            halved = work.seq_len // 2
+            measured = min(work.measured, halved)
+            plan = self._working(seq_len=halved, measured=measured)
+            yield f"--seq-len {halved}", plan
         if self.model.blocks > 1:
-            half = self.model.blocks // 2
-            yield f"--num-layers {half}", self._based(blocks=half)
+            halved = self.model.blocks // 2
+            yield f"--num-layers {halved}", self._based(blocks=halved)
         if not self.quantised and not switch.on_cpu():  # there it is far too slow
             weights = self.model.base_bytes / self.model.item
             smaller = int(weights * FOUR_BITS / 8)

@@ -101,13 +101,13 @@ def _filled(row: Mapping[str, Any]) -> dict[str, Any]:
 def _without_nulls(value: Any, schema: bool = False) -> Any:
     """Drop keys that are null; in a schema, also objects with nothing but null."""
     if isinstance(value, list):
-        return [_without_nulls(each, schema) for each in value]
+        return [_without_nulls(item, schema) for item in value]
     if not isinstance(value, dict):
         return value
     return {
-        key: _without_nulls(each, schema)
-        for key, each in value.items()
-        if each is not None and not (schema and _is_filler(each))
+        key: _without_nulls(item, schema)
+        for key, item in value.items()
+        if item is not None and not (schema and _is_filler(item))
     }
 
 
@@ -116,7 +116,7 @@ def _is_filler(value: Any) -> bool:
     return (
         isinstance(value, dict)
         and bool(value)
-        and all(each is None or _is_filler(each) for each in value.values())
+        and all(item is None or _is_filler(item) for item in value.values())
     )
 
 

@@ -226,7 +226,7 @@ def judge(
         The reason, or None if there is none; and whether a round was computed again.
     """
     bytes_left, computed_again, last_round = MOST_BYTES, False, state.round.round
-    known = digest(values) in trust.known
+    is_known = digest(values) in trust.known
     while True:
         problem, basis, size = _step(exchange, state, trust, values)
         if problem is not None:
@@ -240,12 +240,12 @@ def judge(
             bytes_left if computed_again or trust.known else MOST_BYTES_EARLIER
         ) - size
         computed_again = True
-        later_known, known = known, digest(values) in trust.known
+        later_is_known, is_known = is_known, digest(values) in trust.known
         # What an aggregator remembers is in no digest that a run knows. But known
         # generalists are made from the state before them, so that computing their
         # round again proves both states.
         if bytes_left <= 0 or (
-            later_known if aggregator_state.keeps(state.manifest) else known
+            later_is_known if aggregator_state.keeps(state.manifest) else is_known
         ):
             return None, True
 

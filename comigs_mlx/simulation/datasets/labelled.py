@@ -64,18 +64,18 @@ def read_corpus(source: str, field: str) -> Corpus:
 def _rows(path: Path, field: str) -> list[tuple[Sample, str]]:
     lines = enumerate(read_utf8(path).split("\n"), 1)
     rows = [(f"{path}:{n}", parsed(line)) for n, line in lines if line.strip()]
-    read = read_rows(rows)
+    checked = read_rows(rows)
     labels = {where: row.get(field) for where, row in rows if isinstance(row, dict)}
-    problems = read.problems + [
+    problems = checked.problems + [
         f"{where}: expected a label, a string or a number, in {field!r}: name its "
         "field with --label-field"
         for where, label in labels.items()
         if not _is_label(label)
     ]
     raise_all(DataError, problems)
-    if not read.samples:
+    if not checked.samples:
         raise DataError(f"{path} holds no rows: add documents")
-    return [(sample, str(labels[place(sample)])) for sample in read.samples]
+    return [(sample, str(labels[place(sample)])) for sample in checked.samples]
 
 
 def _is_label(label: Any) -> bool:

@@ -98,24 +98,27 @@ def authors(
     repo: str,
     paths: Sequence[str],
     revision: str,
-    known: dict[str, str | None],
+    known_authors: dict[str, str | None],
 ) -> dict[str, str | None]:
     """Return the first author of the last commit of each path, up to `revision`.
 
-    `known` maps the commits met so far to their first authors, and grows. A commit that
-    is not in the newest page of the history is requested by itself, so that a long
-    history costs no more than a short one.
+    `known_authors` maps the commits met so far to their first authors, and grows. A
+    commit that is not in the newest page of the history is requested by itself, so that
+    a long history costs no more than a short one.
     """
     last_commits = {
         path: getattr(entry.last_commit, "oid", None)
         for path, entry in entries(api, repo, paths, revision, expand=True).items()
     }
     commits = {oid for oid in last_commits.values() if oid is not None}
-    if commits - known.keys():
-        known.update(islice(_commits(api, repo, revision), FAR))
-    for oid in commits - known.keys():
-        known.update(islice(_commits(api, repo, oid), 1))
-    return {path: known.get(oid) if oid else None for path, oid in last_commits.items()}
+    if commits - known_authors.keys():
+        known_authors.update(islice(_commits(api, repo, revision), FAR))
+    for oid in commits - known_authors.keys():
+        known_authors.update(islice(_commits(api, repo, oid), 1))
+    return {
+        path: known_authors.get(oid) if oid else None
+        for path, oid in last_commits.items()
+    }
 
 
 def recent(api: Any, repo: str, revision: str) -> set[str]:
@@ -128,7 +131,7 @@ def origins(
     repo: str,
     paths: Sequence[str],
     revision: str,
-    known: dict[str, str | None],
+    known_authors: dict[str, str | None],
     ask: Callable[[Callable[[], Any]], Any],
 ) -> dict[str, str | None]:
     """Return the account that first committed each path's content; see
@@ -148,31 +151,33 @@ def origins(
         if first_paths := [
             path for path in remaining if files_then.get(path) == now[path]
         ]:
-            firsts |= ask(partial(authors, api, repo, first_paths, commit, known))
+            firsts |= ask(
+                partial(authors, api, repo, first_paths, commit, known_authors)
+            )
             remaining.difference_update(first_paths)
     return firsts
 
 
 def before(
-    api: Any, repo: str, path: str, revision: str, known: dict[str, str | None]
+    api: Any, repo: str, path: str, revision: str, known_parents: dict[str, str | None]
 ) -> str | None:
     """Return the commit that the last commit of `path`, up to `revision`, builds upon.
 
-    `known` maps revision and path to the path's last commit, and a commit to the one
-    before, for those met so far; it grows.
+    `known_parents` maps revision and path to the path's last commit, and a commit to
+    the one before, for those met so far; it grows.
     """
     place = f"{revision} {path}"
-    if place not in known:
+    if place not in known_parents:
         last_commit_of_path = _last_commit(api, repo, path, revision)
-        known[place] = (
+        known_parents[place] = (
             None if last_commit_of_path is None else str(last_commit_of_path.oid)
         )
-    if (last_commit := known[place]) is None:
+    if (last_commit := known_parents[place]) is None:
         return None
-    if last_commit not in known:
+    if last_commit not in known_parents:
         pair = [commit for commit, _ in islice(_commits(api, repo, last_commit), 2)]
-        known[last_commit] = pair[1] if len(pair) > 1 else None
-    return known[last_commit]
+        known_parents[last_commit] = pair[1] if len(pair) > 1 else None
+    return known_parents[last_commit]
 
 
 def committed(api: Any, repo: str, path: str, revision: str) -> float | None:
@@ -216,10 +221,10 @@ def known_as(api: Any, account: str) -> str | None:
 
 def ancestor(api: Any, repo: str, left: str, right: str) -> str | None:
     """Return the newest commit that two revisions have in common, if there is one."""
-    seen: tuple[set[str], set[str]] = (set(), set())
+    met: tuple[set[str], set[str]] = (set(), set())
     histories = (_commits(api, repo, revision) for revision in (left, right))
     for pair in zip_longest(*histories):
-        for own, others, commit in zip(seen, reversed(seen), pair, strict=True):
+        for own, others, commit in zip(met, reversed(met), pair, strict=True):
             if commit is not None:
                 own.add(commit[0])
                 if commit[0] in others:
