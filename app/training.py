@@ -10,9 +10,6 @@ from app import curves, render, words
 SHOWN_LINES = 12
 """Lines of the log on the page."""
 
-NOTE = "note: "
-"""How a line begins that a training means for its reader."""
-
 LEAST_LOSS = 0.5
 """Nats that the axis of losses spans at least: less is the noise of batches."""
 
@@ -34,7 +31,7 @@ def progress(state: Any, metrics: Sequence[dict[str, Any]]) -> str:
         parts.append(render.note(stopping if state.stopping else running))
     else:
         parts.append(render.note("Not training."))
-    parts += [render.problem(text) for text in notes(state.lines)]
+    parts += [render.problem(text) for text in notes(state.notes)]
     if metrics:
         parts.append(render.facts(latest(metrics[-1]), "Last report"))
     lines = "\n".join(state.lines[-SHOWN_LINES:])
@@ -46,12 +43,9 @@ def progress(state: Any, metrics: Sequence[dict[str, Any]]) -> str:
     return "".join(parts)
 
 
-def notes(lines: Sequence[str]) -> list[str]:
+def notes(told: Sequence[str]) -> list[str]:
     """What a training remarked about itself, in the page's words, each once."""
-    found = [text.removeprefix(NOTE) for text in lines if text.startswith(NOTE)]
-    return [
-        words.page(text[:1].upper() + text[1:]) for text in dict.fromkeys(found) if text
-    ]
+    return [words.page(text[:1].upper() + text[1:]) for text in dict.fromkeys(told)]
 
 
 def latest(report: dict[str, Any]) -> dict[str, str]:

@@ -53,13 +53,13 @@ def run(main: Callable[[], None]) -> None:
             say("interrupted")
             sys.exit(INTERRUPTED)
         except Exception as error:
-            if (problem := _problem(error)) is None:
+            if (problem := explain(error)) is None:
                 raise
             say(f"error: {problem}")
             sys.exit(BAD_INPUT)
 
 
-def _problem(error: Exception) -> str | None:
+def explain(error: Exception) -> str | None:
     """What to tell the user; None for an error of this program."""
     if isinstance(error, ComigsError):
         return str(error)

@@ -14,7 +14,9 @@ A message says what was expected, what was found, where, and how to mend it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 
 class ComigsError(Exception):
@@ -66,6 +68,30 @@ def line(error: BaseException, most: int = 160) -> str:
     else:
         text = str(error)
     return " ".join(text.split())[:most] or type(error).__name__
+
+
+@contextlib.contextmanager
+def reading(file: Path, kind: type[ComigsError], advice: str) -> Iterator[None]:
+    """Say in the one sentence that a file cannot be read, whatever is wrong with it.
+
+    Args:
+        file: The file that the block reads.
+        kind: The error to raise.
+        advice: What the user can do about it, such as "fetch the model again".
+
+    Raises:
+        ComigsError: `kind`, where the block raises what a missing, unreadable or
+            damaged file causes.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"cannot read {file} ({line(error)}): {advice}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise kind(
+            f"cannot read {file}, which is damaged or incomplete ({line(error)}): "
+            f"{advice}"
+        ) from error
 
 
 def raise_all(

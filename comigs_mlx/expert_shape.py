@@ -18,7 +18,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 ADAPTER = "adapters.safetensors"
 """The tensor file of one generalist, in mlx-lm's adapter format."""
@@ -29,51 +29,50 @@ TENSOR = re.compile(r"(generalist-[1-9]\d?/)?[\w.]{1,300}\.lora_[ab]", re.ASCII)
 _MORE = re.compile(r"generalist-([1-9]\d*)/", re.ASCII)
 
 
+NOT_OPTIONS = ("scale", "targets")
+"""What a federation shares and no option of the same name says."""
+
+
+def number(low: float, high: float) -> Any:
+    """Declare a shared number, with the limits that a stranger's value must keep."""
+    return dataclasses.field(metadata={"range": (low, high)})
+
+
+def switch(usual: bool) -> Any:
+    """Declare a shared switch, and how it is set where no flag is given."""
+    return dataclasses.field(metadata={"usual": usual})
+
+
+def words(pattern: str, what: str, most: int) -> Any:
+    """Declare a shared list: what each entry must match, in full and in words."""
+    return dataclasses.field(metadata={"each": (pattern, what, most)})
+
+
 @dataclass(frozen=True)
-class ExpertShape:
-    """The shape of a mixture of experts, as comigs.json describes it.
+class SharedShape:
+    """The part of a shape that a federation's participants have in common.
+
+    A manifest and a contribution hold just this of it, and a run is compared by it; the
+    rest is private. The limits are those that a stranger's file must keep.
 
     Attributes:
         generalists: The number of experts shared with other participants.
-        specialists: The number of experts that stay on this device.
         rank: The rank of every LoRA pair.
         scale: The final multiplier of every low-rank product.
-        top_k: The number of experts that a token uses in each block.
-        router: The name of the routing function.
         num_layers: The number of blocks that carry experts, from the last one down.
         attention_lora: Whether attention linears carry one shared LoRA pair.
         targets: The linears with LoRA pairs, relative to a block; sorted.
     """
 
-    generalists: int
-    specialists: int
-    rank: int
-    scale: float
-    top_k: int
-    router: str
-    num_layers: int
-    attention_lora: bool
-    targets: tuple[str, ...]
+    generalists: int = number(0, 64)
+    rank: int = number(1, 65536)
+    scale: float = number(1e-9, 1e9)
+    num_layers: int = number(1, 10_000)
+    attention_lora: bool = switch(usual=True)
+    targets: tuple[str, ...] = words(r"[\w.]{1,100}", "a linear of a block", 100)
 
     @classmethod
-    def of_options(
-        cls, options: Any, num_layers: int, targets: Sequence[str]
-    ) -> ExpertShape:
-        """Describe a mixture that is attached with these options.
-
-        Args:
-            options: The `ExpertOptions`.
-            num_layers: The number of blocks that carry experts.
-            targets: The linears with LoRA pairs, relative to a block.
-        """
-        own: dict[str, Any] = {"num_layers": num_layers, "targets": tuple(targets)}
-        own["router"] = options.router_type
-        names = [field.name for field in dataclasses.fields(cls)]
-        values = {n: own[n] if n in own else getattr(options, n) for n in names}
-        return cls(**values)
-
-    @classmethod
-    def from_json(cls, info: Mapping[str, Any]) -> ExpertShape:
+    def from_json(cls, info: Mapping[str, Any]) -> Self:
         """Read the shape in the content of comigs.json.
 
         Raises:
@@ -87,6 +86,36 @@ class ExpertShape:
         """Give the entries of comigs.json that describe the shape."""
         return {**dataclasses.asdict(self), "targets": list(self.targets)}
 
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertShape(SharedShape):
+    """The shape of a mixture of experts, as comigs.json describes it.
+
+    Attributes:
+        specialists: The number of experts that stay on this device.
+        top_k: The number of experts that a token uses in each block.
+        router: The name of the routing function.
+    """
+
+    specialists: int
+    top_k: int
+    router: str
+
+    @classmethod
+    def of_options(cls, options: Any, num_layers: int, targets: Sequence[str]) -> Self:
+        """Describe a mixture that is attached with these options.
+
+        Args:
+            options: The `ExpertOptions`.
+            num_layers: The number of blocks that carry experts.
+            targets: The linears with LoRA pairs, relative to a block.
+        """
+        own: dict[str, Any] = {"num_layers": num_layers, "targets": tuple(targets)}
+        own["router"] = options.router_type
+        names = [field.name for field in dataclasses.fields(cls)]
+        values = {n: own[n] if n in own else getattr(options, n) for n in names}
+        return cls(**values)
+
     def options(self) -> dict[str, Any]:
         """Give the `ExpertOptions` that attach such a mixture, by their names."""
         values = self.to_json()
@@ -96,7 +125,7 @@ class ExpertShape:
         return {**values, **alpha, "router_type": router}
 
 
-def shared_options(shape: Any, options: Any) -> dict[str, Any]:
+def shared_options(shape: SharedShape, options: Any) -> dict[str, Any]:
     """Give the options that make a run's generalists those of a federation.
 
     Args:
@@ -107,26 +136,35 @@ def shared_options(shape: Any, options: Any) -> dict[str, Any]:
     Returns:
         The value of each option, by its name.
     """
-    names = ("generalists", "rank", "num_layers", "attention_lora")
-    values: dict[str, Any] = {name: getattr(shape, name) for name in names}
+    names = (field.name for field in dataclasses.fields(shape))
+    values = {name: getattr(shape, name) for name in names if name not in NOT_OPTIONS}
     same_rank = dataclasses.replace(options, rank=shape.rank)
     if not math.isclose(same_rank.scale, shape.scale, rel_tol=1e-9):
         values |= {"alpha": shape.scale * shape.rank, "scaling": "lora"}
     return values
 
 
-def train_flags(shape: Any) -> str:
+def train_flags(shape: SharedShape) -> str:
     """Give the flags of `train` that make generalists of a federation's shape.
 
     Args:
-        shape: An `ExpertShape`, or the part of it that a manifest has.
+        shape: The part of a shape that a manifest has.
     """
-    alpha = shape.scale * shape.rank**0.5
-    return (
-        f"--generalists {shape.generalists} --rank {shape.rank} --alpha {alpha:g} "
-        f"--num-layers {shape.num_layers}"
-        + ("" if shape.attention_lora else " --no-attention-lora")
-    )
+    flags = (_flag(shape, field) for field in dataclasses.fields(shape))
+    return " ".join(flag for flag in flags if flag)
+
+
+def _flag(shape: SharedShape, field: dataclasses.Field[Any]) -> str:
+    """One flag of `train`; nothing where it would say what is usual."""
+    name, value = field.name, getattr(shape, field.name)
+    if name == "scale":
+        return f"--alpha {value * shape.rank**0.5:g}"
+    flag = name.replace("_", "-")
+    if name in NOT_OPTIONS or value == field.metadata.get("usual"):
+        return ""
+    if isinstance(value, bool):
+        return f"--{flag}" if value else f"--no-{flag}"
+    return f"--{flag} {value}"
 
 
 def adapter_config(shape: Any, base_id: str, keys: Iterable[str]) -> dict[str, Any]:

@@ -178,6 +178,14 @@ class SavingOptions:
         )
 
 
+PERSONAL = (
+    "mix your own generalists from the contributions of the round instead of taking "
+    "what everybody receives: by_loss trusts each the more the lower its loss on your "
+    "validation text; the losses stay here, and your next contribution starts from "
+    "the mixture"
+)
+
+
 @dataclass(frozen=True)
 class SharingOptions:
     """Train in a federation: pull, train, contribute, close the round, repeat."""
@@ -206,7 +214,7 @@ class SharingOptions:
         "and contributes again",
         "SECONDS",
     )
-
+    personal: Literal["by_loss"] | None = option(None, PERSONAL)
     trust: bool = option(
         False,
         "accept what was changed in the federation since this run took part, and what "
@@ -221,6 +229,8 @@ class SharingOptions:
             yield "--participant NAME is missing: your name in the federation"
         if self.federation is None and self.participant is not None:
             yield "--participant needs --federation URI"
+        if self.federation is None and self.personal is not None:
+            yield "--personal needs --federation URI"
 
 
 @dataclass(frozen=True)

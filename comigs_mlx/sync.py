@@ -109,11 +109,24 @@ def _pull(config: PullConfig) -> tuple[Any, str]:
     exchange, metered = _open(config)
     if config.dry_run:
         number = repository.current(exchange).round.round
-        return {"round": number}, f"would pull the generalist of round {number}"
-    pulled = api.pull(run, exchange, config.participant, config.trust, command.say)
+        return {"round": number}, f"would pull {_pulled(number, config.personal)}"
+    pulled = api.pull(
+        run,
+        exchange,
+        config.participant,
+        config.trust,
+        command.say,
+        config.personal,
+    )
     what, counts = "now has" if pulled.changed else "has already", _counts(metered)
-    text = f"{run} {what} the generalist of round {pulled.round}{_traffic(counts)}"
-    return {"round": pulled.round, "changed": pulled.changed, **counts}, text
+    text = f"{run} {what} {_pulled(pulled.round, pulled.personal)}{_traffic(counts)}"
+    return {**dataclasses.asdict(pulled), **counts}, text
+
+
+def _pulled(round: int, personal: str | None) -> str:
+    if personal is None:
+        return f"the generalist of round {round}"
+    return f"its own generalist, {personal} of the contributions to round {round}"
 
 
 def _push(config: PushConfig) -> tuple[Any, str]:

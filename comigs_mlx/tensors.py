@@ -24,7 +24,8 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from comigs_mlx.errors import ComigsError, line
+from comigs_mlx.errors import line
+from comigs_mlx.errors import reading as reading
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -136,30 +137,6 @@ def metadata(file: Path) -> dict[str, str]:
     """
     with _one_error(), safe_open(file, "numpy") as opened:
         return opened.metadata() or {}
-
-
-@contextlib.contextmanager
-def reading(file: Path, kind: type[ComigsError], advice: str) -> Iterator[None]:
-    """Say in the one sentence that a file cannot be read, whatever is wrong with it.
-
-    Args:
-        file: The file that the block reads.
-        kind: The error to raise.
-        advice: What the user can do about it, such as "fetch the model again".
-
-    Raises:
-        ComigsError: `kind`, where the block raises what a missing, unreadable or
-            damaged file causes.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise kind(f"cannot read {file} ({line(error)}): {advice}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise kind(
-            f"cannot read {file}, which is damaged or incomplete ({line(error)}): "
-            f"{advice}"
-        ) from error
 
 
 @contextlib.contextmanager

@@ -6,10 +6,12 @@ import contextlib
 import dataclasses
 import signal
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from comigs_mlx import command
 from comigs_mlx.config import given, to_dict
+from comigs_mlx.messages import Note, Say
 from comigs_mlx.options import TrainConfig, train_config
 
 if TYPE_CHECKING:
@@ -22,21 +24,30 @@ PATIENCE = 30.0
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the configuration, train, and print where the run is."""
+    from comigs_mlx.runs.told import telling
+
+    with telling(command.say, command.explain) as say:
+        folder = _trained(argv, say)
+    command.show(str(folder))
+
+
+def _trained(argv: Sequence[str] | None, say: Say) -> Path:
+    """Train as the flags say; the run's folder."""
     config = train_config(argv)
     from comigs_mlx.runs.loggers import check_installed
     from comigs_mlx.runs.session import session
 
     check_installed(config.report_to)
     if config.sharing.federation is None:
-        with session(config, command.say) as opened:
-            _introduce(opened)
+        with session(config, say) as opened:
+            _introduce(opened, say)
             _train(config, opened, opened.run, opened.trainer.steps_left)
     else:
-        opened = _shared(config, given(TrainConfig, "comigs_mlx.train", argv))
-    command.show(str(opened.folder.path))
+        opened = _shared(config, given(TrainConfig, "comigs_mlx.train", argv), say)
+    return opened.folder.path
 
 
-def _shared(config: TrainConfig, flags: Collection[str]) -> Session:
+def _shared(config: TrainConfig, flags: Collection[str], say: Say) -> Session:
     """Train in a federation."""
     from comigs_mlx.federation.exchanges.open import open_exchange
     from comigs_mlx.federation.participant.join import join
@@ -45,28 +56,28 @@ def _shared(config: TrainConfig, flags: Collection[str]) -> Session:
 
     assert config.sharing.federation is not None
     uri = config.sharing.federation
-    exchange = open_exchange(uri, patience=PATIENCE, say=command.say)
+    exchange = open_exchange(uri, patience=PATIENCE, say=say)
     # Accepted is what is there now: resumed, the run must not go on accepting.
     accept, sharing = config.sharing.trust, config.sharing
     sharing = dataclasses.replace(sharing, trust=False)
     config = dataclasses.replace(config, sharing=sharing)
     config, check = join(config, flags, exchange)
-    with session(config, command.say, check) as opened:
-        _introduce(opened)
-        part = Participation(exchange, opened, config, command.say, accept)
+    with session(config, say, check) as opened:
+        _introduce(opened, say)
+        part = Participation(exchange, opened, config, say, accept)
         _train(config, opened, part.run, part.steps_left)
     return opened
 
 
-def _introduce(opened: Session) -> None:
+def _introduce(opened: Session, say: Say) -> None:
     """What is trained on what, before the first step."""
     counts = opened.trainer.trainable()
     documents = (f"{name} {count}" for name, count in opened.documents.items())
-    command.say(f"documents: {', '.join(documents)}")
+    say(f"documents: {', '.join(documents)}")
     parts = (f"{role} {count:,}" for role, count in counts.items())
-    command.say(f"trainable: {', '.join(parts)}; in all {sum(counts.values()):,}")
+    say(f"trainable: {', '.join(parts)}; in all {sum(counts.values()):,}")
     for warning in opened.trainer.warnings():
-        command.say(f"note: {warning}")
+        say(Note(warning))
 
 
 def _train(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -10,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from app import curves, render
+from app import curves, render, words
 from app.actions import runs
 from comigs_mlx.errors import ConfigError, FederationError
 from comigs_mlx.federation import api
@@ -107,7 +108,12 @@ class ShareActions:
         folder = self._run(run)
         if not sure and (question := self.replaced(run, uri)):
             return question
-        pulled = self._on_desk(api.pull, folder, opened(uri), participant(name))
+        where, record = opened(uri), membership.read(folder)
+        known = record is not None and record.uri == membership.place(where.uri)
+        # A run that mixed its own generalists, in a terminal, goes on to do so.
+        how = record.personal if record is not None and known else None
+        act = functools.partial(api.pull, personal=how)
+        pulled = self._on_desk(act, folder, where, participant(name))
         what = "has the newest generalist now" if pulled.changed else "is up to date"
         return f"{folder.name} {what}."
 
@@ -181,6 +187,10 @@ def digest(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+UNABLE = "This version cannot close the round: "
+"""What is said of a federation whose aggregator this version does not have."""
+
+
 def overview(values: Mapping[str, Any]) -> str:
     """A federation's status as HTML."""
     manifest, last, sizes = values["manifest"], values["round"], values["bytes"]
@@ -199,8 +209,10 @@ def overview(values: Mapping[str, Any]) -> str:
     offered = [
         (str(one["number"]), status.proposal(one)) for one in values["proposals"]
     ]
+    problem = values["problem"]
     return (
-        render.facts(facts, "Federation")
+        ("" if problem is None else render.problem(words.page(UNABLE + problem)))
+        + render.facts(facts, "Federation")
         + render.table(head, rows, caption)
         + (render.table(("number", "fate"), offered, "Proposals") if offered else "")
     )

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from comigs_mlx.files import LEFTOVER, cache_dir, replacing_dir, sha256
-from comigs_mlx.messages import Say
+from comigs_mlx.messages import Note, Say
 
 NamedArrays = Mapping[str, npt.NDArray[Any]]
 """NumPy arrays by name."""
@@ -111,8 +111,10 @@ class TokenCache:
         self._works = False
         where = f" in {self.folder}" if self.folder != Path() else ""
         self._say(
-            f"note: tokens cannot be kept{where} ({error.strerror or error}): "
-            "the next run tokenises the text again"
+            Note(
+                f"tokens cannot be kept{where} ({error.strerror or error}): "
+                "the next run tokenises the text again"
+            )
         )
 
     def _open(self) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from comigs_mlx import registry
 from comigs_mlx.data.reading_progress import Advance, ignore
 from comigs_mlx.errors import DataError, raise_all
-from comigs_mlx.messages import Say, quiet
+from comigs_mlx.messages import Note, Say, quiet
 
 Sample = dict[str, Any]
 """{"text": str}, {"messages": [...], "tools": [...]} or {"prompt": str,
@@ -127,7 +127,7 @@ def load_split(
     kind = _kind(source, raw.splits)
     divided, notes = _divided(raw.splits)
     for note in [*raw.notes, *notes]:
-        say(f"note: {note}")
+        say(Note(note))
     parts = divided if split != "all" else raw.splits
     samples = [s for name in parts if split in (name, "all") for s in parts[name]]
     if not samples:

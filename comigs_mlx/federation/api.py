@@ -6,6 +6,7 @@ Every function takes a run's folder and an exchange, and returns plain data. One
     --------------------------------              ----------------------------
     pull           <---------------------------   generalists of round n - 1
       verify them                                 federation.json, round.json
+      or mix its own (--personal)                 contributions/n-1/*
       keep the run's own to go back to
     train          local steps of the run
     submit         --------------------------->   contributions/n/i/
@@ -29,6 +30,7 @@ Every function takes a run's folder and an exchange, and returns plain data. One
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +40,12 @@ from comigs_mlx.errors import ComigsError, FederationError
 from comigs_mlx.federation.exchanges.base import Exchange, Say
 from comigs_mlx.federation.formats.contribution import CONTRIBUTION, Prepared
 from comigs_mlx.federation.formats.tensor_source import Array, digest
-from comigs_mlx.federation.participant import membership, pull_push, round_history
+from comigs_mlx.federation.participant import (
+    membership,
+    mixing,
+    pull_push,
+    round_history,
+)
 from comigs_mlx.federation.participant.privacy import GIVES_AWAY
 from comigs_mlx.federation.rounds import (
     attribution,
@@ -61,10 +68,13 @@ class Pulled:
     Attributes:
         round: The last closed round.
         changed: Whether the run did not have it already.
+        personal: How the run mixed its own generalists from the contributions of the
+            round; None means that it has what everybody receives.
     """
 
     round: int
     changed: bool
+    personal: str | None = None
 
 
 @dataclass(frozen=True)
@@ -129,6 +139,7 @@ def pull(
     participant: str | None = None,
     accept: bool = False,
     say: Say = lambda line: None,
+    personal: str | None = None,
 ) -> Pulled:
     """Replace a run's generalists by the federation's; they are kept to go back to.
 
@@ -138,6 +149,8 @@ def pull(
         participant: The run's name in the federation.
         accept: Whether to take what has changed or cannot be verified (`--trust`).
         say: It is told what is accepted, a sentence each.
+        personal: How the run mixes its own generalists (see `mixing`); None gives it
+            what everybody receives.
 
     Raises:
         Untrusted: Unless `accept`, if the federation is not what the run takes part in
@@ -146,8 +159,10 @@ def pull(
             unchanged then.
     """
     federation = repository.current(exchange)
-    changed = pull_push.pull(run, exchange, federation, participant, accept, say)
-    return Pulled(federation.round.round, changed)
+    judge = functools.partial(mixing.loss_of_run, run, say)
+    how = None if personal is None else mixing.Mixing(personal, judge)
+    changed = pull_push.pull(run, exchange, federation, participant, accept, say, how)
+    return Pulled(federation.round.round, changed, personal)
 
 
 def push(
@@ -307,6 +322,7 @@ def roll_back(run: Path, round: int) -> None:
             round=-1 if own else round,
             step=step,
             generalist=None if own else digest(tensors),
+            personal=None,
         )
         membership.write(folder.path, after)
         try:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.nn as nn
 
 from comigs_mlx.errors import ModelError, line
-from comigs_mlx.messages import Say, quiet
+from comigs_mlx.messages import Note, Say, quiet
 from comigs_mlx.model.base_folder import (
     ADVICE,
     FILES,
@@ -157,7 +157,7 @@ def load_base(model_id: str, report: Say = quiet, revision: str | None = None) -
     model.freeze()
     base = Base(model_id, model, tokenizer, config, path, files)
     if (note := _surplus(base)) is not None:
-        report(f"note: {note}")
+        report(Note(note))
     return base
 
 

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from comigs_mlx import tensors
+from comigs_mlx import json_files, tensors
 from comigs_mlx.errors import ModelError
 
 ADVICE = "pass another folder or Hub id with --model, or `demo`"
@@ -45,10 +45,7 @@ def check_folder(path: Path) -> None:
     if not file.is_file():
         raise ModelError(f"{path} is not a model folder (no config.json): {ADVICE}")
     _check_readable(path)
-    try:
-        code = json.loads(file.read_text()).get("model_file")
-    except (ValueError, AttributeError) as error:
-        raise ModelError(f"{file} is not JSON: fetch the model again") from error
+    code = json_files.read(file, ModelError, "fetch the model again").get("model_file")
     if code is not None:
         raise foreign_code(path)
     weights = sorted(path.glob("model*.safetensors"))

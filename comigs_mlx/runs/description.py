@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from comigs_mlx import json_files
 from comigs_mlx.config import from_dict
-from comigs_mlx.errors import ComigsError, RunError, line
+from comigs_mlx.errors import ComigsError, RunError
 from comigs_mlx.expert_shape import ExpertShape
 from comigs_mlx.options import ExpertOptions
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 
+WRITE_AGAIN = "train the run with --resume to write it again"
+"""What to do about a file of a run that every save or start writes anew."""
+
 
 def read(file: Path) -> dict[str, Any]:
     """Read the file, which must be of this format version.
@@ -23,14 +26,7 @@ def read(file: Path) -> dict[str, Any]:
     Raises:
         RunError: If it is damaged or of another format version.
     """
-    try:
-        info: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        version = info["format_version"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RunError(f"{file} is damaged: {line(error)}") from error
-    if version != FORMAT_VERSION:
-        raise RunError(f"{file} has format {version}, this version reads 1")
-    return info
+    return json_files.read(file, RunError, WRITE_AGAIN, FORMAT_VERSION)
 
 
 def describe(

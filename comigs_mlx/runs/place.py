@@ -15,6 +15,7 @@ from comigs_mlx.errors import RunError, line
 from comigs_mlx.expert_shape import ADAPTER, generalist_folders
 from comigs_mlx.files import LEFTOVER, restore, write_text
 from comigs_mlx.runs import description
+from comigs_mlx.runs.description import WRITE_AGAIN as WRITE_AGAIN
 
 LOCK = ".lock"
 LOCK_SECONDS = 0.2
@@ -23,14 +24,13 @@ LOCK_SECONDS = 0.2
 WITHOUT_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK)
 """The errors of file systems that have no locks, as some network shares."""
 
-EMPTY = re.compile(rf"\.lock|\.train\.(json|log|lock)|\.DS_Store|{LEFTOVER.pattern}")
+EMPTY = re.compile(
+    rf"\.lock|\.train\.(json|log|lock|told\.json(\.tmp)?)|\.DS_Store|{LEFTOVER.pattern}"
+)
 """The files that a new run's folder may hold: those that this program leaves when
 it is killed right at its start. Any other hidden file is the user's, as in a home
 folder.
 """
-
-WRITE_AGAIN = "train the run with --resume to write it again"
-"""The advice about a file with experts that cannot be read."""
 
 SPECIALISTS = "specialist/experts.safetensors"
 ROUTERS = "router/router.safetensors"

@@ -1,13 +1,15 @@
 """Trains in a process of its own, which outlives the one that started it; no MLX.
 
 RUN/.train.json    process id, start and options
-RUN/.train.log     what the process prints
+RUN/.train.log     what the process prints, for users
+RUN/.train.told.json    what it tells this program (see `runs.told`)
 RUN/.train.lock    locked as long as the process lives, because it inherits the open
                    file: a process id that is used again misleads nobody
 """
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -27,6 +29,9 @@ from comigs_mlx.options import train_config
 from comigs_mlx.platform import cpu
 from comigs_mlx.runs import progress
 from comigs_mlx.runs.place import Place, is_locked, reports
+from comigs_mlx.runs.told import ENVIRONMENT, Told
+from comigs_mlx.runs.told import FILE as TOLD
+from comigs_mlx.runs.told import read as read_told
 
 RECORD, LOG, LOCK = ".train.json", ".train.log", ".train.lock"
 LINES = 50
@@ -44,6 +49,7 @@ class TrainingState:
         exit_code: The exit code of the process that has ended; None where it is not
             known.
         lines: The last lines that the process printed.
+        notes: The notes that the process wrote for its user, a sentence each.
         progress: The expert steps done and in all, where they are known.
         eta_seconds: The seconds left, as the process wrote last; None where it wrote
             none or does not run.
@@ -55,6 +61,7 @@ class TrainingState:
     running: bool
     exit_code: int | None = None
     lines: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     progress: tuple[int, int] | None = None
     eta_seconds: float | None = None
     problem: str | None = None
@@ -103,6 +110,8 @@ def _spawn(run: Path, flags: list[str], options: dict[str, Any]) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise RunError(f"{run} is being trained already") from error
+        told = run / TOLD
+        told.unlink(missing_ok=True)  # of an earlier training
         with (run / LOG).open("wb") as log:
             child = subprocess.Popen(
                 [sys.executable, "-m", "comigs_mlx.train", *flags],
@@ -111,6 +120,7 @@ def _spawn(run: Path, flags: list[str], options: dict[str, Any]) -> None:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 pass_fds=[lock.fileno()],
+                env={**os.environ, ENVIRONMENT: str(told.resolve())},
             )
     _children[run.resolve()] = child
     record = {"pid": child.pid, "started": time.time(), "options": options}
@@ -122,17 +132,19 @@ def state(run: Path) -> TrainingState:
     place = Place(run)
     started_here = is_locked(place.path / LOCK)
     running = started_here or place.is_in_use()
-    lines, record = _lines(place.path / LOG), _record(place.path)
+    record, told = _record(place.path), read_told(place.path)
     reported = progress.read(place.path, since=_started(record))
-    return TrainingState(
+    before_problem = TrainingState(
         running=running,
         exit_code=None if running else _exit_code(place.path),
-        lines=lines,
+        lines=_lines(place.path / LOG),
+        notes=[] if told is None else told.notes,
         progress=_progress(place, reported),
         eta_seconds=reported.get("eta_seconds") if running else None,
-        problem=None if running else _problem(place.path, lines, record),
         stopping=started_here and "stopped" in record,
     )
+    problem = None if running else _problem(before_problem, record, told)
+    return dataclasses.replace(before_problem, problem=problem)
 
 
 def stop(run: Path) -> None:
@@ -202,14 +214,20 @@ def _progress(place: Place, reported: dict[str, Any]) -> tuple[int, int] | None:
         return None
 
 
-def _problem(run: Path, lines: list[str], record: dict[str, Any]) -> str | None:
-    """Tell what a process that has ended said was wrong, or that it said nothing."""
-    if not record or "stopped" in record or lines[-1:] == [str(run)]:
-        return None  # a training that is done ends with the name of its run
-    starts = [i for i, line in enumerate(lines) if line.startswith("error: ")]
-    if starts:
-        return " ".join(lines[starts[-1] :]).removeprefix("error: ")
-    if (reason := cpu.crash(_exit_code(run))) is not None:
+def _problem(
+    state: TrainingState, record: dict[str, Any], told: Told | None
+) -> str | None:
+    """Tell why a process that has ended did not finish; None if it did.
+
+    A process of an earlier version told nothing: it is done if all its steps are.
+    """
+    done, total = state.progress or (0, 1)
+    finished = told.done if told is not None else done >= total
+    if not record or "stopped" in record or finished:
+        return None
+    if told is not None and told.problem is not None:
+        return told.problem
+    if (reason := cpu.crash(state.exit_code)) is not None:
         return f"training ended before it was done ({reason}): resume it"
-    last_line = f" (it said last: {lines[-1]})" if lines else ""
-    return f"training ended before it was done{last_line}: resume it"
+    last = f" (it said last: {state.lines[-1]})" if state.lines else ""
+    return f"training ended before it was done{last}: resume it"

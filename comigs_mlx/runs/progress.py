@@ -59,12 +59,20 @@ class ProgressFile:
         return step_seconds * max(self._events - self._done, 0)
 
     def _write(self, step: int, eta: float | None) -> None:
-        """Replace the file, unflushed: after a power cut it is of no use."""
         content = {"step": step, "steps": self._steps, "eta_seconds": eta}
-        temporary = self._file.with_name(f".{FILE}.tmp")
-        with contextlib.suppress(OSError):  # a full disk must not stop the training
-            temporary.write_text(json.dumps({"format_version": 1, **content}) + "\n")
-            os.replace(temporary, self._file)
+        replace_unflushed(self._file, {"format_version": 1, **content})
+
+
+def replace_unflushed(file: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file atomically, for programs that look while a training runs.
+
+    It is not flushed to the disk: after a power cut nobody needs it. A full disk stops
+    nothing.
+    """
+    temporary = file.with_name(f".{file.name.lstrip('.')}.tmp")
+    with contextlib.suppress(OSError):
+        temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
+        os.replace(temporary, file)
 
 
 def read(run: Path, since: float = 0.0) -> dict[str, Any]:

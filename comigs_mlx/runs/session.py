@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,9 +19,9 @@ from comigs_mlx.data.identity import (
     tokenizer_identity,
 )
 from comigs_mlx.data.reading_progress import in_sentences
-from comigs_mlx.data.splits import SPLITS, Splits, load_splits
+from comigs_mlx.data.splits import SPLITS, Sample, Splits, load_splits
 from comigs_mlx.errors import RunError
-from comigs_mlx.messages import Say
+from comigs_mlx.messages import Note, Say
 from comigs_mlx.model import params
 from comigs_mlx.model.base import Base, load_base
 from comigs_mlx.model.mixture import Mixture
@@ -126,16 +126,17 @@ def _opened(
 ) -> Iterator[Session]:
     splits = load_splits(config.data.data, in_sentences(say))
     for note in splits.notes:
-        say(f"note: {note}")
+        say(Note(note))
     base = load_base(config.model, say, _revision(folder) if config.resume else None)
     if "quantization" in base.config and switch.on_cpu():
-        say("note: MLX's quantised products are very slow on a CPU: use a plain base")
+        say(Note("MLX's quantised products are very slow on a CPU: use a plain base"))
     if (warning := memory_estimate.too_low(config.memory_limit)) is not None:
-        say(f"note: {warning}")
+        say(Note(warning))
     fingerprint = base.fingerprint()
     mixture = Mixture(base.model, config.experts, config.training.seed)
     check(description.describe(mixture, base.id, fingerprint))
-    texts = _contents(config, base, splits, say)
+    read = {"train": splits.train, "valid": splits.valid}
+    texts = contents(config, base, read, splits.kind, say)
     trainer = make_trainer(config, mixture, texts, say)
     for note in memory_estimate.plan(mixture, _work(config, trainer)).notes(
         config.memory_limit
@@ -198,7 +199,7 @@ def make_trainer(
                 packing=data.packing,
             )
         for note in notes:
-            say(f"note: {name}: {note}")
+            say(Note(f"{name}: {note}"))
         return batches
 
     train, router_train = source("train", 2 * seed), source("valid", 2 * seed + 1)
@@ -224,17 +225,29 @@ def _work(config: TrainConfig, trainer: Trainer) -> memory_estimate.Work:
     )
 
 
-def _contents(
-    config: TrainConfig, base: Base, splits: Splits, say: Say
+def contents(
+    config: TrainConfig,
+    base: Base,
+    splits: Mapping[str, Sequence[Sample]],
+    kind: str,
+    say: Say,
 ) -> dict[str, Content]:
-    """Tokenise train and valid, each once."""
+    """Tokenise splits as training reads them, each once.
+
+    Args:
+        config: The configuration of the training.
+        base: The base model with its tokenizer.
+        splits: Maps a split to its samples.
+        kind: The kind of the samples.
+        say: Receives a sentence on each thing that was noticed.
+    """
     data = config.data
     cache = TokenCache.of_user(say) if data.token_cache else None
-    contents = {}
-    for name in ("train", "valid"):
-        contents[name], notes = tokenised(
-            getattr(splits, name),
-            splits.kind,
+    found = {}
+    for name, samples in splits.items():
+        found[name], notes = tokenised(
+            samples,
+            kind,
             base.tokenizer,
             seq_len=data.seq_len,
             mask_prompt=data.mask_prompt,
@@ -243,10 +256,10 @@ def _contents(
             split=name,
         )
         for note in notes:
-            say(f"note: {name}: {note}")
-    for note in check_texts(base, contents, data.seq_len):
-        say(f"note: {note}")
-    return contents
+            say(Note(f"{name}: {note}"))
+    for note in check_texts(base, found, data.seq_len):
+        say(Note(note))
+    return found
 
 
 def _restore(
@@ -287,9 +300,9 @@ def _restore(
             "start a new run with another --run"
         )
     for key in sorted(changed & CHANGES.keys()):
-        say(f"note: {CHANGES[key]}: training goes on, not bit for bit as it would have")
+        say(Note(f"{CHANGES[key]}: training goes on, not bit for bit as it would have"))
     if (note := _rate_note(trainer)) is not None:
-        say(f"note: {note}")
+        say(Note(note))
     folder.cut_metrics(trainer.position.step)
     say(f"resuming at step {trainer.position.step}, from {newest}")
 

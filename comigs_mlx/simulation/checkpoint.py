@@ -11,25 +11,29 @@ random state has to be kept. The folder gets its name only when it is complete.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
-from comigs_mlx import tensors
-from comigs_mlx.errors import RunError
-from comigs_mlx.files import replacing_dir, write_json
+from comigs_mlx import json_files, tensors
+from comigs_mlx.errors import RunError, reading
+from comigs_mlx.files import replacing_dir, write_bytes, write_json
 from comigs_mlx.model import params
 from comigs_mlx.simulation.engine import Simulation
 from comigs_mlx.simulation.local_federation import LocalFederation
 from comigs_mlx.simulation.participant import Participant
+from comigs_mlx.training import trainer_state
 from comigs_mlx.training.records import Position, Report
 from comigs_mlx.training.trainer_state import TrainerState
 
 STATE, VALUES = "state.json", "values"
+
+ADVICE = "remove its folder to begin this method and seed again"
+"""What to do about a save that cannot be read."""
 
 
 def save(simulation: Simulation, folder: Path) -> None:
@@ -46,11 +50,10 @@ def save(simulation: Simulation, folder: Path) -> None:
 
 def rounds_done(folder: Path) -> int:
     """How many rounds a save has behind it; 0 where there is none."""
-    try:
-        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        return int(state["round"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0  # `restore` names what is damaged
+    with contextlib.suppress(RunError):  # `restore` names what is damaged
+        with reading(folder / STATE, RunError, ADVICE):
+            return int(json_files.read(folder / STATE, RunError, ADVICE)["round"])
+    return 0
 
 
 def restore(simulation: Simulation, folder: Path) -> None:
@@ -59,21 +62,18 @@ def restore(simulation: Simulation, folder: Path) -> None:
     Raises:
         RunError: If the save cannot be read.
     """
-    try:
-        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        for participant in simulation.participants:
-            stored = state["participants"][participant.name]
-            file = folder / "participants" / f"{participant.name}.safetensors"
-            _restore(participant, stored, tensors.load(file)[0])
+    state = json_files.read(folder / STATE, RunError, ADVICE)
+    for participant in simulation.participants:
+        file = folder / "participants" / f"{participant.name}.safetensors"
+        with reading(file, RunError, ADVICE):
+            arrays = tensors.load(file)[0]
+        with reading(folder / STATE, RunError, ADVICE):
+            _restore(participant, state["participants"][participant.name], arrays)
+    with reading(folder / STATE, RunError, ADVICE):
         if simulation.federation is not None:
             _restore_federation(simulation.federation, folder, state["clock"])
         simulation.round, simulation.bytes = state["round"], state["bytes"]
         simulation.seconds = state["seconds"]
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise RunError(
-            f"{folder} is damaged ({type(error).__name__}): remove it to begin this "
-            "method and seed again"
-        ) from error
 
 
 def _state(simulation: Simulation) -> dict[str, Any]:
@@ -104,9 +104,7 @@ def _arrays(participant: Participant) -> dict[str, mx.array]:
         for path, array in params.flatten(participant.values).items()
     }
     for stage, progress in participant.progress.items():
-        for index, state in enumerate(progress.optimizers):
-            for path, array in params.flatten(state).items():
-                arrays[f"{stage}.{index}.{path}"] = array
+        arrays |= trainer_state.packed(progress.optimizers, f"{stage}.")
     return arrays
 
 
@@ -117,30 +115,21 @@ def _restore(
 ) -> None:
     if stored["rank"] != participant.options.rank:
         participant.shrink(stored["rank"])
-    participant.values = params.unflatten(_under(f"{VALUES}.", arrays))
+    participant.values = params.unflatten(trainer_state.under(f"{VALUES}.", arrays))
     for stage, position in stored["positions"].items():
-        optimizers: list[Any] = []
-        while found := _under(f"{stage}.{len(optimizers)}.", arrays):
-            optimizers.append(params.unflatten(found))
+        optimizers = trainer_state.unpacked(arrays, f"{stage}.")
         progress = TrainerState(optimizers, Position.from_dict(position))
         participant.progress[int(stage)] = progress
     report = stored["report"]
     participant.report = None if report is None else Report(**report)
 
 
-def _under(prefix: str, arrays: Mapping[str, mx.array]) -> dict[str, mx.array]:
-    return {k[len(prefix) :]: a for k, a in arrays.items() if k.startswith(prefix)}
-
-
 def _save_federation(federation: LocalFederation, folder: Path) -> None:
     for path, content in federation.files().items():
-        file = folder / "federation" / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(content)
+        write_bytes(folder / "federation" / path, content)
     for name, residual in federation.residuals.items():
-        (folder / "residuals").mkdir(exist_ok=True)
         file = folder / "residuals" / f"{name}.safetensors"
-        file.write_bytes(tensors.serialise(residual, {}))
+        write_bytes(file, tensors.serialise(residual, {}))
 
 
 def _restore_federation(
@@ -154,4 +143,5 @@ def _restore_federation(
     }
     federation.restore(files, clock)
     for file in sorted((folder / "residuals").glob("*.safetensors")):
-        federation.residuals[file.stem] = tensors.load_numpy(file)[0]
+        with reading(file, RunError, ADVICE):
+            federation.residuals[file.stem] = tensors.load_numpy(file)[0]

@@ -16,7 +16,7 @@ from comigs_mlx.federation.formats.contribution import prepare
 from comigs_mlx.federation.formats.manifest import Manifest
 from comigs_mlx.federation.formats.round import Round
 from comigs_mlx.federation.formats.tensor_source import Array, Arrays, Source
-from comigs_mlx.federation.rounds import closing, repository
+from comigs_mlx.federation.rounds import closing, repository, verification
 from comigs_mlx.federation.rounds.reviewing import FOLDER
 from comigs_mlx.federation.rounds.submit import contribute
 from comigs_mlx.federation.rounds.verification import Trust
@@ -99,17 +99,18 @@ class LocalFederation:
         """Close the open round if there is a contribution; return the closed round.
 
         Args:
-            look: Is called with the accepted contributions while they can be read.
+            look: Is called with the contributions of the closed round, as a participant
+                of a real federation reads them, while they can be read.
         """
         self.time += SECONDS
         exchange = MemoryExchange(None, self.store)
         federation = repository.current(exchange, OWN)
-        if look is not None:
-            with closing.review(exchange, federation) as review:
-                look(review.accepted)
         closed = closing.close_if_due(exchange, federation, self.time)
         if closed is None:
             return None
+        if look is not None:
+            with verification.contributions(exchange, closed, OWN) as (sources, _):
+                look(sources)
         files = closed.snapshot.files
         old: Changes = {path: None for path in files if path.startswith(f"{FOLDER}/")}
         exchange.commit(old, "Forget what is closed")

@@ -71,19 +71,10 @@ class Measuring:
         losses = [self.valid_loss(participant, s) for s in method.speaks]
         return method.speaks[int(np.argmin(losses))]
 
-    def valid_loss(
-        self,
-        participant: Participant,
-        selection: Selection,
-        values: Tree | None = None,
-    ) -> float:
-        """Return nats per token on a sample of validation text, maybe with other
-        values.
-        """
-        used = participant.values if values is None else values
-        return self._score(
-            participant, self.valid[participant.name], selection, used
-        ).loss
+    def valid_loss(self, participant: Participant, selection: Selection) -> float:
+        """Return nats per token on a sample of validation text."""
+        batches, values = self.valid[participant.name], participant.values
+        return self._score(participant, batches, selection, values).loss
 
     def layer_share(self, method: Method) -> dict[str, list[list[float]]]:
         """Return each participant's mean expert weights by block, on its first test

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from comigs_mlx import json_files
 from comigs_mlx.config import dump_yaml, read_yaml, to_dict
-from comigs_mlx.errors import ConfigError, RunError, raise_all
+from comigs_mlx.errors import ConfigError, RunError, raise_all, reading
 from comigs_mlx.files import sweep, write_json, write_text
 from comigs_mlx.runs.place import add_line, cut_lines, locked, reports
 from comigs_mlx.simulation import report, results
@@ -96,7 +96,7 @@ class ResultsFolder:
         file = self.path / "identity.json"
         if not file.is_file():
             return
-        before = json.loads(file.read_text(encoding="utf-8"))
+        before = json_files.read(file, RunError, "use another --out")
         changed = [name for name in identity if before.get(name) != identity[name]]
         if changed:
             raise RunError(
@@ -113,7 +113,9 @@ class ResultsFolder:
         file = self._run(method, seed)
         if not file.is_file():
             return None
-        return Outcome(**json.loads(file.read_text(encoding="utf-8")))
+        advice = "remove it to run this method and seed again"
+        with reading(file, RunError, advice):
+            return Outcome(**json_files.read(file, RunError, advice))
 
     def add(self, outcome: Outcome) -> None:
         """Write the outcome of one method and seed; drop their saved state."""

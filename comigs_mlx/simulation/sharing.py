@@ -11,6 +11,7 @@ from comigs_mlx.federation.aggregation import aggregate
 from comigs_mlx.federation.aggregation.personal import Loss
 from comigs_mlx.federation.formats.round import Round
 from comigs_mlx.federation.formats.tensor_source import Array, Arrays, Source
+from comigs_mlx.federation.participant.mixing import in_memory, valid_loss
 from comigs_mlx.simulation.local_federation import LocalFederation
 from comigs_mlx.simulation.measuring import Measuring
 from comigs_mlx.simulation.method import Method
@@ -88,21 +89,13 @@ class Sharing:
         """Let each participant receive its own combination of the contributions."""
         personal, start = self.method.personal, Arrays("", current)
         assert personal is not None
-        # Every participant reads all of them, so they are read from the disk once.
-        sources = [
-            Arrays(source.name, {name: source.read(name) for name in source.names()})
-            for source in accepted
-        ]
-        for participant in self.participants if sources else ():
+        sources = in_memory(accepted)  # every participant reads all of them
+        for participant in self.participants:
             participant.receive(personal(sources, start, self.loss(participant)))
 
     def loss(self, participant: Participant) -> Loss:
         """Return the function by which a participant judges generalists: its loss."""
 
-        def loss(source: Source) -> float:
-            tensors = {name: source.read(name) for name in source.names()}
-            values = participant.with_generalists(tensors)
-            speaks = self.method.speaks[0]
-            return self.measuring.valid_loss(participant, speaks, values)
-
-        return loss
+        evaluator = self.measuring.layouts.evaluator(participant.options)
+        batches, speaks = self.measuring.valid[participant.name], self.method.speaks[0]
+        return valid_loss(evaluator, batches, speaks, participant.with_generalists)

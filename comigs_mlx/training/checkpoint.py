@@ -24,10 +24,11 @@ from typing import Any
 
 import mlx.core as mx
 
-from comigs_mlx import tensors
-from comigs_mlx.errors import RunError, line
+from comigs_mlx import json_files, tensors
+from comigs_mlx.errors import RunError, reading
 from comigs_mlx.files import replacing_dir, sha256, write_json
 from comigs_mlx.model import params
+from comigs_mlx.training import trainer_state
 from comigs_mlx.training.level import Schedule
 from comigs_mlx.training.records import Position
 from comigs_mlx.training.trainer import Trainer
@@ -36,6 +37,11 @@ FORMAT_VERSION = 1
 VALUES = "values.safetensors"
 OPTIMIZERS = "optimizer_state.safetensors"
 STATE = "trainer_state.json"
+
+ADVICE = "remove its folder to resume from the save before"
+"""What to do about a save that cannot be read."""
+
+CHANGED = "it has changed since it was written"
 
 
 def save(trainer: Trainer, states: Path, identity: dict[str, Any], keep: int) -> Path:
@@ -124,20 +130,19 @@ def restore(
     """
     state = read_state(save)
     problems = list(_foreign(state["identity"], identity))
-    values, optimizers = load_values(save), _load(save / OPTIMIZERS)
+    values = load_values(save)
+    optimizers = trainer_state.unpacked(_load(save / OPTIMIZERS))
     expected = params.flatten(params.select(trainer.mixture.model, params.ROLES))
     if not problems and _shapes(values) != _shapes(expected):
         problems.append("its tensors have other names or shapes")
+    if not problems and len(optimizers) != len(_groups(trainer)):
+        problems.append("it has another number of optimisers")
     if problems:
         raise RunError(f"{save} belongs to another run: {'; '.join(problems)}")
     trainer.mixture.model.update(params.unflatten(values))
-    for index, group in _groups(trainer):
-        prefix = f"{index}."
-        own_state = {
-            k[len(prefix) :]: v for k, v in optimizers.items() if k.startswith(prefix)
-        }
+    for group, own in zip(_groups(trainer), optimizers, strict=True):
         rate = group.optimizer.state["learning_rate"]  # may differ from the saved run's
-        group.optimizer.state = {**params.unflatten(own_state), "learning_rate": rate}
+        group.optimizer.state = {**own, "learning_rate": rate}
     trainer.position = Position.from_dict(state["position"])
     trainer.schedule = _schedule(trainer, state.get("schedule"), before or {})
     stored: dict[str, Any] = state["identity"]
@@ -167,22 +172,15 @@ def read_state(save: Path) -> dict[str, Any]:
     Raises:
         RunError: If something is missing, damaged or of another format version.
     """
-    try:
-        state: dict[str, Any] = json.loads((save / STATE).read_text(encoding="utf-8"))
-        version = state["format_version"]
-        damaged = _damaged(save, state) if version == FORMAT_VERSION else []
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(
-            f"{save} is incomplete ({line(error)}): remove it to resume from the save "
-            "before"
-        ) from error
-    if version != FORMAT_VERSION:
-        raise RunError(f"{save} has format {version}, this version reads 1: update")
-    if damaged:
-        raise RunError(
-            f"{save} is damaged ({', '.join(damaged)} changed since it was written): "
-            "remove it to resume from the save before"
-        )
+    state = json_files.read(save / STATE, RunError, ADVICE, FORMAT_VERSION)
+    with reading(save / STATE, RunError, ADVICE):
+        content = {key: value for key, value in state.items() if key != "seal"}
+        if state["seal"] != _seal(content):
+            raise ValueError(CHANGED)
+    for name, digest in state["sha256"].items():
+        with reading(save / name, RunError, ADVICE):
+            if sha256(save / name) != digest:
+                raise ValueError(CHANGED)
     return state
 
 
@@ -210,34 +208,22 @@ def replace_values(save: Path, values: dict[str, mx.array]) -> None:
 
 
 def _load(file: Path) -> dict[str, mx.array]:
-    advice = "remove its folder to resume from the save before"
-    with tensors.reading(file, RunError, advice):
+    with reading(file, RunError, ADVICE):
         return tensors.load(file)[0]
 
 
-def _groups(trainer: Trainer) -> Iterator[tuple[int, Any]]:
-    yield from enumerate(group for level in trainer.levels for group in level.groups)
+def _groups(trainer: Trainer) -> list[Any]:
+    return [group for level in trainer.levels for group in level.groups]
 
 
 def _optimizers(trainer: Trainer) -> dict[str, mx.array]:
-    return {
-        f"{index}.{path}": array
-        for index, group in _groups(trainer)
-        for path, array in params.flatten(group.optimizer.state).items()
-    }
+    return trainer_state.packed([g.optimizer.state for g in _groups(trainer)])
 
 
 def _foreign(stored: dict[str, Any], current: dict[str, Any]) -> Iterator[str]:
     for key, value in current.items():
         if stored.get(key) != value:
             yield f"{key} is {stored.get(key)!r} there, {value!r} here"
-
-
-def _damaged(save: Path, state: dict[str, Any]) -> list[str]:
-    """Return the names of a save's files that are not what was written."""
-    content = {key: value for key, value in state.items() if key != "seal"}
-    files = [n for n, d in state["sha256"].items() if sha256(save / n) != d]
-    return files + [STATE] * (state["seal"] != _seal(content))
 
 
 def _seal(state: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from comigs_mlx.messages import Note
 from comigs_mlx.model import params
 from comigs_mlx.model.attach import Site
 from comigs_mlx.model.experts import dimensions
@@ -130,7 +131,7 @@ class Plan:
         )
         excess = _excess(peak, limit_gb)
         if excess is not None:
-            yield f"note: {_about(peak)} {excess}{self._advice()}"
+            yield Note(f"{_about(peak)} {excess}{self._advice()}")
 
     def _advice(self) -> str:
         """List what helps, most first, with what the first of these would need."""

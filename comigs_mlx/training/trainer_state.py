@@ -6,9 +6,10 @@ experts have one shape share it. Arrays are never written into, so none is copie
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import mlx.core as mx
 from mlx.utils import tree_map
 
 from comigs_mlx.data.batches import Batch, BatchSource
@@ -72,3 +73,30 @@ def copied(progress: TrainerState) -> TrainerState:
     """Return a progress to go on from independently; no array is copied."""
     states: list[Tree] = tree_map(lambda array: array, progress.optimizers)
     return TrainerState(states, Position.from_dict(progress.position.to_dict()))
+
+
+def packed(states: Sequence[Tree], prefix: str = "") -> dict[str, mx.array]:
+    """Name the arrays of optimiser states for one file: by the index of the optimiser.
+
+    Args:
+        states: The state of each optimiser.
+        prefix: The beginning of all names.
+    """
+    return {
+        f"{prefix}{index}.{path}": array
+        for index, state in enumerate(states)
+        for path, array in params.flatten(state).items()
+    }
+
+
+def unpacked(arrays: Mapping[str, mx.array], prefix: str = "") -> list[Tree]:
+    """Return the states that `packed` named; other arrays are left out."""
+    states: list[Tree] = []
+    while of_optimiser := under(f"{prefix}{len(states)}.", arrays):
+        states.append(params.unflatten(of_optimiser))
+    return states
+
+
+def under(prefix: str, arrays: Mapping[str, mx.array]) -> dict[str, mx.array]:
+    """Return the arrays whose names begin with a prefix, by the rest of their names."""
+    return {k[len(prefix) :]: a for k, a in arrays.items() if k.startswith(prefix)}

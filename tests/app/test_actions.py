@@ -16,6 +16,7 @@ from app.actions.share import ShareActions
 from app.actions.train import TrainActions
 from comigs_mlx import sync
 from comigs_mlx.errors import ComigsError, ConfigError, DataError, RunError
+from comigs_mlx.federation.participant import membership
 from comigs_mlx.runs.listing import RunEntry
 
 CHOSEN = ("notes", "auto", 50, 0.7, 0.95, 3, "")
@@ -251,11 +252,13 @@ def test_what_a_training_remarks_is_seen_without_its_log():
         eta_seconds=1.0,
         problem=None,
         stopping=False,
-        lines=["note: the router will not be trained: --steps 24 is less", "step 1/24"],
+        notes=["the router will not be trained: --steps 24 is less"],
+        lines=["note: something else", "step 1/24"],
     )
     made = training.progress(state, [])
     shown = made[: made.index("<details>")]
     assert "The router will not be trained: Steps 24 is less" in shown
+    assert "omething else" not in shown
 
 
 def test_training_refuses_before_anything_is_written(model_queue, folder, text_folder):
@@ -320,6 +323,7 @@ def test_progress_tells_how_long_and_what_is_wrong():
         eta_seconds=65.0,
         problem=None,
         stopping=False,
+        notes=[],
         lines=["<b>line</b>"],
     )
     made = training.progress(state, [])
@@ -368,6 +372,30 @@ def federation(tmp_path, cli, run):
     other = shutil.copytree(run, tmp_path / "other")
     assert cli(sync.main, "init", federation=uri, run=other)[0] == 0
     return uri
+
+
+def test_an_aggregator_that_this_version_does_not_have_is_told(folder, tmp_path, cli):
+    """Also where there is no contribution to say it of."""
+    uri = federation(tmp_path, cli, folder / "notes")
+    file = tmp_path / "federation" / "federation.json"
+    assert "cannot close" not in ShareActions(folder).status(uri)
+    file.write_text(file.read_text().replace('"name": "mean"', '"name": "<magic>"'))
+    made = ShareActions(folder).status(uri)
+    assert "This version cannot close the round: unknown aggregator" in made
+    assert "&lt;magic&gt;" in made
+    assert "<magic>" not in made
+
+
+def test_a_run_that_mixes_for_itself_goes_on_to_do_so(folder, tmp_path, cli):
+    """A pull of the page must not put the shared generalists in their place."""
+    run = folder / "notes"
+    uri = federation(tmp_path, cli, run)
+    page = ShareActions(folder)
+    page.pull("notes", uri, "ann", sure=True)
+    assert cli(sync.main, "push", federation=uri, run=run, participant="ann")[0] == 0
+    assert cli(sync.main, "pull", federation=uri, run=run, personal="by_loss")[0] == 0
+    assert page.pull("notes", uri, "ann") == "notes is up to date."
+    assert membership.read(run).personal == "by_loss"
 
 
 def test_a_pull_says_what_it_would_replace_and_changes_nothing(folder, tmp_path, cli):

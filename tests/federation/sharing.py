@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from comigs_mlx.expert_shape import SharedShape
 from comigs_mlx.federation.formats.contribution import prepare
-from comigs_mlx.federation.formats.manifest import BaseModel, Experts, Manifest, cap
+from comigs_mlx.federation.formats.manifest import BaseModel, Manifest, cap
 from comigs_mlx.federation.formats.tensor_source import Arrays, shapes
 
 WIDTHS = {"mlp.up_proj": (6, 10), "mlp.down_proj": (10, 6), "self_attn.q_proj": (6, 6)}
@@ -48,7 +49,7 @@ def products(tensors):
 
 def manifest(current, generalists=1, rank=2, **others):
     """A manifest for these generalists."""
-    experts = Experts(generalists, rank, 4.0, 2, True, tuple(sorted(WIDTHS)))
+    experts = SharedShape(generalists, rank, 4.0, 2, True, tuple(sorted(WIDTHS)))
     most = cap(shapes(Arrays("", current)))
     given = {"max_bytes": most, **others}
     return Manifest(BaseModel("some/model", FINGERPRINT), experts, **given)

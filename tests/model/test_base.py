@@ -115,7 +115,7 @@ def test_folder_without_config(folder):
 @pytest.mark.parametrize("content", ["{", "[]", "\x00"])
 def test_config_that_is_not_an_object(folder, content):
     (folder / "config.json").write_text(content)
-    assert "config.json is not JSON" in refusal(folder)
+    assert "config.json, which is damaged or incomplete" in refusal(folder)
 
 
 def test_folder_without_safetensors_names_the_conversion(folder):

@@ -268,12 +268,12 @@ class TestRefused:
 
     def test_another_format_version(self, copy):
         self.change(copy, format_version=2)
-        assert self.refused(copy).endswith("has format 2, this version reads 1")
+        assert self.refused(copy).endswith("has format 2, this version reads 1: update")
 
     @pytest.mark.parametrize("content", ["", "{", "[]", "3", "{}", "\x00"])
     def test_damaged_description(self, copy, content):
         (copy / "comigs.json").write_text(content)
-        assert "comigs.json is damaged" in self.refused(copy)
+        assert "comigs.json, which is damaged or incomplete" in self.refused(copy)
 
     @pytest.mark.parametrize(
         "entries",

@@ -40,7 +40,7 @@ def test_no_such_folder(tmp_path):
 @pytest.mark.parametrize(
     ("file", "content", "text"),
     [
-        ("comigs.json", "{", "comigs.json is damaged"),
+        ("comigs.json", "{", "comigs.json, which is damaged"),
         ("comigs.json", '{"format_version": 99}', "has format 99"),
         ("comigs.json", '{"format_version": 1}', "does not describe a base model"),
         ("router/router.safetensors", "no", "cannot read"),

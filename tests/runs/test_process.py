@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,6 +60,7 @@ def test_trains_to_the_end(run, options):
     assert found.eta_seconds is None
     assert len(found.lines) <= 50
     assert found.lines[-1] == str(run)
+    assert found.notes == []
     assert RunFolder(run).best() is not None
     assert [report["step"] for report in metrics(run)] == [4, 6]
 
@@ -119,6 +121,29 @@ def test_what_it_says_is_wrong_is_told(run, options, tmp_path):
     assert found.exit_code == 2
     assert found.problem.startswith("no such file or folder")
     assert "error:" not in found.problem
+    (run / process.LOG).write_text("nothing of this is read by a program\n")
+    assert process.state(run).problem == found.problem
+
+
+def test_what_its_user_should_know_is_told_and_lasts(run, options):
+    process.start(run, {**options, "steps": 1, "router_every": 30})
+    found = until(ended, run)
+    assert found.problem is None
+    assert any("the router will not be trained" in note for note in found.notes)
+    process.start(run, {"resume": True, "steps": 40})  # nothing of the earlier one
+    assert not any("will not be trained" in n for n in until(ended, run).notes)
+
+
+@pytest.mark.parametrize(("steps", "done"), [(6, True), (7, False)])
+def test_one_of_an_earlier_version_is_done_where_all_its_steps_are(
+    run, trained, steps, done
+):
+    shutil.copytree(trained(), run)
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace("steps: 6\n", f"steps: {steps}\n"))
+    (run / process.RECORD).write_text(json.dumps({"pid": 1, "started": 2e9}))
+    (run / process.LOG).write_text("step 6\n")
+    assert (process.state(run).problem is None) is done
 
 
 @pytest.mark.parametrize(

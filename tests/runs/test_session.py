@@ -592,7 +592,16 @@ class TestNothingIsWritten:
         assert [p.name for p in config.folder.iterdir()] == [".profile"]
 
     @pytest.mark.parametrize(
-        "name", [".lock", ".train.json", ".train.log", ".DS_Store", LEFT]
+        "name",
+        [
+            ".lock",
+            ".train.json",
+            ".train.log",
+            ".train.told.json",
+            ".train.told.json.tmp",
+            ".DS_Store",
+            LEFT,
+        ],
     )
     def test_what_a_killed_start_left_is_in_nobody_s_way(self, config, name):
         config.folder.mkdir()

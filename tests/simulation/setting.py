@@ -87,6 +87,26 @@ def simulation(name, seed=0, persons=None, chosen=None, **others):
     )
 
 
+class Watched:
+    """A simulation whose contributions are written down as they go out."""
+
+    def __init__(self, name, **others):
+        self.made = simulation(name, **others)
+        self.values, self.sizes, self.counters = {}, {}, {}
+        contribute = self.made.federation.contribute
+
+        def noted(who, values, current, counters):
+            self.values[who] = {n: np.array(a) for n, a in values.items()}
+            self.counters[who] = counters
+            self.sizes[who] = contribute(who, values, current, counters)
+            return self.sizes[who]
+
+        self.made.federation.contribute = noted
+
+    def round(self):
+        return list(self.made._one_round())[-1]
+
+
 def finished(*given, **others):
     """The simulation after its last round, and what it told."""
     made = simulation(*given, **others)

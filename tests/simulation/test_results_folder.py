@@ -47,3 +47,24 @@ def test_two_at_once_is_an_error_that_names_the_flag(config):
         ResultsFolder(config).in_use({}),
     ):
         pass
+
+
+def test_files_that_cannot_be_read_are_named_with_what_to_do(config):
+    folder = ResultsFolder(config)
+    with folder.in_use({"base": "a"}):
+        pass
+    identity = config.folder / "identity.json"
+    identity.write_text("{")
+    with pytest.raises(
+        RunError, match=r"identity.json, which is .*: use another --out"
+    ):
+        folder.in_use({"base": "a"}).__enter__()
+    done = config.folder / "runs" / "fedavg-seed-0.json"
+    assert folder._run("fedavg", 0) == done
+    for content in ("{", "{}"):
+        done.parent.mkdir(exist_ok=True)
+        done.write_text(content)
+        with pytest.raises(
+            RunError, match=r"fedavg-seed-0.json, which is damaged .* again"
+        ):
+            folder.outcome("fedavg", 0)

@@ -67,5 +67,16 @@ def test_a_damaged_save_is_named(tmp_path):
     made, _ = finished("local", rounds=1)
     checkpoint.save(made, tmp_path / "state")
     (tmp_path / "state" / "participants" / "bob.safetensors").write_bytes(b"nothing")
-    with pytest.raises(RunError, match="state is damaged .* remove it to begin"):
+    with pytest.raises(RunError, match="bob.safetensors, which is damaged .* to begin"):
         checkpoint.restore(simulation("local", rounds=1), tmp_path / "state")
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "[]"])
+def test_a_damaged_state_is_named_and_counts_for_no_round(tmp_path, content):
+    made, _ = finished("fedavg", rounds=1)
+    checkpoint.save(made, tmp_path / "state")
+    assert checkpoint.rounds_done(tmp_path / "state") == 1
+    (tmp_path / "state" / "state.json").write_text(content)
+    assert checkpoint.rounds_done(tmp_path / "state") == 0
+    with pytest.raises(RunError, match="state.json, which is damaged .* to begin this"):
+        checkpoint.restore(simulation("fedavg", rounds=1), tmp_path / "state")

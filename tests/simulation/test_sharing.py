@@ -11,29 +11,9 @@ from comigs_mlx.federation.formats.tensor_source import Arrays
 from comigs_mlx.simulation import method
 from comigs_mlx.simulation.options import RoundOptions
 from comigs_mlx.simulation.participants import Device
-from tests.simulation.setting import NAMES, people, same, simulation
+from tests.simulation.setting import NAMES, Watched, people, same, simulation
 
 RANKS = {"ann": Device(rank=2), "bob": Device(rank=3), "cy": Device(rank=4)}
-
-
-class Watched:
-    """A simulation whose contributions are written down as they go out."""
-
-    def __init__(self, name, **others):
-        self.made = simulation(name, **others)
-        self.values, self.sizes, self.counters = {}, {}, {}
-        contribute = self.made.federation.contribute
-
-        def noted(who, values, current, counters):
-            self.values[who] = {n: np.array(a) for n, a in values.items()}
-            self.counters[who] = counters
-            self.sizes[who] = contribute(who, values, current, counters)
-            return self.sizes[who]
-
-        self.made.federation.contribute = noted
-
-    def round(self):
-        return list(self.made._one_round())[-1]
 
 
 def products(values):
@@ -221,7 +201,8 @@ def test_pcl_judges_everybodys_generalists_on_ones_own_validation_text():
     for who in made.participants:
         for source in sources:
             values = who.with_generalists(source.tensors)
-            wanted = made.measuring.valid_loss(who, (0.5, 0.5), values)
+            other = dataclasses.replace(who, values=values)
+            wanted = made.measuring.valid_loss(other, (0.5, 0.5))
             assert losses[who.name, source.name] == pytest.approx(wanted, rel=1e-6)
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 import shutil
 
 import mlx.core as mx
@@ -280,8 +279,8 @@ class TestRefused:
         (file,) = copy.glob(f"{name}.*")
         file.unlink()
         reason = refused(copy)
-        assert re.search(f"{copy.name} is incomplete .*{file.name}", reason)
-        assert reason.endswith("remove it to resume from the save before")
+        assert reason.startswith(f"cannot read {file} (No such file or directory")
+        assert reason.endswith("remove its folder to resume from the save before")
 
     @pytest.mark.parametrize("name", ["values", "optimizer_state"])
     @pytest.mark.parametrize("place", [0, 0.5, 0.999])
@@ -291,7 +290,10 @@ class TestRefused:
         content[int(place * len(content))] ^= 1
         file.write_bytes(content)
         reason = refused(copy)
-        assert f"is damaged ({file.name} changed since it was written)" in reason
+        assert reason == (
+            f"cannot read {file}, which is damaged or incomplete (it has changed since "
+            "it was written): remove its folder to resume from the save before"
+        )
 
     def test_any_changed_byte_of_the_state_that_matters(self, copy):
         file = copy / "trainer_state.json"
@@ -307,7 +309,7 @@ class TestRefused:
             except ValueError:
                 pass
             file.write_bytes(changed)
-            with pytest.raises(RunError, match="is incomplete|is damaged|has format"):
+            with pytest.raises(RunError, match="which is damaged|has format"):
                 checkpoint.restore(trainer, copy, IDENTITY)
             checked += 1
         assert checked > 100
@@ -316,7 +318,7 @@ class TestRefused:
     def test_truncated(self, copy):
         file = copy / "trainer_state.json"
         file.write_bytes(file.read_bytes()[:-20])
-        assert "is incomplete" in refused(copy)
+        assert f"{file}, which is damaged or incomplete" in refused(copy)
 
     def test_another_format_version(self, copy):
         file = copy / "trainer_state.json"

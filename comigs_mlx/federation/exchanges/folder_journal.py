@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from comigs_mlx.errors import FederationError
+from comigs_mlx.errors import FederationError, line, reading
 from comigs_mlx.federation.exchanges.base import Changes, NotAllowed
 from comigs_mlx.federation.exchanges.folder_files import is_linked
 from comigs_mlx.federation.exchanges.paths import check_path
@@ -162,13 +162,12 @@ def _read(file: Path) -> bytes | None:
 
 
 def _parse(content: bytes | None, name: str, file: Path) -> JournalState:
-    try:
-        values = parse(b"" if content is None else content, MOST_BYTES)
-        commits = _checked(values)
-    except (ValueError, TypeError, KeyError, AttributeError, FederationError):
-        raise NotAllowed(
-            f"{file} is damaged: nobody else may be writing; then delete it"
-        ) from None
+    with reading(file, NotAllowed, "see that nobody else is writing, and delete it"):
+        try:
+            values = parse(b"" if content is None else content, MOST_BYTES)
+            commits = _checked(values)
+        except FederationError as error:
+            raise ValueError(line(error)) from None
     if name == DONE:
         return JournalState(commits, f"done {commits}")
     staged, deleted = values["staged"], frozenset(values["deleted"])

@@ -23,6 +23,7 @@ from typing import Any, ClassVar
 import numpy.typing as npt
 
 from comigs_mlx import expert_shape
+from comigs_mlx.expert_shape import SharedShape
 from comigs_mlx.federation.formats import encoding, schema
 from comigs_mlx.federation.formats.manifest import (
     ACCOUNT,
@@ -30,7 +31,6 @@ from comigs_mlx.federation.formats.manifest import (
     ID,
     PARTICIPANT,
     Encoding,
-    Experts,
     Manifest,
 )
 from comigs_mlx.federation.formats.schema import between, each, item, matching
@@ -94,7 +94,7 @@ class Contribution:
     participant: str = item(matching(PARTICIPANT, "a participant's name"))
     round: int = item(between(1, 10**9))
     base_fingerprint: str = item(matching(r"[\w:.-]{1,128}", "a fingerprint"))
-    experts: Experts = item()
+    experts: SharedShape = item()
     encoding: Encoding = item()
     counters: Mapping[str, int] = item(each(lambda name: None, 10))
     files: Mapping[str, FileEntry] = item(each(lambda name: None, 64))
@@ -225,7 +225,9 @@ def prepare(
     return Prepared(metadata, encoded.files, encoded.residual)
 
 
-def _experts(experts: Experts, values: Mapping[str, npt.NDArray[Any]]) -> Experts:
+def _experts(
+    experts: SharedShape, values: Mapping[str, npt.NDArray[Any]]
+) -> SharedShape:
     """Return the federation's shape of experts with the rank of `values`."""
     ranks = (a.shape[1] for name, a in values.items() if name.endswith(".lora_a"))
     return dataclasses.replace(experts, rank=next(ranks, experts.rank))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, ClassVar, Literal
 
+from comigs_mlx.expert_shape import SharedShape
 from comigs_mlx.federation.formats import schema
 from comigs_mlx.federation.formats.schema import between, each, item, matching
 
@@ -43,29 +44,6 @@ class BaseModel:
 
     id: str = item(text_check)
     fingerprint: str = item(matching(r"[\w:.-]{1,128}", "a fingerprint"))
-
-
-@dataclass(frozen=True)
-class Experts:
-    """The shape of the generalists, as comigs.json has it; nothing private.
-
-    Attributes:
-        generalists: How many.
-        rank: Of every LoRA pair.
-        scale: Final multiplier of every low-rank product.
-        num_layers: Blocks that carry experts, from the last one down.
-        attention_lora: Whether attention linears carry one pair (of generalist 0).
-        targets: Linears with LoRA pairs, relative to a block; sorted.
-    """
-
-    generalists: int = item(between(0, 64))
-    rank: int = item(between(1, 65536))
-    scale: float = item(between(1e-9, 1e9))
-    num_layers: int = item(between(1, 10_000))
-    attention_lora: bool = item()
-    targets: tuple[str, ...] = item(
-        each(matching(r"[\w.]{1,100}", "a linear of a block"), 100)
-    )
 
 
 @dataclass(frozen=True)
@@ -121,7 +99,7 @@ class Manifest:
     NEWER: ClassVar = ("id", "founder", "norm_few")
 
     base_model: BaseModel
-    experts: Experts
+    experts: SharedShape
     max_bytes: int = item(between(1, MOST_BYTES))
     aggregator: AggregatorChoice = dataclasses.field(default_factory=AggregatorChoice)
     quorum: int = item(between(1, MOST_PARTICIPANTS), 1)

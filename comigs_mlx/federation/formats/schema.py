@@ -2,8 +2,9 @@
 
 A record is a frozen dataclass. Its fields' annotations say what the JSON must hold
 (numbers, text, Literal, None, tuple, Mapping, records), `item` says more about one
-field, and a method `problems` may check fields against each other. All problems are
-gathered and raised once. Foreign text is shortened and escaped in messages.
+field (or limits that `expert_shape` declares as data), and a method `problems` may
+check fields against each other. All problems are gathered and raised once. Foreign text
+is shortened and escaped in messages.
 """
 
 from __future__ import annotations
@@ -200,11 +201,22 @@ def _missing(
 def _checked(field: Any, hint: Any, value: Any, where: str, problems: list[str]) -> Any:
     own_problems: list[str] = []
     built = _build(hint, value, where, own_problems)
-    check = field.metadata.get("check")
+    check = _check(field.metadata)
     if not own_problems and check is not None and (wrong := check(built)):
         own_problems.append(f"{where}: {wrong}")
     problems += own_problems
     return built
+
+
+def _check(about: Mapping[str, Any]) -> Check | None:
+    """The check of a field: one that `item` was given, or limits declared as data."""
+    if "range" in about:
+        return between(*about["range"])
+    if "each" in about:
+        pattern, what, most = about["each"]
+        return each(matching(pattern, what), most)
+    check: Check | None = about.get("check")
+    return check
 
 
 def _place(key: str) -> str:

@@ -10,7 +10,7 @@ from comigs_mlx.errors import ConfigError
 from comigs_mlx.expert_shape import shared_options
 from comigs_mlx.federation.exchanges.base import Exchange
 from comigs_mlx.federation.formats.manifest import Manifest, name_check
-from comigs_mlx.federation.participant import membership, pull_push
+from comigs_mlx.federation.participant import membership, mixing, pull_push
 from comigs_mlx.federation.rounds import repository, submit
 from comigs_mlx.options import TrainConfig
 from comigs_mlx.runs.session import Check
@@ -43,6 +43,8 @@ def join(
     exchange.check_writable()
     submit.check_participant(exchange, federation, name)
     manifest = federation.manifest
+    if config.sharing.personal is not None:
+        mixing.check(manifest)
 
     def check(info: dict[str, Any]) -> None:
         base, experts = pull_push.described(info)

@@ -17,13 +17,14 @@ from typing import Any, ClassVar
 
 from comigs_mlx import tensors as safetensors
 from comigs_mlx.errors import FederationError
+from comigs_mlx.expert_shape import SharedShape
 from comigs_mlx.federation.formats import schema
 from comigs_mlx.federation.formats.contribution import Privacy
 from comigs_mlx.federation.formats.manifest import (
     MANIFEST_BYTES,
-    Experts,
     Manifest,
     name_check,
+    text_check,
 )
 from comigs_mlx.federation.formats.schema import between, item, matching
 from comigs_mlx.federation.formats.tensor_source import Array
@@ -66,9 +67,11 @@ class Membership:
             earlier version joined.
         generalist: The digest of the generalists of `round` (see
             `tensor_source.digest`).
+        personal: How the run mixed its own generalists from the contributions of
+            `round`; None means that it has the shared ones.
     """
 
-    NEWER: ClassVar = ("manifest", "generalist")
+    NEWER: ClassVar = ("manifest", "generalist", "personal")
 
     uri: str = item()
     participant: str | None = item(name_check, None)
@@ -80,6 +83,7 @@ class Membership:
     privacy: Privacy | None = None
     manifest: Manifest | None = None
     generalist: str | None = item(matching(r"[0-9a-f]{64}", "a SHA-256"), None)
+    personal: str | None = item(text_check, None)
 
 
 def place(uri: str) -> str:
@@ -164,7 +168,7 @@ def residual_file(run: Path) -> Path:
     return run / "state" / RESIDUAL
 
 
-def check_fits(manifest: Manifest, experts: Experts, fingerprint: str) -> None:
+def check_fits(manifest: Manifest, experts: SharedShape, fingerprint: str) -> None:
     """Raise `FederationError` unless a run has the federation's base and shape."""
     problems = []
     if fingerprint != manifest.base_model.fingerprint:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from comigs_mlx.config import group, option
-from comigs_mlx.options import ExpertOptions, PrivacyOptions
+from comigs_mlx.options import PERSONAL, ExpertOptions, PrivacyOptions
 
 TRUST = (
     "accept what was changed in the federation since, and what cannot be verified: "
@@ -126,6 +126,7 @@ class PullConfig(_WithRun):
     """Replace a run's generalists by the federation's; nothing else of it changes."""
 
     trust: bool = option(False, TRUST)
+    personal: Literal["by_loss"] | None = option(None, PERSONAL)
     back: int | None = option(
         None,
         "instead, give the run what is kept on this device again: the generalist of a "
@@ -137,8 +138,11 @@ class PullConfig(_WithRun):
         """One sentence for each value that cannot work."""
         if self.back is None:
             yield from super().problems()
-        elif not self.run:
+            return
+        if not self.run:
             yield "--run DIR is missing: the folder of a run"
+        if self.personal is not None:
+            yield "--personal has no effect with --back: drop one of them"
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ from typing import Any
 
 from comigs_mlx.config import read_yaml
 from comigs_mlx.errors import FederationError
+from comigs_mlx.expert_shape import SharedShape
 from comigs_mlx.federation.exchanges.base import Exchange, Moved, Say, Unreachable
 from comigs_mlx.federation.formats import contribution, signatures
 from comigs_mlx.federation.formats.contribution import Prepared, Privacy
-from comigs_mlx.federation.formats.manifest import BaseModel, Experts
+from comigs_mlx.federation.formats.manifest import BaseModel
 from comigs_mlx.federation.formats.tensor_source import Array, Arrays, digest, shapes
 from comigs_mlx.federation.participant import (
     membership,
@@ -27,6 +28,7 @@ from comigs_mlx.federation.participant import (
     trust,
 )
 from comigs_mlx.federation.participant.membership import Membership
+from comigs_mlx.federation.participant.mixing import Mixing, own_or_shared
 from comigs_mlx.federation.rounds import repository, verification
 from comigs_mlx.federation.rounds.repository import Federation
 from comigs_mlx.federation.rounds.verification import Have, Trust
@@ -47,7 +49,7 @@ class Origin:
     """
 
     base: BaseModel
-    experts: Experts
+    experts: SharedShape
     generalists: dict[str, Array]
     step: int = 0
 
@@ -91,6 +93,7 @@ def pull(
     name: str | None,
     accept: bool = False,
     say: Say = lambda line: None,
+    mixing: Mixing | None = None,
 ) -> bool:
     """Replace a run's generalists by the federation's.
 
@@ -102,15 +105,18 @@ def pull(
         accept: Whether to take what has changed and what cannot be verified
             (`--trust`).
         say: It is told what is accepted, a sentence each.
+        mixing: How the run mixes generalists of its own from the contributions; None
+            gives it what everybody receives.
 
     Returns:
-        Whether anything changed; False where the run has this round already, with or
-        without training since.
+        Whether anything changed; False where the run has this round already, mixed in
+        this way, with or without training since.
 
     Raises:
         Untrusted: If the federation is not what the run takes part in, or its
             generalists are not what the contributions make.
-        FederationError: If the run does not fit; it is unchanged then.
+        FederationError: If the run does not fit, or the contributions cannot be mixed;
+            the run is unchanged then.
         RunError: If it is in use, or damaged.
     """
     from comigs_mlx.runs.folder import RunFolder
@@ -118,7 +124,7 @@ def pull(
     folder = RunFolder(run)
     folder.check_exists()
     with folder.in_use():
-        return bring(run, exchange, federation, name, accept, say)
+        return bring(run, exchange, federation, name, accept, say, mixing)
 
 
 def bring(
@@ -128,6 +134,7 @@ def bring(
     name: str | None,
     accept: bool = False,
     say: Say = lambda line: None,
+    mixing: Mixing | None = None,
 ) -> bool:
     """`pull`, by the process that has the run's folder in use already."""
     from comigs_mlx.runs import generalists
@@ -135,14 +142,18 @@ def bring(
 
     record = agreed(run, exchange, federation, accept, say)
     if record is not None and record.round == federation.round.round:
-        if not _replaced(exchange, federation, record, accept):
+        replaced = _replaced(exchange, federation, record, accept)
+        if not replaced and record.personal == (mixing and mixing.name):
             return False
     own = of_run(run)
     membership.check_fits(federation.manifest, own.experts, own.base.fingerprint)
     own_shapes = shapes(Arrays("", own.generalists))
     believed = trusting(run, exchange.uri, accept)
     believing = dataclasses.replace(federation, trust=believed)
-    tensors = repository.pull(exchange, believing, own_shapes)
+    shared = repository.pull(exchange, believing, own_shapes)
+    believed = _with_start(run, exchange.uri, federation, believed)
+    parts = exchange, federation, believed, mixing, shared
+    tensors, mixed = own_or_shared(*parts)
     if _only_here(record, own.step):
         number = round_history.keep_own(run, own.generalists, own.step)
         say(
@@ -150,10 +161,24 @@ def bring(
             f"pull --back={number} brings it again"
         )
     generalists.replace(RunFolder(run), tensors)
-    remember(run, exchange.uri, federation, name, own.step, digest(tensors))
+    remember(run, exchange.uri, federation, name, own.step, digest(shared), mixed)
     place = membership.place(exchange.uri)
-    round_history.write(run, federation.round.round, place, tensors)
+    round_history.write(run, federation.round.round, place, shared)
     return True
+
+
+def _with_start(run: Path, uri: str, federation: Federation, believed: Trust) -> Trust:
+    """What is trusted, with what the last round's contributions started from, if kept.
+
+    A folder has no history to find it in, and the run may have pulled since.
+    """
+    before = federation.round.round - 1
+    if believed.have is not None and believed.have.round == before:
+        return believed
+    with contextlib.suppress(FederationError):
+        kept = round_history.read(run, before, membership.place(uri))
+        return dataclasses.replace(believed, have=Have(before, kept))
+    return believed
 
 
 def agreed(
@@ -232,10 +257,19 @@ def remember(
     name: str | None,
     step: int,
     generalist: str | None = None,
+    personal: str | None = None,
 ) -> None:
     """Note that a run's generalists, at this step, are those of the last round.
 
-    `generalist` is their digest; None: as round.json states it.
+    Args:
+        run: The folder of the run.
+        uri: The address of the federation.
+        federation: The state of the federation that they are of.
+        name: The name of the participant; None keeps the one that it had.
+        step: The training step that the run has.
+        generalist: The digest of the shared generalists; None takes the one that
+            round.json states.
+        personal: How the run mixed its own; None means that it has the shared ones.
     """
     old = membership.read(run)
     place = membership.place(uri)
@@ -252,6 +286,7 @@ def remember(
         step=step,
         manifest=federation.manifest,
         generalist=generalist or federation.round.generalist,
+        personal=personal,
     )
     membership.write(run, new)
 
@@ -427,15 +462,11 @@ def public_name(base_id: str, fetched: bool = False) -> str:
     return Path(base_id).expanduser().resolve().name or "model"
 
 
-def described(info: dict[str, Any]) -> tuple[BaseModel, Experts]:
+def described(info: dict[str, Any]) -> tuple[BaseModel, SharedShape]:
     """Base model and shape of the generalists, of the content of comigs.json."""
     base_id, fingerprint = base_model(info)
-    names = [field.name for field in dataclasses.fields(Experts)]
-    values = {name: info[name] for name in names}
-    shape = {**values, "targets": tuple(sorted(info["targets"]))}
-    fetched = revision(info) is not None
-    name = public_name(base_id, fetched)
-    return BaseModel(name, fingerprint), Experts(**shape)
+    name = public_name(base_id, revision(info) is not None)
+    return BaseModel(name, fingerprint), SharedShape.from_json(info)
 
 
 def _counters(run: Path, steps: int) -> dict[str, int]:

@@ -10,6 +10,7 @@ repository was out of reach is sent at the end of a later round, as the run is t
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, cast
@@ -17,13 +18,15 @@ from typing import Any, cast
 from comigs_mlx.errors import FederationError
 from comigs_mlx.federation.exchanges.base import Exchange, Moved, Unreachable
 from comigs_mlx.federation.exchanges.metered import Metered
-from comigs_mlx.federation.participant import membership, pull_push
+from comigs_mlx.federation.participant import membership, mixing, pull_push
 from comigs_mlx.federation.participant.membership import Membership
+from comigs_mlx.federation.participant.mixing import Mixing
 from comigs_mlx.federation.participant.trust import Changed
 from comigs_mlx.federation.rounds import closing, repository, submit
 from comigs_mlx.federation.rounds.repository import Federation
 from comigs_mlx.federation.rounds.submit import Late
 from comigs_mlx.federation.rounds.verification import Untrusted
+from comigs_mlx.messages import Note
 from comigs_mlx.options import TrainConfig
 from comigs_mlx.runs.session import Say, Session
 from comigs_mlx.training import checkpoint
@@ -224,7 +227,7 @@ class Participation:
     def _pulled(self, federation: Federation) -> Iterator[Exchanged]:
         """Bring the last round's generalists into the saved run and the running one."""
         parts = self.run_folder, self.exchange, federation, self.name
-        if not pull_push.bring(*parts, self._accept, self.say):
+        if not pull_push.bring(*parts, self._accept, self.say, self._mixing()):
             return
         self.session.take_generalists()
         last = federation.round
@@ -235,6 +238,13 @@ class Participation:
             contributors=list(last.contributors),
             note="" if reason is None else f"your contribution was refused: {reason}",
         )
+
+    def _mixing(self) -> Mixing | None:
+        """How the run mixes; a round that cannot be mixed does not end its training."""
+        if self.options.personal is None:
+            return None
+        judge = functools.partial(mixing.loss_in_training, self.session.trainer)
+        return Mixing(self.options.personal, judge, lambda text: self.say(Note(text)))
 
     def _exchanged(self, kind: str, round: int, **more: Any) -> Exchanged:
         """A record of what happened, also kept in the run's rounds.jsonl."""

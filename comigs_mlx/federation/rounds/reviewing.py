@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -23,7 +22,7 @@ from comigs_mlx.federation.exchanges.base import (
     NotThere,
     Snapshot,
     TooLarge,
-    Unreachable,
+    undamaged,
 )
 from comigs_mlx.federation.formats.contribution import (
     CONTRIBUTION,
@@ -192,10 +191,7 @@ def content(exchange: Exchange, snapshot: Snapshot, path: str, most: int) -> byt
         Unreachable: If it is not what the listing says.
     """
     received = exchange.read(path, snapshot.revision, most)
-    digest = snapshot.files[path].sha256
-    if digest is not None and hashlib.sha256(received).hexdigest() != digest:
-        raise Unreachable(f"{path} was damaged on its way here: try again")
-    return received
+    return undamaged(path, snapshot.files[path], received)
 
 
 def _place(round: int, name: str, file: str) -> str:

@@ -10,7 +10,8 @@ round.json states; beyond that they are taken on trust.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 
 from comigs_mlx.errors import FederationError
 from comigs_mlx.federation.aggregation import aggregate
+from comigs_mlx.federation.aggregation.personal import Unmixable
 from comigs_mlx.federation.aggregation.state_file import STATE_FILE
 from comigs_mlx.federation.exchanges.base import Exchange, Moved, Snapshot, Unreachable
 from comigs_mlx.federation.formats import adapter
@@ -64,6 +66,10 @@ ACCEPT = "look at sync status; to accept it add --trust (to sync pull, merge or 
 
 class NoStateBefore(FederationError):
     """The error for a round that the history begins with: no state is before it."""
+
+
+class Unreadable(Unmixable):
+    """The contributions of the last round cannot be had, or checked, any more."""
 
 
 class Untrusted(FederationError):
@@ -310,13 +316,83 @@ def _recompute(exchange: Exchange, basis: RoundBasis, claim: Claim) -> str | Non
     for name, account in basis.round.owners.items():
         if (now := round.owners.get(name)) != account:
             return f"the name {name} was {account}'s, round.json gives it to {now}"
-    # The account that closed it may have refused more, which round.json states. It is
-    # tried with all first: too long updates decide which others are too long.
-    stricter = _without(basis.snapshot, round.round, round.refused)
-    problem, names = _compared(exchange, basis, basis.snapshot, claim)
-    if names != sorted(round.contributors) and stricter != basis.snapshot:
-        problem, _ = _compared(exchange, basis, stricter, claim)
+    problem = None
+    for snapshot in _listings(basis, round):
+        problem, names = _compared(exchange, basis, snapshot, claim)
+        if names == sorted(round.contributors):
+            break
     return problem
+
+
+@contextlib.contextmanager
+def contributions(
+    exchange: Exchange, state: FederationState, trust: Trust
+) -> Iterator[tuple[list[Source], Source]]:
+    """Give the contributions that the last round was made of, for the time of a block.
+
+    They pass the checks of the closing once more; outsized updates are clipped as they
+    were then. The block gets them with the generalists that they started from.
+
+    Args:
+        exchange: The repository to read from.
+        state: The federation's newest state.
+        trust: The trust of the run; what it has may be the start of the round.
+
+    Raises:
+        Unreadable: If there are none, or they cannot be checked any more.
+        Moved: If the exchange keeps no history and has changed since.
+        Unreachable: If the repository cannot be reached.
+    """
+    round = state.round
+    if not round.contributors:
+        raise Unreadable(f"round {round.round} has no contributions")
+    basis = _known_basis(exchange, state, trust)
+    for snapshot in _listings(basis, round):
+        with _reviewed(exchange, basis, snapshot) as found:
+            if _accepted(found) == sorted(round.contributors):
+                yield found.accepted, basis.start
+                return
+    raise Unreadable(
+        f"the contributions to round {round.round} are not, or not all, in the "
+        "repository any more"
+    )
+
+
+def _known_basis(
+    exchange: Exchange, state: FederationState, trust: Trust
+) -> RoundBasis:
+    """Return the state that the last round was closed upon.
+
+    Raises:
+        Unreadable: If that state is lost.
+    """
+    number = state.round.round
+    try:
+        basis = _basis(exchange, state, trust)
+    except (Moved, Unreachable):
+        raise
+    except FederationError as error:
+        basis = f"the state before it cannot be read: {error}"
+    if isinstance(basis, str):
+        raise Unreadable(f"round {number}: {basis}")
+    if basis is None:
+        raise Unreadable(
+            f"what the contributions to round {number} started from is not in the "
+            f"repository any more, and this run did not have round {number - 1}"
+        )
+    return basis
+
+
+def _listings(basis: RoundBasis, round: Round) -> Iterator[Snapshot]:
+    """Yield the states to look for the contributions of a round in.
+
+    All contributions come first: too long updates decide which others are too long. The
+    account that closed the round may have refused more, which round.json states.
+    """
+    yield basis.snapshot
+    stricter = _without(basis.snapshot, round.round, round.refused)
+    if stricter != basis.snapshot:
+        yield stricter
 
 
 def _without(snapshot: Snapshot, round: int, names: Collection[str]) -> Snapshot:
@@ -335,11 +411,9 @@ def _compared(
     """Return the problem of a round of the contributions in `snapshot`, and who
     passed.
     """
-    start, round = _read(basis.start), claim.round
-    parts = snapshot, basis.manifest, basis.round, start
-    choice = basis.manifest.aggregator
-    with reviewing.review(exchange, *parts) as result:
-        names = sorted(source.name for source in result.accepted)
+    round, choice = claim.round, basis.manifest.aggregator
+    with _reviewed(exchange, basis, snapshot) as result:
+        names = _accepted(result)
         if names != sorted(round.contributors):
             stated, passed = _names(round.contributors), _names(names)
             return (
@@ -363,6 +437,18 @@ def _compared(
     if not _nearly_equal(Arrays("", combined.state), Arrays("", claim.after), False):
         return f"{STATE_FILE} is not what {choice.name} makes of the round", names
     return None, names
+
+
+def _reviewed(
+    exchange: Exchange, basis: RoundBasis, snapshot: Snapshot
+) -> contextlib.AbstractContextManager[reviewing.Review]:
+    """Judge the contributions in `snapshot` to the round after a basis once more."""
+    parts = snapshot, basis.manifest, basis.round, _read(basis.start)
+    return reviewing.review(exchange, *parts)
+
+
+def _accepted(result: reviewing.Review) -> list[str]:
+    return sorted(source.name for source in result.accepted)
 
 
 def _basis(

@@ -211,7 +211,9 @@ def test_a_hostile_journal_does_nothing(pool, tmp_path, journal):
         lambda: pool.commit({"a": b""}, "one"),
         lambda: pool.read("README.md", now, 99),
     ):
-        with pytest.raises(NotAllowed, match=r"pending.json is damaged.*delete it"):
+        with pytest.raises(
+            NotAllowed, match=r"pending.json, which is damaged.*delete it"
+        ):
             call()
     assert (tmp_path / "secret").read_bytes() == b"secret"
     assert not (tmp_path / "out").exists()

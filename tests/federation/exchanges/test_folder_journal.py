@@ -35,7 +35,7 @@ def pool(tmp_path):
 def refused(pool, name):
     """Reading and writing say the same one line."""
     for call in (pool.snapshot, lambda: pool.commit({"b": b"2"}, "two")):
-        with pytest.raises(NotAllowed, match=f"{name} is damaged") as error:
+        with pytest.raises(NotAllowed, match=f"{name}, which is damaged") as error:
             call()
         assert "\n" not in str(error.value)
     assert (pool.root / "a").read_bytes() == b"1"
