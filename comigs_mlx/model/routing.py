@@ -1,4 +1,4 @@
-"""What a router decides, in the two forms the rest of the program needs.
+"""The decision of a router, in the two forms that the rest of the program needs.
 
 `Choice` is what a router returns for one block, compact enough to compute with: k
 slots a token. `Routing` is what a forward pass returns to its caller, for all blocks
@@ -17,11 +17,12 @@ class Choice(NamedTuple):
     """The experts that each token of one block uses.
 
     Attributes:
-        weights: `[..., k]` float32, the weight of each slot.
-        slots: `[..., k]` integer, the position in `among` of the expert in each slot;
+        weights: The weight of each slot, `[..., k]` float32.
+        slots: The position in `among` of the expert in each slot, `[..., k]` integer;
             None where slot i always holds `among[i]` (every expert is used).
         among: The n experts to choose from, in ascending order.
-        probabilities: `[..., n]` float32, softmax of the router's logits over `among`.
+        probabilities: The softmax of the router's logits over `among`, `[..., n]`
+            float32.
         normalised: Whether every token's weights sum to 1.
     """
 
@@ -32,14 +33,14 @@ class Choice(NamedTuple):
     normalised: bool
 
     def one_hot(self) -> mx.array:
-        """`[..., k, n]` float32: 1 where a slot holds an expert."""
+        """Return 1 where a slot holds an expert, else 0, `[..., k, n]` float32."""
         if self.slots is None:
             return mx.eye(len(self.among))
         positions = mx.arange(len(self.among))
         return (self.slots[..., None] == positions).astype(mx.float32)
 
     def routing(self, experts: int) -> Routing:
-        """The same decision for all E experts, arrays `[..., E]`."""
+        """Return the same decision for all E experts, arrays `[..., E]`."""
         if self.slots is None:
             weights, chosen = self.weights, mx.ones_like(self.weights)
         else:
@@ -50,14 +51,15 @@ class Choice(NamedTuple):
 
 
 class Routing(NamedTuple):
-    """How every token was routed, by every adapted block or by one of them.
+    """The routing of every token, by every adapted block or by one of them.
 
     Attributes:
-        weights: `[layers, batch, tokens, E]` float32 (one block: no first axis); 0 for
-            experts not chosen. Each token's weights sum to 1 for k >= 2.
-        chosen: Same shape, 1 for the experts a token uses.
-        probabilities: Same shape; softmax over the experts the selection allows, 0
-            for the others.
+        weights: The weight of each expert, 0 if it is not chosen, `[layers, batch,
+            tokens, E]` float32 (one block: no first axis). Each token's weights sum to
+            1 for k >= 2.
+        chosen: 1 for the experts that a token uses, else 0, of the same shape.
+        probabilities: The softmax over the experts that the selection allows, 0 for the
+            others, of the same shape.
     """
 
     weights: mx.array
@@ -66,20 +68,20 @@ class Routing(NamedTuple):
 
 
 def fixed_choice(weights: tuple[float, ...], x: mx.array) -> Choice:
-    """The same weights for every token of `x`; experts of weight 0 do not run.
+    """Choose with the same weights for every token; experts of weight 0 do not run.
 
     Args:
-        weights: One an expert, at least 0; not all 0.
-        x: `[..., dims]`, for its leading shape.
+        weights: The weight of each expert, at least 0; not all of them 0.
+        x: An array `[..., dims]` that gives the leading shape.
     """
     among = tuple(i for i, weight in enumerate(weights) if weight > 0)
-    given = mx.array([weights[i] for i in among])
-    spread = mx.broadcast_to(given, (*x.shape[:-1], len(among)))
+    positive = mx.array([weights[i] for i in among])
+    spread = mx.broadcast_to(positive, (*x.shape[:-1], len(among)))
     return Choice(spread, None, among, spread, normalised=math.fsum(weights) == 1.0)
 
 
 def _spread(values: mx.array, among: tuple[int, ...], experts: int) -> mx.array:
-    """`[..., n]` values of the experts `among` -> `[..., E]`, 0 elsewhere."""
+    """Spread values `[..., n]` of the experts `among` to `[..., E]`, 0 elsewhere."""
     if among == tuple(range(experts)):
         return values
     hot = mx.array(among)[:, None] == mx.arange(experts)  # [n, E]
@@ -87,7 +89,7 @@ def _spread(values: mx.array, among: tuple[int, ...], experts: int) -> mx.array:
 
 
 def joined(routings: list[Routing]) -> Routing:
-    """The routing of all rows from that of each part: `[layers, batch, tokens, E]`."""
+    """Join the routings of parts of a batch's rows: `[layers, batch, tokens, E]`."""
     if len(routings) == 1:
         return routings[0]
     fields = zip(*routings, strict=True)

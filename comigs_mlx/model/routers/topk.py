@@ -29,8 +29,8 @@ class Router(nn.Module):
         """Choose k of the experts `among` for every token.
 
         Args:
-            x: `[..., dims]`, the input of the block's MLP.
-            k: Number of experts a token uses, at most `len(among)`.
+            x: The input of the block's MLP, `[..., dims]`.
+            k: The number of experts that a token uses, at most `len(among)`.
             among: The experts to choose from, ascending.
         """
         weight = self.weight
@@ -40,7 +40,7 @@ class Router(nn.Module):
         probabilities = mx.softmax(logits, axis=-1)
         if k == len(among):
             return Choice(probabilities, None, among, probabilities, normalised=True)
-        fixed = mx.stop_gradient(logits)
+        fixed = mx.stop_gradient(logits)  # which experts are chosen has no gradient
         slots = mx.argpartition(-fixed, k - 1, axis=-1)[..., :k]
         scores = probabilities if k == 1 else logits
         weights = mx.take_along_axis(scores, slots, axis=-1)
