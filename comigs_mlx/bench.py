@@ -1,4 +1,4 @@
-"""`python -m comigs_mlx.bench`: what CoMiGS costs on this machine."""
+"""`python -m comigs_mlx.bench`: measures what CoMiGS costs on this machine."""
 
 from __future__ import annotations
 
@@ -93,11 +93,11 @@ class BenchConfig:
 
     @property
     def case_names(self) -> list[str]:
-        """The cases asked for, as they were written."""
+        """The cases to measure, as they were written."""
         return CASES if self.cases is None else _listed(self.cases)
 
     def problems(self) -> Iterator[str]:
-        """One sentence for each value that cannot work."""
+        """Yield one sentence for each value that cannot work."""
         for name in ("batch_size", "seq_len", "rank", "rounds"):
             if getattr(self, name) < 1:
                 flag = name.replace("_", "-")
@@ -119,7 +119,7 @@ def _listed(text: str) -> list[str]:
 
 
 def _counts(text: str) -> tuple[int, ...]:
-    """`1,2,4` as numbers, each once; empty where it is not that."""
+    """Parse `1,2,4` as numbers, each once; return () if it is not that."""
     parts = _listed(text)
     good = all(part.isdecimal() and int(part) > 0 for part in parts)
     return tuple(dict.fromkeys(map(int, parts))) if good else ()
@@ -158,22 +158,22 @@ def _benchmark(config: BenchConfig) -> None:
     from comigs_mlx.benchmark.setting import Setting
     from comigs_mlx.environment import environment
 
-    # Before the work: a file that cannot be read should not cost minutes.
+    # This is read first: a file that cannot be read should not cost minutes.
     old = None if config.compare is None else saved_ratios.read(Path(config.compare))
-    shape, found = _shape(config), {}
+    shape, results = _shape(config), {}
     where = environment()
     with tempfile.TemporaryDirectory(prefix="comigs-bench-") as scratch:
         setting = Setting(shape, base_model(shape.model, command.say), Path(scratch))
         for name in _in_order(config.case_names):
-            found[name] = _measure(name, setting, show=not config.json)
-    sections = {name: section(each) for name, each in found.items()}
+            results[name] = _measure(name, setting, show=not config.json)
+    sections = {name: section(of_case) for name, of_case in results.items()}
     result = {"environment": where, "shape": shape.to_dict(), **sections}
     if old is not None:
-        result["compare"] = _compare(config, old, result["environment"], shape, found)
+        result["compare"] = _compare(config, old, result["environment"], shape, results)
     command.show(json.dumps(result))
     if config.write is not None:  # last: a full disk must not cost the result
         saved_ratios.write(
-            Path(config.write), saved_ratios.content(where, shape, found)
+            Path(config.write), saved_ratios.content(where, shape, results)
         )
         command.say(f"wrote {config.write}")
 
@@ -197,8 +197,8 @@ def _measure(name: str, setting: Setting, show: bool) -> dict[str, Spread]:
     measured = collect(samples)
     if show:
         command.show(table(name, case, measured) + "\n")
-    found: dict[str, Spread] = case.results(measured, setting)
-    return found
+    results: dict[str, Spread] = case.results(measured, setting)
+    return results
 
 
 def _compare(
@@ -206,12 +206,12 @@ def _compare(
     old: SavedRatios,
     environment: dict[str, Any],
     shape: BenchShape,
-    found: dict[str, dict[str, Spread]],
+    results: dict[str, dict[str, Spread]],
 ) -> dict[str, Any]:
-    """Print what became of the main ratios; return the names of those got worse."""
+    """Print how the main ratios changed; return the names of those that got worse."""
     from comigs_mlx.benchmark import saved_ratios
 
-    changes = list(saved_ratios.changes(old, found))
+    changes = list(saved_ratios.changes(old, results))
     notes = list(saved_ratios.differences(old, environment, shape))
     worse = [change.name for change in changes if change.worse]
     if not config.json:
@@ -246,9 +246,9 @@ def _against(config: BenchConfig, name: str) -> None:
     if not config.json:
         command.show(against.table(commit, sections))
     where = environment()
-    found = {"commit": commit, **sections}
-    shown = {"environment": where, "shape": shape.to_dict(), "against": found}
-    command.show(json.dumps(shown))
+    comparison = {"commit": commit, **sections}
+    output = {"environment": where, "shape": shape.to_dict(), "against": comparison}
+    command.show(json.dumps(output))
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = parse(EvaluateConfig, "comigs_mlx.evaluate", argv)
     wanted = None if config.experts is None else parse_experts(config.experts)
     from comigs_mlx.data.batches import evaluation_batches
-    from comigs_mlx.data.reading_progress import spoken
+    from comigs_mlx.data.reading_progress import in_sentences
     from comigs_mlx.data.splits import load_split
     from comigs_mlx.data.tokens import TokenStream
     from comigs_mlx.model.selection import check, usable
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder.check_exists()
     data = _data_options(config, folder.config)
     samples, kind = load_split(
-        data["data"], config.split, spoken(command.say), command.say
+        data["data"], config.split, in_sentences(command.say), command.say
     )
     base, mixture = folder.load(best=config.best, report=command.say)
     everybody = [name for name in RESULTS if name in usable(mixture.options)]

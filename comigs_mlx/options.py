@@ -241,7 +241,7 @@ class SharingOptions:
 
 @dataclass(frozen=True)
 class PrivacyOptions:
-    """Differential privacy of contributions: updates cut short, and noise on them."""
+    """Differential privacy of contributions: updates clipped, and noise on them."""
 
     dp_clip: float | None = option(None, "longest update; with --dp-noise", "C")
     dp_noise: float | None = option(

@@ -30,7 +30,7 @@ from comigs_mlx.errors import reading as reading
 if TYPE_CHECKING:
     import mlx.core as mx
 
-Arrays = dict[str, "mx.array"]
+MlxArrays = dict[str, "mx.array"]
 NumpyArrays = dict[str, npt.NDArray[Any]]
 
 METADATA = "__metadata__"
@@ -55,7 +55,7 @@ CODES = {
 """What safetensors calls a type that MLX and NumPy call by the key."""
 
 
-def save(file: Path, arrays: Arrays, metadata: dict[str, str] | None = None) -> None:
+def save(file: Path, arrays: MlxArrays, metadata: dict[str, str] | None = None) -> None:
     """Write MLX arrays to a file, not atomically (see `files.replacing`).
 
     Args:
@@ -87,7 +87,7 @@ def serialise(
     return b"".join([_header(little, metadata), *contents])
 
 
-def load(file: Path) -> tuple[Arrays, dict[str, str]]:
+def load(file: Path) -> tuple[MlxArrays, dict[str, str]]:
     """Read all arrays of a file into MLX, and its metadata.
 
     Raises:

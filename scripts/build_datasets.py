@@ -43,7 +43,7 @@ def main() -> None:
     check_new(out)
     command.say(f"downloading as much as is needed for {config.task}")
     amounts = paper.amounts(config.tokens)
-    shares = paper.build(paper.TASKS[config.task], paper.load, amounts)
+    shares = paper.build(paper.EXPERIMENTS[config.task], paper.load, amounts)
     notes = {"task": config.task, "characters": amounts}
     write_participants(out, shares, {"dataset.json": notes})
     command.show(f"{out}: {', '.join(shares)}")

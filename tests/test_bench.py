@@ -204,7 +204,7 @@ def test_against_prints_old_and_new(cli, monkeypatch):
         assert (commit, list(cases)) == ("0" * 40, ["router_step"])
         for index in range(shape.rounds + 1):
             for tree, seconds in (("old", 2.0), ("new", 1.0)):
-                yield against.Turn("router_step", "ours", tree, index, seconds)
+                yield against.TreeRun("router_step", "ours", tree, index, seconds)
 
     monkeypatch.setattr(trees, "resolve", lambda root, name: "0" * 40)
     monkeypatch.setattr(against, "turns", turns)

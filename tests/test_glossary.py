@@ -15,10 +15,11 @@ ROOT = Path(__file__).parents[1]
 GLOSSARY = ROOT / "docs" / "glossary.md"
 
 RETIRED = {
-    "_rehearse": "_check_forward",
+    "cut short": "clipped",
     "discreet": "redaction",
     "Halves": "Backbone",
     "Heard": "TokenDetails",
+    "hub_commit": "hub.commit",
     "in_bulk": "frozen(False) and fast_functions()",
     "Joint": "Backbone",
     "lane": "stream",
@@ -31,6 +32,8 @@ RETIRED = {
     "private_contribution": "privacy",
     "put_before": "mix_in_class",
     "rehearsal": "check",
+    "_rehearse": "_check_forward",
+    "shaping": "expert_shapes",
     "Speaker": "ChatEngine",
     "Speech": "LoadedRun",
     "Standing": "Status",
@@ -39,7 +42,9 @@ RETIRED = {
     "tensorfile": "tensors",
     "train_options": "options",
     "Trunk": "Backbone",
+    "unsaid": "quiet",
     "vouching": "attribution",
+    "_wear": "load_run",
     "Wire": "BlockRouting",
     "woken": "touch",
     "yaml_files": "config",

@@ -85,7 +85,7 @@ class TestReproduce:
         found = [parsed(call) for call in calls]
         built = [config for name, config in found if "build" in name]
         runs = [config for name, config in found if "simulate" in name]
-        assert {config.task for config in built} == set(paper.TASKS)
+        assert {config.task for config in built} == set(paper.EXPERIMENTS)
         places = {config.out for config in built}
         pairs = {(config.users, config.model) for config in runs}
         assert pairs == {(p, m) for p in places for m in {c.model for c in runs}}

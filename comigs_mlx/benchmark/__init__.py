@@ -1,1 +1,3 @@
-"""What CoMiGS costs, against mlx-lm's LoRA and a naive mixture; one file a case."""
+"""Measures what CoMiGS costs, against mlx-lm's LoRA and a naive mixture; one file a
+case.
+"""

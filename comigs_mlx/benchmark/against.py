@@ -1,4 +1,4 @@
-"""This version's steps against those of another commit, in turns on one machine.
+"""Compares this version's steps with another commit's, in turns on one machine.
 
 One process works in each tree (`trees`). Only one of them computes at a time, and
 rounds alternate, so that a change of the machine's speed meets both.
@@ -26,11 +26,11 @@ OLD, NEW = "old", "new"
 WARM_UP = 0
 
 PAUSE = 0.1
-"""Seconds between two turns: a BLAS library's threads spin a while after their work."""
+"""The pause between two turns: a BLAS library's threads spin a while after work."""
 
 
 @dataclass(frozen=True)
-class Turn:
+class TreeRun:
     """One run in one of the two trees."""
 
     case: str
@@ -42,7 +42,7 @@ class Turn:
 
 @contextlib.contextmanager
 def _workers(root: Path, commit: str) -> Iterator[tuple[dict[str, TreeProcess], Path]]:
-    """A worker for each tree, ended and tidied up whatever happens."""
+    """Start a worker in each tree; end and remove them whatever happens."""
     with (
         _terminable(),
         checkout(root, commit) as tree,
@@ -78,12 +78,12 @@ def _terminable() -> Iterator[None]:
 
 def turns(
     root: Path, commit: str, shape: BenchShape, cases: Sequence[str]
-) -> Iterator[Turn]:
+) -> Iterator[TreeRun]:
     """Run every variant of `cases` in both trees, a warm-up and `shape.rounds` rounds.
 
     Args:
         root: The checkout with this version.
-        commit: The full name of the other one.
+        commit: The full name of the other commit.
         shape: The sizes that both trees measure with.
         cases: The cases to measure, out of `CASES`.
 
@@ -99,12 +99,12 @@ def turns(
             _check_library(worker, answer["library"])
             plans[name] = answer["variants"]
         for index in range(shape.rounds + 1):
-            # Who goes first changes, so that neither is always the warmer one.
+            # The first tree changes, so that neither is always the warmer one.
             order = (OLD, NEW) if index % 2 == 0 else (NEW, OLD)
             for case, variant, tree in _round(plans[NEW], order):
                 time.sleep(PAUSE)
                 answer = workers[tree].ask(case=case, variant=variant, round=index)
-                yield Turn(case, variant, tree, index, answer["seconds"])
+                yield TreeRun(case, variant, tree, index, answer["seconds"])
 
 
 def _round(
@@ -117,7 +117,7 @@ def _round(
 
 
 def _check_library(worker: TreeProcess, library: str) -> None:
-    """The library must be the tree's, not one that is installed."""
+    """Check that the library is the tree's, not one that is installed."""
     if Path(library) != worker.tree.resolve():
         raise ConfigError(
             f"{worker.title} cannot be measured: its package comigs_mlx was found in "
@@ -126,24 +126,24 @@ def _check_library(worker: TreeProcess, library: str) -> None:
 
 
 def count(shape: BenchShape, cases: Sequence[str]) -> int:
-    """How many turns there will be."""
+    """Count the turns that there will be."""
     variants = {"train_step": 1 + len(shape.experts) + len(shape.naive)}
     return 2 * (shape.rounds + 1) * sum(variants.get(case, 2) for case in cases)
 
 
-def section(turns: Iterable[Turn]) -> dict[str, Any]:
-    """Case -> variant -> old and new median (seconds), and new / old with its range."""
+def section(turns: Iterable[TreeRun]) -> dict[str, Any]:
+    """Return old and new median (seconds) and their ratio, by case and variant."""
     seconds: dict[tuple[str, str], dict[str, list[float]]] = {}
     for turn in turns:
         if turn.round != WARM_UP:
-            both = seconds.setdefault((turn.case, turn.variant), {OLD: [], NEW: []})
-            both[turn.tree].append(turn.seconds)
+            by_tree = seconds.setdefault((turn.case, turn.variant), {OLD: [], NEW: []})
+            by_tree[turn.tree].append(turn.seconds)
     sections: dict[str, Any] = {}
-    for (case, variant), both in seconds.items():
-        change = ratio(both[NEW], both[OLD])
+    for (case, variant), by_tree in seconds.items():
+        change = ratio(by_tree[NEW], by_tree[OLD])
         sections.setdefault(case, {})[variant] = {
-            "old_s": spread(both[OLD]).value,
-            "new_s": spread(both[NEW]).value,
+            "old_s": spread(by_tree[OLD]).value,
+            "new_s": spread(by_tree[NEW]).value,
             "ratio": change.value,
             "spread": [change.low, change.high],
         }
@@ -151,14 +151,14 @@ def section(turns: Iterable[Turn]) -> dict[str, Any]:
 
 
 def table(commit: str, cases: dict[str, Any]) -> str:
-    """The same for people."""
+    """Write the same as text."""
     lines = [f"seconds; old = {commit[:12]}, new = this tree"]
     for case, variants in cases.items():
         lines.append(f"{case}{'old':>{34 - len(case)}}{'new':>10}{'new / old':>11}")
-        for name, one in variants.items():
-            low, high = one["spread"]
+        for name, numbers in variants.items():
+            low, high = numbers["spread"]
             lines.append(
-                f"  {name:24}{one['old_s']:8.3f}{one['new_s']:10.3f}"
-                f"{one['ratio']:11.2f}   ({low:.2f} to {high:.2f})"
+                f"  {name:24}{numbers['old_s']:8.3f}{numbers['new_s']:10.3f}"
+                f"{numbers['ratio']:11.2f}   ({low:.2f} to {high:.2f})"
             )
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Results of a case as JSON and as a table for people."""
+"""Results of a case as JSON and as a table."""
 
 from __future__ import annotations
 
@@ -10,35 +10,37 @@ from comigs_mlx.benchmark.measure import Measured
 from comigs_mlx.benchmark.spread import Spread, rate, ratio, spread
 
 UNITS = ("_s", "_tps")
-"""How the name of a measurement ends: seconds, tokens per second."""
+"""The endings of a measurement's name: seconds, tokens per second."""
 
-Found = Mapping[str, Spread]
-"""Dotted name -> what was found, as a case's `results` gives it."""
+CaseResults = Mapping[str, Spread]
+"""Maps a dotted name to a result, as a case's `results` returns them."""
 
 
 def is_ratio(name: str) -> bool:
-    """Whether a dotted name stands for a ratio, not for a measurement."""
+    """Tell whether a dotted name stands for a ratio, not for a measurement."""
     return not name.endswith(UNITS)
 
 
-def section(found: Found) -> dict[str, Any]:
-    """A case's JSON: values nested by their dotted names, ranges under `spread`."""
+def section(results: CaseResults) -> dict[str, Any]:
+    """Make a case's JSON: values nested by their dotted names, ranges under
+    `spread`.
+    """
     nested: dict[str, Any] = {}
-    for name, one in found.items():
-        *groups, last = name.split(".")
+    for name, result in results.items():
+        *groups, leaf = name.split(".")
         inner = nested
         for group in groups:
             inner = inner.setdefault(group, {})
-        inner[last] = one.value
-    ranges = {name: [one.low, one.high] for name, one in found.items()}
+        inner[leaf] = result.value
+    ranges = {name: [result.low, result.high] for name, result in results.items()}
     return {**nested, "spread": ranges}
 
 
 def read_section(content: Mapping[str, Any]) -> dict[str, Spread]:
-    """The inverse of `section`.
+    """Read what `section` made.
 
     Raises:
-        KeyError, TypeError, ValueError: If it was not made by `section`.
+        KeyError, TypeError, ValueError: If `section` did not make the content.
     """
     spreads = {}
     for name, (low, high) in content["spread"].items():
@@ -49,13 +51,13 @@ def read_section(content: Mapping[str, Any]) -> dict[str, Spread]:
     return spreads
 
 
-def ratios_only(found: Found) -> dict[str, Spread]:
-    """What stays comparable from one machine to another."""
-    return {name: one for name, one in found.items() if is_ratio(name)}
+def ratios_only(results: CaseResults) -> dict[str, Spread]:
+    """Keep the results that are comparable from one machine to another."""
+    return {name: result for name, result in results.items() if is_ratio(name)}
 
 
 def table(name: str, case: ModuleType, measured: Mapping[str, Measured]) -> str:
-    """A case for people: median, range and ratio of every variant."""
+    """Write a case as text: median, range and ratio of every variant."""
     return "\n".join(_lines(name, case, measured))
 
 
@@ -69,26 +71,26 @@ def _lines(
     header = f"  {'':20}{unit:>10}{'min to max':>20}"
     header += f"{'x ' + reference:>16}" * (len(measured) > 1)
     yield header + f"{'peak GB':>10}{'x':>7}" * memory
-    for variant, one in measured.items():
-        line = f"  {variant:20}{_speed(one, case.TOKENS)}"
+    for variant, runs in measured.items():
+        line = f"  {variant:20}{_speed(runs, case.TOKENS)}"
         if len(measured) > 1:
-            line += f"{_relative(one, first, case.TOKENS):16.2f}"
-        yield line + _memory(one, first) * memory
+            line += f"{_relative(runs, first, case.TOKENS):16.2f}"
+        yield line + _memory(runs, first) * memory
 
 
-def _speed(one: Measured, tokens: int) -> str:
-    measured = rate(tokens, one.seconds) if tokens else spread(one.seconds)
+def _speed(runs: Measured, tokens: int) -> str:
+    measured = rate(tokens, runs.seconds) if tokens else spread(runs.seconds)
     digits = 1 if tokens else 3
     between = f"{measured.low:.{digits}f} to {measured.high:.{digits}f}"
     return f"{measured.value:10.{digits}f}{between:>20}"
 
 
-def _relative(one: Measured, first: Measured, tokens: int) -> float:
-    """How many times the first variant's seconds, or its tokens per second."""
-    pair = (first, one) if tokens else (one, first)
+def _relative(runs: Measured, first: Measured, tokens: int) -> float:
+    """Divide the first variant's seconds, or tokens per second, by a variant's."""
+    pair = (first, runs) if tokens else (runs, first)
     return ratio(pair[0].seconds, pair[1].seconds).value
 
 
-def _memory(one: Measured, first: Measured) -> str:
-    peak = spread(one.peak_bytes).value / 1e9
-    return f"{peak:10.2f}{ratio(one.peak_bytes, first.peak_bytes).value:7.2f}"
+def _memory(runs: Measured, first: Measured) -> str:
+    peak = spread(runs.peak_bytes).value / 1e9
+    return f"{peak:10.2f}{ratio(runs.peak_bytes, first.peak_bytes).value:7.2f}"

@@ -1,4 +1,4 @@
-"""Time and memory of variants that run in turn, so that they meet the same machine.
+"""Measures time and memory of variants in turn, so that they meet the same machine.
 
 Each round runs every variant once. The first round is a warm-up: variants are built
 and compiled in it, and it is not counted. A run must evaluate all that it computes.
@@ -23,12 +23,12 @@ def _nothing(index: int) -> None:
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to do what a case measures; each function gets the number of the round.
+    """A way to do what a case measures; each function gets the number of the round.
 
     Attributes:
         run: The function whose calls are timed.
-        before: Done before the clock starts.
-        after: Done after it has stopped.
+        before: The function that is called before the clock starts.
+        after: The function that is called after it has stopped.
     """
 
     run: Callable[[int], None]
@@ -37,18 +37,20 @@ class Variant:
 
 
 Makers = Mapping[str, Callable[[], Variant]]
-"""Name of a variant -> what builds it, called right before its first run."""
+"""Maps the name of a variant to what builds it, which is called right before its
+first run.
+"""
 
 
 class Meter:
     """The clock (seconds) and the memory (bytes) of this process."""
 
     def now(self) -> float:
-        """Seconds since some moment."""
+        """Return the seconds since some moment."""
         return time.perf_counter()
 
     def active(self) -> int:
-        """Bytes that arrays hold, once everything under way is done."""
+        """Return the bytes that arrays hold, once everything under way is done."""
         mx.synchronize()
         return mx.get_active_memory()
 
@@ -57,20 +59,20 @@ class Meter:
         mx.reset_peak_memory()
 
     def peak(self) -> int:
-        """Highest use of memory since `reset_peak`, bytes."""
+        """Return the highest use of memory since `reset_peak`, in bytes."""
         return mx.get_peak_memory()
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One run.
+class VariantRun:
+    """One run of a variant.
 
     Attributes:
         name: The name of the variant.
-        round: `WARM_UP`, then 1, 2, ...
-        seconds: How many seconds the call took.
-        peak_bytes: Highest use of memory, without what other variants hold; not known
-            in the warm-up.
+        round: The number of the round: `WARM_UP`, then 1, 2, ...
+        seconds: The seconds that the call took.
+        peak_bytes: The highest use of memory without what other variants hold; not
+            known in the warm-up.
     """
 
     name: str
@@ -91,9 +93,10 @@ class Runner:
     """Builds variants when they first run, and measures them.
 
     Args:
-        makers: What makes each variant, by name.
-        meter: What reads the clock and the memory.
-        shared_bytes: What all variants hold in common: the base model's arrays.
+        makers: The function that makes each variant, by name.
+        meter: The meter, which reads the clock and the memory.
+        shared_bytes: The bytes that all variants have in common: the base model's
+            arrays.
     """
 
     def __init__(self, makers: Makers, meter: Meter, shared_bytes: int = 0):
@@ -101,7 +104,7 @@ class Runner:
         self._built: dict[str, Variant] = {}
         self._held: dict[str, int] = {}
 
-    def run(self, name: str, index: int) -> Sample:
+    def run(self, name: str, index: int) -> VariantRun:
         """Run the variant `name` in round `index`; the first time, build it first."""
         if name in self._built:
             return self._measured(name, index)
@@ -112,7 +115,7 @@ class Runner:
         self._held[name] = max(self._meter.active() - before, 0)
         return sample
 
-    def _measured(self, name: str, index: int) -> Sample:
+    def _measured(self, name: str, index: int) -> VariantRun:
         variant, meter = self._built[name], self._meter
         variant.before(index)
         active = meter.active()
@@ -123,22 +126,24 @@ class Runner:
         used = max(meter.peak() - active, 0)
         variant.after(index)
         own = self._shared + self._held.get(name, 0)
-        return Sample(name, index, seconds, own + used)
+        return VariantRun(name, index, seconds, own + used)
 
 
-def interleaved(runner: Runner, names: Sequence[str], rounds: int) -> Iterator[Sample]:
-    """A warm-up and `rounds` rounds, each running all variants in turn."""
+def interleaved(
+    runner: Runner, names: Sequence[str], rounds: int
+) -> Iterator[VariantRun]:
+    """Yield a warm-up and `rounds` rounds, each running all variants in turn."""
     for index in range(rounds + 1):
         for name in names:
             yield runner.run(name, index)
 
 
-def collect(samples: Iterable[Sample]) -> dict[str, Measured]:
-    """Name of a variant -> its runs, without the warm-up."""
-    found: dict[str, Measured] = {}
+def collect(samples: Iterable[VariantRun]) -> dict[str, Measured]:
+    """Collect the runs of each variant, without the warm-up."""
+    by_variant: dict[str, Measured] = {}
     for sample in samples:
         if sample.round != WARM_UP:
-            measured = found.setdefault(sample.name, Measured())
+            measured = by_variant.setdefault(sample.name, Measured())
             measured.seconds.append(sample.seconds)
             measured.peak_bytes.append(sample.peak_bytes)
-    return found
+    return by_variant

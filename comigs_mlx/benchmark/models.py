@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from comigs_mlx.model.base import load_base
-from comigs_mlx.model.demo import Report, quiet
 
 RANDOM: dict[str, dict[str, Any]] = {
     "gpt2": {
@@ -35,15 +35,17 @@ RANDOM: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": False,
     },
 }
-"""Name -> mlx-lm's configuration. Speed does not depend on what weights say."""
+"""mlx-lm's configuration by name. Speed does not depend on the values of weights."""
 
 
-def base_model(name: str, report: Report = quiet) -> nn.Module:
-    """A frozen base model in evaluation mode, its weights in memory.
+def base_model(
+    name: str, report: Callable[[str], None] = lambda sentence: None
+) -> nn.Module:
+    """Load a base model, frozen and in evaluation mode, with its weights in memory.
 
     Args:
-        name: A key of `RANDOM`, or what `load_base` takes.
-        report: Told in plain sentences what takes time.
+        name: A key of `RANDOM`, or an id that `load_base` takes.
+        report: Receives a sentence before each step that takes time.
 
     Raises:
         ModelError: If the model cannot be found, fetched or loaded.

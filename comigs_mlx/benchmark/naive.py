@@ -2,9 +2,9 @@
 
     y = sum_e w_e * MLP(x; base + LoRA_e) + (1 - sum_e w_e) * MLP(x; base)
 
-It shows what `model.experts` saves. Same parameters, router and training step; only
-the MLP's computation differs. An expert that no token uses runs all the same, as its
-tokens are only known while it computes.
+It shows what `model.experts` saves. Parameters, router and training step are the same;
+only the MLP's computation differs. An expert that no token uses runs all the same, as
+its tokens are only known while it computes.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ def mixture(model: nn.Module, options: ExpertOptions, seed: int = 0) -> Mixture:
 
 
 class NaiveMLP:
-    """Goes before the class of an MLP that has experts."""
+    """The class that is mixed in before that of an MLP that has experts."""
 
     _naive: _Naive
 
     def __call__(self, x: mx.array) -> mx.array:
-        """`[..., dims]` -> `[..., dims]`."""
+        """Compute the MLP, `[..., dims]` -> `[..., dims]`."""
         return self._naive.mixed(x)
 
 
@@ -50,7 +50,7 @@ class _Naive:
         self._site, self._bare = site, bare
 
     def mixed(self, x: mx.array) -> mx.array:
-        """Every expert's output, weighted by the router."""
+        """Sum every expert's output, weighted by the router."""
         mixture, mlp = self._mixture, self._site.mlp
         if (choice := mixture.choose(mlp.router, self._layer, x)) is None:
             return self._base(x)
@@ -72,18 +72,18 @@ class _Naive:
         if expert >= options.generalists:
             role, i = "specialist", expert - options.generalists
 
-        def one(linear: nn.Module) -> _OneLoRA:
+        def of_expert(linear: nn.Module) -> _OneLoRA:
             pairs = linear[role]
             return _OneLoRA(
                 linear.linear, pairs.lora_a[i], pairs.lora_b[i], options.scale
             )
 
-        return self._run(x, one)
+        return self._run(x, of_expert)
 
     def _run(
         self, x: mx.array, linear_of: Callable[[nn.Module], nn.Module]
     ) -> mx.array:
-        """The MLP's own code with other linears for the time of the call."""
+        """Run the MLP's own code with other linears for the time of the call."""
         mlp = self._site.mlp
         attached = {name: mlp[name] for name in self._site.mlp_linears}
         try:

@@ -1,4 +1,4 @@
-"""Training steps of a mixture, ours or naive, as our trainer makes them."""
+"""Makes training steps of a mixture, ours or naive, as our trainer makes them."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from comigs_mlx.training.level import Group, Level, expert_group, router_group
 
 
 def name(experts: int) -> str:
-    """The variant's name: CoMiGS with this many experts."""
+    """Return the variant's name: CoMiGS with this many experts."""
     return f"comigs, {experts} expert{'s' * (experts > 1)}"
 
 
 def naive_name(experts: int) -> str:
-    """The variant's name: the naive mixture of this many experts."""
+    """Return the variant's name: the naive mixture of this many experts."""
     return f"naive, {experts} expert{'s' * (experts > 1)}"
 
 
 def expert_step(setting: Setting, experts: int) -> Variant:
-    """One step of the experts."""
+    """Make steps of the experts."""
     return _step(setting, setting.mixture(experts), expert_group)
 
 
 def naive_expert_step(setting: Setting, experts: int) -> Variant:
-    """The same with every expert running the whole MLP."""
+    """Make steps of the experts, of which each runs the whole MLP."""
     mixture = naive.mixture(setting.twin(), setting.expert_options(experts))
     return _step(setting, mixture, expert_group)
 
 
 def router_step(setting: Setting, experts: int) -> Variant:
-    """One step of the routers."""
+    """Make steps of the routers."""
     return _step(setting, setting.mixture(experts), router_group)
 
 

@@ -1,4 +1,6 @@
-"""What CoMiGS is compared with: mlx-lm's own LoRA, same rank, on the same linears."""
+"""The reference for CoMiGS: mlx-lm's own LoRA, of the same rank, on the same
+linears.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from comigs_mlx.benchmark.measure import Variant
 from comigs_mlx.benchmark.setting import Setting
 
 NAME = "plain LoRA"
-"""Its name among the variants."""
+"""The name of this variant."""
 
 LEARNING_RATE = 1e-4
 
@@ -33,10 +35,10 @@ def attach(setting: Setting, model: nn.Module) -> nn.Module:
 
 
 def training_step(setting: Setting) -> Variant:
-    """A step as mlx-lm's trainer makes it: its loss, AdamW, compiled over its state."""
+    """Make steps as mlx-lm's trainer does: its loss, AdamW, compiled over its state."""
     model = attach(setting, setting.twin())
     optimizer = optim.AdamW(LEARNING_RATE)
-    # Else its state takes form in the first step, and the second one compiles anew.
+    # Without it, the first step gives the state its form and the second compiles anew.
     optimizer.init(model.trainable_parameters())
     gradients = nn.value_and_grad(model, default_loss)
     state = [model.state, optimizer.state]

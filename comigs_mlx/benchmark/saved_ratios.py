@@ -1,4 +1,4 @@
-"""Ratios kept in a file, and what has become of them. Standard library only.
+"""Keeps ratios in a file and compares them. Standard library only.
 
 Ratios move from one machine to another, seconds do not, so none are kept. A ratio got
 worse when its median lies outside the old range and the old median outside the new
@@ -14,26 +14,33 @@ from pathlib import Path
 from typing import Any
 
 from comigs_mlx import registry
-from comigs_mlx.benchmark.case_results import Found, ratios_only, read_section, section
+from comigs_mlx.benchmark.case_results import (
+    CaseResults,
+    ratios_only,
+    read_section,
+    section,
+)
 from comigs_mlx.benchmark.shape import BenchShape
 from comigs_mlx.benchmark.spread import Spread
 from comigs_mlx.errors import ConfigError
 from comigs_mlx.files import write_json
 
 TOLERANCE = 0.02
-"""A change of less than this, relative, is none, however narrow the ranges are."""
+"""The relative change below which a ratio is unchanged, however narrow the ranges
+are.
+"""
 
 SAME = ("model", "batch_size", "seq_len", "rank")
-"""Of the shape: what must be equal for ratios to be comparable."""
+"""The sizes that must be equal for ratios to be comparable."""
 
 
 @dataclass(frozen=True)
 class SavedRatios:
-    """A file's content: the ratios of each case, where and with what sizes found."""
+    """The content of a file: the ratios of each case, with machine and sizes."""
 
     environment: dict[str, Any]
     shape: dict[str, Any]
-    cases: Mapping[str, Found]
+    cases: Mapping[str, CaseResults]
 
 
 @dataclass(frozen=True)
@@ -47,11 +54,11 @@ class Change:
 
 
 def content(
-    environment: dict[str, Any], shape: BenchShape, cases: Mapping[str, Found]
+    environment: dict[str, Any], shape: BenchShape, cases: Mapping[str, CaseResults]
 ) -> dict[str, Any]:
-    """The file's JSON: of every case the ratios, never seconds."""
-    kept = {name: section(ratios_only(found)) for name, found in cases.items()}
-    return {"environment": environment, "shape": shape.to_dict(), **kept}
+    """Make the file's JSON: of every case the ratios, never seconds."""
+    sections = {name: section(ratios_only(results)) for name, results in cases.items()}
+    return {"environment": environment, "shape": shape.to_dict(), **sections}
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
@@ -60,15 +67,15 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read(path: Path) -> SavedRatios:
-    """The ratios in a file; cases that this version does not know are left out.
+    """Read the ratios in a file; cases that this version does not know are left out.
 
     Raises:
-        ConfigError: If the file is missing or is not such a file.
+        ConfigError: If the file is missing or holds no ratios.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        known = [name for name in registry.names("case") if name in values]
-        cases = {name: ratios_only(read_section(values[name])) for name in known}
+        names = [name for name in registry.names("case") if name in values]
+        cases = {name: ratios_only(read_section(values[name])) for name in names}
         return SavedRatios(dict(values["environment"]), dict(values["shape"]), cases)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
@@ -79,32 +86,34 @@ def read(path: Path) -> SavedRatios:
         ) from error
 
 
-def changes(old: SavedRatios, new: Mapping[str, Found]) -> Iterator[Change]:
-    """The main ratios that both have, in the order of `new`."""
-    for case_name, found in new.items():
+def changes(old: SavedRatios, new: Mapping[str, CaseResults]) -> Iterator[Change]:
+    """Yield the main ratios that both have, in the order of `new`."""
+    for case_name, results in new.items():
         case, before = registry.load("case", case_name), old.cases.get(case_name, {})
-        for name, one in ratios_only(found).items():
+        for name, ratio in ratios_only(results).items():
             if name in before and name.split(".")[0] in case.MAIN:
-                bad = worse(before[name], one, higher_is_better=bool(case.TOKENS))
-                yield Change(f"{case_name}.{name}", before[name], one, bad)
+                bad = worse(before[name], ratio, higher_is_better=bool(case.TOKENS))
+                yield Change(f"{case_name}.{name}", before[name], ratio, bad)
 
 
 def worse(old: Spread, new: Spread, higher_is_better: bool) -> bool:
-    """Whether a ratio got worse by more than the spread and the tolerance."""
+    """Tell whether a ratio got worse by more than the spread and the tolerance."""
     if higher_is_better:
         old, new = _inverse(old), _inverse(new)
     margin = old.value * (1 + TOLERANCE)
     return new.value > max(old.high, margin) and new.low > old.value
 
 
-def _inverse(one: Spread) -> Spread:
-    return Spread(1 / one.value, 1 / one.high, 1 / one.low)
+def _inverse(ratio: Spread) -> Spread:
+    return Spread(1 / ratio.value, 1 / ratio.high, 1 / ratio.low)
 
 
 def differences(
     old: SavedRatios, environment: Mapping[str, Any], shape: BenchShape
 ) -> Iterator[str]:
-    """Why old and new ratios may not be comparable, one sentence each."""
+    """Yield the reasons why old and new ratios may not be comparable, a sentence
+    each.
+    """
     current = shape.to_dict()
     for name in SAME:
         if old.shape.get(name) != current[name]:
@@ -121,17 +130,19 @@ def differences(
 
 
 def table(changes: Iterable[Change]) -> str:
-    """Old and new of the main ratios, for people."""
+    """Write old and new of the main ratios as text."""
     lines = [f"  {'':36}{'old':>8}{'new':>8}"]
-    for one in changes:
-        mark = "   WORSE by more than the spread" * one.worse
-        lines.append(f"  {one.name:36}{one.old.value:8.2f}{one.new.value:8.2f}{mark}")
+    for change in changes:
+        mark = "   WORSE by more than the spread" * change.worse
+        lines.append(
+            f"  {change.name:36}{change.old.value:8.2f}{change.new.value:8.2f}{mark}"
+        )
     return "\n".join(lines)
 
 
-def markdown(kept: SavedRatios) -> str:
-    """The main ratios and where they were found, for the documentation."""
-    shape, where = kept.shape, kept.environment
+def markdown(saved: SavedRatios) -> str:
+    """Write the main ratios and their machine, for the documentation."""
+    shape, where = saved.shape, saved.environment
     lines = [
         f"{shape['model']}, {shape['batch_size']} x {shape['seq_len']} tokens, rank "
         f"{shape['rank']}; {where['chip']}, {where['device']}, mlx {where['mlx']}, "
@@ -140,12 +151,12 @@ def markdown(kept: SavedRatios) -> str:
         "| | median | of all rounds |",
         "|---|---:|---:|",
     ]
-    for case, found in kept.cases.items():
+    for case, results in saved.cases.items():
         main = registry.load("case", case).MAIN
-        for name, one in found.items():
+        for name, ratio in results.items():
             if name.split(".")[0] in main:
-                spread = f"{one.low:.2f} to {one.high:.2f}"
-                lines.append(f"| {case} {name} | {one.value:.2f} | {spread} |")
+                spread = f"{ratio.low:.2f} to {ratio.high:.2f}"
+                lines.append(f"| {case} {name} | {ratio.value:.2f} | {spread} |")
     return "\n".join(lines)
 
 
@@ -156,16 +167,16 @@ COLUMNS = {
     "router step": ("router_step", "ratio"),
     "peak memory, 2 experts": ("train_step", "peak_memory_ratio"),
 }
-"""Heading -> case and ratio, of `summary`."""
+"""Maps a heading of `summary` to a case and its ratio."""
 
 
 def summary(files: Iterable[Path]) -> str:
-    """The price of a step in one row a file, for the documentation."""
+    """Write the price of a step in one row a file, for the documentation."""
     lines = ["| base, tokens | " + " | ".join(COLUMNS) + " |"]
     lines.append("|---|" + "---:|" * len(COLUMNS))
-    for one in map(read, files):
-        shape = one.shape
-        values = (one.cases[case][name].value for case, name in COLUMNS.values())
+    for saved in map(read, files):
+        shape = saved.shape
+        values = (saved.cases[case][name].value for case, name in COLUMNS.values())
         cells = [f"{value:.2f}" for value in values]
         where = f"{shape['model']}, {shape['batch_size']} x {shape['seq_len']}"
         lines.append(f"| {where} | " + " | ".join(cells) + " |")

@@ -1,4 +1,6 @@
-"""A trainer after its first step and the folder it is saved in, to time both ways."""
+"""A trainer after its first step and the folder it is saved in, to time save and
+resume.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ class _Random:
 
 
 def trainer(setting: Setting) -> Trainer:
-    """A trainer of two experts that has made one step, so its optimisers hold values.
+    """Make a trainer of two experts and one step, so its optimisers hold values.
 
     The routers' optimiser holds values from the start.
     """
@@ -40,7 +42,7 @@ def trainer(setting: Setting) -> Trainer:
 
 
 def folder(setting: Setting, name: str, trainer: Trainer) -> RunFolder:
-    """A new run folder for the trainer, without a save."""
+    """Make a new run folder for the trainer, without a save."""
     folder = RunFolder(setting.scratch / name)
     folder.create(TrainConfig(), trainer.mixture, setting.shape.model, "0" * 64)
     return folder

@@ -1,4 +1,4 @@
-"""What all cases share: the base model, how large everything is, and random tokens."""
+"""The setting of all cases: the base model, the sizes, and random tokens."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from comigs_mlx.options import ExpertOptions
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """One benchmark's base model and sizes.
+    """The base model and the sizes of one benchmark.
 
     Attributes:
         shape: The sizes to measure with.
@@ -34,39 +34,41 @@ class Setting:
     scratch: Path
 
     def twin(self) -> nn.Module:
-        """A model of its own that holds the very same arrays as `model`."""
+        """Return a model of its own that holds the very same arrays as `model`."""
         shared = flatten(self.model.parameters()).values()
         return copy.deepcopy(self.model, {id(array): array for array in shared})
 
     def expert_options(self, experts: int) -> ExpertOptions:
-        """One generalist and `experts` - 1 specialists; top 2 where there are two."""
+        """Return one generalist and `experts` - 1 specialists; top 2 if there are
+        two.
+        """
         return ExpertOptions(
             generalists=1, specialists=experts - 1, rank=self.shape.rank
         ).resolved()
 
     def mixture(self, experts: int) -> Mixture:
-        """A mixture on a twin of the base."""
+        """Attach a mixture to a twin of the base."""
         return Mixture(self.twin(), self.expert_options(experts))
 
     @cached_property
     def targets(self) -> list[str]:
-        """Paths, relative to a block, of the linears that a mixture adapts."""
+        """The paths, relative to a block, of the linears that a mixture adapts."""
         return targets(self.mixture(1))
 
     @cached_property
     def vocabulary(self) -> int:
-        """Number of tokens that the model knows."""
+        """The number of tokens that the model knows."""
         logits: mx.array = self.model(mx.zeros((1, 1), mx.int32))
         return logits.shape[-1]
 
     @cached_property
     def shared_bytes(self) -> int:
-        """What the base model's arrays hold."""
+        """The bytes of the base model's arrays."""
         arrays = flatten(self.model.parameters()).values()
         return sum(array.nbytes for array in arrays)
 
     def batch(self, index: int) -> Batch:
-        """Random tokens `[batch_size, seq_len + 1]`, all counted; each row a document.
+        """Draw tokens `[batch_size, seq_len + 1]`, all counted; each row is a document.
 
         The same index gives the same tokens.
         """
@@ -77,6 +79,6 @@ class Setting:
         return Batch(tokens, np.ones((rows, length), np.float32), documents)
 
     def prompt(self, index: int, length: int) -> mx.array:
-        """`[length]` random tokens."""
+        """Draw `[length]` random tokens."""
         rng = np.random.default_rng([2, index])
         return mx.array(rng.integers(0, self.vocabulary, length).astype(np.int32))

@@ -10,16 +10,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class BenchShape:
-    """What decides how much there is to compute.
+    """The sizes that decide how much there is to compute.
 
     Attributes:
-        model: Id, path or name of the base model.
-        batch_size: How many sequences a batch has.
-        seq_len: How many tokens a sequence has.
-        rank: Of every LoRA pair, ours and mlx-lm's.
-        experts: Numbers of experts whose training step is measured.
-        naive: Numbers of experts that the naive mixture is measured with.
-        rounds: Counted runs of each variant.
+        model: The id, path or name of the base model.
+        batch_size: The number of sequences in a batch.
+        seq_len: The number of tokens in a sequence.
+        rank: The rank of every LoRA pair, ours and mlx-lm's.
+        experts: The numbers of experts whose training step is measured.
+        naive: The numbers of experts that the naive mixture is measured with.
+        rounds: The counted runs of each variant.
     """
 
     model: str
@@ -36,12 +36,12 @@ class BenchShape:
         return 2 if 2 in self.experts else self.experts[0]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Return plain JSON values."""
         fields = dataclasses.asdict(self)
         return fields | {name: list(fields[name]) for name in ("experts", "naive")}
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> BenchShape:
-        """The inverse of `to_dict`."""
+        """Build a shape from what `to_dict` returned."""
         counts = {name: tuple(values[name]) for name in ("experts", "naive")}
         return BenchShape(**{**values, **counts})

@@ -1,7 +1,7 @@
-"""Variants that run a model in mlx-lm's generation loop.
+"""Makes variants that run a model in mlx-lm's generation loop.
 
-All of them pass through the same `generate_step`; a mixture is called as our
-`generate` command calls it, through a `Recorder` that keeps the routing.
+All of them use the same `generate_step`; a mixture is called as our `generate` command
+calls it, through a `Recorder` that keeps the routing.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ BARE = "bare model"
 BASE = "comigs, base"
 GENERALIST = "comigs, generalist"
 FEW, MANY = 2, 8
-"""Numbers of experts of the two mixtures."""
+"""The numbers of experts of the two mixtures."""
 
-ChatEngine = Callable[[], Any]
-"""Gives what `generate_step` takes for a model, ready for one answer."""
+ReadyModel = Callable[[], Any]
+"""Returns a model that `generate_step` takes, ready for one answer."""
 
 
-def variants(setting: Setting, variant: Callable[[ChatEngine], Variant]) -> Makers:
-    """All speakers; `variant` makes what one of them is measured by."""
+def variants(setting: Setting, variant: Callable[[ReadyModel], Variant]) -> Makers:
+    """Make all speakers; `variant` makes what one of them is measured by."""
     mixture = cache(setting.mixture)
 
-    def speaker(experts: int, selection: str) -> ChatEngine:
-        chosen = mixture(experts)
+    def speaker(experts: int, selection: str) -> ReadyModel:
+        attached = mixture(experts)
 
         def ready() -> Recorder:
-            chosen.select(selection)
-            return Recorder(chosen)
+            attached.select(selection)
+            return Recorder(attached)
 
         return ready
 
-    def model(made: Any) -> ChatEngine:
-        return lambda: made
+    def model(plain_model: Any) -> ReadyModel:
+        return lambda: plain_model
 
     return {
         plain.NAME: lambda: variant(model(plain.attach(setting, setting.twin()))),
@@ -56,8 +56,8 @@ def variants(setting: Setting, variant: Callable[[ChatEngine], Variant]) -> Make
 
 
 def results(measured: dict[str, Measured], tokens: int) -> dict[str, Spread]:
-    """Tokens per second and ratios of them: above 1 is faster."""
-    seconds = {name: one.seconds for name, one in measured.items()}
+    """Return the tokens per second and ratios of them: above 1 is faster."""
+    seconds = {name: runs.seconds for name, runs in measured.items()}
     lora = seconds[plain.NAME]
     speeds = {
         "plain_lora_tps": rate(tokens, lora),
@@ -77,32 +77,32 @@ def results(measured: dict[str, Measured], tokens: int) -> dict[str, Spread]:
     }
 
 
-def reading(setting: Setting, speaker: ChatEngine, length: int) -> Variant:
+def reading(setting: Setting, speaker: ReadyModel, length: int) -> Variant:
     """Read a prompt of `length` tokens, up to the first new token."""
 
     def run(index: int) -> None:
         prompt = setting.prompt(index, length)
-        # With 0 tokens wanted, it ends once the first one is there.
+        # With max_tokens=0, it ends once the first token is there.
         list(generate_step(prompt, speaker(), max_tokens=0))
         mx.synchronize(generation_stream)
 
     return Variant(run)
 
 
-def writing(setting: Setting, speaker: ChatEngine, prompt: int, tokens: int) -> Variant:
+def writing(setting: Setting, speaker: ReadyModel, prompt: int, tokens: int) -> Variant:
     """Write `tokens` tokens after the first one, which answers a prompt."""
     answers: list[Iterator[Any]] = []
 
     def before(index: int) -> None:
-        given = setting.prompt(index, prompt)
-        answers[:] = [iter(generate_step(given, speaker(), max_tokens=tokens))]
+        ids = setting.prompt(index, prompt)
+        answers[:] = [iter(generate_step(ids, speaker(), max_tokens=tokens))]
         next(answers[0])  # from here on, one model step a token
 
     def run(index: int) -> None:
         del index
         for _ in answers[0]:
             pass
-        mx.synchronize(generation_stream)  # the last one is computed, not handed out
+        mx.synchronize(generation_stream)  # one more token is computed, not returned
 
     def after(index: int) -> None:
         del index

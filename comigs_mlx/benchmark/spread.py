@@ -1,4 +1,4 @@
-"""Medians with their range, and ratios of interleaved runs. Standard library only."""
+"""Computes medians, ranges and ratios of interleaved runs. Standard library only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Spread:
-    """A median and the range it was found in.
+    """A median with its range.
 
     Attributes:
         value: The median, or a ratio of two.
@@ -23,22 +23,22 @@ class Spread:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Median and range of one number a round; at least one round."""
+    """Return median and range of one number a round; at least one round."""
     return Spread(statistics.median(values), min(values), max(values))
 
 
 def ratio(ours: Sequence[float], reference: Sequence[float]) -> Spread:
-    """Ratio of the medians, and the range of the ratios within a round.
+    """Return the ratio of the medians, and the range of the ratios within a round.
 
     Two runs of one round are close in time, so their ratio is steadier than either.
     """
     value = statistics.median(ours) / statistics.median(reference)
-    each = [a / b for a, b in zip(ours, reference, strict=True)]
-    return Spread(value, min(each), max(each))
+    ratios = [a / b for a, b in zip(ours, reference, strict=True)]
+    return Spread(value, min(ratios), max(ratios))
 
 
 def compared(reference: Sequence[float], ours: Sequence[float]) -> dict[str, Spread]:
-    """Seconds of plain LoRA (`reference`) and of ours, and their ratio."""
+    """Return the seconds of plain LoRA (`reference`) and of ours, and their ratio."""
     return {
         "plain_lora_s": spread(reference),
         "comigs_s": spread(ours),
@@ -47,6 +47,6 @@ def compared(reference: Sequence[float], ours: Sequence[float]) -> dict[str, Spr
 
 
 def rate(count: float, seconds: Sequence[float]) -> Spread:
-    """`count` things a run -> things per second."""
+    """Convert `count` things a run to things per second."""
     times = spread(seconds)
     return Spread(count / times.value, count / times.high, count / times.low)

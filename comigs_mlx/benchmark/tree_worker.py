@@ -8,8 +8,8 @@ It reads JSON lines and answers each with one:
         -> {"seconds": s}
     anything that fails -> {"error": "what went wrong"}, and the end
 
-This folder runs on top of whatever version of the library surrounds it: nothing of the
-library is imported before the first line, and cases are found without the registry.
+This folder runs with any version of the library around it: nothing of the library is
+imported before the first line, and cases are found without the registry.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any, TextIO
 
 
 def answers(lines: TextIO) -> Iterator[dict[str, Any]]:
-    """One answer for each line, until there is no more."""
+    """Yield one answer for each line, until there is no more."""
     runners: dict[str, Any] = {}
     for line in lines:
         request = json.loads(line)
@@ -61,7 +61,9 @@ def _set_up(request: dict[str, Any]) -> tuple[dict[str, Any], dict[str, list[str
 
 
 def main() -> None:
-    """Answer on stdout, to which nothing else is printed, until stdin ends."""
+    """Write the answers to stdout, to which nothing else is printed, until stdin
+    ends.
+    """
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as out:
         os.dup2(2, 1)
         try:

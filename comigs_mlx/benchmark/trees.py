@@ -1,7 +1,7 @@
-"""Another commit's files in a temporary folder, and a process that works in a tree.
+"""Checks out another commit into a temporary folder, and runs a process in a tree.
 
-The benchmark's own folder is put in place of the other commit's, so that both trees
-are measured by the same code, also where the other has none.
+The benchmark's own folder replaces the other commit's, so that both trees are measured
+by the same code, also if the other has none.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from comigs_mlx.platform import cpu
 
 
 def resolve(root: Path, commit: str) -> str:
-    """The full name of a commit of the checkout `root`.
+    """Return the full name of a commit of the checkout `root`.
 
     Raises:
         ConfigError: If `root` is no git checkout, or has no such commit.
@@ -34,25 +34,25 @@ def resolve(root: Path, commit: str) -> str:
             "the repository and run the benchmark there"
         )
     name = f"{commit}^{{commit}}"
-    found = git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", name)
-    if found.returncode != 0:
+    result = git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", name)
+    if result.returncode != 0:
         raise ConfigError(
             f"--against {commit}: there is no such commit in {root}; see git log"
         )
-    return found.stdout.strip()
+    return result.stdout.strip()
 
 
 @contextlib.contextmanager
 def checkout(root: Path, commit: str) -> Iterator[Path]:
-    """A temporary folder with the files of `commit`, removed at the end."""
+    """Give a temporary folder with the files of `commit`, and remove it at the end."""
     try:
         with tempfile.TemporaryDirectory(prefix="comigs-bench-") as folder:
-            # git and Python must spell it alike, also where /tmp is a link.
+            # git and Python must spell the path alike, also where /tmp is a link.
             tree = Path(folder).resolve() / "tree"
             add = ("worktree", "add", "--detach", "--quiet", str(tree), commit)
-            done = git(root, *add)
-            if done.returncode != 0:
-                reason = " ".join(done.stderr.split())
+            result = git(root, *add)
+            if result.returncode != 0:
+                reason = " ".join(result.stderr.split())
                 raise ConfigError(
                     f"--against {commit}: git cannot check it out: {reason}"
                 )
@@ -63,14 +63,14 @@ def checkout(root: Path, commit: str) -> Iterator[Path]:
 
 def lay_over(tree: Path) -> None:
     """Put this folder in place of the benchmark in another tree."""
-    mine = Path(__file__).resolve().parent
+    benchmark = Path(__file__).resolve().parent
     target = tree / "comigs_mlx" / "benchmark"
     shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(mine, target, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(benchmark, target, ignore=shutil.ignore_patterns("__pycache__"))
 
 
 class TreeProcess:
-    """A process that works in one tree; see `worker`."""
+    """A process that works in one tree; see `tree_worker`."""
 
     def __init__(self, tree: Path, log: Path, title: str):
         self.tree, self.log, self.title = tree, log, title
@@ -106,7 +106,7 @@ class TreeProcess:
         return answer
 
     def _last(self) -> str:
-        """Why there was no answer: what ended the process, or what it said last."""
+        """Tell why there was no answer: what ended the process, or its last line."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             if (reason := cpu.crash(self.process.wait(timeout=10))) is not None:
                 return reason

@@ -24,7 +24,7 @@ class BatchSource(Protocol):
     """Training batches without end."""
 
     def batch(self, index: int) -> Batch:
-        """The batch number `index` >= 0; the same whenever it is asked for."""
+        """Return batch number `index` >= 0, the same one whenever it is asked for."""
 
 
 class RandomWindows:
@@ -39,7 +39,7 @@ class RandomWindows:
         self._batch_size, self._seed = batch_size, seed
 
     def batch(self, index: int) -> Batch:
-        """The batch number `index`, [batch_size, seq_len + 1] tokens."""
+        """Return batch number `index`, [batch_size, seq_len + 1] tokens."""
         rng = np.random.default_rng([self._seed, index])
         possible = len(self._stream.tokens) - self._seq_len
         starts = rng.integers(0, possible, self._batch_size)
@@ -47,7 +47,7 @@ class RandomWindows:
 
 
 class PackedWindows:
-    """Consecutive windows, in a new order each epoch, every one once per epoch.
+    """Consecutive windows in a new order each epoch, each of them once per epoch.
 
     Windows predict disjoint tokens; the few after the last whole window are left out.
     An epoch may end within a batch, so that no batch is short.
@@ -63,7 +63,7 @@ class PackedWindows:
         self._windows = (len(stream.tokens) - 1) // seq_len
 
     def batch(self, index: int) -> Batch:
-        """The batch number `index`, [batch_size, seq_len + 1] tokens."""
+        """Return batch number `index`, [batch_size, seq_len + 1] tokens."""
         first = index * self._batch_size
         places = range(first, first + self._batch_size)
         starts = [self._window(place) * self._seq_len for place in places]
@@ -78,11 +78,11 @@ class PaddedSamples:
     """Conversations of similar length together, each exactly once per epoch.
 
     Lengths are padded to 32, 64, 128, ..., seq_len; the rows that a bucket's last batch
-    lacks are filled with rows whose mask is 0. Who is with whom, and which batch comes
-    when, changes from epoch to epoch.
+    lacks are filled with rows whose mask is 0. Which samples share a batch, and the
+    order of the batches, changes from epoch to epoch.
 
     Attributes:
-        lengths: Padded length, in inputs -> its batches in an epoch.
+        lengths: Maps a padded length, in inputs, to its number of batches in an epoch.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class PaddedSamples:
         self._plan: tuple[int, list[tuple[int, list[int]]]] = (-1, [])
 
     def batch(self, index: int) -> Batch:
-        """The batch number `index`, [batch_size, padded length + 1] tokens."""
+        """Return batch number `index`, [batch_size, padded length + 1] tokens."""
         epoch, at = divmod(index, self._epoch_batches)
         if self._plan[0] != epoch:
             rng = np.random.default_rng([self._seed, epoch])
@@ -121,11 +121,12 @@ def training_batches(
     """Choose and make the source of training batches.
 
     Args:
-        content: One split, as `data.content.tokenised` returns it.
-        seq_len: Inputs per sequence, in tokens.
-        batch_size: How many sequences a batch has.
-        seed: With an index, decides a batch.
-        packing: Every window once per epoch instead of random windows (text).
+        content: The tokens of one split, as `data.content.tokenised` returns them.
+        seq_len: The inputs per sequence, in tokens.
+        batch_size: The number of sequences in a batch.
+        seed: The seed that, with its index, decides what is in a batch.
+        packing: Whether a text is read as consecutive windows, each of them once per
+            epoch, instead of as random windows.
 
     Returns:
         The source, and notes for the user on what to expect of its batches.
@@ -142,7 +143,7 @@ def training_batches(
 
 
 def _shapes_note(lengths: dict[int, int]) -> list[str]:
-    """What a user should know of several padded lengths before they are met."""
+    """Tell the user which padded lengths there are, before they slow training down."""
     if len(lengths) == 1:
         return []
     counts = [f"{length} ({count})" for length, count in sorted(lengths.items())]
@@ -156,7 +157,7 @@ def _shapes_note(lengths: dict[int, int]) -> list[str]:
 def evaluation_batches(
     content: Content, seq_len: int, batch_size: int
 ) -> Iterator[Batch]:
-    """Every target exactly once, in a fixed order.
+    """Yield every target exactly once, in a fixed order.
 
     A stream is cut into consecutive windows of `seq_len` inputs, each without context
     from the one before; of its N tokens all but the first are predicted. So is a
@@ -164,7 +165,7 @@ def evaluation_batches(
     batches of a stream have one shape.
 
     Raises:
-        DataError: If there is nothing to predict.
+        DataError: If no token can be predicted.
     """
     if not isinstance(content, TokenStream):
         _check_samples(content)
@@ -175,40 +176,43 @@ def evaluation_batches(
 def sampled_batches(
     content: Content, seq_len: int, batch_size: int, count: int
 ) -> list[Batch]:
-    """A sample of `evaluation_batches`, always the same one: an estimate of them all.
+    """Draw a sample of `evaluation_batches`, always the same one, to estimate them all.
 
     `count` batches' worth of windows, or of conversations, are drawn: one from each of
     as many equal parts of the text, at random. So long and short ones, and documents
     from the beginning to the end, have the share that they have in the whole.
 
     Args:
-        content: What `evaluation_batches` takes.
-        seq_len: What `evaluation_batches` takes.
-        batch_size: What `evaluation_batches` takes.
-        count: Batches; conversations of several padded lengths may need a few more.
+        content: The tokens of one split, as `evaluation_batches` takes them.
+        seq_len: The inputs per sequence, in tokens.
+        batch_size: The number of sequences in a batch.
+        count: The number of batches; conversations of several padded lengths may need a
+            few more.
 
     Raises:
-        DataError: If there is nothing to predict.
+        DataError: If no token can be predicted.
     """
     if isinstance(content, TokenStream):
         starts = _starts(content, seq_len)
         starts = starts[_spread(len(starts), count * batch_size)]
         return list(_stream_batches(content, starts, seq_len, batch_size))
     _check_samples(content)
-    drawn = _spread(len(content), count * batch_size).tolist()
-    return list(_sample_batches(content, drawn, seq_len, batch_size))
+    members = _spread(len(content), count * batch_size).tolist()
+    return list(_sample_batches(content, members, seq_len, batch_size))
 
 
-def _spread(count: int, wanted: int) -> npt.NDArray[np.int64]:
-    """`wanted` of `count` indices, ascending, one from each of as many equal parts."""
-    if wanted >= count:
+def _spread(count: int, size: int) -> npt.NDArray[np.int64]:
+    """Draw `size` of `count` indices, ascending, one from each of as many equal
+    parts.
+    """
+    if size >= count:
         return np.arange(count)
-    ends = np.linspace(0, count, wanted + 1).astype(np.int64)
+    ends = np.linspace(0, count, size + 1).astype(np.int64)
     return np.random.default_rng(0).integers(ends[:-1], ends[1:])
 
 
 def _starts(stream: TokenStream, seq_len: int) -> npt.NDArray[np.int64]:
-    """Where the windows begin in which every token but the first is predicted once."""
+    """Return the starts of windows that predict every token but the first once."""
     if len(stream.tokens) < 2:
         raise DataError(f"expected at least 2 tokens, found {len(stream.tokens)}")
     return np.arange(0, len(stream.tokens) - 1, seq_len)
@@ -233,13 +237,15 @@ def _sample_batches(
     seq_len: int,
     batch_size: int,
 ) -> Iterator[Batch]:
-    """Batches of the samples numbered `members`; longer ones as several rows."""
+    """Yield batches of the samples numbered `members`; longer ones take several
+    rows.
+    """
     pieces: list[LabelledSample] = []
     owners: list[int] = []
     for member in members:
-        mine = _pieces(samples[member], seq_len)
-        pieces += mine
-        owners += [member] * len(mine)
+        windows_of_member = _pieces(samples[member], seq_len)
+        pieces += windows_of_member
+        owners += [member] * len(windows_of_member)
     of_piece = np.array(owners, np.int32)
     for length, some in grouped(buckets(pieces, seq_len), batch_size):
         batch = padded(pieces, some, length, batch_size)
@@ -248,15 +254,15 @@ def _sample_batches(
 
 
 def _pieces(sample: LabelledSample, seq_len: int) -> list[LabelledSample]:
-    """Consecutive windows of a sample, those without a target left out."""
-    found = []
+    """Cut a sample into consecutive windows, and leave out those without a target."""
+    pieces = []
     for start in range(0, max(len(sample.tokens) - 1, 1), seq_len):
-        mine = slice(start, start + seq_len + 1)
-        labelled = sample.labelled[mine].copy()
+        window = slice(start, start + seq_len + 1)
+        labelled = sample.labelled[window].copy()
         labelled[:1] = False  # the target of the window before
         if labelled.any():
-            found.append(LabelledSample(sample.tokens[mine], labelled))
-    return found
+            pieces.append(LabelledSample(sample.tokens[window], labelled))
+    return pieces
 
 
 @functools.lru_cache(maxsize=2)

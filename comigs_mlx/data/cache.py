@@ -24,39 +24,40 @@ import numpy.typing as npt
 from comigs_mlx.files import LEFTOVER, cache_dir, replacing_dir, sha256
 from comigs_mlx.messages import Note, Say
 
-Arrays = Mapping[str, npt.NDArray[Any]]
-"""Arrays by name."""
+NamedArrays = Mapping[str, npt.NDArray[Any]]
+"""NumPy arrays by name."""
 
 LIMIT = 4 * 10**9
-"""Bytes of all entries together: 500 million tokens of plain text."""
+"""The most bytes of all entries together: 500 million tokens of plain text."""
 
 ABANDONED = 24 * 3600.0
-"""Seconds after which an unfinished entry belongs to a process that was killed."""
+"""The seconds after which an unfinished entry belongs to a killed process."""
 
 ENTRY = "entry.json"
+"""The file of an entry that lists the SHA-256 of its arrays."""
 
 
 class TokenCache:
-    """A folder of entries; the least recently used ones go when it gets too large.
+    """A folder of entries that removes the least recently used ones when it is full.
 
-    A cache never stops the work: what cannot be read counts as missing, and what
-    cannot be written is told once.
+    A cache never stops the work: an entry that cannot be read counts as missing, and
+    the first one that cannot be written leads to one note.
     """
 
     def __init__(self, folder: Path, say: Say, limit: int = LIMIT) -> None:
-        """Nothing is read or written yet.
+        """Remember the folder; nothing is read or written yet.
 
         Args:
-            folder: Of this cache alone; made when it is needed.
-            say: Told, once, when nothing can be kept.
-            limit: Bytes of all entries together.
+            folder: The folder of this cache alone; it is made when it is needed.
+            say: Receives one sentence when the cache cannot be written.
+            limit: The most bytes that all entries may have together.
         """
         self.folder, self._say, self.limit = folder, say, limit
         self._works = True
 
     @classmethod
     def of_user(cls, say: Say) -> TokenCache:
-        """The cache in the user's cache folder; one that keeps nothing without it."""
+        """Open the cache in the user's cache folder; without one, it keeps nothing."""
         try:
             return cls(cache_dir() / "tokens", say)
         except OSError as error:
@@ -64,8 +65,8 @@ class TokenCache:
             nowhere._fail(error)
             return nowhere
 
-    def load(self, key: str, names: Sequence[str]) -> Arrays | None:
-        """The arrays of an entry, mapped read-only.
+    def load(self, key: str, names: Sequence[str]) -> NamedArrays | None:
+        """Map the arrays of an entry, read-only.
 
         Args:
             key: The key that was given to `store`.
@@ -78,18 +79,18 @@ class TokenCache:
             return None
         folder = self.folder / key
         try:
-            kept = json.loads((folder / ENTRY).read_text(encoding="utf-8"))
+            digests = json.loads((folder / ENTRY).read_text(encoding="utf-8"))
             for name in names:
-                if sha256(_file(folder, name)) != kept[name]:
+                if sha256(_file(folder, name)) != digests[name]:
                     return None
-            found = {name: np.load(_file(folder, name), "r") for name in names}
+            arrays = {name: np.load(_file(folder, name), "r") for name in names}
         except (OSError, ValueError, KeyError, TypeError):
             return None
         with contextlib.suppress(OSError):  # a cache that may only be read
             os.utime(folder / ENTRY)
-        return found
+        return arrays
 
-    def store(self, key: str, arrays: Arrays) -> None:
+    def store(self, key: str, arrays: NamedArrays) -> None:
         """Keep `arrays`, none of them empty, instead of what `key` had before.
 
         Entries used longest ago are removed to stay below the limit; what is larger
@@ -122,7 +123,7 @@ class TokenCache:
             self.folder.chmod(0o700)
 
     def _make_room(self, latest: str) -> None:
-        """Remove what killed processes left, and the oldest entries over the limit."""
+        """Remove what killed processes left, then the oldest entries over the limit."""
         entries = []
         for folder in [path for path in self.folder.iterdir() if path.is_dir()]:
             used, size = _last_use(folder), _size(folder)
@@ -142,7 +143,7 @@ def _file(folder: Path, name: str) -> Path:
     return folder / f"{name}.npy"
 
 
-def _write(folder: Path, arrays: Arrays) -> None:
+def _write(folder: Path, arrays: NamedArrays) -> None:
     folder.chmod(0o700)
     for name, array in arrays.items():
         with _private(_file(folder, name)) as file:
@@ -153,13 +154,13 @@ def _write(folder: Path, arrays: Arrays) -> None:
 
 
 def _private(path: Path) -> IO[bytes]:
-    """A new file that no other user can open, from its first moment."""
+    """Open a new file that no other user can open from its first moment on."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     return os.fdopen(os.open(path, flags, 0o600), "wb")
 
 
 def _last_use(folder: Path) -> float:
-    """Seconds since the epoch; 0 for what has just been removed."""
+    """Return seconds since the epoch; 0 for an entry that has just been removed."""
     for path in (folder / ENTRY, folder):
         with contextlib.suppress(OSError):
             return path.stat().st_mtime
@@ -167,7 +168,7 @@ def _last_use(folder: Path) -> float:
 
 
 def _size(folder: Path) -> int:
-    """Bytes of the files in `folder`; 0 for what has just been removed."""
+    """Count the bytes of the files in `folder`; 0 if it has just been removed."""
     with contextlib.suppress(OSError):
         return sum(file.stat().st_size for file in folder.iterdir())
     return 0

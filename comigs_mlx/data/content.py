@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from comigs_mlx.data.cache import Arrays, TokenCache
+from comigs_mlx.data.cache import NamedArrays, TokenCache
 from comigs_mlx.data.conversation import Tokenizer
 from comigs_mlx.data.identity import (
     content_digest,
@@ -30,10 +30,12 @@ from comigs_mlx.errors import DataError
 from comigs_mlx.messages import Say, quiet
 
 Content = TokenStream | list[LabelledSample]
-"""One split: a stream of plain text, or conversations."""
+"""The tokens of one split: a stream of plain text, or conversations."""
 
 FORMAT = 2
-"""Goes up when the same samples become other tokens, or are kept in another way."""
+"""The number that goes up when equal samples become other tokens or are stored
+otherwise.
+"""
 
 STREAM = ("tokens", "documents")
 LABELLED = ("tokens", "labelled", "ends", "turns")
@@ -55,15 +57,15 @@ def tokenised(
 
     Args:
         samples: The samples of one split, from `load_splits`.
-        kind: Its kind, "text" or "chat".
+        kind: The kind of the samples, "text" or "chat".
         tokenizer: The tokenizer of the base model.
-        seq_len: Inputs per sequence, in tokens; conversations are cut to it. None
-            leaves them whole.
-        mask_prompt: Train on the assistant's tokens only (chat).
-        cache: Where tokens are kept between runs; None keeps them in memory only.
-        say: Told how far it is, where it takes long.
-        advance: Told how far it is each moment; may end it by raising.
-        split: What errors call these samples, such as "valid".
+        seq_len: The inputs per sequence, in tokens, to which conversations are cut.
+            None leaves them whole.
+        mask_prompt: Whether only the assistant's tokens are targets (chat).
+        cache: The cache that keeps tokens between runs; None keeps them in memory only.
+        say: Receives a sentence on how far the work is, where it takes long.
+        advance: Is called at each step of the work, which it ends by raising.
+        split: The name that errors give to these samples, such as "valid".
 
     Returns:
         The content, and counted notes for the user.
@@ -73,7 +75,7 @@ def tokenised(
     """
     plain = kind == "text" and not mask_prompt
 
-    def fresh() -> Arrays:
+    def fresh() -> NamedArrays:
         if plain:
             return _stream_arrays(token_stream(samples, tokenizer, say, advance))
         return _labelled_arrays(
@@ -84,17 +86,17 @@ def tokenised(
     if cache is not None:
         key = cache_key(samples, tokenizer, None if plain else mask_prompt)
     names = STREAM if plain else LABELLED
-    with named(split):
+    with naming_split(split):
         arrays = _once(cache, key, names, fresh)
         if plain:
             return TokenStream(arrays["tokens"], arrays["documents"]), []
-        kept, notes = cut(_labelled(arrays), seq_len)
-    return kept, [*notes, *_date_note(tokenizer)]
+        content, notes = cut(_labelled(arrays), seq_len)
+    return content, [*notes, *_date_note(tokenizer)]
 
 
 @contextlib.contextmanager
-def named(split: str) -> Iterator[None]:
-    """Have every line of a `DataError` say which split it is about; "" adds nothing."""
+def naming_split(split: str) -> Iterator[None]:
+    """Let every line of a `DataError` name the split it is about; "" adds nothing."""
     try:
         yield
     except DataError as error:
@@ -111,7 +113,7 @@ def _date_note(tokenizer: Tokenizer) -> list[str]:
 
 
 def tokens_digest(contents: Iterable[Content]) -> str:
-    """SHA-256 of all tokens and targets: of what a model is really given.
+    """Return the SHA-256 of all tokens and targets, which a model really learns from.
 
     Equal text has another digest where tokenizer or chat template have changed.
     """
@@ -128,12 +130,13 @@ def tokens_digest(contents: Iterable[Content]) -> str:
 def cache_key(
     samples: Sequence[Sample], tokenizer: Tokenizer, mask_prompt: bool | None
 ) -> str | None:
-    """The name of a cache entry; None where the tokenizer cannot be identified.
+    """Name a cache entry; return None where the tokenizer cannot be identified.
 
     Args:
         samples: The samples of one split.
         tokenizer: The tokenizer of the base model.
-        mask_prompt: For conversations; None for a stream of plain text.
+        mask_prompt: Whether only the assistant's tokens are targets; None for a stream
+            of plain text.
     """
     identity = tokenizer_digest(tokenizer, chat=mask_prompt is not None)
     if identity is None:
@@ -146,27 +149,27 @@ def _once(
     cache: TokenCache | None,
     key: str | None,
     names: Sequence[str],
-    fresh: Callable[[], Arrays],
-) -> Arrays:
-    """The arrays from the cache; where it has none, fresh ones, kept if possible."""
+    fresh: Callable[[], NamedArrays],
+) -> NamedArrays:
+    """Load the arrays from the cache, or make them and store them if possible."""
     if cache is None or key is None:
         return fresh()
-    if (kept := cache.load(key, names)) is not None:
-        return kept
-    made = fresh()
-    if all(array.size for array in made.values()):  # an empty file cannot be mapped
-        cache.store(key, made)
-        # Mapped from now on: the memory that made it is free for the model.
-        return cache.load(key, names) or made
-    return made
+    if (cached := cache.load(key, names)) is not None:
+        return cached
+    arrays = fresh()
+    if all(array.size for array in arrays.values()):  # an empty file cannot be mapped
+        cache.store(key, arrays)
+        # Mapped from now on: the memory they were made in is free for the model.
+        return cache.load(key, names) or arrays
+    return arrays
 
 
-def _stream_arrays(stream: TokenStream) -> Arrays:
+def _stream_arrays(stream: TokenStream) -> NamedArrays:
     return {"tokens": stream.tokens, "documents": stream.documents}
 
 
-def _labelled_arrays(labelled: Labelled) -> Arrays:
-    """All samples one after the other.
+def _labelled_arrays(labelled: Labelled) -> NamedArrays:
+    """Put all samples one after the other.
 
     `ends` is [S] int64, the end of each; `turns` counts turns as `Labelled` does.
     """
@@ -185,7 +188,7 @@ def _labelled_arrays(labelled: Labelled) -> Arrays:
     }
 
 
-def _labelled(arrays: Arrays) -> Labelled:
+def _labelled(arrays: NamedArrays) -> Labelled:
     # Plain views: a slice of a memmap costs ten times one of an array.
     tokens, labelled = np.asarray(arrays["tokens"]), np.asarray(arrays["labelled"])
     ends = arrays["ends"].tolist()

@@ -18,39 +18,43 @@ import numpy.typing as npt
 from comigs_mlx.data import tool_calls
 from comigs_mlx.data.spans import OffsetPlaces, Places, PrefixPlaces
 from comigs_mlx.data.splits import Sample
-from comigs_mlx.data.turns import Message, Missing, Turn, Turns
+from comigs_mlx.data.turns import Message, NotLearnable, Turn, Turns
 from comigs_mlx.errors import DataError
 
 Ints = npt.NDArray[np.int32]
 Bools = npt.NDArray[np.bool_]
 
 GENERATION_TAG = re.compile(r"{%-?\s*generation\s*-?%}")
-"""What a chat template puts around the assistant's tokens, where it marks them."""
+"""The tag that a chat template puts around the assistant's tokens, if it marks them."""
 
 
 class Tokenizer(Protocol):
-    """What is used of mlx-lm's `TokenizerWrapper`, or of a transformers tokenizer."""
+    """The part of mlx-lm's `TokenizerWrapper`, or of a transformers tokenizer, that is
+    used.
+    """
 
     @property
     def eos_token_id(self) -> int | None:
         """The token that ends a document."""
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Tokens of `text`."""
+        """Turn `text` into tokens."""
 
     def apply_chat_template(self, messages: list[Any], /, **options: Any) -> Any:
-        """Tokens of a conversation."""
+        """Turn a conversation into tokens, or into text."""
 
 
 def has_template(tokenizer: Tokenizer) -> bool:
-    """Whether `tokenizer` can render conversations."""
-    known = getattr(tokenizer, "has_chat_template", None)
+    """Tell whether `tokenizer` can render conversations."""
+    by_wrapper = getattr(tokenizer, "has_chat_template", None)
     template = getattr(tokenizer, "chat_template", None)
-    return bool(template if known is None else known)
+    return bool(template if by_wrapper is None else by_wrapper)
 
 
 def inner_tokenizer(tokenizer: Tokenizer) -> Any:
-    """The transformers tokenizer in mlx-lm's wrapper; any other one as it is."""
+    """Return the transformers tokenizer in mlx-lm's wrapper, or any other one as it
+    is.
+    """
     # A transformers tokenizer has a `_tokenizer` too, which knows no templates.
     inner = getattr(tokenizer, "_tokenizer", None)
     return inner if hasattr(inner, "apply_chat_template") else tokenizer
@@ -58,13 +62,15 @@ def inner_tokenizer(tokenizer: Tokenizer) -> Any:
 
 @dataclass(frozen=True)
 class Mask:
-    """Which tokens of a conversation the assistant produces.
+    """The tokens of a conversation that the assistant produces.
 
     Attributes:
-        labelled: [T] bool.
-        rewritten: Turns left out, for the template writes them otherwise later on.
-        unfound: Turns left out, for they were not found in the rendering.
-        endless: Turns after which no special token is learned, so nothing that ends.
+        labelled: True where the assistant produces the token, [T] bool.
+        rewritten: The number of turns left out because the template rewrites them later
+            on.
+        unfound: The number of turns left out because the rendering does not show them.
+        endless: The number of turns after which no special token is learned, so that
+            the model does not learn to stop there.
     """
 
     labelled: Bools
@@ -77,23 +83,23 @@ class ChatTokenizer:
     """A tokenizer with its chat template, and the tokens it treats as special."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        """Of mlx-lm's wrapper, or of a transformers tokenizer."""
+        """Wrap mlx-lm's wrapper, or a transformers tokenizer."""
         self.tokenizer, self.inner = tokenizer, inner_tokenizer(tokenizer)
 
     @functools.cached_property
     def ends(self) -> frozenset[int]:
         """Tokens at which generation stops."""
-        known = getattr(self.tokenizer, "eos_token_ids", None) or ()
+        several = getattr(self.tokenizer, "eos_token_ids", None) or ()
         end = self.tokenizer.eos_token_id
-        return frozenset(known) | (frozenset() if end is None else {end})
+        return frozenset(several) | (frozenset() if end is None else {end})
 
     @functools.cached_property
     def specials(self) -> frozenset[int]:
         """Tokens that no text is made of, those at which generation stops included."""
-        named = getattr(self.inner, "all_special_ids", None) or ()
-        added = getattr(self.inner, "added_tokens_decoder", None) or {}
-        marked = [number for number, token in added.items() if token.special]
-        return self.ends | frozenset(named) | frozenset(marked)
+        listed = getattr(self.inner, "all_special_ids", None) or ()
+        by_number = getattr(self.inner, "added_tokens_decoder", None) or {}
+        flagged = [number for number, token in by_number.items() if token.special]
+        return self.ends | frozenset(listed) | frozenset(flagged)
 
     def render(
         self,
@@ -102,16 +108,16 @@ class ChatTokenizer:
         prompted: bool = False,
         tokenize: bool = False,
     ) -> Any:
-        """Text, or tokens, of `messages`.
+        """Render `messages` as text, or as tokens.
 
         Args:
             messages: The turns of the conversation.
-            tools: What the template is told of tools.
+            tools: The descriptions of tools that the template may print, or None.
             prompted: Whether the assistant is to answer next.
-            tokenize: Whether tokens are returned, and not text.
+            tokenize: Whether tokens are returned instead of text.
 
         Raises:
-            DataError: If the template refuses them.
+            DataError: If the template refuses the messages.
         """
         try:
             return self.tokenizer.apply_chat_template(
@@ -127,28 +133,30 @@ class ChatTokenizer:
             raise DataError(f"the chat template refuses it: {reason}") from error
 
     def places(self, text: str, tokens: list[int]) -> Places:
-        """From the characters of `text` to `tokens`, which it became."""
+        """Map the characters of `text` to `tokens`, which the text became."""
         if getattr(self.inner, "is_fast", False):
-            found = self.inner(
+            encoded = self.inner(
                 text, add_special_tokens=False, return_offsets_mapping=True
             )
-            if list(found["input_ids"]) == tokens:
-                return OffsetPlaces(found["offset_mapping"])
+            if list(encoded["input_ids"]) == tokens:
+                return OffsetPlaces(encoded["offset_mapping"])
         encode = functools.partial(self.tokenizer.encode, add_special_tokens=False)
         return PrefixPlaces(text, tokens, encode)
 
     def marks(self, messages: Sequence[Message], tools: Any) -> tuple[list[int], Bools]:
-        """Tokens, and which of them the template itself marks as generated, if any."""
+        """Return the tokens, and which of them the template itself marks as
+        generated.
+        """
         template = getattr(self.tokenizer, "chat_template", None)
         none = np.zeros(0, np.bool_)
         if not isinstance(template, str) or not GENERATION_TAG.search(template):
             return [], none
-        # mlx-lm's wrapper always sets return_dict=False, which excludes the mask; what
-        # else it sets is set here too.
-        known = getattr(self.tokenizer, "has_thinking", None)
-        thinking = {} if known is None else {"enable_thinking": known}
+        # mlx-lm's wrapper always sets return_dict=False, which excludes the mask. So it
+        # is passed by, and its one other setting is repeated here.
+        has_thinking = getattr(self.tokenizer, "has_thinking", None)
+        thinking = {} if has_thinking is None else {"enable_thinking": has_thinking}
         try:
-            found = self.inner.apply_chat_template(
+            rendered = self.inner.apply_chat_template(
                 list(messages),
                 tools=tools,
                 tokenize=True,
@@ -159,15 +167,18 @@ class ChatTokenizer:
         # Tokenizers without character offsets cannot map the marks to tokens.
         except Exception:
             return [], none
-        return list(found["input_ids"]), np.array(found["assistant_masks"], np.bool_)
+        return list(rendered["input_ids"]), np.array(
+            rendered["assistant_masks"], np.bool_
+        )
 
 
 class Conversation:
-    """A conversation, rendered in full and, for the mask, turn by turn.
+    """A conversation rendered in full and, for the mask, turn by turn.
 
     Attributes:
-        messages: The turns; a prompt/completion pair is one of user and assistant.
-        tokens: The whole conversation, T tokens.
+        messages: The turns; a prompt/completion pair becomes one of user and one of
+            assistant.
+        tokens: The tokens of the whole conversation, [T].
     """
 
     def __init__(self, sample: Sample, tokenizer: Tokenizer | ChatTokenizer) -> None:
@@ -188,7 +199,7 @@ class Conversation:
         )
 
     def _with_arguments(self, messages: list[Message]) -> list[Message]:
-        """The messages with the arguments of tool calls as the template wants them."""
+        """Give the arguments of tool calls the form that the template expects."""
         objects = tool_calls.with_objects(messages)
         if objects is None:
             return messages
@@ -199,7 +210,7 @@ class Conversation:
         return objects if self._text(strings) is None else strings
 
     def _text(self, messages: Sequence[Message], prompted: bool = False) -> str | None:
-        """The text of `messages`; None where the template refuses them."""
+        """Render `messages` as text; return None where the template refuses them."""
         try:
             text = self._chat.render(messages, self._tools, prompted)
         except DataError:
@@ -207,16 +218,16 @@ class Conversation:
         return text if isinstance(text, str) else None
 
     def assistant_mask(self) -> Mask:
-        """Where the assistant speaks, each turn with its end token."""
+        """Locate the turns of the assistant, each with its end token."""
         text = self._text(self.messages) or ""
         turns = Turns(self.messages, text, self._text)
         places = self._chat.places(text, self.tokens)
-        found = [
+        turns_found = [
             turns.find(number)
             for number, message in enumerate(self.messages)
             if message["role"] == "assistant"
         ]
-        spans = [self._span(t, places) for t in found if isinstance(t, Turn)]
+        spans = [self._span(t, places) for t in turns_found if isinstance(t, Turn)]
         marked = self._marked(spans)
         if marked is not None:
             return marked
@@ -225,40 +236,43 @@ class Conversation:
             labelled[start:end] = True
         return Mask(
             labelled,
-            found.count(Missing.REWRITTEN),
-            found.count(Missing.UNFOUND),
+            turns_found.count(NotLearnable.REWRITTEN),
+            turns_found.count(NotLearnable.UNFOUND),
             sum(self._special(content, end) is None for _, content, end in spans),
         )
 
     def _span(self, turn: Turn, places: Places) -> tuple[int, int, int]:
-        """Tokens of a turn: the first, the one after its content, the one after all.
+        """Return a turn's first token, the one after its content, and the one after its
+        end.
 
-        A token of both sides of a border belongs to the turn where it holds some of the
-        answer; a special one holds spaces at most, and belongs to where it begins.
+        A token across a border belongs to the turn if it holds a part of the answer. A
+        special token holds spaces at most, and belongs to the side where it begins.
         """
-        start, whole = places.before(turn.start)
-        start += not whole and self._is(start, self._chat.specials)
-        content, whole = places.before(turn.content_end)
+        start, exact = places.before(turn.start)
+        start += not exact and self._is(start, self._chat.specials)
+        content, exact = places.before(turn.content_end)
         if turn.content_end > turn.start:
-            content += not whole and not self._is(content, self._chat.specials)
-        end, whole = places.before(turn.end)
-        end += not whole and turn.complete and self._is(end, self._chat.specials)
+            content += not exact and not self._is(content, self._chat.specials)
+        end, exact = places.before(turn.end)
+        end += not exact and turn.complete and self._is(end, self._chat.specials)
         end = max(end, content)
         if self._special(content, end) is None:
             end += self._is(end, self._chat.ends)
         return start, content, end
 
     def _is(self, place: int, kind: frozenset[int]) -> bool:
-        """Whether the token at `place`, if there is one, is one of a kind."""
+        """Tell whether there is a token at `place`, and it is one of `kind`."""
         return place < len(self.tokens) and self.tokens[place] in kind
 
     def _special(self, start: int, end: int) -> int | None:
-        """The first special token from `start` on and before `end`."""
+        """Return the place of the first special token from `start` on and before
+        `end`.
+        """
         places = range(start, end)
         return next((i for i in places if self.tokens[i] in self._chat.specials), None)
 
     def _marked(self, spans: list[tuple[int, int, int]]) -> Mask | None:
-        """The mask that the template itself gives, if it marks generated tokens.
+        """Return the mask that the template itself gives, if it marks generated tokens.
 
         Marks that end before a turn's end token are carried on to it.
         """

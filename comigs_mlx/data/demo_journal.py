@@ -1,8 +1,8 @@
 """An invented lighthouse keeper's log, for the demo persona `journal`.
 
-A small grammar composes it, seeded, so that it is the same everywhere. Its private
+A small grammar composes it from a seed, so that it is the same everywhere. Its private
 facts (the dog, the boat, the locker, the lamp's name...) come back through the log, as
-they do in anyone's own text: they are what a specialist has to learn.
+they do in anyone's own text: a specialist has to learn them.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ GRAMMAR: dict[str, list[str]] = {
         "All well on Vell, and the light is on.",
     ],
 }
-"""Symbol -> its expansions; `{symbol}` inside one is expanded in its turn."""
+"""Maps a symbol to its expansions; a `{symbol}` inside one is expanded in its turn."""
 
 MONTHS = (
     "January February March April May June July August September October November "
@@ -179,7 +179,7 @@ MONTHS = (
 
 
 def entries(count: int = 300, seed: int = 417) -> Iterator[str]:
-    """Yield the first `count` entries of the log that `seed` stands for.
+    """Yield the first `count` entries of the log that `seed` decides.
 
     Each is a heading (number, date) and one paragraph; no two are equal, for the
     numbers differ.
@@ -194,7 +194,7 @@ def entries(count: int = 300, seed: int = 417) -> Iterator[str]:
 
 
 def _compose(rng: random.Random) -> str:
-    """One entry's paragraph, with no expansion used twice."""
+    """Compose one entry's paragraph, with no expansion used twice."""
     used: set[str] = set()
 
     def expand(symbol: str) -> str:

@@ -3,9 +3,9 @@
     the topics of the built-in help      what the language reference says
     the standard library's docstrings    a module's docstrings are one document
 
-About 2 MB. It depends on the version of Python. No code and no licences, so that
-participants who write either bring something new; but the docstrings do stand in the
-library's source, should a participant's text be that.
+It is about 2 MB and depends on the version of Python. It holds no code and no licences,
+so that participants who write either bring something new. But the docstrings stand in
+the library's source too, which may be a participant's text.
 """
 
 from __future__ import annotations
@@ -28,37 +28,37 @@ OPTIONAL = {
     "tkinter",
     "turtledemo",
 }
-"""Folders of the library that not every installation or version has."""
+"""The folders of the library that not every installation or version has."""
 
 SHORTEST = 60
-"""Characters of the shortest docstring kept; shorter ones are rather labels."""
+"""The characters of the shortest docstring kept; shorter ones are only labels."""
 
 DEFINITIONS = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def documents(library: Path | None = None) -> list[str]:
-    """All documents, in a fixed order, without duplicates.
+    """Return all documents, in a fixed order, without duplicates.
 
     Args:
-        library: The standard library's folder (default: this Python's).
+        library: The folder of the standard library (default: this Python's).
 
     Raises:
         DataError: If this Python carries no source to read docstrings from.
     """
     root = library or Path(sysconfig.get_paths()["stdlib"])
-    found = [text for file in _modules(root) if (text := docstrings(file.read_bytes()))]
-    if not found:
+    texts = [text for file in _modules(root) if (text := docstrings(file.read_bytes()))]
+    if not texts:
         raise DataError(
             f"{root} holds no Python source with docstrings: use a Python installed "
             "from python.org, conda, uv or your system's packages"
         )
-    return list(dict.fromkeys([*reference(), *found]))
+    return list(dict.fromkeys([*reference(), *texts]))
 
 
 def docstrings(source: bytes) -> str:
-    """The longer docstrings of a module in the order of its source, blank line apart.
+    """Join the longer docstrings of a module in source order, with blank lines between.
 
-    Source that this Python cannot parse has none.
+    A module that this Python cannot parse gives "".
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the library's authors, not of ours

@@ -1,4 +1,4 @@
-"""Texts to tokens, many at once, with a word on how far it is."""
+"""Turns many texts into tokens at once, and tells how far it is."""
 
 from __future__ import annotations
 
@@ -14,27 +14,29 @@ from comigs_mlx.errors import DataError
 from comigs_mlx.messages import Say
 
 CHUNK = 2_000_000
-"""Characters that are tokenised at once: what is known of a token while it is made is
-some hundred bytes."""
+"""The characters that are tokenised at once, because the tokenizer holds some hundred
+bytes for each token while it works.
+"""
 
 QUIET_SECONDS = 10.0
-"""While tokenising, a sentence on how far it is this often."""
+"""The least time between two sentences on how far tokenising is."""
 
 
 class TokenisingProgress:
-    """Says now and then how many documents are tokenised."""
+    """Tells now and then how many documents are tokenised."""
 
     def __init__(self, total: int, say: Say, advance: Advance = ignore) -> None:
-        """For `total` documents; `say` is told at most every `QUIET_SECONDS`.
+        """Begin to count `total` documents.
 
-        `advance` is told each time, and ends the work where it raises.
+        `say` receives a sentence at most every `QUIET_SECONDS`. `advance` is called at
+        each count, and ends the work by raising.
         """
         self._total, self._say, self._advance = total, say, advance
         self._last = time.monotonic()
         advance("documents", 0, total)
 
     def __call__(self, done: int) -> None:
-        """Note that `done` documents are tokenised."""
+        """Record that `done` documents are tokenised."""
         self._advance("documents", done, self._total)
         now = time.monotonic()
         if now - self._last > QUIET_SECONDS and done < self._total:
@@ -43,7 +45,7 @@ class TokenisingProgress:
 
 
 def chunks(texts: Sequence[str]) -> Iterator[list[str]]:
-    """`texts` in order, in lists of about `CHUNK` characters; none is cut."""
+    """Yield `texts` in order, in lists of about `CHUNK` characters; no text is cut."""
     chunk, size = [], 0
     for text in texts:
         chunk.append(text)
@@ -56,7 +58,7 @@ def chunks(texts: Sequence[str]) -> Iterator[list[str]]:
 
 
 def text_tokens(texts: Sequence[str], tokenizer: Tokenizer) -> list[Ints]:
-    """The tokens of each text, [T] int32, without a beginning token and with EOS.
+    """Return the tokens of each text, [T] int32, without a start token and with EOS.
 
     Raises:
         DataError: If the tokenizer has no EOS token.
@@ -80,7 +82,7 @@ def text_tokens(texts: Sequence[str], tokenizer: Tokenizer) -> list[Ints]:
 
 
 def _encodes_lists(inner: Any) -> bool:
-    """Whether `inner(texts)` is `inner.encode` of each: no class changes either."""
+    """Tell whether `inner(texts)` encodes each text as `inner.encode` does."""
     if not getattr(inner, "is_fast", False):
         return False
     from transformers import PreTrainedTokenizerBase

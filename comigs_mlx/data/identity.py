@@ -1,4 +1,4 @@
-"""Which text and which tokenizer: exact digests; equal ones mean equal tokens."""
+"""Exact digests of a text and of a tokenizer; equal ones mean equal tokens."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from comigs_mlx.data.splits import Sample
 from comigs_mlx.environment import version
 
 PACKAGES = ("tokenizers", "transformers", "mlx-lm", "jinja2")
-"""Whose code turns text into tokens: another version counts as another tokenizer."""
+"""The packages that turn text into tokens: another version counts as another tokenizer.
+"""
 
 CLOCK = "strftime_now"
-"""What a chat template calls to write the date, as Llama 3's do."""
+"""The function that a chat template calls to write the date, as Llama 3's do."""
 
 
 def content_digest(samples: Iterable[Sample]) -> str:
-    """SHA-256 of all samples in their order, 64 hexadecimal digits.
+    """Return the SHA-256 of all samples in their order, 64 hexadecimal digits.
 
-    Also the order of a sample's keys counts, because chat templates print tools as
+    The order of a sample's keys counts too, because chat templates print tools as
     they stand.
     """
     digest = hashlib.sha256()
@@ -35,21 +36,21 @@ def content_digest(samples: Iterable[Sample]) -> str:
 
 
 def depends_on_date(tokenizer: Tokenizer) -> bool:
-    """Whether the chat template writes today's date: other tokens every day."""
+    """Tell whether the chat template writes today's date, so other tokens every day."""
     template = getattr(inner_tokenizer(tokenizer), "chat_template", None)
     return CLOCK in json.dumps(template, default=str)
 
 
 def tokenizer_digest(tokenizer: Tokenizer, chat: bool) -> str | None:
-    """SHA-256 of all that decides a tokenizer's output.
+    """Return the SHA-256 of all that decides a tokenizer's output.
 
     Args:
         tokenizer: mlx-lm's `TokenizerWrapper`, or a transformers tokenizer.
         chat: Whether conversations are rendered, so that the chat template counts.
 
     Returns:
-        64 hexadecimal digits; None where the output depends on more than can be read:
-        a tokenizer or template that is Python code, a random one, the date.
+        64 hexadecimal digits; None where the output depends on more than can be read: a
+        tokenizer or template that is Python code, a random one, or the date.
     """
     inner = inner_tokenizer(tokenizer)
     backend = getattr(inner, "backend_tokenizer", None)
@@ -66,17 +67,18 @@ def tokenizer_digest(tokenizer: Tokenizer, chat: bool) -> str | None:
 
 
 def tokenizer_identity(tokenizer: Tokenizer, chat: bool) -> str:
-    """SHA-256 of all that a base's folder says of its tokenizer: for a run's state.
+    """Return the SHA-256 of what a base's folder says of its tokenizer, for a run's
+    state.
 
-    Unlike `tokenizer_digest` there always is one, and the versions of packages are left
-    out, as is the date: what differs was changed in the base's folder.
+    Unlike `tokenizer_digest` it always exists, and it leaves out the date and the
+    versions of packages: a difference means a change in the base's folder.
 
     Args:
         tokenizer: mlx-lm's `TokenizerWrapper`, or a transformers tokenizer.
         chat: Whether conversations are rendered, so that the chat template counts.
 
     Returns:
-        64 hexadecimal digits.
+        The digest, 64 hexadecimal digits.
     """
     return _sha256(_facts(tokenizer, inner_tokenizer(tokenizer), chat))
 
@@ -95,7 +97,9 @@ def _facts(tokenizer: Tokenizer, inner: Any, chat: bool) -> dict[str, Any]:
 
 
 def _state(inner: Any) -> Any:
-    """What turns text into tokens, without what a call may leave behind in it."""
+    """Return what turns text into tokens, without what a call may leave behind in
+    it.
+    """
     backend = getattr(inner, "backend_tokenizer", None)
     if backend is not None:
         state = json.loads(backend.to_str())
@@ -106,7 +110,7 @@ def _state(inner: Any) -> Any:
 
 
 def _is_code(tokenizer: Tokenizer, inner: Any) -> bool:
-    """Whether mlx-lm renders with a Python function, as for some families."""
+    """Tell whether mlx-lm renders with a Python function, as for some families."""
     return inner is not tokenizer and bool(getattr(tokenizer, "_chat_template", None))
 
 

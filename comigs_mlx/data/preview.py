@@ -1,4 +1,4 @@
-"""What training would learn from, before it is started; no MLX."""
+"""Shows what training would learn from, before it is started; needs no MLX."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from comigs_mlx.data.batches import training_batches
-from comigs_mlx.data.content import named, tokenised
+from comigs_mlx.data.content import naming_split, tokenised
 from comigs_mlx.data.conversation import Tokenizer
 from comigs_mlx.data.splits import SPLITS, Sample, load_splits
 from comigs_mlx.data.tokens import TokenStream
@@ -15,7 +15,7 @@ from comigs_mlx.options import DataOptions
 
 DEFAULTS = DataOptions()
 EXAMPLES, CHARACTERS = 5, 200
-"""Documents that are shown, and how much of each."""
+"""The number of documents that are shown, and of characters of each."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class Preview:
     """A source of text as training sees it.
 
     Attributes:
-        kind: "text", or "chat".
-        documents: Split -> number of documents.
-        tokens: Split -> number of tokens, of conversations only those that are kept;
-            None without a tokenizer.
+        kind: The kind of the samples, "text" or "chat".
+        documents: Maps each split to its number of documents.
+        tokens: Maps each split to its number of tokens, of conversations only those
+            that are kept; None without a tokenizer.
         examples: The beginnings of some training documents.
         notes: The warnings that the user should see.
     """
@@ -47,13 +47,14 @@ def preview(
     """Read and divide a source, and count its tokens.
 
     Args:
-        data: As `--data` of train: a folder, a file, a dataset or demo.
-        tokenizer: The base model's; None counts no tokens.
-        seq_len: Tokens in a sequence, to which conversations are cut.
+        data: The source as `--data` of train names it: a folder, a file, a dataset or
+            demo.
+        tokenizer: The tokenizer of the base model; None counts no tokens.
+        seq_len: The inputs per sequence, in tokens, to which conversations are cut.
         mask_prompt: Whether to train on the assistant's tokens only.
 
     Raises:
-        DataError: If training could not begin with it, and why.
+        DataError: If training could not begin with the source; the text says why.
     """
     splits = load_splits(data)
     samples: dict[str, list[Sample]] = {n: getattr(splits, n) for n in SPLITS}
@@ -61,7 +62,7 @@ def preview(
     if tokenizer is not None:
         tokens = dict.fromkeys(SPLITS, 0)
         for name in (name for name in SPLITS if samples[name]):
-            content, found = tokenised(
+            content, content_notes = tokenised(
                 samples[name],
                 splits.kind,
                 tokenizer,
@@ -70,21 +71,21 @@ def preview(
                 split=name,
             )
             if name != "test":  # refuses what is too small to be learned from
-                with named(name):
-                    _, more = training_batches(
+                with naming_split(name):
+                    _, batch_notes = training_batches(
                         content, seq_len=seq_len, batch_size=1, seed=0, packing=False
                     )
-                found = [*found, *more]
+                content_notes = [*content_notes, *batch_notes]
             parts = [content] if isinstance(content, TokenStream) else content
             tokens[name] = sum(len(part.tokens) for part in parts)
-            notes += [f"{name}: {note}" for note in found]
+            notes += [f"{name}: {note}" for note in content_notes]
     examples = [_beginning(s) for s in itertools.islice(splits.train, EXAMPLES)]
-    counts = {name: len(each) for name, each in samples.items()}
+    counts = {name: len(of_split) for name, of_split in samples.items()}
     return Preview(splits.kind, counts, tokens, examples, notes)
 
 
 def _beginning(sample: Sample) -> str:
-    """The first characters of a document; of a conversation, turn by turn."""
+    """Return the first characters of a document; of a conversation, turn by turn."""
     if "text" in sample:
         text = str(sample["text"])
     elif "messages" in sample:

@@ -13,7 +13,7 @@ from comigs_mlx.data.splits import SPLITS
 from comigs_mlx.errors import DataError
 
 TEXT_ENDINGS = (".txt", ".md")
-"""Endings of plain text files, whatever their case."""
+"""The endings of plain text files, in any case."""
 
 
 SPLIT_NAMES = {
@@ -24,31 +24,32 @@ SPLIT_NAMES = {
     "dev": "valid",
     "test": "test",
 }
-"""What files and datasets call a split -> ours."""
+"""Maps what files and datasets call a split to its name here."""
 
 LINE_END = re.compile("\r\r\n|\r\n|\r")
-"""Line ends of Windows, of a Windows file converted once more, and of the old Mac."""
+"""The line ends of Windows, of a Windows file converted once more, and of the old Mac.
+"""
 
 BLANK = re.compile(
     r"[\s\u00ad\u115f\u1160\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164"
     r"\ufe00-\ufe0f\ufeff\uffa0]*"
 )
-"""Nothing to see: spaces of all kinds, and characters without width or ink."""
+"""Text that shows nothing: spaces of all kinds, and characters without width or ink."""
 
 NAMES_SHOWN = 5
-"""Files that are named in a note; the others are counted."""
+"""The most files that a note names; the others are counted."""
 
 
 def is_blank(text: str) -> bool:
-    """Whether there is nothing to see in `text`."""
+    """Tell whether `text` shows nothing."""
     return BLANK.fullmatch(text) is not None
 
 
 def read_utf8(path: Path) -> str:
-    r"""The text of `path`: UTF-8, byte order mark stripped, all line ends as "\n".
+    r"""Read `path` as UTF-8, without byte order mark and with all line ends as "\n".
 
     Raises:
-        DataError: If the file cannot be read, or names the line that is not UTF-8 text.
+        DataError: If the file cannot be read or is not UTF-8; the text names the line.
     """
     try:
         raw = path.read_bytes()
@@ -73,15 +74,15 @@ def read_utf8(path: Path) -> str:
 
 
 def _line(before: str) -> int:
-    """The number of the line that begins in `before` last."""
+    """Return the number of the line in which `before` ends."""
     return LINE_END.sub("\n", before).count("\n") + 1
 
 
 def list_dir(folder: Path) -> list[Path]:
-    """What `folder` holds, in sorted order.
+    """List what `folder` holds, in sorted order.
 
     Raises:
-        DataError: If it cannot be listed.
+        DataError: If the folder cannot be listed.
     """
     try:
         return sorted(folder.iterdir())
@@ -90,11 +91,11 @@ def list_dir(folder: Path) -> list[Path]:
 
 
 def split_files(folder: Path, endings: tuple[str, ...]) -> dict[str, list[Path]]:
-    """Files of `folder` that are named after a split, by split, in sorted order.
+    """Find the files of `folder` that are named after a split, sorted, by split.
 
     Args:
         folder: The folder to look into (not into its subfolders).
-        endings: Accepted file endings, such as (".txt", ".md").
+        endings: The accepted file endings, such as (".txt", ".md").
     """
     files: dict[str, list[Path]] = {}
     for path in list_dir(folder):
@@ -105,34 +106,36 @@ def split_files(folder: Path, endings: tuple[str, ...]) -> dict[str, list[Path]]
 
 
 def split_notes(folder: Path, files: Mapping[str, list[Path]]) -> list[str]:
-    """What a user should know of the files of splits, and of those beside them."""
+    """Tell the user about the files of splits and about those beside them."""
     notes = []
     for name, paths in files.items():
         if len({path.stem.lower() for path in paths}) > 1:
             notes.append(f"{name} is read from {_listed(paths)} together")
-    known = {path for paths in files.values() for path in paths}
-    others = [p for p in list_dir(folder) if p not in known and _may_hold_text(p)]
-    if others:
+    used = {path for paths in files.values() for path in paths}
+    unused = [p for p in list_dir(folder) if p not in used and _may_hold_text(p)]
+    if unused:
         notes.append(
-            f"not read: {_listed(others)} in {folder}, for they are not named train, "
+            f"not read: {_listed(unused)} in {folder}, for they are not named train, "
             "valid or test"
         )
     return notes
 
 
 def not_read(paths: Iterable[Path]) -> list[str]:
-    """A note on files that may hold text, by their endings; none without any."""
-    found = Counter(p.suffix.lower() or p.name for p in paths if _may_hold_text(p))
-    most = [f"{count} {ending}" for ending, count in found.most_common(NAMES_SHOWN)]
-    more = sum(found.values()) - sum(n for _, n in found.most_common(NAMES_SHOWN))
-    listed = ", ".join([*most, *([f"{more} more"] if more else [])])
-    files = "file" if sum(found.values()) == 1 else "files"
-    ours = ", ".join(TEXT_ENDINGS)
-    return [f"not read: {listed} {files} (only {ours} are)"] if found else []
+    """Write a note on files whose endings say that they may hold text, if there are
+    any.
+    """
+    counts = Counter(p.suffix.lower() or p.name for p in paths if _may_hold_text(p))
+    shown = [f"{count} {ending}" for ending, count in counts.most_common(NAMES_SHOWN)]
+    hidden = sum(counts.values()) - sum(n for _, n in counts.most_common(NAMES_SHOWN))
+    listed = ", ".join([*shown, *([f"{hidden} more"] if hidden else [])])
+    files = "file" if sum(counts.values()) == 1 else "files"
+    endings = ", ".join(TEXT_ENDINGS)
+    return [f"not read: {listed} {files} (only {endings} are)"] if counts else []
 
 
 def _may_hold_text(path: Path) -> bool:
-    """Whether leaving `path` out may be a loss: no picture, sound or hidden file."""
+    """Tell whether `path` may hold text: no picture, sound, font or hidden file."""
     kind = mimetypes.guess_type(path.name)[0] or ""
     return not path.name.startswith(".") and not kind.startswith(
         ("image/", "audio/", "video/", "font/")
@@ -146,6 +149,6 @@ def _listed(paths: Sequence[Path]) -> str:
 
 
 def stays_inside(path: Path, folder: Path) -> bool:
-    """Whether `path` lies in `folder` once every symbolic link is followed."""
+    """Tell whether `path` lies in `folder` once every symbolic link is followed."""
     real, root = os.path.realpath(path), os.path.realpath(folder)
     return os.path.commonpath([real, root]) == root

@@ -1,4 +1,4 @@
-"""How far reading and tokenising are, told often enough to draw it or to stop it."""
+"""Tells how far reading and tokenising are, often enough to draw it or to stop it."""
 
 from __future__ import annotations
 
@@ -7,58 +7,58 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 Advance = Callable[[str, int, int | None], None]
-"""(what is counted, how many are done, of how many if that is known).
+"""Takes what is counted, how many are done, and of how many, if that is known.
 
-What it raises ends the work: nothing has been written yet."""
+It ends the work by raising; nothing has been written yet."""
 
 EVERY = 100
-"""Rows or conversations between two calls: some milliseconds of work."""
+"""The rows or conversations between two calls, some milliseconds of work."""
 
 SECONDS = 10.0
-"""Between two lines of `spoken`."""
+"""The least time between two lines of `in_sentences`."""
 
 T = TypeVar("T")
 
 
 def ignore(what: str, done: int, total: int | None) -> None:
-    """An `Advance` that neither tells nor stops."""
+    """Do nothing, as the `Advance` of callers without one."""
     del what, done, total
 
 
-def told(
+def with_progress(
     items: Iterable[T],
-    what: str,
+    name: str,
     advance: Advance,
     total: int | None = None,
     every: int = 1,
 ) -> Iterator[T]:
-    """The items themselves; `advance` is told of every so many, before they are used.
+    """Yield the items, and call `advance` before every `every`-th of them.
 
     Args:
-        items: The items to pass on.
-        what: What they are called, such as "files".
-        advance: Told how many are done.
-        total: How many there are, if that is known.
-        every: How many items are passed on between two calls.
+        items: The items to yield.
+        name: The name of the items, such as "files".
+        advance: Is called with the number of items done.
+        total: The number of items, if it is known.
+        every: The number of items between two calls.
     """
-    for done, item in enumerate(items):
-        if done % every == 0:
-            advance(what, done, total)
+    for count, item in enumerate(items):
+        if count % every == 0:
+            advance(name, count, total)
         yield item
 
 
-def spoken(say: Callable[[str], None]) -> Advance:
-    """An `Advance` that says a line now and then, where the work takes long.
+def in_sentences(say: Callable[[str], None]) -> Advance:
+    """Make an `Advance` that says a line now and then, where the work takes long.
 
     Args:
-        say: Told a sentence at most every `SECONDS`, the first one after as many.
+        say: Receives a sentence at most every `SECONDS`, the first one after as many.
     """
-    last = time.monotonic()
+    last_said = time.monotonic()
 
     def advance(what: str, done: int, total: int | None) -> None:
-        nonlocal last
-        if (now := time.monotonic()) - last >= SECONDS:
-            last = now
+        nonlocal last_said
+        if (now := time.monotonic()) - last_said >= SECONDS:
+            last_said = now
             say(f"reading: {done:,}{f' of {total:,}' if total else ''} {what}")
 
     return advance

@@ -1,6 +1,6 @@
 """Rows of JSONL files and datasets, checked against mlx-lm's three formats.
 
-The columns say which one it is, looked for in mlx-lm's order: prompt and completion,
+The columns say which format it is, looked for in mlx-lm's order: prompt and completion,
 messages (optionally tools), text. Other columns are ignored, as mlx-lm does.
 """
 
@@ -22,7 +22,7 @@ COLUMNS = (("prompt", "completion"), ("messages",), ("text",))
 
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
-"""Who may speak in a conversation."""
+"""The roles that may speak in a conversation."""
 
 OTHER_ROLES = (
     "function",
@@ -35,26 +35,29 @@ OTHER_ROLES = (
     "control",
     "critic",
 )
-"""Names that some families' chat templates know as well."""
+"""The roles that some families' chat templates know as well."""
 
 NICKNAMES = {
     **dict.fromkeys(("human", "prompter", "question", "customer"), "user"),
     **dict.fromkeys(("bot", "gpt", "model", "ai", "chatbot", "agent"), "assistant"),
 }
-"""What other formats call them; they are named in errors, not accepted."""
+"""The names of other data formats for these roles; errors suggest the role, and do not
+accept the name.
+"""
 
 DEPTH = 50
-"""How deep objects and lists may lie in each other: deeper ones end in no template."""
+"""The most levels that objects and lists may be nested; no template uses deeper ones.
+"""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What was read of rows.
+    """The samples and problems that were read from rows.
 
     Attributes:
-        samples: Those of valid rows, each with its place.
+        samples: The samples of valid rows, each with its place.
         problems: The problems found, as one sentence each.
-        blank: Rows that were skipped, for there is nothing in them to learn.
+        blank: The number of rows that were skipped because they hold nothing to learn.
     """
 
     samples: list[Sample] = field(default_factory=list)
@@ -63,13 +66,13 @@ class Rows:
 
     @property
     def notes(self) -> list[str]:
-        """What was skipped, for the user."""
+        """Tell the user what was skipped."""
         rows = "row" if self.blank == 1 else "rows"
         return [f"skipped {self.blank} {rows} without text"] if self.blank else []
 
 
 def parsed(line: str) -> Any:
-    """What a line of JSON holds; a `DataError` for what cannot be parsed."""
+    """Return what a line of JSON holds, or a `DataError` if it cannot be parsed."""
     try:
         return json.loads(line, object_pairs_hook=_each_once)
     except json.JSONDecodeError as error:
@@ -84,21 +87,21 @@ def parsed(line: str) -> Any:
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object none of whose keys stands there twice: one would be lost."""
-    made = dict(pairs)
-    if len(made) < len(pairs):
+    """Make an object, and refuse a key that stands there twice: one would be lost."""
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
         raise DataError(f"the key {json.dumps(twice)} stands there twice")
-    return made
+    return unique
 
 
 def read_rows(rows: Iterable[tuple[str, Any]]) -> Rows:
-    """Turn rows into samples; the first one decides which columns all must have.
+    """Turn rows into samples; the first row decides which columns all must have.
 
     Args:
-        rows: Pairs of a place, such as "train.jsonl:3", and what stands there; a
-            `DataError` for what could not be parsed.
+        rows: Pairs of a place, such as "train.jsonl:3", and what stands there: the
+            parsed row, or a `DataError` if it could not be parsed.
     """
     samples: list[Sample] = []
     problems: list[str] = []
@@ -107,9 +110,9 @@ def read_rows(rows: Iterable[tuple[str, Any]]) -> Rows:
     for place, row in rows:
         row = _normalised(row)
         columns = columns or _columns(row)
-        found = _problems(row, columns)
-        problems += [f"{place}: {problem}" for problem in found]
-        if found or not columns:
+        row_problems = _problems(row, columns)
+        problems += [f"{place}: {problem}" for problem in row_problems]
+        if row_problems or not columns:
             continue
         sample = _sample(row, columns)
         if _is_empty(sample):
@@ -120,16 +123,16 @@ def read_rows(rows: Iterable[tuple[str, Any]]) -> Rows:
 
 
 def _normalised(row: Any) -> Any:
-    """The row with its messages in the one spelling that templates know."""
+    """Give the messages of a row the one spelling that templates know."""
     messages = row.get("messages") if isinstance(row, dict) else None
     if not isinstance(messages, list):
         return row
-    known = [tool_calls.normalised(m) if isinstance(m, dict) else m for m in messages]
-    return {**row, "messages": known}
+    spelled = [tool_calls.normalised(m) if isinstance(m, dict) else m for m in messages]
+    return {**row, "messages": spelled}
 
 
 def _is_empty(sample: Sample) -> bool:
-    """Whether there is nothing in a sample to learn."""
+    """Tell whether a sample holds nothing to learn."""
     messages = sample.get("messages", [])
     if any(message.get("tool_calls") for message in messages):
         return False
@@ -151,15 +154,15 @@ def _problems(row: Any, columns: tuple[str, ...] | None) -> list[str]:
     if not isinstance(row, dict):
         return [f"expected an object, found {_type(row)}"]
     if columns is None or any(name not in row for name in columns):
-        wanted = [columns] if columns else list(COLUMNS)
-        expected = ", or ".join(" and ".join(names) for names in wanted)
+        accepted = [columns] if columns else list(COLUMNS)
+        expected = ", or ".join(" and ".join(names) for names in accepted)
         why = ", like the first row" if columns else ""
         return [f"found {_keys(row)}: expected {expected}{why}"]
     if columns != ("messages",):
-        found = [*_string_problems(row, columns), *_tools_problems(row)]
+        problems = [*_string_problems(row, columns), *_tools_problems(row)]
     else:
-        found = _message_problems(row["messages"]) + _tools_problems(row)
-    return found or _nested_problems(_sample(row, columns))
+        problems = _message_problems(row["messages"]) + _tools_problems(row)
+    return problems or _nested_problems(_sample(row, columns))
 
 
 def _message_problems(messages: Any) -> list[str]:
@@ -167,8 +170,8 @@ def _message_problems(messages: Any) -> list[str]:
         return [f"expected a list of messages, found {_type(messages)}"]
     problems: list[str] = []
     for number, message in enumerate(messages, 1):
-        found = _one_message_problems(message)
-        problems += [f"message {number}: {problem}" for problem in found]
+        of_message = _one_message_problems(message)
+        problems += [f"message {number}: {problem}" for problem in of_message]
     return problems
 
 
@@ -177,10 +180,10 @@ def _one_message_problems(message: Any) -> list[str]:
         return [f"expected an object, found {_type(message)}"]
     # An assistant that only calls tools says nothing.
     silent = bool(message.get("tool_calls")) and message.get("content") is None
-    needed = ("role",) if silent else ("role", "content")
-    if any(name not in message for name in needed):
+    required = ("role",) if silent else ("role", "content")
+    if any(name not in message for name in required):
         return [f"found {_keys(message)}: expected role and content"]
-    return _string_problems(message, needed) or _role_problems(message["role"])
+    return _string_problems(message, required) or _role_problems(message["role"])
 
 
 def _role_problems(role: str) -> list[str]:
@@ -188,12 +191,12 @@ def _role_problems(role: str) -> list[str]:
         return []
     plain = role.strip().lower()
     near = difflib.get_close_matches(NICKNAMES.get(plain, plain), ROLES, 1)
-    wanted = near[0] if near else f"{', '.join(ROLES[:-1])} or {ROLES[-1]}"
-    return [f"role is {json.dumps(role, ensure_ascii=False)}: expected {wanted}"]
+    suggestion = near[0] if near else f"{', '.join(ROLES[:-1])} or {ROLES[-1]}"
+    return [f"role is {json.dumps(role, ensure_ascii=False)}: expected {suggestion}"]
 
 
 def _nested_problems(sample: Sample) -> list[str]:
-    """What templates and digests choke on, however deep it lies."""
+    """Find what templates and digests cannot take, however deep it lies."""
     waiting: list[tuple[Any, int]] = [(sample, 0)]
     while waiting:
         value, depth = waiting.pop()
@@ -202,9 +205,9 @@ def _nested_problems(sample: Sample) -> list[str]:
         if isinstance(value, str) and not _is_text(value):
             return ["there is a string with half a character: expected UTF-8 text"]
         if isinstance(value, dict):
-            waiting += [(each, depth + 1) for pair in value.items() for each in pair]
+            waiting += [(inner, depth + 1) for pair in value.items() for inner in pair]
         elif isinstance(value, list):
-            waiting += [(each, depth + 1) for each in value]
+            waiting += [(inner, depth + 1) for inner in value]
     return []
 
 
@@ -228,7 +231,7 @@ def _sample(row: dict[str, Any], columns: tuple[str, ...]) -> Sample:
 
 
 def _is_text(value: Any) -> bool:
-    """Whether `value` is a string that UTF-8 can hold; JSON allows half characters."""
+    """Tell whether UTF-8 can hold `value`, a string; JSON allows half characters."""
     if not isinstance(value, str):
         return False
     try:

@@ -1,4 +1,4 @@
-"""What a batch looks like, and how windows and samples fill one."""
+"""The form of a batch, and how windows and samples fill one."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ import numpy.typing as npt
 from comigs_mlx.data.tokens import Ints, LabelledSample, TokenStream
 
 SHORTEST = 32
-"""Smallest padded length, in inputs; the others double up to the sequence length."""
+"""The smallest padded length, in inputs; the others double up to the sequence length.
+"""
 
 
 class Batch(NamedTuple):
     """B sequences of T inputs, `tokens[:, :-1]`, and T targets, `tokens[:, 1:]`.
 
     Attributes:
-        tokens: [B, T + 1] int32.
-        mask: [B, T] float32, 1 where the target counts, else 0.
-        documents: [B, T] int32, the target's document (sample, for conversations); 0
-            where the target does not count.
+        tokens: The tokens, [B, T + 1] int32.
+        mask: 1 where the target counts, else 0, [B, T] float32.
+        documents: The number of the target's document (sample, for conversations); 0
+            where the target does not count, [B, T] int32.
     """
 
     tokens: Ints
@@ -30,7 +31,7 @@ class Batch(NamedTuple):
 
 
 def windows(stream: TokenStream, starts: npt.NDArray[np.int64], seq_len: int) -> Batch:
-    """Windows of `seq_len` targets; what lies beyond the stream is masked."""
+    """Cut windows of `seq_len` targets; what lies beyond the stream is masked."""
     at = starts[:, None] + np.arange(seq_len + 1)  # [B, T + 1]
     inside = at < len(stream.tokens)
     at = np.where(inside, at, 0)
@@ -40,7 +41,7 @@ def windows(stream: TokenStream, starts: npt.NDArray[np.int64], seq_len: int) ->
 
 
 def buckets(samples: Sequence[LabelledSample], seq_len: int) -> dict[int, list[int]]:
-    """Padded length in inputs -> indices of its samples; only those with samples."""
+    """Map a padded length in inputs to the indices of its samples, if it has any."""
     lengths = [seq_len]
     while (shorter := SHORTEST << (len(lengths) - 1)) < seq_len:
         lengths.insert(-1, shorter)
@@ -56,7 +57,7 @@ def grouped(
     batch_size: int,
     rng: np.random.Generator | None = None,
 ) -> list[tuple[int, list[int]]]:
-    """Padded length and members of each batch; the members shuffled, given `rng`."""
+    """Return padded length and members of each batch; `rng` shuffles the members."""
     batches = []
     for length, members in buckets.items():
         if rng is not None:
@@ -69,14 +70,14 @@ def grouped(
 def padded(
     samples: Sequence[LabelledSample], members: list[int], length: int, rows: int
 ) -> Batch:
-    """The `members` in the first of `rows` rows, padded to `length` inputs."""
+    """Put the `members` in the first of `rows` rows, padded to `length` inputs."""
     tokens = np.zeros((rows, length + 1), np.int32)
     mask = np.zeros((rows, length), np.float32)
     documents = np.zeros((rows, length), np.int32)
     for row, member in enumerate(members):
         sample = samples[member]
-        kept = sample.tokens[: length + 1]
-        tokens[row, : len(kept)] = kept
-        mask[row, : len(kept) - 1] = sample.labelled[1 : length + 1]
-        documents[row, : len(kept) - 1] = member
+        tokens_used = sample.tokens[: length + 1]
+        tokens[row, : len(tokens_used)] = tokens_used
+        mask[row, : len(tokens_used) - 1] = sample.labelled[1 : length + 1]
+        documents[row, : len(tokens_used) - 1] = member
     return Batch(tokens, mask, documents * mask.astype(np.int32))

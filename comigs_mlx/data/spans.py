@@ -1,4 +1,4 @@
-"""Which tokens hold which characters of a text."""
+"""Finds which tokens hold which characters of a text."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Any, Protocol
 import numpy as np
 
 Encode = Callable[[str], Sequence[int]]
-"""Tokens of a text, without special ones added."""
+"""Turns a text into tokens, without adding special ones."""
 
 
 class Places(Protocol):
-    """From characters of a text to its tokens."""
+    """Maps characters of a text to its tokens."""
 
     def before(self, at: int) -> tuple[int, bool]:
-        """How many tokens end before character `at`; whether the next begins there.
+        """Count the tokens that end before character `at`; tell if one begins there.
 
         False says that the next token holds characters of both sides.
         """
 
 
 class OffsetPlaces:
-    """By the characters that a fast tokenizer says each token was made of."""
+    """Places by the characters that a fast tokenizer reports for each token."""
 
     def __init__(self, offsets: Sequence[tuple[int, int]]) -> None:
-        """For tokens with `offsets`, in characters of the whole text."""
+        """Take the `offsets` of the tokens, in characters of the whole text."""
         pairs = np.array(offsets, np.int64).reshape(-1, 2)
         # Some tokenizers leave spaces out of their offsets: they belong to the token
         # that follows the one before. Parts of one character have the same offsets.
@@ -41,13 +41,13 @@ class OffsetPlaces:
 
 
 class PrefixPlaces:
-    """By tokenising the text up to a character: the tokens that stay are before it.
+    """Places by tokenising the text up to a character; the tokens that stay end there.
 
-    For tokenizers that do not say where their tokens come from.
+    It is for tokenizers that do not report the characters of their tokens.
     """
 
     def __init__(self, text: str, tokens: Sequence[int], encode: Encode) -> None:
-        """For `tokens`, those of the whole `text`."""
+        """Take `tokens`, those of the whole `text`."""
         self._text, self._tokens, self._encode = text, tokens, encode
 
     def before(self, at: int) -> tuple[int, bool]:
@@ -57,12 +57,12 @@ class PrefixPlaces:
         return count, count == len(part)
 
 
-def common(one: Sequence[Any], other: Sequence[Any]) -> int:
-    """How many items two sequences share from their beginning on."""
-    low, high = 0, min(len(one), len(other))
+def common(left: Sequence[Any], right: Sequence[Any]) -> int:
+    """Count the items that two sequences share from their beginning on."""
+    low, high = 0, min(len(left), len(right))
     while low < high:  # comparing slices is fast, comparing items is not
         middle = (low + high + 1) // 2
-        if one[low:middle] == other[low:middle]:
+        if left[low:middle] == right[low:middle]:
             low = middle
         else:
             high = middle - 1

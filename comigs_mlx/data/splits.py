@@ -1,4 +1,4 @@
-"""From a source (folder, file, dataset id, demo) to train, valid and test samples.
+"""Reads a source (folder, file, dataset id, demo) as train, valid and test samples.
 
 Experts learn from train, routers from valid, and neither ever sees test. A sample that
 stands in two splits would let the routers reward memorising, so a duplicate never
@@ -10,14 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from comigs_mlx import registry
 from comigs_mlx.data.reading_progress import Advance, ignore
 from comigs_mlx.errors import DataError, raise_all
-from comigs_mlx.messages import Note
+from comigs_mlx.messages import Note, Say, quiet
 
 Sample = dict[str, Any]
 """{"text": str}, {"messages": [...], "tools": [...]} or {"prompt": str,
@@ -28,33 +28,33 @@ class Placed(dict[str, Any]):
     """A `Sample` that knows where it was read.
 
     Attributes:
-        place: Where it was read, such as "train.jsonl:3".
+        place: The place where it was read, such as "train.jsonl:3".
     """
 
     def __init__(self, sample: Sample, place: str) -> None:
-        """`sample`, read at `place`."""
+        """Make a copy of `sample` that was read at `place`."""
         super().__init__(sample)
         self.place = place
 
 
 def place(sample: Sample) -> str:
-    """Where `sample` was read; "" where that is not known."""
+    """Return the place where `sample` was read; "" if it is not known."""
     return sample.place if isinstance(sample, Placed) else ""
 
 
 SPLITS = ("train", "valid", "test")
-"""The three splits: for the experts, for the routers, for nobody."""
+"""The three splits: for the experts, for the routers, and for measuring only."""
 
 TRAIN_SHARE, VALID_SHARE = 0.8, 0.1
-"""Shares of the documents of an undivided source; the rest is test."""
+"""The shares that train and valid have of an undivided source; the rest is test."""
 
 
 @dataclass(frozen=True)
-class Source:
-    """What a format read.
+class RawSplits:
+    """The samples and notes that a format read, not yet divided.
 
     Attributes:
-        splits: Samples by split, or under the single key "all" where undivided.
+        splits: The samples by split, or under the single key "all" where undivided.
         notes: Counted warnings, such as "skipped 2 empty files".
     """
 
@@ -67,10 +67,11 @@ class Splits:
     """Samples ready for tokenising; no sample stands in two splits.
 
     Attributes:
-        train: What the experts learn from; never empty.
-        valid: What the routers learn from; never empty.
-        test: What neither sees; may be empty.
-        kind: "text", or "chat" (conversations and prompt/completion pairs).
+        train: The samples that the experts learn from; never empty.
+        valid: The samples that the routers learn from; never empty.
+        test: The samples that neither sees; may be empty.
+        kind: The kind of the samples: "text", or "chat" (conversations and
+            prompt/completion pairs).
         notes: Counted warnings for the user.
     """
 
@@ -81,27 +82,22 @@ class Splits:
     notes: list[str] = field(default_factory=list)
 
 
-def unsaid(sentence: str) -> None:
-    """Takes a sentence for the user, and says nothing."""
-    del sentence
-
-
 def load_splits(source: str, advance: Advance = ignore) -> Splits:
     """Read `source` and divide what it leaves undivided.
 
     Args:
-        source: A folder or file of text or JSONL, a Hugging Face dataset id, or
-            "demo[:persona]".
-        advance: Told how far reading is; may end it by raising.
+        source: The name of a folder or file of text or JSONL, a Hugging Face dataset
+            id, or "demo[:persona]".
+        advance: Is called as reading goes on, and ends it by raising.
 
     Raises:
         DataError: If no format reads `source`, its content is invalid or mixed, or
             train or valid would be empty.
     """
-    found = _read(source, advance)
-    kind = _kind(source, found.splits)
-    splits, notes = _divided(found.splits)
-    notes = [*found.notes, *notes]
+    raw = _read(source, advance)
+    kind = _kind(source, raw.splits)
+    splits, notes = _divided(raw.splits)
+    notes = [*raw.notes, *notes]
     _check_filled(source, splits, notes)
     return Splits(**splits, kind=kind, notes=notes)
 
@@ -110,28 +106,29 @@ def load_split(
     source: str,
     split: str,
     advance: Advance = ignore,
-    say: Callable[[str], None] = unsaid,
+    say: Say = quiet,
 ) -> tuple[list[Sample], str]:
-    """One split alone, to measure on; the others may be empty.
+    """Load one split alone, to measure on; the others may be empty.
 
     Args:
-        source: What `load_splits` takes.
-        split: "train", "valid", "test", or "all" for every document of the source.
-        advance: Told how far reading is; may end it by raising.
-        say: Told what was left out of the source, a sentence each.
+        source: The name of a source, as `load_splits` takes it.
+        split: The split: "train", "valid", "test", or "all" for every document of the
+            source.
+        advance: Is called as reading goes on, and ends it by raising.
+        say: Receives a sentence on each kind of document that was left out.
 
     Returns:
-        Its samples and their kind.
+        The samples of the split, and their kind.
 
     Raises:
         DataError: If `source` cannot be read or the split is empty.
     """
-    found = _read(source, advance)
-    kind = _kind(source, found.splits)
-    divided, notes = _divided(found.splits)
-    for note in [*found.notes, *notes]:
+    raw = _read(source, advance)
+    kind = _kind(source, raw.splits)
+    divided, notes = _divided(raw.splits)
+    for note in [*raw.notes, *notes]:
         say(Note(note))
-    parts = divided if split != "all" else found.splits
+    parts = divided if split != "all" else raw.splits
     samples = [s for name in parts if split in (name, "all") for s in parts[name]]
     if not samples:
         counts = ", ".join(f"{name} {len(divided[name])}" for name in SPLITS)
@@ -148,42 +145,42 @@ def divide(splits: dict[str, list[Sample]]) -> dict[str, list[Sample]]:
     "all", or train alone, is divided 80/10/10; train beside a test but no valid gives
     10 % to valid; train beside a valid but no test leaves test empty.
     """
-    given = set(splits)
-    if given in ({"all"}, {"train"}):
+    names = set(splits)
+    if names in ({"all"}, {"train"}):
         (samples,) = splits.values()
         return _by_hash(samples, SPLITS)
-    if given == {"train", "test"}:
+    if names == {"train", "test"}:
         return {**splits, **_by_hash(splits["train"], ("train", "valid"))}
     return {name: splits.get(name, []) for name in SPLITS}
 
 
 def _divided(
-    given: dict[str, list[Sample]],
+    raw: dict[str, list[Sample]],
 ) -> tuple[dict[str, list[Sample]], list[str]]:
-    """The three splits without overlaps, and notes on how they were made."""
-    splits, notes = _without_overlaps(divide(given))
-    if "valid" in given:
+    """Make three splits without overlaps, and notes on how they were made."""
+    splits, notes = _without_overlaps(divide(raw))
+    if "valid" in raw:
         return splits, notes
-    made = {name for name in SPLITS if name not in given or name != "test"}
-    return splits, [*notes, *_fill(splits, made)]
+    by_chance = {name for name in SPLITS if name not in raw or name != "test"}
+    return splits, [*notes, *_fill(splits, by_chance)]
 
 
-def _fill(splits: dict[str, list[Sample]], made: set[str]) -> list[str]:
+def _fill(splits: dict[str, list[Sample]], by_chance: set[str]) -> list[str]:
     """Give train and valid a document of the fullest split where chance left none.
 
     A handful of documents is often divided so; the one that the smallest change of its
     position would have put there is taken, with its duplicates. Only the splits in
-    `made` were divided by chance.
+    `by_chance` were divided by chance.
     """
     notes = []
     for name, at in (("valid", TRAIN_SHARE), ("train", 0.0)):
-        others = {other: {_digest(s) for s in splits[other]} for other in made}
-        fullest = max(sorted(others), key=lambda other: len(others[other]))
-        if splits[name] or len(others[fullest]) < (1 if fullest == "test" else 2):
+        digests = {split: {_digest(s) for s in splits[split]} for split in by_chance}
+        fullest = max(sorted(digests), key=lambda split: len(digests[split]))
+        if splits[name] or len(digests[fullest]) < (1 if fullest == "test" else 2):
             continue
-        taken = _digest(min(splits[fullest], key=lambda s: abs(position(s) - at)))
-        splits[name] = [s for s in splits[fullest] if _digest(s) == taken]
-        splits[fullest] = [s for s in splits[fullest] if _digest(s) != taken]
+        moved = _digest(min(splits[fullest], key=lambda s: abs(position(s) - at)))
+        splits[name] = [s for s in splits[fullest] if _digest(s) == moved]
+        splits[fullest] = [s for s in splits[fullest] if _digest(s) != moved]
         notes.append(
             f"too few documents to divide by chance: {name} got one of {fullest}'s"
         )
@@ -191,7 +188,7 @@ def _fill(splits: dict[str, list[Sample]], made: set[str]) -> list[str]:
 
 
 def position(sample: Sample) -> float:
-    """Where the content of `sample` falls in [0, 1); depends on nothing else.
+    """Return where the content of `sample` falls in [0, 1), which nothing else decides.
 
     So adding documents moves no other document, and duplicates stay together.
     """
@@ -211,7 +208,7 @@ def _by_hash(samples: list[Sample], into: tuple[str, ...]) -> dict[str, list[Sam
 
 
 def _digest(sample: Sample) -> bytes:
-    """SHA-256 of the canonical content: the text itself, else JSON with sorted keys."""
+    """Return the SHA-256 of the content: of the text, else of JSON with sorted keys."""
     content = sample["text"] if "text" in sample else json.dumps(sample, sort_keys=True)
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).digest()
 
@@ -220,26 +217,26 @@ def _without_overlaps(
     splits: dict[str, list[Sample]],
 ) -> tuple[dict[str, list[Sample]], list[str]]:
     """Drop from train what stands in valid or test, and from valid what is in test."""
-    held = {name: {_digest(s) for s in splits[name]} for name in ("valid", "test")}
-    kept, notes = dict(splits), []
-    for name, others in (("train", ("valid", "test")), ("valid", ("test",))):
-        seen = set().union(*(held[other] for other in others))
-        kept[name] = [s for s in splits[name] if _digest(s) not in seen]
-        if dropped := len(splits[name]) - len(kept[name]):
-            where = " or ".join(others)
+    digests = {name: {_digest(s) for s in splits[name]} for name in ("valid", "test")}
+    remaining, notes = dict(splits), []
+    for name, holders in (("train", ("valid", "test")), ("valid", ("test",))):
+        heldout = set().union(*(digests[holder] for holder in holders))
+        remaining[name] = [s for s in splits[name] if _digest(s) not in heldout]
+        if dropped := len(splits[name]) - len(remaining[name]):
+            where = " or ".join(holders)
             notes.append(
                 f"dropped {_count(dropped)} from {name} also standing in {where}"
             )
-    return kept, notes
+    return remaining, notes
 
 
-def _read(source: str, advance: Advance) -> Source:
+def _read(source: str, advance: Advance) -> RawSplits:
     path = os.path.expanduser(source)
     formats = [registry.load("format", name) for name in registry.names("format")]
     for plugin in sorted(formats, key=lambda plugin: int(plugin.ORDER)):
         if path and plugin.matches(path):
-            found: Source = plugin.read(path, advance)
-            return found
+            raw: RawSplits = plugin.read(path, advance)
+            return raw
     raise DataError(
         f"no such file or folder: {source!r} (give a folder or file of text or JSONL, "
         "a Hugging Face dataset as owner/name, or demo)"

@@ -31,8 +31,8 @@ class TokenStream:
     """Documents one after the other.
 
     Attributes:
-        tokens: [N] int32.
-        documents: [N] int32, the index of the document each token belongs to.
+        tokens: The tokens of all documents, [N] int32.
+        documents: The index of the document that each token belongs to, [N] int32.
     """
 
     tokens: Ints
@@ -41,11 +41,11 @@ class TokenStream:
 
 @dataclass(frozen=True, eq=False)
 class LabelledSample:
-    """One conversation.
+    """A conversation as tokens.
 
     Attributes:
-        tokens: [T] int32.
-        labelled: [T] bool, True where the token is a target; never the first one.
+        tokens: The tokens of the conversation, [T] int32.
+        labelled: True where the token is a target; never the first one, [T] bool.
     """
 
     tokens: Ints
@@ -58,9 +58,11 @@ class Labelled:
 
     Attributes:
         samples: The samples in the order in which they were given.
-        rewritten: Assistant turns not labelled, as the chat template rewrites them.
-        unfound: Assistant turns not labelled, as they were not found in the rendering.
-        endless: Labelled assistant turns without an end token.
+        rewritten: The number of assistant turns not labelled, as the chat template
+            rewrites them.
+        unfound: The number of assistant turns not labelled, as the rendering does not
+            show them.
+        endless: The number of labelled assistant turns without an end token.
     """
 
     samples: list[LabelledSample]
@@ -78,10 +80,10 @@ def token_stream(
     """Concatenate all texts, each without a beginning token and with EOS at its end.
 
     Args:
-        samples: The samples, which hold plain texts.
+        samples: The samples, all of them plain texts.
         tokenizer: The tokenizer of the base model.
-        say: Told how far it is, where it takes long.
-        advance: Told how far it is each moment; may end it by raising.
+        say: Receives a sentence on how far the work is, where it takes long.
+        advance: Is called at each step of the work, which it ends by raising.
 
     Raises:
         DataError: If the tokenizer has no EOS token.
@@ -108,35 +110,36 @@ def labelled_samples(
     """Render conversations with the tokenizer's chat template and label the targets.
 
     Args:
-        samples: Conversations, prompt/completion pairs, or (unmasked only) texts.
-        tokenizer: Needs a chat template, unless all samples are texts.
-        mask_prompt: Label only the tokens that the assistant produces, else every
-            token but the first.
-        say: Told how far it is, where it takes long.
-        advance: Told how far it is each moment; may end it by raising.
+        samples: The conversations, prompt/completion pairs, or (unmasked only) texts.
+        tokenizer: The tokenizer, which needs a chat template unless all samples are
+            texts.
+        mask_prompt: Whether to label only the tokens that the assistant produces,
+            instead of every token but the first.
+        say: Receives a sentence on how far the work is, where it takes long.
+        advance: Is called at each step of the work, which it ends by raising.
 
     Raises:
         DataError: If the template is missing or refuses a sample, or a text is to be
             masked.
     """
     _check_labelling(samples, tokenizer, mask_prompt)
-    found: list[LabelledSample] = []
+    labelled: list[LabelledSample] = []
     counts, problems = [0, 0, 0], []
     progress = TokenisingProgress(len(samples), say, advance)
     chat = ChatTokenizer(tokenizer)
     for number, sample in enumerate(samples, 1):
         try:
-            one, mask = _labelled(sample, chat, mask_prompt)
+            tokens, mask = _labelled(sample, chat, mask_prompt)
         except DataError as error:
             problems.append(f"{place(sample) or f'sample {number}'}: {error}")
             continue
-        found.append(one)
+        labelled.append(tokens)
         if mask is not None:
-            more = mask.rewritten, mask.unfound, mask.endless
-            counts = [a + b for a, b in zip(counts, more, strict=True)]
+            turns = mask.rewritten, mask.unfound, mask.endless
+            counts = [a + b for a, b in zip(counts, turns, strict=True)]
         progress(number)
     raise_all(DataError, problems)
-    return Labelled(found, *counts)
+    return Labelled(labelled, *counts)
 
 
 def _check_labelling(
@@ -158,7 +161,7 @@ def _check_labelling(
 def _labelled(
     sample: Sample, chat: ChatTokenizer, mask_prompt: bool
 ) -> tuple[LabelledSample, Mask | None]:
-    """The labelled sample, and what is known of its mask."""
+    """Tokenise and label a sample; return it with the mask it was given, if any."""
     mask = None
     if "text" in sample:
         (tokens,) = text_tokens([sample["text"]], chat.tokenizer)
@@ -174,36 +177,37 @@ def _labelled(
 def cut(
     labelled: Labelled, seq_len: int | None
 ) -> tuple[list[LabelledSample], list[str]]:
-    """Truncate to `seq_len + 1` tokens (None: not) and drop what has no target left.
+    """Truncate samples to `seq_len + 1` tokens (None: not), and drop those without a
+    target.
 
     Returns:
         The samples that have a target, in order, and counted notes on what was cut,
         dropped or not labelled.
 
     Raises:
-        DataError: If no sample has a target, and why.
+        DataError: If no sample has a target; the text says why.
     """
-    found = labelled.samples
+    samples = labelled.samples
     size = None if seq_len is None else seq_len + 1
-    shortened = [LabelledSample(s.tokens[:size], s.labelled[:size]) for s in found]
-    kept = [sample for sample in shortened if sample.labelled.any()]
-    empty = sum(not sample.labelled.any() for sample in found)
-    late = len(found) - len(kept) - empty
-    if not kept:
+    shortened = [LabelledSample(s.tokens[:size], s.labelled[:size]) for s in samples]
+    usable = [sample for sample in shortened if sample.labelled.any()]
+    empty = sum(not sample.labelled.any() for sample in samples)
+    late = len(samples) - len(usable) - empty
+    if not usable:
         raise DataError(_no_target(labelled, size, empty, late))
-    long = sum(len(s.tokens) > size for s in found) if size is not None else 0
+    long = sum(len(s.tokens) > size for s in samples) if size is not None else 0
     counted = {
-        f"cut {long} of {len(found)} samples to {size} tokens (--seq-len)": long,
-        f"dropped {late} of {len(found)} samples without a target": late,
-        f"dropped {empty} of {len(found)} samples without an assistant turn to learn "
+        f"cut {long} of {len(samples)} samples to {size} tokens (--seq-len)": long,
+        f"dropped {late} of {len(samples)} samples without a target": late,
+        f"dropped {empty} of {len(samples)} samples without an assistant turn to learn "
         "from": empty,
         **_turn_notes(labelled),
     }
-    return kept, [note for note, count in counted.items() if count]
+    return usable, [note for note, count in counted.items() if count]
 
 
 def _turn_notes(labelled: Labelled) -> dict[str, int]:
-    """What a user should know of turns, and of how many."""
+    """Map each note on turns that the user should read to the number of turns."""
     return {
         f"not trained on {labelled.rewritten} assistant turns that the chat template "
         "rewrites later in the conversation": labelled.rewritten,
@@ -215,15 +219,15 @@ def _turn_notes(labelled: Labelled) -> dict[str, int]:
 
 
 def _no_target(labelled: Labelled, size: int | None, empty: int, late: int) -> str:
-    """Why no sample has a target, and what helps."""
+    """Tell why no sample has a target, and what helps."""
     if not empty:
         return (
             f"none of {late} samples has a target in its first {size} tokens: raise "
             "--seq-len, shorten the prompts, or leave out --mask-prompt"
         )
-    left = [note for note, count in _turn_notes(labelled).items() if count]
-    left += [f"{late} samples have none in their first {size} tokens"] * (late > 0)
-    why = "; ".join(left) or "there is no turn of the role assistant"
+    reasons = [note for note, count in _turn_notes(labelled).items() if count]
+    reasons += [f"{late} samples have none in their first {size} tokens"] * (late > 0)
+    why = "; ".join(reasons) or "there is no turn of the role assistant"
     return (
         f"none of {empty + late} samples has a target ({why}): leave out --mask-prompt "
         "or change the conversations"

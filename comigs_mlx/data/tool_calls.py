@@ -1,4 +1,6 @@
-"""One fact, several spellings: what a message calls, and with which arguments."""
+"""Gives tool calls one spelling: the functions that a message calls, and their
+arguments.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 Message = dict[str, Any]
+"""A message of a conversation, with role, content and perhaps tool calls."""
 
 
 def normalised(message: Message) -> Message:
-    """The message with OpenAI's older `function_call` as one of its `tool_calls`."""
+    """Turn OpenAI's older `function_call` into one of the message's `tool_calls`."""
     message = dict(message)
     call = message.pop("function_call", None)
     if call is not None and not message.get("tool_calls"):
@@ -23,9 +26,9 @@ def normalised(message: Message) -> Message:
 
 
 def with_objects(messages: Sequence[Message]) -> list[Message] | None:
-    """The messages with all arguments of tool calls as objects; None without any.
+    """Write all arguments of tool calls as objects; return None if there are none.
 
-    OpenAI's form, JSON in a string, is read; what is no JSON object stays as it is.
+    OpenAI's form, JSON in a string, is parsed; anything else stays as it is.
     """
     if not any(_functions(messages)):
         return None
@@ -33,16 +36,16 @@ def with_objects(messages: Sequence[Message]) -> list[Message] | None:
 
 
 def with_strings(messages: Sequence[Message]) -> list[Message]:
-    """The messages with all arguments of tool calls as JSON in a string."""
+    """Write all arguments of tool calls as JSON in a string."""
     return _changed(messages, _string)
 
 
 def prints_python(messages: Sequence[Message], text: str) -> bool:
-    """Whether arguments stand in `text` as Python prints them, which is no JSON."""
-    found = (function["arguments"] for function in _functions(messages))
+    """Tell whether `text` shows arguments as Python prints them, which is no JSON."""
+    all_arguments = (function["arguments"] for function in _functions(messages))
     return any(
         str(arguments) in text
-        for arguments in found
+        for arguments in all_arguments
         if isinstance(arguments, dict) and arguments
     )
 
@@ -53,10 +56,10 @@ def _object(arguments: Any) -> Any:
     if not arguments.strip():
         return {}
     try:
-        found = json.loads(arguments)
+        parsed = json.loads(arguments)
     except (ValueError, RecursionError):
         return arguments
-    return found if isinstance(found, dict) else arguments
+    return parsed if isinstance(parsed, dict) else arguments
 
 
 def _string(arguments: Any) -> Any:
@@ -66,7 +69,9 @@ def _string(arguments: Any) -> Any:
 
 
 def _functions(messages: Sequence[Message]) -> Iterator[dict[str, Any]]:
-    """What has arguments in the calls of `messages`, nested as OpenAI does or not."""
+    """Yield the functions with arguments that `messages` call, nested as in OpenAI's
+    form or not.
+    """
     for message in messages:
         calls = message.get("tool_calls")
         for call in calls if isinstance(calls, list) else []:
@@ -78,14 +83,14 @@ def _functions(messages: Sequence[Message]) -> Iterator[dict[str, Any]]:
 def _changed(
     messages: Sequence[Message], change: Callable[[Any], Any]
 ) -> list[Message]:
-    """A copy of the messages with every call's arguments changed."""
-    made = []
+    """Copy the messages, with every call's arguments changed."""
+    copies = []
     for message in messages:
         calls = message.get("tool_calls")
         if isinstance(calls, list):
             message = {**message, "tool_calls": [_call(c, change) for c in calls]}
-        made.append(message)
-    return made
+        copies.append(message)
+    return copies
 
 
 def _call(call: Any, change: Callable[[Any], Any]) -> Any:

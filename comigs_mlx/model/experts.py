@@ -1,4 +1,4 @@
-"""LoRA experts around frozen linears: fan out, mix back.
+"""LoRA experts around frozen linears: their outputs fan out and are mixed back.
 
 Base weights are shared by all experts, so the base product of each linear of the MLP
 is computed once, whatever the number of experts:
@@ -34,11 +34,12 @@ class BlockRouting:
 
     Attributes:
         choose: Maps the MLP's input to the choice; None where no expert speaks.
-        derived: Remembers the joined A of the readers.
+        derived: The cache that remembers the joined A of the readers.
         readers: The linears that read the MLP's input.
-        choice: What was chosen; None outside a call, and where no expert speaks.
-        low: Child name of each reader -> the MLP's input in its low-rank space,
-            `[tokens, n * r]`.
+        choice: The choice for the call under way; None outside a call, and where no
+            expert speaks.
+        low: Maps the child name of each reader to the MLP's input in its low-rank
+            space, `[tokens, n * r]`.
     """
 
     choose: Callable[[mx.array], Choice | None]
@@ -48,23 +49,25 @@ class BlockRouting:
     low: dict[str, mx.array] = field(default_factory=dict)
 
     def begin(self, x: mx.array) -> None:
-        """From now on, the block's linears run what is chosen for `x` `[..., in]`."""
+        """Let the block's linears run the experts that are chosen for `x` `[...,
+        in]`.
+        """
         self.choice = self.choose(x)
         if self.choice is not None:
             self.low = low_ranks(self.readers, x, self.choice, self.derived)
 
     def end(self) -> None:
-        """The block's linears compute the base's product alone again."""
+        """Let the block's linears compute the base's product alone again."""
         self.choice, self.low = None, {}
 
 
 class MixtureMLP:
-    """Goes before an MLP's own class (`attach.mix_in_class`)."""
+    """The class that is mixed in before an MLP's own (`attach.mix_in_class`)."""
 
     _routing: BlockRouting
 
     def __call__(self, x: mx.array, *args: Any, **kwargs: Any) -> mx.array:
-        """The block's MLP of `x`, with the experts that its router chooses."""
+        """Compute the block's MLP of `x` with the experts that its router chooses."""
         routing = self._routing
         try:
             routing.begin(x)
@@ -99,23 +102,25 @@ class ExpertLinear(nn.Module):
         self._derived = DerivedCache(mode)
 
     def stacks(self, which: str) -> list[mx.array]:
-        """`lora_a` or `lora_b` as they are kept, one array a role: `[n, ...]`."""
+        """Return `lora_a` or `lora_b` as they are stored, one array a role: `[n,
+        ...]`.
+        """
         return [self[role][which] for role in self._order]
 
     def low_rank(self, among: tuple[int, ...]) -> mx.array:
-        """A of the experts `among`, side by side: `[in, n * r]`."""
+        """Return A of the experts `among`, side by side: `[in, n * r]`."""
         stacks = self.stacks("lora_a")
         return self._derived(
             ("a", among), stacks, lambda: _beside(_pick(stacks, among))
         )
 
     def apart(self, among: tuple[int, ...]) -> mx.array:
-        """A of the experts `among`: `[n, in, r]`."""
+        """Return A of the experts `among`: `[n, in, r]`."""
         stacks = self.stacks("lora_a")
         return self._derived(("apart", among), stacks, lambda: _pick(stacks, among))
 
     def high_rank(self, among: tuple[int, ...]) -> mx.array:
-        """Scale times B of the experts `among`: `[n, r, out]`."""
+        """Return scale times B of the experts `among`: `[n, r, out]`."""
         stacks = self.stacks("lora_b")
         return self._derived(
             ("b", among), stacks, lambda: self._scale * _pick(stacks, among)
@@ -125,16 +130,16 @@ class ExpertLinear(nn.Module):
 def low_ranks(
     linears: list[FanOut], x: mx.array, choice: Choice, derived: DerivedCache
 ) -> dict[str, mx.array]:
-    """`x` in the low-rank space of every linear that reads it, by one product.
+    """Map `x` to the low-rank space of every linear that reads it, by one product.
 
     Args:
         linears: The linears of one MLP that read its input.
         x: The input that they read, `[..., in]`.
-        choice: For the experts to choose from.
+        choice: The choice, which has the experts to choose from.
         derived: The cache that remembers the joined A.
 
     Returns:
-        Child name -> `[tokens, n * r]`.
+        The vectors `[tokens, n * r]` by child name.
     """
     among = choice.among
     sources = [stack for linear in linears for stack in linear.stacks("lora_a")]
@@ -154,7 +159,7 @@ class FanOut(ExpertLinear):
     """
 
     def __call__(self, x: mx.array) -> mx.array:
-        """Base product once, one low-rank product a slot."""
+        """Compute the base's product once, and one low-rank product a slot."""
         base = self.linear(x)
         if (choice := self._routing.choice) is None:
             return base
@@ -187,7 +192,7 @@ class MixBack(ExpertLinear):
     """The MLP's last linear: `[k, ..., in]` -> `[..., out]`, weighted by the router."""
 
     def __call__(self, h: mx.array) -> mx.array:
-        """Base product of the weighted sum, one low-rank product for all experts."""
+        """Compute the base's product of the weighted sum, and one low-rank product."""
         if (choice := self._routing.choice) is None:
             return self.linear(h)
         slots, *shape, dims = h.shape
@@ -208,7 +213,7 @@ class MixBack(ExpertLinear):
         return y.reshape(*shape, -1)
 
     def _low(self, h: mx.array, weights: mx.array, choice: Choice) -> mx.array:
-        """h in the low-rank space of every expert, weighted, `[tokens, n * r]`."""
+        """Map h to the low-rank space of every expert, weighted, `[tokens, n * r]`."""
         if choice.slots is None:
             low = (h @ self.apart(choice.among)).transpose(1, 0, 2)  # [tokens, n, r]
             low = low * weights[..., None]
@@ -222,7 +227,9 @@ class MixBack(ExpertLinear):
     def _gathered(
         self, h: mx.array, weights: mx.array, choice: Choice, b: mx.array
     ) -> mx.array:
-        """The low-rank part of one token, of the experts it uses alone: `[1, out]`."""
+        """Compute the low-rank part of one token from the experts it uses: `[1,
+        out]`.
+        """
         assert choice.slots is not None
         slots, a = choice.slots.reshape(-1), self.apart(choice.among)
         low = mx.gather_mm(h.astype(a.dtype), a, rhs_indices=slots)  # [k, 1, r]
@@ -242,7 +249,9 @@ def _mixed(h: mx.array, weights: mx.array) -> mx.array:
 
 @mx.custom_function
 def _weighted_sum(h: mx.array, weights: mx.array) -> mx.array:
-    """`[k, tokens, in]`, `[tokens, k]` -> `[tokens, in]`, in one pass over `h`."""
+    """Sum `[k, tokens, in]` by `[tokens, k]` to `[tokens, in]`, in one pass over
+    `h`.
+    """
     slots = [slot.squeeze(0) for slot in h.split(h.shape[0])]
     parts = weights.split(len(slots), axis=-1)
     weighted = [w * slot for w, slot in zip(parts, slots, strict=True)]
@@ -258,12 +267,12 @@ def _weighted_sum_vjp(
 
 
 def _pick(stacks: list[mx.array], among: tuple[int, ...]) -> mx.array:
-    """The experts `among` of the stacks `[n, ...]`, one after the other."""
+    """Select the experts `among` from the stacks `[n, ...]`, one after the other."""
     joined = mx.concatenate(stacks) if len(stacks) > 1 else stacks[0]
     return joined[mx.array(among)] if len(among) < joined.shape[0] else joined
 
 
 def _beside(a: mx.array) -> mx.array:
-    """`[n, in, r]` -> `[in, n * r]`."""
+    """Put experts side by side: `[n, in, r]` -> `[in, n * r]`."""
     n, dims, rank = a.shape
     return a.transpose(1, 0, 2).reshape(dims, n * rank)

@@ -1,4 +1,6 @@
-"""Base models told apart by fingerprint, which is remembered while no file changes."""
+"""Identifies base models by a fingerprint, which is remembered while no file
+changes.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,10 @@ from comigs_mlx.files import cache_dir, write_json
 from comigs_mlx.model.params import flatten
 
 SETTLED_SECONDS = 2.0
-"""Files younger than this may change again without a new time stamp."""
+"""The age below which a file may change again without a new time stamp."""
 
 RECIPE = 1
-"""Goes up when `fingerprint` changes for any model."""
+"""The number that goes up when `fingerprint` changes for any model."""
 
 BOOKKEEPING = {
     # who wrote the file
@@ -38,18 +40,20 @@ BOOKKEEPING = {
     "eos_token_id",
     "pad_token_id",
 }
-"""Configuration keys that differ between copies of one model and change no output."""
+"""The configuration keys that differ between copies of one model and change no
+output.
+"""
 
 
 def fingerprint(model: nn.Module, config: Mapping[str, Any]) -> str:
-    """SHA-256 of a bare base model, 64 hexadecimal digits.
+    """Return the SHA-256 of a bare base model, 64 hexadecimal digits.
 
-    Covers the configuration without `BOOKKEEPING`, and the name, dtype, shape and
-    every bit of every parameter. Does not depend on how files are cut and named, on
+    It covers the configuration without `BOOKKEEPING`, and the name, dtype, shape and
+    every bit of every parameter. It does not depend on how files are cut and named, on
     the order of anything, or on the device.
 
     Args:
-        model: A base as `load_base` returns it, before experts are attached.
+        model: The base as `load_base` returns it, before experts are attached.
         config: The configuration of the model.
     """
     essence = json.dumps(_essential(config), sort_keys=True)
@@ -57,7 +61,7 @@ def fingerprint(model: nn.Module, config: Mapping[str, Any]) -> str:
 
 
 def array_digest(arrays: Mapping[str, mx.array], essence: str = "") -> str:
-    """SHA-256 of `essence` and of the name, dtype, shape and bits of every array."""
+    """Hash `essence`, and the name, dtype, shape and bits of every array."""
     digest = hashlib.sha256(essence.encode())
     for name, array in sorted(arrays.items()):
         content: Any = mx.view(array.reshape(-1), mx.uint8)
@@ -67,7 +71,7 @@ def array_digest(arrays: Mapping[str, mx.array], essence: str = "") -> str:
 
 
 def _essential(value: Any) -> Any:
-    """`value` without what differs between copies: also null entries, and 1.0 for 1."""
+    """Drop what differs between copies: also null entries, and 1.0 becomes 1."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, list | tuple):
@@ -78,15 +82,15 @@ def _essential(value: Any) -> Any:
     # mlx-lm writes the same settings under both names.
     if value.get("quantization_config") == value.get("quantization"):
         dropped.add("quantization_config")
-    kept = value.keys() - dropped - BOOKKEEPING
-    return {key: _essential(value[key]) for key in kept}
+    essential_keys = value.keys() - dropped - BOOKKEEPING
+    return {key: _essential(value[key]) for key in essential_keys}
 
 
 def state(path: Path) -> str | None:
-    """What tells whether any file of a model folder has changed, without reading it.
+    """Hash what changes with any file of a model folder, without reading the files.
 
-    Covers the name, size, inode and both time stamps of every file in the folder, and
-    the versions of the code that makes parameters of them.
+    It covers the name, size, inode and both time stamps of every file in the folder,
+    and the versions of the code that turns them into parameters.
 
     Returns:
         64 hexadecimal digits; None where the files are too young for their time stamps
@@ -109,17 +113,17 @@ def state(path: Path) -> str | None:
 
 
 def recall(path: Path, files: str) -> str | None:
-    """The fingerprint remembered for a model folder in this `state`, if any."""
+    """Return the fingerprint remembered for a model folder in this `state`, if any."""
     try:
-        kept = json.loads(_memory(path).read_text(encoding="utf-8"))
-        digest = kept["fingerprint"] if kept["files"] == files else None
+        entry = json.loads(_memory(path).read_text(encoding="utf-8"))
+        digest = entry["fingerprint"] if entry["files"] == files else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return digest if isinstance(digest, str) and len(digest) == 64 else None
 
 
 def remember(path: Path, files: str, digest: str) -> None:
-    """Remember a fingerprint, one for each folder; no harm where that fails."""
+    """Remember a fingerprint, one for each folder; a failure does no harm."""
     with contextlib.suppress(OSError):
         write_json(_memory(path), {"files": files, "fingerprint": digest})
 

@@ -1,4 +1,4 @@
-"""One expert fused into the base's weights, in memory: no low-rank product is left."""
+"""Fuses one expert into the base's weights, in memory: no low-rank product is left."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from comigs_mlx.model.selection import Selection, only_expert
 
 @contextlib.contextmanager
 def fused(mixture: Mixture, selection: Selection) -> Iterator[None]:
-    """For the time of the block, the model computes what one expert alone would.
+    """Let the model compute, in this block, what one expert alone would.
 
     It does so at the price of the bare base, and needs memory for another copy of the
     adapted linears (of a quantised base: dequantised, as rounding to few bits again
     would lose most of the expert). The routing is empty, as with `base`.
 
     Args:
-        mixture: Its values are read once, at the beginning.
-        selection: One expert with weight 1 (generalist, say), or `base`.
+        mixture: The mixture, whose values are read once, at the beginning.
+        selection: A selection of one expert with weight 1 (such as generalist), or
+            `base`.
 
     Raises:
         ConfigError: If the selection lets several experts speak.
@@ -56,7 +57,7 @@ def _fuse_linears(owner: nn.Module, expert: int, stack: contextlib.ExitStack) ->
 
 
 def _fused(linear: Any, a: mx.array, b: mx.array) -> nn.Module:
-    """W + (A B)^T as a plain linear."""
+    """Return W + (A B)^T as a plain linear."""
     from mlx_lm.tuner.lora import LoRALinear
 
     lora = LoRALinear.from_base(linear, r=a.shape[1], scale=1.0)

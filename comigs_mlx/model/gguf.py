@@ -1,6 +1,6 @@
-"""A GGUF file of the llama family as an mlx-lm model folder.
+"""Converts a GGUF file of the llama family to an mlx-lm model folder.
 
-MLX reads GGUF itself; what is left is llama.cpp's own names, row order and metadata.
+MLX reads GGUF itself; this module converts llama.cpp's names, row order and metadata.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 FILES = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json")
 GROUP = 32
-"""Weights sharing one scale in GGUF's quantised blocks."""
+"""The weights that share one scale in GGUF's quantised blocks."""
 
 SPECIAL = 3
 """GGUF's token type of control tokens."""
@@ -44,9 +44,9 @@ def convert(gguf: Path, folder: Path) -> None:
     """Write the llama model of a GGUF file as an mlx-lm model folder.
 
     Args:
-        gguf: A file whose tensors are floats or 4- or 8-bit blocks, with a byte-level
-            BPE vocabulary in its metadata.
-        folder: An existing folder; gets the files named in `FILES`.
+        gguf: The file, whose tensors are floats or 4- or 8-bit blocks, with a
+            byte-level BPE vocabulary in its metadata.
+        folder: An existing folder, which gets the files named in `FILES`.
     """
     import mlx.core as mx
 
@@ -63,7 +63,7 @@ def convert(gguf: Path, folder: Path) -> None:
 
 
 def model_config(arrays: dict[str, mx.array], metadata: dict[str, Any]) -> Any:
-    """The model's `config.json`, from GGUF metadata."""
+    """Make the model's `config.json` from GGUF metadata."""
 
     def number(key: str) -> Any:
         value = metadata[key].item()
@@ -95,7 +95,7 @@ def model_config(arrays: dict[str, mx.array], metadata: dict[str, Any]) -> Any:
 def model_weights(
     arrays: dict[str, mx.array], config: dict[str, Any]
 ) -> dict[str, mx.array]:
-    """The tensors of a GGUF llama under mlx-lm's names, in float32."""
+    """Return the tensors of a GGUF llama under mlx-lm's names, in float32."""
     heads = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}
     weights = {}
     for name in arrays:
@@ -111,7 +111,7 @@ def model_weights(
 
 
 def dequantised(arrays: dict[str, mx.array], path: str) -> mx.array:
-    """The weight at `path`, `[out, in]` or `[dims]`, in float32.
+    """Return the weight at `path`, `[out, in]` or `[dims]`, in float32.
 
     With float32 scales each value is one exact product and one rounded sum, hence the
     same bits on every device.
@@ -139,7 +139,9 @@ def halves(weight: mx.array, heads: int) -> mx.array:
 
 
 def tokenizer(metadata: dict[str, Any]) -> Tokenizer:
-    """The byte-level BPE tokenizer of GGUF metadata; digits are split one by one."""
+    """Make the byte-level BPE tokenizer of GGUF metadata, which splits single
+    digits.
+    """
     from tokenizers import AddedToken, Tokenizer, decoders, models
     from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 
@@ -158,7 +160,7 @@ def tokenizer(metadata: dict[str, Any]) -> Tokenizer:
 
 
 def tokenizer_config(metadata: dict[str, Any]) -> dict[str, Any]:
-    """The `tokenizer_config.json` of GGUF metadata."""
+    """Make the `tokenizer_config.json` of GGUF metadata."""
     names = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
     tokens = metadata["tokenizer.ggml.tokens"]
     ids = {k: metadata[f"tokenizer.ggml.{n}_token_id"].item() for k, n in names.items()}

@@ -1,4 +1,4 @@
-"""Gradient checkpointing: keep what enters and leaves a block, recompute the rest.
+"""Gradient checkpointing: keeps what enters and leaves a block, recomputes the rest.
 
 The routing of a block leaves it as an output, so that statistics and the
 load-balancing loss are the same with and without it.
@@ -24,11 +24,11 @@ from comigs_mlx.model.routing import Routing
 def recompute_blocks(mixture: Mixture) -> None:
     """Make every adapted block recompute its forward pass in the backward pass.
 
-    Undone by `mixture.detach`.
+    `mixture.detach` undoes it.
 
     Raises:
-        UnsupportedModel: If the blocks of this family cannot be run so; nothing is
-            changed then.
+        UnsupportedModel: If the blocks of this family cannot be run like that; nothing
+            is changed then.
     """
     undo: list[Callable[[], None]] = []
     for site in mixture.sites:
@@ -38,14 +38,14 @@ def recompute_blocks(mixture: Mixture) -> None:
     try:
         _check_backward(mixture)
     except Exception as error:
-        for each in reversed(undo):
-            each()
+        for step in reversed(undo):
+            step()
         raise UnsupportedModel(
             f"base model family {family_name(mixture.model)!r} cannot recompute its "
             f"blocks ({line(error)}): leave out --grad-checkpoint"
         ) from error
-    for each in undo:
-        mixture.on_detach(each)
+    for step in undo:
+        mixture.on_detach(step)
 
 
 def _check_backward(mixture: Mixture) -> None:
@@ -60,16 +60,18 @@ def _check_backward(mixture: Mixture) -> None:
 
 
 class RecomputedBlock:
-    """Goes before a block's own class."""
+    """The class that is mixed in before a block's own."""
 
     _mixture: Mixture
 
     def __call__(self, *args: Any, **kwargs: Any) -> mx.array:
-        """The block of its first argument; the others (mask, cache) are mlx-lm's."""
-        run, named = super().__call__, dict(kwargs)  # type: ignore[misc]
+        """Run the block on its first argument; the others (mask, cache) are
+        mlx-lm's.
+        """
+        run, by_name = super().__call__, dict(kwargs)  # type: ignore[misc]
         if not args:  # some families call their blocks by keyword
             first = next(iter(inspect.signature(run).parameters))
-            args = (named.pop(first),)
+            args = (by_name.pop(first),)
         x, *rest = args
 
         mixture = self._mixture
@@ -78,14 +80,15 @@ class RecomputedBlock:
         # An array that `inner` captured would get a gradient of 0, without a word.
         def inner(values: Tree, x: mx.array, given: dict[str, Any]) -> tuple[Any, ...]:
             self.update(values)  # type: ignore[attr-defined]
-            # Also when it runs again, which is after the mixture's own call.
+            # The contexts are entered here, because this runs a second time in the
+            # backward pass, when those of the mixture's own call have ended.
             with (
                 mixture.frozen(False),
                 mixture.fast_functions(),
                 mixture.calling(Call(training, **given)),
                 mixture.collecting() as blocks,
             ):
-                y = run(x, *rest, **named)
+                y = run(x, *rest, **by_name)
                 carry = mixture.call.carry
             return y, [block.arrays() for block in blocks], carry
 

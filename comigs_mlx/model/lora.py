@@ -1,4 +1,4 @@
-"""Low-rank pairs on frozen linears, and what all of a model's pairs have in common."""
+"""Low-rank pairs on frozen linears, and what all of a model's pairs share."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import mlx.nn as nn
 
 @dataclass
 class Mode:
-    """What holds for all of a model's experts at once.
+    """The settings that hold for all of a model's experts at once.
 
     Attributes:
         attention: Whether the attention LoRAs are on.
-        frozen: Whether values stay as they are, so that what is made of them alone
-            may be kept from call to call.
+        frozen: Whether no value changes, so that results made of values alone may be
+            kept from call to call.
     """
 
     attention: bool = True
@@ -27,7 +27,7 @@ class Mode:
 
 
 def dimensions(linear: nn.Module) -> tuple[int, int]:
-    """Input and output size of a plain or quantised linear."""
+    """Return input and output size of a plain or quantised linear."""
     out, width = linear.weight.shape
     if isinstance(linear, nn.QuantizedLinear):
         width = width * 32 // linear.bits
@@ -56,10 +56,10 @@ class LoRA(nn.Module):
 
 
 class DerivedCache:
-    """Remembers, while the mode is frozen, what was made of some arrays.
+    """Remembers results that were made of some arrays, while the mode is frozen.
 
-    It is made anew when one of them is no longer the same object: parameters are
-    replaced, never written into.
+    A result is made anew when one of its arrays is no longer the same object:
+    parameters are replaced, never written into.
     """
 
     def __init__(self, mode: Mode):
@@ -69,13 +69,15 @@ class DerivedCache:
     def __call__(
         self, key: Any, sources: list[mx.array], make: Callable[[], mx.array]
     ) -> mx.array:
-        """What `make` makes of `sources`, or made of the same ones before."""
+        """Return what `make` makes of `sources`, or what it made of them before."""
         if not self._mode.frozen:
             self._values.clear()
             return make()
         before, value = self._values.get(key, ([], None))
-        same = len(before) == len(sources) and all(map(operator.is_, before, sources))
-        if value is None or not same:
+        unchanged = len(before) == len(sources) and all(
+            map(operator.is_, before, sources)
+        )
+        if value is None or not unchanged:
             value = make()
             self._values[key] = (sources, value)
         return value
@@ -93,20 +95,20 @@ class SharedLoRA(nn.Module):
         self._scale, self._mode, self._derived = scale, mode, DerivedCache(mode)
 
     def __call__(self, x: mx.array) -> mx.array:
-        """W x + scale * B A x, or W x while attention LoRAs are off."""
+        """Compute W x + scale * B A x, or W x while attention LoRAs are off."""
         y = self.linear(x)
         if not self._mode.attention:
             return y
         return add_product(y, x @ self.generalist.lora_a, self.scaled_b())
 
     def scaled_b(self) -> mx.array:
-        """Scale times B, `[r, out]`."""
+        """Return scale times B, `[r, out]`."""
         b = self.generalist.lora_b
         return self._derived("b", [b], lambda: self._scale * b)
 
 
 def add_product(base: mx.array, low: mx.array, b: mx.array) -> mx.array:
-    """base + low @ b, in base's type.
+    """Compute base + low @ b, in base's type.
 
     The product is float32 where the pairs are; a half-precision base is never cast up.
     """

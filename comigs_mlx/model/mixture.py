@@ -1,4 +1,4 @@
-"""Attach a mixture of LoRA experts to a frozen base model, use it, take it off again.
+"""Attaches a mixture of LoRA experts to a frozen base model, runs it and detaches it.
 
     mixture = Mixture(model, ExpertOptions(specialists=2), seed=0)
     logits, routing = mixture(tokens)             # [B, T, vocabulary], Routing
@@ -6,13 +6,13 @@
         logits, _ = mixture(tokens)
     mixture.detach()                              # the very same modules again
 
-The block's own MLP code runs between expert-aware linears. What one call goes through:
+The block's own MLP code runs between expert-aware linears. One call takes this path:
 
     mlp(x)                        the base's own object; `attach.mix_in_class` gave it a
       |                           class that sees the call first
     MixtureMLP                    experts.py
       |-- BlockRouting.begin(x)
-      |     Mixture.choose        by the selection: the router, fixed weights, or nobody
+      |     Mixture.choose        by the selection: the router, fixed weights, or none
       |       Router -> Choice    routers/<name>.py: k of the E experts for each token
       |     low_ranks             A x of every linear that reads x, in one product
       |
@@ -66,9 +66,9 @@ class Call:
 
     Attributes:
         training: Whether parameters learn from this pass.
-        noise: While training, for routers that want it.
+        noise: The draw of a step, for routers that want it; None while it is used.
         tilt: None adds nothing to the logits.
-        carry: What the last block's router handed on to the next one's.
+        carry: The arrays that the last block's router handed on.
     """
 
     training: bool = False
@@ -88,9 +88,9 @@ class Mixture:
     Attributes:
         model: The mlx-lm model; usable as it is wherever mlx-lm wants one.
         router: The kind of the blocks' routers, with its options.
-        options: How many experts, of what rank, and so on, with defaults resolved.
+        options: The number of experts, their rank and so on, with defaults resolved.
         sites: The adapted blocks, first to last.
-        tables: How far token ids and positions may go; `check_tokens` them before they
+        tables: The limits of token ids and positions; use `check_tokens` before ids
             become an array, lengths are compared here.
         fast_functions: Makes a context in which the model's code calls the functions
             that are cheap for many tokens on this platform; on Apple silicon it changes
@@ -133,7 +133,7 @@ class Mixture:
             raise
 
     def _freeze(self) -> None:
-        """Freeze the base; a detach makes trainable again what was."""
+        """Freeze the base; a detach restores which parameters were trainable."""
         for _, module in self.model.named_modules():
             self.on_detach(partial(setattr, module, "_no_grad", {*module._no_grad}))
         self.model.freeze()
@@ -163,7 +163,7 @@ class Mixture:
     def _attach_experts(
         self, site: Site, name: str, routing: BlockRouting, key: mx.array
     ) -> None:
-        """Replace one linear of a block's MLP by one that knows the experts."""
+        """Replace one linear of a block's MLP by one that has the experts."""
         options = self.options
         groups = {"generalist": options.generalists, "specialist": options.specialists}
         kind = MixBack if name == site.mix_back else FanOut
@@ -178,10 +178,10 @@ class Mixture:
         owner[name] = module
 
     def _mix_in(self, mlp: nn.Module, router: nn.Module, routing: BlockRouting) -> None:
-        """Give the MLP its router and a class that asks it first.
+        """Give the MLP its router, and a class that calls it first.
 
-        The class changes and the object stays: whatever refers to the MLP, in the model
-        or outside, goes through the router from now on.
+        The class changes and the object stays: code that refers to the MLP, in the
+        model or outside, goes through the router from now on.
         """
         mlp.router = router
         mlp._routing = routing
@@ -190,24 +190,24 @@ class Mixture:
         self.on_detach(mix_in_class(mlp, MixtureMLP))
 
     def _check_forward(self) -> None:
-        """Build the forward passes, unevaluated: is every block routed and mixed back?
+        """Build the forward passes, unevaluated, and check that every block is routed.
 
-        Both ways that the model is run: whole, and as body and head.
+        The model is run in both ways: whole, and as body and head.
         """
         tokens = mx.zeros((1, 2), mx.int32)
         try:
             with self.collecting() as blocks:
                 logits = self.model(tokens)
             hidden, routing = self.body(tokens)
-            again = self.head(hidden)
+            by_parts = self.head(hidden)
         except Exception as error:
             raise self._unfit(line(error)) from error
         counts = [len(blocks), routing.weights.shape[0]]
-        shapes = {logits.shape, again.shape}
+        shapes = {logits.shape, by_parts.shape}
         if counts != [len(self.sites)] * 2 or shapes != {(1, 2, logits.shape[-1])}:
             raise self._unfit(
                 f"{min(counts)} of {len(self.sites)} blocks were routed, and two "
-                f"tokens' logits have shape {logits.shape}, in halves {again.shape}"
+                f"tokens' logits have shape {logits.shape}, in halves {by_parts.shape}"
             )
 
     def _unfit(self, why: str) -> UnsupportedModel:
@@ -228,21 +228,22 @@ class Mixture:
 
     @property
     def layers(self) -> list[str]:
-        """Paths of the adapted MLPs, first to last."""
+        """The paths of the adapted MLPs, first to last."""
         return [site.mlp_path for site in self.sites]
 
     @property
     def selection(self) -> Selection:
-        """What the experts' weights come from; see `select`."""
+        """The source of the experts' weights; see `select`."""
         return self._selection
 
     def select(self, selection: Selection) -> None:
         """Choose which experts speak from now on.
 
         Args:
-            selection: `auto`: the router. `generalist`, `specialist`: the router among
-                those experts only. `base`: no expert and no attention LoRA. A tuple:
-                these weights, one an expert, for every token.
+            selection: `auto` lets the router choose. `generalist` and `specialist` let
+                it choose among those experts only. `base` lets no expert speak, and
+                turns the attention LoRA off. A tuple has one weight for each expert,
+                which holds for every token.
 
         Raises:
             ConfigError: If there is no such expert, or the weights do not fit.
@@ -253,7 +254,7 @@ class Mixture:
 
     @contextlib.contextmanager
     def selected(self, selection: Selection) -> Iterator[None]:
-        """`select` for the time of a block."""
+        """Select as `select` does, for the time of a block."""
         before = self._selection
         self.select(selection)
         try:
@@ -274,8 +275,8 @@ class Mixture:
         elif not (among := allowed(self._selection, self.options)):
             return None
         elif len(among) == 1:  # nothing to route
-            everyone = range(self.options.experts)
-            choice = fixed_choice(tuple(float(e in among) for e in everyone), x)
+            all_experts = range(self.options.experts)
+            choice = fixed_choice(tuple(float(e in among) for e in all_experts), x)
         else:
             choice = router(x, self._ask(layer, among))
             self._call.carry = choice.carry
@@ -296,7 +297,7 @@ class Mixture:
         """Forward passes inside the `with` are those that parameters learn from.
 
         Args:
-            noise: For routers that want it (`router.noise`).
+            noise: The noise for routers that want it (`router.noise`).
         """
         with self.calling(Call(True, noise, self._call.tilt)):
             yield
@@ -327,37 +328,38 @@ class Mixture:
             self._collected.append(routing)
 
     def __call__(self, tokens: mx.array, cache: Any = None) -> tuple[mx.array, Routing]:
-        """Run the model and return what it computed together with how it was routed.
+        """Run the model; return what it computed, and how it was routed.
 
         Args:
             tokens: The token ids, `[batch, tokens]` integer.
-            cache: mlx-lm's prompt cache, updated in place.
+            cache: mlx-lm's prompt cache, which is updated in place.
 
         Returns:
-            Logits `[batch, tokens, vocabulary]` and the `Routing` of these tokens (its
-            arrays have no layer where the selection is `base`).
+            The logits `[batch, tokens, vocabulary]` and the `Routing` of these tokens
+            (its arrays have no layer if the selection is `base`).
         """
         self.tables.check_length(_read(cache) + tokens.shape[1])
         return self._routed(tokens, lambda: self.model(tokens, cache=cache))
 
     def body(self, tokens: mx.array) -> tuple[mx.array, Routing]:
-        """Everything up to the last norm: the model without its logits.
+        """Run the model up to its last norm, without its logits.
 
-        Computed with the platform's `fast_functions`, so equal to what the model itself
-        computes but for rounding.
+        It uses the platform's `fast_functions`, so the result equals what the model
+        itself computes but for rounding.
 
         Args:
             tokens: The token ids, `[batch, tokens]` integer.
 
         Returns:
-            What `head` makes logits of, `[batch, tokens, dims]`, and the `Routing`.
+            The hidden vectors that `head` takes, `[batch, tokens, dims]`, and the
+            `Routing`.
         """
         self.tables.check_length(tokens.shape[1])
         with self.frozen(False), self.fast_functions():
             return self._routed(tokens, lambda: self._backbone.body(tokens))
 
     def head(self, hidden: mx.array) -> mx.array:
-        """Logits `[batch, tokens, vocabulary]` of what `body` returned."""
+        """Compute logits `[batch, tokens, vocabulary]` of what `body` returned."""
         return self._backbone.head(hidden)
 
     def _routed(
@@ -372,7 +374,7 @@ class Mixture:
 
     @contextlib.contextmanager
     def frozen(self, frozen: bool = True) -> Iterator[None]:
-        """Keep from call to call what is made of the experts' values alone."""
+        """Keep results that are made of the experts' values alone from call to call."""
         before, self._mode.frozen = self._mode.frozen, frozen
         try:
             yield
@@ -381,7 +383,7 @@ class Mixture:
 
     @contextlib.contextmanager
     def collecting(self) -> Iterator[list[Routing]]:
-        """The routing, block by block, of what runs inside the `with`."""
+        """Collect the routing, block by block, of what runs inside the `with`."""
         before, self._collected = self._collected, []
         try:
             yield self._collected
@@ -390,6 +392,8 @@ class Mixture:
 
 
 def _read(cache: Any) -> int:
-    """Tokens in mlx-lm's prompt cache; 0 where it has an offset a row (batches)."""
-    offsets = (getattr(each, "offset", 0) for each in cache or [])
-    return max((each for each in offsets if isinstance(each, int)), default=0)
+    """Count the tokens in mlx-lm's prompt cache; 0 if it has one offset a row
+    (batches).
+    """
+    offsets = (getattr(part, "offset", 0) for part in cache or [])
+    return max((part for part in offsets if isinstance(part, int)), default=0)

@@ -1,4 +1,4 @@
-"""Parameters by role: select, merge, count, and gradients of some roles only.
+"""Parameters by role: selects, merges and counts them, and derives by some roles only.
 
 A role is an exact component of a parameter's path. Every trainable parameter has
 exactly one. Stock `nn.value_and_grad` differentiates every trainable parameter; the
@@ -26,18 +26,18 @@ Tree = dict[str, Any]
 
 
 def flatten(tree: Any) -> dict[str, mx.array]:
-    """Path -> array of every leaf of a parameter tree."""
+    """Map the path of every leaf of a parameter tree to its array."""
     return dict(tree_flatten(tree))
 
 
 def unflatten(flat: dict[str, mx.array]) -> Tree:
-    """The parameter tree of a path -> array mapping."""
+    """Build the parameter tree from arrays by path."""
     tree: Tree = tree_unflatten(list(flat.items())) if flat else {}
     return tree
 
 
 def role_of(path: str) -> str:
-    """The role of the parameter at `path`.
+    """Return the role of the parameter at `path`.
 
     Raises:
         ValueError: If the path names no role, or more than one.
@@ -49,7 +49,7 @@ def role_of(path: str) -> str:
 
 
 def by_role(model: nn.Module) -> dict[str, dict[str, mx.array]]:
-    """Role -> path -> array, for every trainable parameter of the model.
+    """Group every trainable parameter of the model by role, then by path.
 
     Raises:
         ValueError: If a trainable parameter has no role; so the groups are disjoint
@@ -62,19 +62,19 @@ def by_role(model: nn.Module) -> dict[str, dict[str, mx.array]]:
 
 
 def select(model: nn.Module, roles: Sequence[str]) -> Tree:
-    """The tree of the trainable parameters of these roles."""
+    """Return the tree of the trainable parameters of these roles."""
     groups = by_role(model)
     return unflatten({p: a for role in roles for p, a in groups[role].items()})
 
 
 def counts(model: nn.Module) -> dict[str, int]:
-    """Role -> number of trainable scalars."""
+    """Count the trainable scalars of each role."""
     groups = by_role(model)
     return {role: sum(a.size for a in group.values()) for role, group in groups.items()}
 
 
 def norms(tree: Any) -> dict[str, mx.array]:
-    """Role -> Euclidean norm (float32 scalar) of the tree's arrays of that role."""
+    """Compute the Euclidean norm (float32 scalar) of the tree's arrays of each role."""
     squares: dict[str, mx.array] = {}
     for path, array in flatten(tree).items():
         role = role_of(path)
@@ -85,11 +85,11 @@ def norms(tree: Any) -> dict[str, mx.array]:
 def value_and_grad(
     model: nn.Module, fn: Callable[..., Any]
 ) -> Callable[..., tuple[Any, Tree]]:
-    """Gradients of `fn` with respect to a given part of the model's parameters.
+    """Derive `fn` by a given part of the model's parameters only.
 
     Args:
         model: The model that `fn` runs.
-        fn: Returns a scalar, or a tuple that begins with one.
+        fn: A function that returns a scalar, or a tuple that begins with one.
 
     Returns:
         A function (tree, *args) -> (value of fn(*args), gradients shaped like tree).

@@ -29,7 +29,7 @@ class Ask(NamedTuple):
         noise: `[..., E]` float32, uniform on (0, 1); only while training, and only for
             routers that say `NOISE = True`.
         tilt: `[E]` or `[..., E]`, added to the logits; None adds nothing.
-        carry: What the adapted block before handed on; () at the first one.
+        carry: The arrays that the adapted block before handed on; () at the first one.
     """
 
     k: int
@@ -48,8 +48,8 @@ class Choice(NamedTuple):
     abstain.
 
     Attributes:
-        weights: `[..., k]` float32, the weight of each slot.
-        slots: `[..., k]` integer, the position in `among` of the expert in each slot;
+        weights: The weight of each slot, `[..., k]` float32.
+        slots: The position in `among` of the expert in each slot, `[..., k]` integer;
             None where slot i always holds `among[i]` (every expert is used).
         among: The n experts to choose from, in ascending order.
         probabilities: `[..., n]` float32, softmax of the router's logits over `among`.
@@ -57,7 +57,8 @@ class Choice(NamedTuple):
             computed; otherwise the rest is computed, too.
         penalty: `[...]` nats a token, added to the loss where routers learn; None for
             none.
-        carry: What the next adapted block is handed, each `[..., p]` or a parameter.
+        carry: The arrays that the next adapted block gets, each `[..., p]` or a
+            parameter.
     """
 
     weights: mx.array
@@ -69,7 +70,7 @@ class Choice(NamedTuple):
     carry: tuple[mx.array, ...] = ()
 
     def one_hot(self) -> mx.array:
-        """`[..., k, n]` float32: 1 where a slot holds an expert."""
+        """Return 1 where a slot holds an expert, else 0, `[..., k, n]` float32."""
         if self.slots is None:
             return mx.eye(len(self.among))
         positions = mx.arange(len(self.among))
@@ -89,7 +90,7 @@ class Choice(NamedTuple):
 
 
 class Routing(NamedTuple):
-    """How every token was routed, by every adapted block or by one of them.
+    """The routing of every token, by every adapted block or by one of them.
 
     Attributes:
         weights: `[layers, batch, tokens, E]` float32 (one block: no first axis); 0 for
@@ -133,7 +134,7 @@ def linear_logits(weight: mx.array, x: mx.array, ask: Ask) -> mx.array:
 
     Args:
         weight: R, `[E, dims]`.
-        x: `[..., dims]`.
+        x: The input of the MLP, `[..., dims]`.
         ask: The experts to choose from.
     """
     rows = restricted(weight, ask, axis=0)
@@ -159,7 +160,7 @@ def largest(logits: mx.array, ask: Ask) -> Choice:
 
     Args:
         logits: z, `[..., n]` float32, without the tilt.
-        ask: How many, among which, and the tilt.
+        ask: The number of experts, the experts to choose from, and the tilt.
     """
     logits = tilted(logits, ask)
     probabilities = mx.softmax(logits, axis=-1)
@@ -202,20 +203,20 @@ def tsallis_entropy(probabilities: mx.array, q: float = 1.1) -> mx.array:
 
 
 def fixed_choice(weights: tuple[float, ...], x: mx.array) -> Choice:
-    """The same weights for every token of `x`; experts of weight 0 do not run.
+    """Choose with the same weights for every token; experts of weight 0 do not run.
 
     Args:
-        weights: One an expert, at least 0; not all 0.
-        x: `[..., dims]`, for its leading shape.
+        weights: The weight of each expert, at least 0; not all of them 0.
+        x: An array `[..., dims]` that gives the leading shape.
     """
     among = tuple(i for i, weight in enumerate(weights) if weight > 0)
-    given = mx.array([weights[i] for i in among])
-    spread = mx.broadcast_to(given, (*x.shape[:-1], len(among)))
+    positive = mx.array([weights[i] for i in among])
+    spread = mx.broadcast_to(positive, (*x.shape[:-1], len(among)))
     return Choice(spread, None, among, spread, normalised=math.fsum(weights) == 1.0)
 
 
 def _spread(values: mx.array, among: tuple[int, ...], experts: int) -> mx.array:
-    """`[..., n]` values of the experts `among` -> `[..., E]`, 0 elsewhere."""
+    """Spread values `[..., n]` of the experts `among` to `[..., E]`, 0 elsewhere."""
     if among == tuple(range(experts)):
         return values
     hot = mx.array(among)[:, None] == mx.arange(experts)  # [n, E]

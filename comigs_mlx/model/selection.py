@@ -1,4 +1,4 @@
-"""Which experts speak when a model is used."""
+"""Selects the experts that speak when a model is used."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from comigs_mlx.errors import ConfigError
 from comigs_mlx.options import ExpertOptions
 
 Selection = str | tuple[float, ...]
-"""auto, base, generalist, specialist, or one weight an expert."""
+"""A selection: auto, base, generalist, specialist, or one weight for each expert."""
 
 SELECTIONS = ("auto", "base", "generalist", "specialist")
 
 
 def allowed(selection: str, options: ExpertOptions) -> tuple[int, ...]:
-    """The experts that a named selection may use, ascending."""
+    """Return the experts that a named selection may use, ascending."""
     first = options.generalists
     if selection == "generalist":
         return tuple(range(first))
@@ -24,7 +24,7 @@ def allowed(selection: str, options: ExpertOptions) -> tuple[int, ...]:
 
 
 def usable(options: ExpertOptions) -> list[str]:
-    """The named selections that these experts can follow, the usual one first."""
+    """List the named selections that these experts can follow, the usual one first."""
     return [s for s in SELECTIONS if s == "base" or allowed(s, options)]
 
 
@@ -53,7 +53,7 @@ def check(selection: Selection, options: ExpertOptions) -> None:
 
 
 def only_expert(selection: Selection, options: ExpertOptions) -> int | None:
-    """The one expert that speaks alone, with weight 1; None for `base`.
+    """Return the expert that speaks alone, with weight 1; None for `base`.
 
     Raises:
         ConfigError: If several experts may speak, or one with another weight.

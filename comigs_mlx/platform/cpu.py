@@ -1,9 +1,9 @@
-"""What MLX needs on a Linux CPU before it is imported; nothing elsewhere.
+"""Prepares what MLX needs on a Linux CPU before it is imported; nothing elsewhere.
 
-A fast BLAS in place of its reference BLAS (see `blas`), and a compiler: `mx.compile`
-calls `g++` at run time.
+MLX needs a fast BLAS in place of its reference BLAS (see `blas`), and a compiler:
+`mx.compile` calls `g++` at run time.
 
-Imports no MLX. `prepare` runs once, when the package is imported.
+This module imports no MLX. `prepare` runs once, when the package is imported.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import warnings
 from comigs_mlx.platform import blas, switch
 
 WIDTH = "MLX_BFS_MAX_WIDTH"
-"""How many branches of a graph MLX takes in turn; beyond that, one after the other."""
+"""The branches of a graph that MLX takes in turn; beyond that, one after the other."""
 
 
 def blas_threads(count: int) -> int | None:
     """Let each call of the fast BLAS use `count` threads.
 
     Returns:
-        How many it used before; None where the fast BLAS is not loaded.
+        The number of threads before; None where the fast BLAS is not loaded.
     """
     loaded = ctypes.CDLL(None)
     if not hasattr(loaded, "openblas_set_num_threads"):
@@ -37,10 +37,10 @@ def blas_threads(count: int) -> int | None:
 
 
 def crash(status: int | None) -> str | None:
-    """What ended a child process, where that was a signal and no error of a user's.
+    """Tell which signal ended a child process, if it was no error of the user's.
 
     Args:
-        status: Its exit status as `subprocess` and `multiprocessing` give it: negative
+        status: The exit status as `subprocess` and `multiprocessing` give it: negative
             where a signal ended it, None where it is not known.
 
     Returns:
@@ -63,11 +63,11 @@ def crash(status: int | None) -> str | None:
 def prepare() -> None:
     """Load the fast BLAS and check for a compiler, on Linux only.
 
-    Also asks MLX to take more branches in turn than its 20, so that the parts of a
+    It also asks MLX to take more branches in turn than its 20, so that the parts of a
     batch that are computed side by side (`platform.cpu_streams`) get their turns; with
     200, gradient checkpointing would save nothing.
 
-    Warns in one line for each of the two that is missing; never raises.
+    It warns in one line for each of the two that is missing, and never raises.
     """
     if not switch.linux():
         return

@@ -1,11 +1,11 @@
-"""On a Linux CPU, the rows of a batch are computed side by side.
+"""Computes the rows of a batch side by side, on a Linux CPU.
 
 MLX's CPU backend runs the operations of a stream one after the other, on one thread,
 and only the products of matrices use several cores. So a batch is divided among
 streams, each with one BLAS thread: with more, the threads of one stream would wait for
-the cores that another one computes on. The graph stays one, and so does every gradient:
-the order in which the rows' losses are added is fixed by the code and not by which
-stream is first. Elsewhere there is one stream, and nothing changes.
+the cores that another one computes on. There is still one graph, and every gradient is
+the same in each run: the code fixes the order in which the rows' losses are added, not
+the stream that is first. Elsewhere there is one stream, and nothing changes.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ Result = TypeVar("Result")
 
 
 def count(rows: int) -> int:
-    """Number of streams for a batch of so many rows."""
+    """Return the number of streams for a batch of so many rows."""
     return min(rows, _cores()) if switch.on_cpu() else 1
 
 
 def each(run: Callable[..., Result], *arrays: mx.array) -> list[Result]:
-    """`run` on every stream's rows of the arrays.
+    """Call `run` on every stream's rows of the arrays.
 
     Args:
-        run: Called once a stream, with as many arrays as are given.
+        run: The function that is called once a stream, with as many arrays as are
+            given.
         arrays: The arrays whose rows are divided, `[batch, ...]`.
     """
     rows = arrays[0].shape[0]
@@ -43,6 +44,8 @@ def each(run: Callable[..., Result], *arrays: mx.array) -> list[Result]:
     results = []
     for index in range(streams):
         part = slice(index * rows // streams, (index + 1) * rows // streams)
+        # An operation belongs to the stream that was the default when it was made, and
+        # so does its gradient. Nothing is computed here: see `evaluating`.
         with mx.stream(_stream(index)):
             results.append(run(*(array[part] for array in arrays)))
     return results
@@ -50,7 +53,7 @@ def each(run: Callable[..., Result], *arrays: mx.array) -> list[Result]:
 
 @contextlib.contextmanager
 def evaluating(rows: int) -> Iterator[None]:
-    """Around the evaluation of what `each` made: one BLAS thread for each stream."""
+    """Evaluate what `each` made in this block, with one BLAS thread for each stream."""
     if count(rows) == 1:
         yield
         return
@@ -64,23 +67,27 @@ def evaluating(rows: int) -> Iterator[None]:
 
 @functools.cache
 def _cores() -> int:
-    """Cores this process may use, on Linux; elsewhere one, as BLAS knows better."""
+    """Count the cores that this process may use, on Linux; elsewhere 1: BLAS knows
+    better.
+    """
     return len(os.sched_getaffinity(0)) if switch.linux() else 1
 
 
 class _Streams(threading.local):
-    """Streams belong to the thread that made them: every thread has its own."""
+    """The streams of one thread: MLX's streams belong to the thread that made them."""
 
     def __init__(self) -> None:
-        self.made: dict[int, mx.Stream] = {}
+        self.by_index: dict[int, mx.Stream] = {}
 
 
 _streams = _Streams()
 
 
 def _stream(index: int) -> mx.Stream:
-    if index == 0:  # what is not divided runs here already, without a wait
+    # The undivided operations before and after run on the default stream. The first
+    # part does too, so that it need not wait for them as another stream would.
+    if index == 0:
         return mx.default_stream(mx.cpu)
-    if index not in _streams.made:
-        _streams.made[index] = mx.new_stream(mx.cpu)
-    return _streams.made[index]
+    if index not in _streams.by_index:
+        _streams.by_index[index] = mx.new_stream(mx.cpu)
+    return _streams.by_index[index]

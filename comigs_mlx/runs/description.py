@@ -1,4 +1,4 @@
-"""comigs.json: which base model, and what shape of mixture on it (a public format)."""
+"""comigs.json: the base model, and the shape of the mixture on it (a public format)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WRITE_AGAIN = "train the run with --resume to write it again"
 
 
 def read(file: Path) -> dict[str, Any]:
-    """The content of the file, of this format version.
+    """Read the file, which must be of this format version.
 
     Raises:
         RunError: If it is damaged or of another format version.
@@ -32,13 +32,13 @@ def read(file: Path) -> dict[str, Any]:
 def describe(
     mixture: Mixture, base_id: str, base: str, revision: str | None = None
 ) -> dict[str, Any]:
-    """The content of comigs.json; `scale` is the final multiplier.
+    """Return the content of comigs.json; `scale` is the final multiplier.
 
     Args:
-        mixture: Attached.
-        base_id: How the base model was named.
-        base: Its fingerprint.
-        revision: Its commit, where it is of the Hub.
+        mixture: The mixture, attached to its model.
+        base_id: The name under which the base model was loaded.
+        base: The fingerprint of the base model.
+        revision: The commit of the base model, if it is of the Hub.
     """
     from comigs_mlx.model.targets import targets
 
@@ -54,7 +54,7 @@ def describe(
 
 
 def base_model(info: dict[str, Any]) -> tuple[str, str]:
-    """Id and fingerprint of the base model in comigs.json.
+    """Return id and fingerprint of the base model in comigs.json.
 
     Raises:
         RunError: If they are missing.
@@ -66,7 +66,9 @@ def base_model(info: dict[str, Any]) -> tuple[str, str]:
 
 
 def revision(info: dict[str, Any]) -> str | None:
-    """The commit of the Hub that the base model was read from, where it is known."""
+    """Return the Hub's commit that the base model was read from; None if it is not
+    known.
+    """
     match info.get("base_model"):
         case {"revision": str(commit)}:
             return commit
@@ -74,7 +76,7 @@ def revision(info: dict[str, Any]) -> str | None:
 
 
 def expert_options(info: dict[str, Any]) -> ExpertOptions:
-    """The options that attach the mixture that comigs.json describes.
+    """Return the options that attach the mixture that comigs.json describes.
 
     Raises:
         RunError: If a value is missing or cannot work.

@@ -32,9 +32,9 @@ from comigs_mlx.runs.place import (
     WRITE_AGAIN,
     value_files,
 )
+from comigs_mlx.tensors import MlxArrays
 
 ADAPTER_CONFIG = "adapter_config.json"
-Arrays = dict[str, mx.array]
 
 
 def write(folder: Path, mixture: Mixture, base_id: str, step: int) -> None:
@@ -51,7 +51,7 @@ def write(folder: Path, mixture: Mixture, base_id: str, step: int) -> None:
 
 
 def read(folder: Path, mixture: Mixture) -> int | None:
-    """Load what `write` wrote into a mixture of the same shape.
+    """Load the files that `write` wrote into a mixture of the same shape.
 
     Returns:
         The training step of the files; None if they are of different steps or one is
@@ -83,15 +83,17 @@ def read(folder: Path, mixture: Mixture) -> int | None:
 
 
 def adapter_config(mixture: Mixture, base_id: str, attention: bool) -> dict[str, Any]:
-    """What mlx-lm's adapter loader needs; keys are relative to a block."""
+    """Return what mlx-lm's adapter loader needs; keys are relative to a block."""
     options = mixture.options
     keys = targets(mixture, mlp=options.generalists > 0, attention=attention)
     shape = ExpertShape.of_options(options, len(mixture.sites), keys)
     return expert_shape.adapter_config(shape, base_id, keys)
 
 
-def adapter(group: Arrays, index: int) -> Iterator[tuple[str, mx.array]]:
-    """Generalist `index` under mlx-lm's names; the attention LoRA goes to the first."""
+def adapter(group: MlxArrays, index: int) -> Iterator[tuple[str, mx.array]]:
+    """Yield generalist `index` under mlx-lm's names; the first has the attention
+    LoRA.
+    """
     for path, array in group.items():
         if array.ndim == 3:
             yield without(path, "generalist"), array[index]
@@ -100,9 +102,14 @@ def adapter(group: Arrays, index: int) -> Iterator[tuple[str, mx.array]]:
 
 
 def _gathered(
-    expected: Arrays, adapters: list[Arrays], specialists: Arrays, routers: Arrays
+    expected: MlxArrays,
+    adapters: list[MlxArrays],
+    specialists: MlxArrays,
+    routers: MlxArrays,
 ) -> Iterator[tuple[str, mx.array]]:
-    """The inverse of `write`: each expected path with its array, where there is one."""
+    """Yield each expected path with its array, if it has one: the inverse of
+    `write`.
+    """
     for path, array in expected.items():
         role = params.role_of(path)
         name = without(path, role)
@@ -119,7 +126,7 @@ def _gathered(
 
 
 def without(path: str, role: str) -> str:
-    """The public name of a parameter: its path without the role in it."""
+    """Return the public name of a parameter: its path without the role in it."""
     return ".".join(part for part in path.split(".") if part != role)
 
 
@@ -127,11 +134,11 @@ def _shape(array: mx.array | None) -> tuple[int, ...] | None:
     return None if array is None else tuple(array.shape)
 
 
-def _save(file: Path, arrays: Arrays, step: int) -> None:
+def _save(file: Path, arrays: MlxArrays, step: int) -> None:
     with replacing(file) as temporary:
         tensors.save(temporary, arrays, {"format": "mlx", "step": str(step)})
 
 
-def _load(file: Path) -> tuple[Arrays, dict[str, str]]:
+def _load(file: Path) -> tuple[MlxArrays, dict[str, str]]:
     with tensors.reading(file, RunError, WRITE_AGAIN):
         return tensors.load(file)

@@ -8,8 +8,9 @@
     RUN/metrics.jsonl      one object per report
     RUN/rounds.jsonl       one object per exchange with a federation
 
-Order of a save: best, state, experts. Killed in between, `load` sees that the experts
-are of different steps and writes them again from the newest state.
+A save writes best, then state, then experts. If the process is killed in between,
+`load` sees that the experts are of different steps and writes them again from the
+newest state.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import contextlib
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
 from typing import Any
 
 from comigs_mlx.config import dump_yaml
@@ -30,9 +30,9 @@ from comigs_mlx.files import (
     write_json,
     write_text,
 )
+from comigs_mlx.messages import Say, quiet
 from comigs_mlx.model import params
 from comigs_mlx.model.base import Base, load_base
-from comigs_mlx.model.demo import quiet
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.runs import description, experts
 from comigs_mlx.runs.place import Place, add_line
@@ -54,14 +54,14 @@ class RunFolder(Place):
         base: str,
         revision: str | None = None,
     ) -> None:
-        """Write the run's configuration and description, also of one that goes on.
+        """Write the run's configuration and description, also when it is resumed.
 
         Args:
             config: The resolved configuration.
             mixture: The mixture, attached to its model.
-            base_id: How the base model was named.
+            base_id: The name under which the base model was loaded.
             base: The fingerprint of the base model.
-            revision: Its commit, where it is of the Hub.
+            revision: The commit of the base model, if it is of the Hub.
         """
         write_text(self.config, dump_yaml(config))
         info = description.describe(mixture, base_id, base, revision)
@@ -70,12 +70,14 @@ class RunFolder(Place):
     def save(
         self, trainer: Trainer, boundary: Boundary, identity: dict[str, Any]
     ) -> None:
-        """Save for an exact resume and for use; keep it as the best if it is.
+        """Save for an exact resume and for use; keep the save as the best if it is.
 
         Args:
             trainer: The trainer, at a `Boundary`.
-            boundary: That boundary; without a validation loss it cannot be the best.
-            identity: What `training.checkpoint.save` takes.
+            boundary: The boundary that the trainer is at; without a validation loss it
+                cannot be the best.
+            identity: The values that a resume compares, as `training.checkpoint.save`
+                takes them.
         """
         if self._improves(boundary):
             self._save_best(trainer.mixture, boundary)
@@ -90,7 +92,7 @@ class RunFolder(Place):
         return description.base_model(self.read_info())[0]
 
     def _improves(self, boundary: Boundary) -> bool:
-        """Whether this is the best save; also when it is the best one, made again."""
+        """Tell whether this is the best save, or the best one made again."""
         if boundary.valid_loss is None:
             return False
         best = self.best()
@@ -116,15 +118,15 @@ class RunFolder(Place):
             self._prune_best(best[0])
 
     def best(self) -> tuple[int, float] | None:
-        """Step and validation loss of the best save so far."""
-        found = []
+        """Return step and validation loss of the best save so far, if there is one."""
+        losses = []
         for folder in checkpoint.saves(self.path / "best"):
             with contextlib.suppress(OSError, ValueError, KeyError):
                 values = json.loads((folder / BEST).read_text(encoding="utf-8"))
-                found.append((values["valid_loss"], values["step"]))
-        if not found:
+                losses.append((values["valid_loss"], values["step"]))
+        if not losses:
             return None
-        loss, step = min(found)
+        loss, step = min(losses)
         return step, loss
 
     def add_metrics(self, report: Report) -> None:
@@ -135,14 +137,12 @@ class RunFolder(Place):
         """Append one line to rounds.jsonl; `values` have a `step`."""
         add_line(self.rounds, values, finite=False)
 
-    def load(
-        self, best: bool = False, report: Callable[[str], None] = quiet
-    ) -> tuple[Base, Mixture]:
-        """The run's base model with its experts attached.
+    def load(self, best: bool = False, report: Say = quiet) -> tuple[Base, Mixture]:
+        """Load the run's base model and attach its experts.
 
         Args:
-            best: The best save instead of the last one.
-            report: Told in plain sentences what takes time.
+            best: Whether to load the best save instead of the last one.
+            report: Receives a sentence before each step that takes time.
 
         Raises:
             ComigsError: If the base model cannot be loaded, is not the one the run was
@@ -157,37 +157,37 @@ class RunFolder(Place):
         self.load_values(mixture, best)
         return base, mixture
 
-    def check_base(self, base_id: str, found: str) -> None:
-        """Raise `RunError` unless the run was trained on the base of a fingerprint."""
+    def check_base(self, base_id: str, fingerprint: str) -> None:
+        """Raise `RunError` unless the run was trained on the base of `fingerprint`."""
         _, expected = description.base_model(self.read_info())
-        if found != expected:
+        if fingerprint != expected:
             raise RunError(
                 f"{base_id} is not the base model {self.path} was trained on: its "
-                f"fingerprint is {found[:12]}, the run's {expected[:12]}"
+                f"fingerprint is {fingerprint[:12]}, the run's {expected[:12]}"
             )
 
     def load_values(self, mixture: Mixture, best: bool = False) -> int:
         """Put the run's experts and routers into a mixture of the same shape.
 
         Args:
-            mixture: Attached to the run's base model.
-            best: The best save instead of the last one.
+            mixture: The mixture, attached to the run's base model.
+            best: Whether to load the best save instead of the last one.
 
         Returns:
-            The training step they are of.
+            The training step of the loaded values.
 
         Raises:
             RunError: If the run's files are missing, damaged or do not fit.
         """
-        if set_aside(self.path):  # by a killed process, or by one that is at it
+        if set_aside(self.path):  # by a killed process, or by one that saves right now
             with contextlib.suppress(RunError, OSError), self.in_use():
                 pass
         if not best:
             step = experts.read(self.path, mixture)
             return self._repair(mixture) if step is None else step
-        if (chosen := self.best()) is None:
+        if (best_save := self.best()) is None:
             raise RunError(f"{self.path} has no best save yet")
-        folder = self.path / "best" / f"step-{chosen[0]:07d}"
+        folder = self.path / "best" / f"step-{best_save[0]:07d}"
         if (step := experts.read(folder, mixture)) is None:
             raise RunError(f"{folder} is incomplete: leave out --best")
         return step
@@ -195,8 +195,8 @@ class RunFolder(Place):
     def _repair(self, mixture: Mixture) -> int:
         """Take the experts of the newest state: a save was interrupted, or goes on.
 
-        They are written again where that is possible: not while a process trains here,
-        which is about to, and not on a full disk or one that may only be read.
+        They are written again if possible: not while a process trains here, which will
+        write them itself, and not on a disk that is full or may only be read.
         """
         if not checkpoint.saves(self.states):
             raise RunError(

@@ -1,6 +1,6 @@
-"""The generalists of a run as numpy arrays: read for a federation, replaced by it.
+"""Reads the generalists of a run as numpy arrays for a federation, and replaces them.
 
-Tensors are called as `expert_shape` says. Specialists, routers and optimisers are
+Tensors have the names of `expert_shape`. Specialists, routers and optimisers are
 neither read nor changed.
 """
 
@@ -28,7 +28,7 @@ Tensors = dict[str, npt.NDArray[np.float32]]
 
 
 def read(folder: Path, count: int) -> tuple[Tensors, int]:
-    """All tensors of the generalists in a folder, and the training step they are of.
+    """Read all tensors of the generalists in a folder, and their training step.
 
     Raises:
         RunError: If a file is missing or unreadable, or they are of different steps.
@@ -50,13 +50,13 @@ def read(folder: Path, count: int) -> tuple[Tensors, int]:
 
 
 def replace(run: RunFolder, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Give a run other generalists: those in use, and those of its newest save.
+    """Replace a run's generalists: those in use, and those of its newest save.
 
     Nothing else of the run changes; the best save stays what it was.
 
     Args:
-        run: Not being trained (see `RunFolder.in_use`).
-        tensors: Of the same names and shapes as `read` returns.
+        run: The run, which nothing trains (see `RunFolder.in_use`).
+        tensors: The new tensors, with the names and shapes that `read` returns.
 
     Raises:
         RunError: If the run is damaged or the tensors do not fit; nothing has been
@@ -76,35 +76,36 @@ def replace(run: RunFolder, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
 
 
 def of_values(values: Mapping[str, mx.array], count: int) -> Tensors:
-    """The same from a mixture's values instead of a run's files.
+    """Return what `read` does, from a mixture's values instead of a run's files.
 
     Args:
-        values: Path in the model -> array; those of other roles are left out.
-        count: Number of generalists.
+        values: Maps a path in the model to its array; those of other roles are left
+            out.
+        count: The number of generalists.
     """
-    mine = {p: a for p, a in values.items() if params.role_of(p) == "generalist"}
+    generalists = {p: a for p, a in values.items() if params.role_of(p) == "generalist"}
     return {
         f"{prefix(index)}{tensor}": np.array(array.astype(mx.float32))
         for index in range(max(count, 1))
-        for tensor, array in adapter(mine, index)
+        for tensor, array in adapter(generalists, index)
     }
 
 
 def into_values(
     values: Mapping[str, mx.array], tensors: Mapping[str, npt.NDArray[Any]]
 ) -> dict[str, mx.array]:
-    """A mixture's values with the generalists among them replaced by `tensors`."""
+    """Replace the generalists among a mixture's values by `tensors`."""
     new = dict(values)
     for path, array in values.items():
         if params.role_of(path) != "generalist":
             continue
         name = without(path, "generalist")
         if array.ndim == 2:
-            one = mx.array(tensors[name])
+            replacement = mx.array(tensors[name])
         else:
             of_all = [tensors[f"{prefix(i)}{name}"] for i in range(array.shape[0])]
-            one = mx.stack([mx.array(expert) for expert in of_all])
-        new[path] = one.astype(array.dtype)
+            replacement = mx.stack([mx.array(expert) for expert in of_all])
+        new[path] = replacement.astype(array.dtype)
     return new
 
 

@@ -1,4 +1,4 @@
-"""The runs in a folder, told apart by their files alone; no MLX."""
+"""Lists the runs in a folder by their files alone; needs no MLX."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from comigs_mlx.runs.place import WRITE_AGAIN, Place, reports, value_files
 
 @dataclass(frozen=True)
 class RunEntry:
-    """One run as a list shows it.
+    """One run, as a list shows it.
 
     Attributes:
         name: The name of the run's folder.
@@ -23,7 +23,7 @@ class RunEntry:
         base_id: The base model's id, where it is known.
         step: The training step of its experts; None where nothing is saved yet.
         experts: Names such as "generalist", "specialist".
-        problem: Why it cannot be used, in a sentence; None: it can.
+        problem: The reason why it cannot be used, in a sentence; None if it can.
         training: Whether a process trains it right now.
     """
 
@@ -37,7 +37,7 @@ class RunEntry:
 
 
 def list_runs(folder: Path) -> list[RunEntry]:
-    """The runs right in a folder, by name; none where there is no such folder."""
+    """List the runs right in a folder, by name; none where there is no such folder."""
     paths = sorted(folder.iterdir()) if folder.is_dir() else []
     return [entry(path) for path in paths if _is_run(path)]
 
@@ -50,23 +50,23 @@ def _is_run(path: Path) -> bool:
 
 
 def entry(path: Path) -> RunEntry:
-    """One run; what is wrong with it stands in `problem`."""
+    """Describe one run; `problem` says what is wrong with it."""
     place = Place(path)
-    found = RunEntry(path.name, path, training=place.is_in_use())
+    described = RunEntry(path.name, path, training=place.is_in_use())
     try:
         info = place.read_info()
         base_id, _ = description.base_model(info)
         names = description.expert_options(info).names
-        found = dataclasses.replace(found, base_id=base_id, experts=names)
-        return dataclasses.replace(found, step=_step(place, info["generalists"]))
+        described = dataclasses.replace(described, base_id=base_id, experts=names)
+        return dataclasses.replace(described, step=_step(place, info["generalists"]))
     except ComigsError as error:
-        if found.training and not place.states.is_dir():  # it has only just begun
-            return found
-        return dataclasses.replace(found, problem=" ".join(str(error).split()))
+        if described.training and not place.states.is_dir():  # it has only just begun
+            return described
+        return dataclasses.replace(described, problem=" ".join(str(error).split()))
 
 
 def _step(place: Place, generalists: int) -> int:
-    """The step that all files with experts are of, or that of the newest state."""
+    """Return the step of all files with experts, or that of the newest state."""
     steps = {_step_of(file) for file in value_files(place.path, generalists)}
     if len(steps) == 1 and (step := steps.pop()) is not None:
         return step
@@ -77,7 +77,7 @@ def _step(place: Place, generalists: int) -> int:
 
 
 def _step_of(file: Path) -> int | None:
-    """The training step in a file's metadata; None where there is no such file."""
+    """Return the training step in a file's metadata; None if there is no such file."""
     if not file.is_file():
         return None
     with tensors.reading(file, RunError, WRITE_AGAIN):
@@ -85,5 +85,5 @@ def _step_of(file: Path) -> int | None:
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
-    """The reports of a run, oldest first; see `training.records.Report`."""
+    """Read the reports of a run, oldest first; see `training.records.Report`."""
     return [report for report, _ in reports(Place(run).metrics, "step")]

@@ -1,4 +1,6 @@
-"""Metrics to an experiment tracker, where the user asks for one that is installed."""
+"""Sends metrics to an experiment tracker, if the user asks for one that is
+installed.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,9 @@ from comigs_mlx.errors import ConfigError
 Log = Callable[[dict[str, Any]], None]
 
 KEPT_HERE = {"wandb": ("WANDB_MODE", "offline"), "swanlab": ("SWANLAB_MODE", "offline")}
-"""Trackers that would send metrics to a server; this setting keeps them on the device
-unless the user has set it otherwise."""
+"""Trackers that would send metrics to a server; this setting keeps them on the
+device unless the user has set it otherwise.
+"""
 
 
 def check_installed(package: str | None) -> None:
@@ -28,10 +31,10 @@ def check_installed(package: str | None) -> None:
 
 @contextlib.contextmanager
 def logger(package: str | None, run: str, config: dict[str, Any]) -> Iterator[Log]:
-    """A function that logs one report.
+    """Give a function that logs one report.
 
     Args:
-        package: wandb, swanlab or trackio; None logs nothing.
+        package: The tracker: wandb, swanlab or trackio; None logs nothing.
         run: The name of the run.
         config: The configuration of the run, in flat form.
 
@@ -54,7 +57,7 @@ def logger(package: str | None, run: str, config: dict[str, Any]) -> Iterator[Lo
 
 
 def flat(metrics: dict[str, Any]) -> dict[str, float]:
-    """One report with `expert_share/<name>` entries and without missing values."""
+    """Flatten a report to `expert_share/<name>` entries, without missing values."""
     shares = metrics["expert_share"].items()
-    both = {**metrics, **{f"expert_share/{name}": share for name, share in shares}}
-    return {k: v for k, v in both.items() if isinstance(v, (int, float))}
+    merged = {**metrics, **{f"expert_share/{name}": share for name, share in shares}}
+    return {k: v for k, v in merged.items() if isinstance(v, (int, float))}

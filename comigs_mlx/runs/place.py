@@ -1,4 +1,4 @@
-"""Where a run stands on disk, and whether something trains there; no MLX."""
+"""The paths of a run on disk, and whether a process trains there; needs no MLX."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ from comigs_mlx.runs.description import WRITE_AGAIN as WRITE_AGAIN
 
 LOCK = ".lock"
 LOCK_SECONDS = 0.2
-"""Whoever only looks whether a run is in use holds its lock for some microseconds."""
+"""The wait for a lock, which `is_locked` may hold for some microseconds."""
 
 WITHOUT_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK)
-"""How file systems say that they have no locks, as some network shares."""
+"""The errors of file systems that have no locks, as some network shares."""
 
 EMPTY = re.compile(
     rf"\.lock|\.train\.(json|log|lock|told\.json(\.tmp)?)|\.DS_Store|{LEFTOVER.pattern}"
 )
-"""What a folder may hold and still be a new run's: what this program leaves there where
-it is killed right at its start. Any other hidden file is somebody's, as in a home."""
+"""The files that a new run's folder may hold: those that this program leaves when
+it is killed right at its start. Any other hidden file is the user's, as in a home
+folder.
+"""
 
 SPECIALISTS = "specialist/experts.safetensors"
 ROUTERS = "router/router.safetensors"
@@ -38,13 +40,13 @@ VALUES = ("comigs.json", "*/*.safetensors", "best/*/*/*.safetensors")
 
 
 def value_files(folder: Path, generalists: int) -> list[Path]:
-    """The files of all experts and routers in a folder, generalists first."""
+    """List the files of all experts and routers in a folder, generalists first."""
     adapters = [folder / name / ADAPTER for name in generalist_folders(generalists)]
     return [*adapters, folder / SPECIALISTS, folder / ROUTERS]
 
 
 class Place:
-    """A run's folder; opening it reads nothing."""
+    """The paths of a run's folder; opening it reads nothing."""
 
     def __init__(self, path: Path | str):
         self.path = Path(path).expanduser()
@@ -56,11 +58,11 @@ class Place:
         self.lock = self.path / LOCK
 
     def check_new(self) -> None:
-        """Raise `RunError` if something is there already."""
+        """Raise `RunError` if something is in the folder already."""
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file: choose a folder with --run")
-        found = self.path.iterdir() if self.path.exists() else []
-        if not all(EMPTY.fullmatch(file.name) for file in found):
+        files = self.path.iterdir() if self.path.exists() else []
+        if not all(EMPTY.fullmatch(file.name) for file in files):
             raise RunError(
                 f"{self.path} exists: add --resume to continue it, or choose another "
                 "folder with --run"
@@ -83,21 +85,21 @@ class Place:
     def in_use(self) -> Iterator[None]:
         """Keep other processes from training in this folder.
 
-        Saves that a killed process had set aside are back before anything is read.
+        Saves that a killed process had set aside are put back before anything is read.
 
         Raises:
-            RunError: If one does.
+            RunError: If another process trains there.
         """
         with locked(self.path, "--run"):
             restore(self.path)
             yield
 
     def is_in_use(self) -> bool:
-        """Whether a process trains in this folder, or changes it, right now."""
+        """Tell whether a process trains in this folder, or changes it, right now."""
         return is_locked(self.lock)
 
     def read_info(self) -> dict[str, Any]:
-        """comigs.json.
+        """Read comigs.json.
 
         Raises:
             RunError: If it is missing, damaged or of another format version.
@@ -106,7 +108,9 @@ class Place:
         return description.read(self.info)
 
     def signature(self) -> tuple[Any, ...]:
-        """Differs whenever a file with values of this run has been replaced."""
+        """Return a value that differs once a file with values of this run is
+        replaced.
+        """
         facts = []
         for pattern in VALUES:
             for file in sorted(self.path.glob(pattern)):
@@ -116,23 +120,23 @@ class Place:
         return tuple(facts)
 
     def cut_metrics(self, step: int) -> None:
-        """Drop the lines after `step`, and one that a killed process left torn."""
+        """Drop the lines after `step`, and one that a killed process cut off."""
         for file in (self.metrics, self.rounds):
             cut_lines(file, "step", step)
 
 
 def reports(file: Path, key: str) -> Iterator[tuple[dict[str, Any], str]]:
-    """The objects of a JSONL file that have a number `key`, each with its line.
+    """Yield the objects of a JSONL file that have a number `key`, each with its line.
 
-    A last line that is still being written, or was left torn, is not among them.
+    A last line that is still being written, or was cut off, is left out.
     """
     if not file.is_file():
         return
     for text in file.read_text(encoding="utf-8", errors="replace").splitlines():
         with contextlib.suppress(ValueError):
-            found = json.loads(text)
-            if isinstance(found, dict) and isinstance(found.get(key), int | float):
-                yield found, text
+            report = json.loads(text)
+            if isinstance(report, dict) and isinstance(report.get(key), int | float):
+                yield report, text
 
 
 def add_line(file: Path, values: Mapping[str, Any], finite: bool = True) -> None:
@@ -140,11 +144,12 @@ def add_line(file: Path, values: Mapping[str, Any], finite: bool = True) -> None
 
     Args:
         file: The file, which is made if it is not there.
-        values: The object.
-        finite: Whether a number that is not finite, which JSON has none of, is refused.
+        values: The object to append.
+        finite: Whether to refuse a number that is not finite, for which JSON has no
+            form.
 
     Raises:
-        ValueError: If one is refused; nothing has been written then.
+        ValueError: If a number is refused; nothing has been written then.
     """
     text = json.dumps(values, allow_nan=not finite)
     with file.open("a", encoding="utf-8") as opened:
@@ -152,10 +157,10 @@ def add_line(file: Path, values: Mapping[str, Any], finite: bool = True) -> None
 
 
 def cut_lines(file: Path, key: str, last: int) -> None:
-    """Drop the objects whose number `key` is above `last`, and a torn line."""
+    """Drop the objects whose number `key` is above `last`, and a line cut off."""
     if file.exists():
-        kept = [text for found, text in reports(file, key) if found[key] <= last]
-        write_text(file, "".join(f"{text}\n" for text in kept))
+        remaining = [text for report, text in reports(file, key) if report[key] <= last]
+        write_text(file, "".join(f"{text}\n" for text in remaining))
 
 
 @contextlib.contextmanager
@@ -164,10 +169,10 @@ def locked(folder: Path, flag: str) -> Iterator[None]:
 
     Args:
         folder: The folder of a run or of a simulation.
-        flag: The option that names it, for the error.
+        flag: The option that names the folder, for the error.
 
     Raises:
-        RunError: If another process has it, or if its file system has no locks.
+        RunError: If another process holds the lock, or the file system has no locks.
     """
     from filelock import FileLock, Timeout
 
@@ -194,7 +199,7 @@ def locked(folder: Path, flag: str) -> Iterator[None]:
 
 
 def is_locked(file: Path) -> bool:
-    """Whether a process holds the lock of a lock file."""
+    """Tell whether a process holds the lock of a lock file."""
     try:
         with file.open("rb") as opened:
             fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -202,6 +207,6 @@ def is_locked(file: Path) -> bool:
         return False
     except BlockingIOError:
         return True
-    except OSError:  # not to be looked at, or no locks there: nobody can hold one
+    except OSError:  # it may not be opened, or there are no locks: nobody can hold one
         return False
     return False

@@ -1,10 +1,10 @@
-"""Training in a process of its own, which outlives who started it; no MLX.
+"""Trains in a process of its own, which outlives the one that started it; no MLX.
 
 RUN/.train.json    process id, start and options
-RUN/.train.log     what it prints, for people
+RUN/.train.log     what the process prints, for users
 RUN/.train.told.json    what it tells this program (see `runs.told`)
-RUN/.train.lock    locked as long as it lives: the process inherits the open file, so
-                   whoever looks later is never misled by a process id used again
+RUN/.train.lock    locked as long as the process lives, because it inherits the open
+                   file: a process id that is used again misleads nobody
 """
 
 from __future__ import annotations
@@ -37,22 +37,25 @@ RECORD, LOG, LOCK = ".train.json", ".train.log", ".train.lock"
 LINES = 50
 
 _children: dict[Path, subprocess.Popen[bytes]] = {}
-"""Those of this very process: only their exit codes can be known."""
+"""The processes that this very one started: only their exit codes can be known."""
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """How the training of a run stands.
+    """The state of a run's training.
 
     Attributes:
-        running: Whether a process trains it, whoever started that.
-        exit_code: Of the one that has ended; None where it is not known.
-        lines: The last lines it printed.
-        notes: What it told its user to know, a sentence each.
-        progress: Expert steps done and in all, where they are known.
-        eta_seconds: As it told last; None where it did not, or does not run.
-        problem: Why it ended without being done, in a sentence; None: it did not.
-        stopping: Whether it was asked to stop.
+        running: Whether a process trains the run, whoever started it.
+        exit_code: The exit code of the process that has ended; None where it is not
+            known.
+        lines: The last lines that the process printed.
+        notes: The notes that the process wrote for its user, a sentence each.
+        progress: The expert steps done and in all, where they are known.
+        eta_seconds: The seconds left, as the process wrote last; None where it wrote
+            none or does not run.
+        problem: The reason why the process ended early, in a sentence; None if it did
+            not.
+        stopping: Whether the process was asked to stop.
     """
 
     running: bool
@@ -66,15 +69,15 @@ class TrainingState:
 
 
 def start(run: Path, options: dict[str, Any]) -> None:
-    """Train in the background.
+    """Start a training in the background.
 
     Args:
         run: The run's folder.
-        options: Of `comigs_mlx.train`, by their names in config.yaml; None is left
-            out. `resume` continues the run.
+        options: The options of `comigs_mlx.train`, by their names in config.yaml; those
+            that are None are left out. `resume` continues the run.
 
     Raises:
-        ComigsError: If an option cannot work, the folder is taken, or it is being
+        ComigsError: If an option cannot work, the folder is taken, or the run is being
             trained; nothing has been written then.
     """
     place = Place(run)
@@ -125,30 +128,30 @@ def _spawn(run: Path, flags: list[str], options: dict[str, Any]) -> None:
 
 
 def state(run: Path) -> TrainingState:
-    """How the training of a run stands, also after this program was started again."""
+    """Tell the state of a run's training, also of one that another program started."""
     place = Place(run)
-    ours = is_locked(place.path / LOCK)
-    running = ours or place.is_in_use()
+    started_here = is_locked(place.path / LOCK)
+    running = started_here or place.is_in_use()
     record, told = _record(place.path), read_told(place.path)
-    now = progress.read(place.path, since=_started(record))
-    found = TrainingState(
+    reported = progress.read(place.path, since=_started(record))
+    before_problem = TrainingState(
         running=running,
         exit_code=None if running else _exit_code(place.path),
         lines=_lines(place.path / LOG),
         notes=[] if told is None else told.notes,
-        progress=_progress(place, now),
-        eta_seconds=now.get("eta_seconds") if running else None,
-        stopping=ours and "stopped" in record,
+        progress=_progress(place, reported),
+        eta_seconds=reported.get("eta_seconds") if running else None,
+        stopping=started_here and "stopped" in record,
     )
-    problem = None if running else _problem(found, record, told)
-    return dataclasses.replace(found, problem=problem)
+    problem = None if running else _problem(before_problem, record, told)
+    return dataclasses.replace(before_problem, problem=problem)
 
 
 def stop(run: Path) -> None:
-    """Ask the training to save and end; asking again changes nothing.
+    """Ask the training to save and end; a second call changes nothing.
 
     Raises:
-        RunError: If nothing was started here that still runs.
+        RunError: If no process that was started here still trains the run.
     """
     path = Place(run).path
     record = _record(path)
@@ -166,14 +169,14 @@ def stop(run: Path) -> None:
 
 def _record(run: Path) -> dict[str, Any]:
     try:
-        found = json.loads((run / RECORD).read_text(encoding="utf-8"))
+        record = json.loads((run / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return record if isinstance(record, dict) else {}
 
 
 def _started(record: dict[str, Any]) -> float:
-    """When the training began, as far as is known."""
+    """Return when the training began, or 0 if that is not known."""
     started = record.get("started")
     return started if isinstance(started, int | float) else 0.0
 
@@ -184,7 +187,7 @@ def _exit_code(run: Path) -> int | None:
 
 
 def _lines(log: Path) -> list[str]:
-    """The last lines; of a bar that was drawn over itself, its last state."""
+    """Return the last lines; of a bar that was drawn over itself, the last state."""
     try:
         with log.open(encoding="utf-8", errors="replace", newline="\n") as file:
             return list(deque((line.rstrip("\n") for line in file), LINES))
@@ -192,17 +195,21 @@ def _lines(log: Path) -> list[str]:
         return []
 
 
-def _progress(place: Place, told: dict[str, Any]) -> tuple[int, int] | None:
-    """Expert steps done and in all: as the training tells, else as the run is saved."""
+def _progress(place: Place, reported: dict[str, Any]) -> tuple[int, int] | None:
+    """Return expert steps done and in all, as the process wrote them or as the run
+    is saved.
+    """
     try:
-        total = int(told.get("steps") or read_yaml(place.config)["steps"])
-        done = told.get("step")
-        if done is None:  # of a run trained in another way, or only just begun
+        total = int(reported.get("steps") or read_yaml(place.config)["steps"])
+        steps_done = reported.get("step")
+        if (
+            steps_done is None
+        ):  # the run is trained in another way, or has only just begun
             steps = [
                 int(report["step"]) for report, _ in reports(place.metrics, "step")
             ]
-            done = max(steps, default=0)
-        return min(int(done), total), total
+            steps_done = max(steps, default=0)
+        return min(int(steps_done), total), total
     except (ComigsError, OSError, KeyError, TypeError, ValueError):
         return None
 
@@ -210,9 +217,9 @@ def _progress(place: Place, told: dict[str, Any]) -> tuple[int, int] | None:
 def _problem(
     state: TrainingState, record: dict[str, Any], told: Told | None
 ) -> str | None:
-    """Why a process that has ended did not come to its end; None where it did.
+    """Tell why a process that has ended did not finish; None if it did.
 
-    One of an earlier version told nothing: it is done where all its steps are.
+    A process of an earlier version told nothing: it is done if all its steps are.
     """
     done, total = state.progress or (0, 1)
     finished = told.done if told is not None else done >= total

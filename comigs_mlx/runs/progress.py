@@ -2,9 +2,9 @@
 
     {"format_version": 1, "step": 17, "steps": 24, "eta_seconds": 42.5}
 
-`step` counts expert steps, and `eta_seconds` is null until there is something to reckon
-with. It is there only while a training runs, or after it was killed. Nothing parses
-what a training prints.
+`step` counts expert steps, and `eta_seconds` is null until a step was timed. The file
+is there only while a training runs, or after it was killed. Nothing parses what a
+training prints.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ from typing import Any
 
 FILE = "progress.json"
 SECONDS = 1.0
-"""The least time between two writes: they must not be felt."""
+"""The least time between two writes, which must not slow the training down."""
 
 
 class ProgressFile:
-    """Writes progress.json while a training runs; at its end it is removed."""
+    """Writes progress.json while a training runs, and removes it at the end."""
 
     def __init__(self, run: Path, events: int, steps: int):
-        """Nothing is written yet.
+        """Remember what will be counted; nothing is written yet.
 
         Args:
             run: The run's folder.
-            events: Steps of all levels that will be told with `advance`.
-            steps: Expert steps in all, those before a resume included.
+            events: The number of times that `advance` will be called, for all levels.
+            steps: The expert steps in all, those before a resume included.
         """
         self._file = run / FILE
         self._events, self._steps = events, steps
         self._done, self._began, self._written = 0, 0.0, 0.0
 
     def advance(self, step: int) -> None:
-        """One step of a level is done; `step` expert steps are."""
+        """Record that a step of a level, and `step` expert steps so far, are done."""
         now = time.monotonic()
         self._done += 1
         self._began = self._began or now  # the first step also compiles: not typical
         if now - self._written >= SECONDS or self._done == self._events:
             self._written = now
-            self._write(step, self._left(now))
+            self._write(step, self._seconds_left(now))
 
     def __enter__(self) -> ProgressFile:
         return self
@@ -52,11 +52,11 @@ class ProgressFile:
         with contextlib.suppress(OSError):
             self._file.unlink(missing_ok=True)
 
-    def _left(self, now: float) -> float | None:
+    def _seconds_left(self, now: float) -> float | None:
         if self._done < 2:
             return None
-        each = (now - self._began) / (self._done - 1)
-        return each * max(self._events - self._done, 0)
+        step_seconds = (now - self._began) / (self._done - 1)
+        return step_seconds * max(self._events - self._done, 0)
 
     def _write(self, step: int, eta: float | None) -> None:
         content = {"step": step, "steps": self._steps, "eta_seconds": eta}
@@ -76,16 +76,16 @@ def replace_unflushed(file: Path, content: dict[str, Any]) -> None:
 
 
 def read(run: Path, since: float = 0.0) -> dict[str, Any]:
-    """What progress.json says; empty where there is none that can be read.
+    """Read progress.json; return {} where there is none that can be read.
 
     Args:
         run: The run's folder.
-        since: Seconds of the epoch; a file older than that tells of another training.
+        since: Seconds since the epoch; a file that is older is of another training.
     """
     file = run / FILE
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
         fresh = file.stat().st_mtime >= since
     except (OSError, ValueError):
         return {}
-    return found if fresh and isinstance(found, dict) else {}
+    return content if fresh and isinstance(content, dict) else {}

@@ -1,4 +1,4 @@
-"""From a configuration to a trainer in its run folder."""
+"""Opens a session: makes a trainer in its run folder from a configuration."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 from comigs_mlx.config import read_yaml, to_dict
 from comigs_mlx.data.batches import BatchSource, sampled_batches, training_batches
 from comigs_mlx.data.cache import TokenCache
-from comigs_mlx.data.content import Content, named, tokenised, tokens_digest
+from comigs_mlx.data.content import Content, naming_split, tokenised, tokens_digest
 from comigs_mlx.data.identity import (
     content_digest,
     depends_on_date,
     tokenizer_identity,
 )
-from comigs_mlx.data.reading_progress import spoken
+from comigs_mlx.data.reading_progress import in_sentences
 from comigs_mlx.data.splits import SPLITS, Sample, Splits, load_splits
 from comigs_mlx.errors import RunError
 from comigs_mlx.messages import Note, Say
@@ -38,18 +38,19 @@ CHANGES = {
     "data": "the text has changed since the run was saved",
     "lanes": "this machine computes a batch in another number of parts than the run's",
 }
-"""What may change between a save and a resume, in words."""
+"""The sentence for each thing that may change between a save and a resume."""
 
 
 @dataclass
 class Session:
-    """A trainer at its position, the folder it saves to, and what it must not mix up.
+    """A trainer at its position, its run folder, and what a save must agree with.
 
     Attributes:
         trainer: The trainer, ready to run.
-        folder: Its run folder, locked against other processes.
-        identity: Base model, shape of the experts and digest of the text.
-        documents: Split -> number of documents.
+        folder: The run folder, locked against other processes.
+        identity: The base model, the shape of the experts, the digest of the text, and
+            so on.
+        documents: Maps each split to its number of documents.
     """
 
     trainer: Trainer
@@ -58,10 +59,11 @@ class Session:
     documents: dict[str, int] = field(default_factory=dict)
 
     def run(self, stop: Callable[[], bool]) -> Iterator[Step | Report | Boundary]:
-        """Train, save when due, write metrics, and pass on what happens.
+        """Train, save when due, write metrics, and yield what happens.
 
         Args:
-            stop: Asked at each boundary; if true, training is saved and ends there.
+            stop: Is called at each boundary; if it returns true, training is saved and
+                ends.
         """
         for event in self.trainer.run():
             if isinstance(event, Report):
@@ -76,14 +78,16 @@ class Session:
                 return
 
     def save(self, boundary: Boundary) -> None:
-        """Save as the run is at `boundary`."""
+        """Save the run as it is at `boundary`."""
         self.folder.save(self.trainer, boundary, self.identity)
 
     def take_generalists(self) -> None:
-        """Go on with the generalists of the newest save; all else stays as it is."""
+        """Replace the generalists by those of the newest save, and nothing else."""
         values = checkpoint.load_values(checkpoint.latest(self.folder.states))
-        mine = {p: a for p, a in values.items() if params.role_of(p) == "generalist"}
-        self.trainer.mixture.model.update(params.unflatten(mine))
+        generalists = {
+            p: a for p, a in values.items() if params.role_of(p) == "generalist"
+        }
+        self.trainer.mixture.model.update(params.unflatten(generalists))
 
 
 Check = Callable[[dict[str, Any]], None]
@@ -94,12 +98,14 @@ Check = Callable[[dict[str, Any]], None]
 def session(
     config: TrainConfig, say: Say, check: Check = lambda info: None
 ) -> Iterator[Session]:
-    """Load and check everything, and only then touch the disk.
+    """Load and check everything, and only then write to the disk.
 
     Args:
-        config: What to train, on what, and where; `config.resume` continues a run.
-        say: Told in plain sentences what takes time and what was noticed.
-        check: Asked before anything is written.
+        config: The configuration; `config.resume` continues a run.
+        say: Receives a sentence before each step that takes time, and on what was
+            noticed.
+        check: Is called with comigs.json before anything is written; raises to prevent
+            it.
 
     Raises:
         ComigsError: If something does not fit; nothing has been written then.
@@ -118,7 +124,7 @@ def session(
 def _opened(
     config: TrainConfig, folder: RunFolder, say: Say, check: Check
 ) -> Iterator[Session]:
-    splits = load_splits(config.data.data, spoken(say))
+    splits = load_splits(config.data.data, in_sentences(say))
     for note in splits.notes:
         say(Note(note))
     base = load_base(config.model, say, _revision(folder) if config.resume else None)
@@ -126,9 +132,9 @@ def _opened(
         say(Note("MLX's quantised products are very slow on a CPU: use a plain base"))
     if (warning := memory_estimate.too_low(config.memory_limit)) is not None:
         say(Note(warning))
-    found = base.fingerprint()
+    fingerprint = base.fingerprint()
     mixture = Mixture(base.model, config.experts, config.training.seed)
-    check(description.describe(mixture, base.id, found))
+    check(description.describe(mixture, base.id, fingerprint))
     read = {"train": splits.train, "valid": splits.valid}
     texts = contents(config, base, read, splits.kind, say)
     trainer = make_trainer(config, mixture, texts, say)
@@ -137,7 +143,7 @@ def _opened(
     ):
         say(note)
     identity = {
-        "base_model": found,
+        "base_model": fingerprint,
         "experts": to_dict(mixture.options),
         "data": _digest(splits),
         "tokens": tokens_digest(texts.values()),
@@ -153,14 +159,14 @@ def _opened(
             _restore(trainer, folder, identity, dated, say)
         folder.tidy(config.saving.keep)
         resumable = dataclasses.replace(config, resume=False)
-        folder.create(resumable, mixture, base.id, found, base.revision)
+        folder.create(resumable, mixture, base.id, fingerprint, base.revision)
         if trainer.position.step:  # the process may have been killed before this
             folder.write_experts(mixture, trainer.position.step)
         yield Session(trainer, folder, identity, documents)
 
 
 def _revision(folder: RunFolder) -> str | None:
-    """The commit of the run's base model; a lacking description is made anew."""
+    """Return the commit of the run's base model; a lacking description is made anew."""
     with contextlib.suppress(RunError):
         return description.revision(folder.read_info())
     return None
@@ -169,13 +175,14 @@ def _revision(folder: RunFolder) -> str | None:
 def make_trainer(
     config: TrainConfig, mixture: Mixture, texts: Mapping[str, Content], say: Say
 ) -> Trainer:
-    """The trainer of a mixture: train text for the experts, valid text for the router.
+    """Make the trainer of a mixture: train text for experts, valid text for routers.
 
     Args:
-        config: What is trained, and how.
-        mixture: Attached to the base model that the texts were tokenised for.
+        config: The configuration of the training.
+        mixture: The mixture, attached to the base model that the texts were tokenised
+            for.
         texts: The tokens of train and valid.
-        say: Told what to expect of the batches.
+        say: Receives a sentence on what to expect of the batches.
 
     Raises:
         DataError: If a split is too small, or nothing in it can be learned from.
@@ -183,7 +190,7 @@ def make_trainer(
     data, seed = config.data, config.training.seed
 
     def source(name: str, seed: int) -> BatchSource:
-        with named(name):
+        with naming_split(name):
             batches, notes = training_batches(
                 texts[name],
                 seq_len=data.seq_len,
@@ -202,7 +209,7 @@ def make_trainer(
 
 
 def _work(config: TrainConfig, trainer: Trainer) -> memory_estimate.Work:
-    """The longest batches: conversations may all be shorter than allowed.
+    """Describe the longest batches: conversations may all be shorter than allowed.
 
     Routers learn from validation text, which may be longer than the training text.
     """
@@ -225,14 +232,14 @@ def contents(
     kind: str,
     say: Say,
 ) -> dict[str, Content]:
-    """The tokens of splits as training reads them, each tokenised once.
+    """Tokenise splits as training reads them, each once.
 
     Args:
-        config: What is trained, and how.
+        config: The configuration of the training.
         base: The base model with its tokenizer.
-        splits: Split -> its samples.
+        splits: Maps a split to its samples.
         kind: The kind of the samples.
-        say: It is told what was noticed, a sentence each.
+        say: Receives a sentence on each thing that was noticed.
     """
     data = config.data
     cache = TokenCache.of_user(say) if data.token_cache else None
@@ -267,10 +274,11 @@ def _restore(
     Args:
         trainer: The trainer, which has made no step yet.
         folder: The folder of the run, which is locked.
-        identity: What the run must have in common with its save. Saves of version 0.1
-            know nothing of tokens and streams.
+        identity: The values that the run must have in common with its save. Saves of
+            version 0.1 hold none for tokens and streams.
         dated: Whether the tokens change from day to day by themselves.
-        say: Told where training goes on, and what keeps it from being exact.
+        say: Receives a sentence on where training goes on, and on what keeps it from
+            being exact.
 
     Raises:
         RunError: If the save is damaged or does not belong to this base and text.
@@ -300,7 +308,7 @@ def _restore(
 
 
 def _rate_note(trainer: Trainer) -> str | None:
-    """What becomes of the learning rate, where the number of steps has changed."""
+    """Tell how the learning rate goes on, where the number of steps has changed."""
     schedule, step = trainer.schedule, trainer.position.step
     if not step or schedule.first != step or step >= trainer.options.steps:
         return None
@@ -313,6 +321,6 @@ def _rate_note(trainer: Trainer) -> str | None:
 
 
 def _digest(splits: Splits) -> str:
-    """SHA-256 of the samples of all splits."""
+    """Return the SHA-256 of the samples of all splits."""
     parts = [splits.kind, *(content_digest(getattr(splits, name)) for name in SPLITS)]
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()

@@ -30,9 +30,9 @@ class Told:
     """The content of the file.
 
     Attributes:
-        notes: What the user should know, a sentence each.
+        notes: The sentences that the user should know.
         done: Whether the training came to its end.
-        problem: Why it did not, in a sentence; None where it said nothing.
+        problem: The reason why it did not, in a sentence; None where it said none.
     """
 
     notes: list[str] = field(default_factory=list)

@@ -1,8 +1,8 @@
-"""Rounds of one method with one seed: train in turn, share, receive, measure.
+"""Runs one method with one seed: participants train in turn, share, receive, measure.
 
 Every participant trains by the same `Trainer` as alone, contributes through the same
-exchange, checks and aggregators as between people, and is measured by the same
-`Evaluator`. Nothing here knows what a method is called or means.
+exchange, checks and aggregators as in a real federation, and is measured by the same
+`Evaluator`. Nothing here knows the name or the meaning of a method.
 """
 
 from __future__ import annotations
@@ -31,16 +31,17 @@ from comigs_mlx.training.records import Boundary, Report, Step
 
 
 class Simulation:
-    """One method, one seed.
+    """One method with one seed.
 
     Attributes:
-        name: Of the method, for the records.
-        method: What it is.
-        participants: In the order of their names.
-        sharing: How they share; None where nothing is shared.
-        round: Rounds done.
-        bytes: Sent and received so far.
-        seconds: Spent so far, measuring left out.
+        name: The name of the method, for the records.
+        method: The method, with the configuration's overrides.
+        participants: The participants, in the order of their names.
+        sharing: The federation and how the method uses it; None where nothing is
+            shared.
+        round: The number of rounds done.
+        bytes: The bytes sent and received so far.
+        seconds: The time spent so far, without measuring.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class Simulation:
         config: SimulateConfig,
         seed: int,
     ):
-        """Make all participants and, where anything is shared, their federation.
+        """Make all participants and, if anything is shared, their federation.
 
         Raises:
             ConfigError: If the participants' devices do not fit the method.
@@ -67,17 +68,17 @@ class Simulation:
         self.participants = [
             self._participant(data, i, shapes[data.name]) for i, data in enumerate(own)
         ]
-        first = expert_shapes.generalists(begin, common)
+        beginning = expert_shapes.generalists(begin, common)
         for participant in self.participants:
-            participant.receive(first)
+            participant.receive(beginning)
         self.measuring = Measuring(members, self.participants, layouts, config)
         self.sharing: Sharing | None = None
         if self.method.shared:
             mixture = layouts.mixture(common)
-            parts = (layouts.fingerprint, layouts.base.id, mixture, first)
+            parts = (layouts.fingerprint, layouts.base.id, mixture, beginning)
             manifest = expert_shapes.manifest(*parts, self.method, config, own)
             federation = LocalFederation(manifest)
-            federation.begin(first)
+            federation.begin(beginning)
             steps = config.sharing.local_steps
             self.sharing = Sharing(
                 federation, self.method, self.participants, self.measuring, steps
@@ -87,38 +88,40 @@ class Simulation:
 
     @property
     def federation(self) -> LocalFederation | None:
-        """What they share, if anything."""
+        """The federation that they share, if anything is shared."""
         return None if self.sharing is None else self.sharing.federation
 
     @property
     def rounds(self) -> int:
-        """Rounds in all."""
+        """The number of rounds in all."""
         return attendance.rounds(self.method, self.config)
 
     @property
     def steps_left(self) -> int:
-        """Expert steps of all participants still to be made."""
+        """The expert steps of all participants still to be made."""
         names = [participant.name for participant in self.participants]
         return attendance.steps(self.method, names, self.config, self.seed, self.round)
 
     def active(self, round: int) -> list[str]:
-        """Who takes part in a round (from 0): drawn from the seed and its number."""
+        """Draw the participants of a round (from 0), by the seed and its number."""
         share = self.config.sharing.participation
         names = [participant.name for participant in self.participants]
         return attendance.active(names, share, self.seed, round)
 
     def lost(self, round: int) -> list[str]:
-        """Whose contribution does not arrive: each with the chance of --dropout."""
+        """Draw the participants whose contribution is lost, with the chance of
+        --dropout.
+        """
         chance = self.config.sharing.dropout
         return attendance.lost(self.active(round), chance, self.seed, round)
 
     def run(self) -> Iterator[Stepped | RoundDone]:
-        """All rounds that are left; after a `RoundDone` the simulation can be saved."""
+        """Yield all rounds left; after a `RoundDone` the simulation can be saved."""
         while self.round < self.rounds:
             yield from self._one_round()
 
     def outcome(self) -> Outcome:
-        """What it came to; after the last round."""
+        """Return the result of the method and seed, after the last round."""
         scores = self.measuring.scores(self.method)
         return Outcome(
             method=self.name,
@@ -136,7 +139,7 @@ class Simulation:
         )
 
     def _trainable(self, participant: Participant) -> int:
-        """Scalars that learn in any stage."""
+        """Count the scalars that learn in any stage."""
         tasks = [stage.task for stage in self.method.stages] * self.method.trained
         routed = self.method.router != "none"
         return sum(
@@ -174,12 +177,14 @@ class Simulation:
 
     def _stage(self) -> int:
         starts = self.method.first_rounds(self.rounds)
-        return max(i for i, first in enumerate(starts[:-1]) if first <= self.round)
+        return max(
+            i for i, first_round in enumerate(starts[:-1]) if first_round <= self.round
+        )
 
     def _train(
         self, participant: Participant, index: int
     ) -> Generator[Stepped, None, int]:
-        """Its steps of this round; returns the tokens that its experts saw."""
+        """Train for a round, yielding the steps; return the tokens its experts saw."""
         stage, learning = self.method.stages[index], self.config.learning
         sizes = (learning.seq_len, learning.batch_size)
         supply = participant.supply(*sizes, index, self.method.router_split)
@@ -190,7 +195,7 @@ class Simulation:
         trainer_state.put(trainer, participant.values, progress, supply)
         anchor = params.flatten(participant.values)
         trainer.experts.anchor = anchor if stage.task.penalty else {}
-        left, tokens = steps, 0
+        steps_left, tokens = steps, 0
         for event in trainer.run():
             if isinstance(event, Step):
                 tokens += event.tokens * (event.level == "expert")
@@ -198,8 +203,8 @@ class Simulation:
                 yield Stepped(self.name, name, self.round + 1, event.level, loss)
             elif isinstance(event, Report):
                 participant.report = event
-            left -= isinstance(event, Boundary)
-            if not left:
+            steps_left -= isinstance(event, Boundary)
+            if not steps_left:
                 break
         participant.values, participant.progress[index] = trainer_state.take(trainer)
         expert_shapes.prune(participant, anchor, self.method.prune)
@@ -248,6 +253,6 @@ class Simulation:
 
 
 def _notes(closed: Round) -> list[str]:
-    """What happened to single contributions, a sentence each."""
+    """Describe what happened to single contributions, a sentence each."""
     refused = (f"{name}: refused: {why}" for name, why in closed.refused.items())
     return [*refused, *(closed.notes or ())]

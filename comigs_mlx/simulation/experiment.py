@@ -25,7 +25,7 @@ from comigs_mlx.simulation.layouts import Layouts
 from comigs_mlx.simulation.method import Method
 from comigs_mlx.simulation.options import SimulateConfig
 from comigs_mlx.simulation.participants import ParticipantData, Say
-from comigs_mlx.simulation.records import Begun, Event, RoundDone
+from comigs_mlx.simulation.records import Begun, RoundDone, SimulationEvent
 from comigs_mlx.simulation.results_folder import ResultsFolder
 from comigs_mlx.training.fitting import check_texts
 
@@ -37,7 +37,7 @@ class Experiment:
         """Read the base and everybody's text.
 
         Raises:
-            ComigsError: If one of them cannot be used.
+            ComigsError: If the base or a text cannot be used.
         """
         self.config, self.folder = config, ResultsFolder(config)
         base = load_base(config.model, say)
@@ -52,24 +52,26 @@ class Experiment:
             _check(name, method.load(name), self.members, self.config)
 
     def identity(self) -> Mapping[str, str]:
-        """What a resumed comparison must have in common with its beginning."""
+        """Return what a resumed comparison must have in common with its beginning."""
         return {"base model": self.layouts.fingerprint, "text": _digest(self.members)}
 
     def steps_left(self, name: str, seed: int) -> int:
-        """Expert steps that a method still has to make, of all participants."""
-        chosen = method.load(name)
+        """Count the expert steps of all participants that a method still has to
+        make.
+        """
+        loaded = method.load(name)
         everybody = [data.name for data in self.members]
-        names = [participants.EVERYBODY] if chosen.pooled else everybody
-        first = checkpoint.rounds_done(self.folder.state(name, seed))
-        return attendance.steps(chosen, names, self.config, seed, first)
+        names = [participants.EVERYBODY] if loaded.pooled else everybody
+        rounds_done = checkpoint.rounds_done(self.folder.state(name, seed))
+        return attendance.steps(loaded, names, self.config, seed, rounds_done)
 
-    def run_all(self, pairs: Sequence[tuple[str, int]]) -> Iterator[Event]:
-        """Methods and seeds, one after the other."""
+    def run_all(self, pairs: Sequence[tuple[str, int]]) -> Iterator[SimulationEvent]:
+        """Run methods and seeds, one after the other."""
         for pair in pairs:
             yield from self.run(*pair)
 
-    def run(self, name: str, seed: int) -> Iterator[Event]:
-        """One method with one seed, from where it was saved; at last its outcome."""
+    def run(self, name: str, seed: int) -> Iterator[SimulationEvent]:
+        """Run one method with one seed, from where it was saved, to its outcome."""
         parts = (self.members, self.layouts, self.config)
         simulation = Simulation(name, method.load(name), *parts, seed)
         state = self.folder.state(name, seed)
@@ -90,7 +92,7 @@ class Experiment:
 def _check_texts(
     base: Base, members: Sequence[ParticipantData], seq_len: int
 ) -> list[str]:
-    """Refuse what the base has no tables for; notes for the user."""
+    """Refuse texts that the base has no tables for; return notes for the user."""
     texts = {
         f"{data.name}: {part}": getattr(data, part)
         for data in members
@@ -101,13 +103,13 @@ def _check_texts(
 
 def _check(
     name: str,
-    chosen: Method,
+    method_used: Method,
     members: Sequence[ParticipantData],
     config: SimulateConfig,
 ) -> None:
-    chosen = expert_shapes.with_overrides(name, chosen, config)
-    own = [participants.pooled(members)] if chosen.pooled else members
-    expert_shapes.shapes(name, chosen, own, config)
+    method_used = expert_shapes.with_overrides(name, method_used, config)
+    own = [participants.pooled(members)] if method_used.pooled else members
+    expert_shapes.shapes(name, method_used, own, config)
     learning = config.learning
     sizes = {"seq_len": learning.seq_len, "batch_size": learning.batch_size}
     for data in own:

@@ -1,4 +1,4 @@
-"""From a method and participants' devices to the shapes of everybody's experts."""
+"""Decides the shapes of everybody's experts from a method and the devices."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from comigs_mlx.simulation.options import ShapeOptions, SimulateConfig
 from comigs_mlx.simulation.participant import Participant
 from comigs_mlx.simulation.participants import ParticipantData
 
-Shapes = dict[str, ExpertOptions]
+ParticipantShapes = dict[str, ExpertOptions]
 
 
 def with_overrides(name: str, method: Method, config: SimulateConfig) -> Method:
-    """The method, with what the configuration says in place of its own.
+    """Return the method, with what the configuration sets in place of its own.
 
     Raises:
         ConfigError: If an option could have no effect on the method.
@@ -60,14 +60,14 @@ def shapes(
     method: Method,
     members: Sequence[ParticipantData],
     config: SimulateConfig,
-) -> Shapes:
-    """Participant -> shape of its experts.
+) -> ParticipantShapes:
+    """Return the shape of each participant's experts.
 
     Raises:
         ConfigError: If they differ in what the method needs to be equal.
     """
-    found = {data.name: _shape(method, data, config.shape) for data in members}
-    ranks = sorted({options.rank for options in found.values()})
+    by_participant = {data.name: _shape(method, data, config.shape) for data in members}
+    ranks = sorted({options.rank for options in by_participant.values()})
     if method.shared and len(ranks) > 1:
         if config.sharing.encoding == "int8":
             raise ConfigError("--encoding int8 needs equal ranks: choose fp16 or fp32")
@@ -77,7 +77,7 @@ def shapes(
                 f"{', '.join(map(str, ranks))}: choose flexlora, hetlora, or a method "
                 "that shares nothing"
             )
-    return found
+    return by_participant
 
 
 def _shape(method: Method, data: ParticipantData, shape: ShapeOptions) -> ExpertOptions:
@@ -97,7 +97,7 @@ def _shape(method: Method, data: ParticipantData, shape: ShapeOptions) -> Expert
 
 
 def common(shapes: Sequence[ExpertOptions], shape: ShapeOptions) -> ExpertOptions:
-    """The shape whose generalists have room for everybody's."""
+    """Return the shape whose generalists have room for those of all participants."""
     largest = max(shapes, key=lambda options: options.rank)
     generalists = max(options.generalists for options in shapes)
     specialists = min(options.specialists for options in shapes)
@@ -108,14 +108,14 @@ def common(shapes: Sequence[ExpertOptions], shape: ShapeOptions) -> ExpertOption
 
 
 def generalists(values: Tree, options: ExpertOptions) -> dict[str, Array]:
-    """The generalists among the values of a mixture of this shape."""
+    """Return the generalists among the values of a mixture of this shape."""
     return of_runs.of_values(params.flatten(values), options.generalists)
 
 
 def training(
     method: Method, config: SimulateConfig, steps: int, accumulation: int
 ) -> TrainingOptions:
-    """The options of a stage's trainer; seeds are in the batches."""
+    """Return the options of a stage's trainer; seeds are in the batches."""
     options = config.learning.training(steps, 0, accumulation)
     return dataclasses.replace(options, router=method.router)
 
@@ -129,7 +129,9 @@ def manifest(
     config: SimulateConfig,
     members: Sequence[ParticipantData],
 ) -> Manifest:
-    """What the participants agree on; no update is outsized unless they say so."""
+    """Make the federation's manifest; no update is outsized unless the options say
+    so.
+    """
     base, experts = described(description.describe(mixture, base_id, fingerprint))
     return Manifest(
         base,
@@ -154,26 +156,27 @@ def prune(
     all pairs of |A| |B|, Frobenius norms. Source: Cho et al., HetLoRA, EMNLP 2024.
 
     Args:
-        participant: After its training.
-        before: Path -> its values before.
-        share: See `Method.prune`.
+        participant: The participant after its training.
+        before: Maps a path to its value before the training.
+        share: The share of the rank from which on the ranks are the last; see
+            `Method.prune`.
     """
     if share is None:
         return
     rank = participant.options.rank
-    kept = min(max(1, int(share * rank)), rank)
+    rank_kept = min(max(1, int(share * rank)), rank)
     after = params.flatten(participant.values)
-    if kept < rank and bool(tail(after, kept) < tail(before, kept)):
-        participant.shrink(kept)
+    if rank_kept < rank and bool(tail(after, rank_kept) < tail(before, rank_kept)):
+        participant.shrink(rank_kept)
 
 
-def tail(values: Mapping[str, mx.array], kept: int) -> mx.array:
-    """Sum over all pairs of |A| |B| of the ranks from `kept` on; a scalar."""
+def tail(values: Mapping[str, mx.array], first: int) -> mx.array:
+    """Sum |A| |B| of the ranks from `first` on, over all pairs; a scalar."""
     total = mx.array(0.0)
     for path, a in values.items():
         if path.endswith("lora_a"):
             b = values[path[:-1] + "b"]
-            ends = (a[..., kept:], b[..., kept:, :])
+            ends = (a[..., first:], b[..., first:, :])
             norms = [(end.square().sum((-2, -1)) + 1e-12).sqrt() for end in ends]
             total = total + (norms[0] * norms[1]).sum()
     return total

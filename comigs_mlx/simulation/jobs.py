@@ -1,4 +1,4 @@
-"""Methods and seeds side by side: each in a process of its own, on cores of its own.
+"""Runs methods and seeds side by side, in processes with cores of their own.
 
 A step of a small model is many small operations one after the other, which a second
 core hardly shortens; two processes on a core each make twice as many.
@@ -18,24 +18,24 @@ from comigs_mlx.errors import ComigsError, RunError
 from comigs_mlx.platform import cpu
 from comigs_mlx.simulation.experiment import Experiment
 from comigs_mlx.simulation.options import SimulateConfig
-from comigs_mlx.simulation.records import Event, Outcome
+from comigs_mlx.simulation.records import Outcome, SimulationEvent
 
 PATIENCE = 1.0
-"""Seconds without an event after which somebody looks whether all are alive."""
+"""The seconds without an event after which the processes are checked to be alive."""
 
 
 def run(
     config: SimulateConfig, pairs: Sequence[tuple[str, int]], count: int
-) -> Iterator[Event]:
-    """The events of all methods and seeds, as they come; see `Experiment.run`.
+) -> Iterator[SimulationEvent]:
+    """Yield the events of all methods and seeds, as they come; see `Experiment.run`.
 
     Args:
-        config: As for one process.
-        pairs: Method and seed of each.
-        count: Processes; no more than there are pairs.
+        config: The configuration, as for one process.
+        pairs: The method and seed of each run.
+        count: The number of processes; no more than there are pairs.
 
     Raises:
-        ComigsError: What one of them raised; the others are ended then.
+        ComigsError: If one of them raised it; the others are ended then.
         RunError: If one of them died.
     """
     context: Any = multiprocessing.get_context("spawn")
@@ -49,10 +49,10 @@ def run(
     try:
         for worker in workers:
             worker.start()
-        left = len(pairs)
-        while left:
+        unfinished = len(pairs)
+        while unfinished:
             event = _next(events, workers)
-            left -= isinstance(event, Outcome)
+            unfinished -= isinstance(event, Outcome)
             yield event
     finally:
         for worker in workers:
@@ -61,21 +61,23 @@ def run(
 
 
 def shares(cores: Sequence[int], count: int) -> list[list[int]]:
-    """The cores divided among `count` processes; more processes than cores share."""
+    """Divide the cores among `count` processes; processes share cores if there are
+    fewer.
+    """
     around = max(len(cores), 1)
     return [list(cores[i % around :: count]) for i in range(count)]
 
 
 def _cores() -> list[int]:
-    """Cores a process can be bound to; none where the system does not offer it."""
-    known = hasattr(os, "sched_getaffinity")
-    return sorted(os.sched_getaffinity(0)) if known else []
+    """List the cores that a process can be bound to; none if the system cannot bind."""
+    is_offered = hasattr(os, "sched_getaffinity")
+    return sorted(os.sched_getaffinity(0)) if is_offered else []
 
 
-def _next(events: Any, workers: Sequence[Any]) -> Event:
+def _next(events: Any, workers: Sequence[Any]) -> SimulationEvent:
     while True:
         try:
-            event: Event | ComigsError = events.get(timeout=PATIENCE)
+            event: SimulationEvent | ComigsError = events.get(timeout=PATIENCE)
         except queue.Empty:
             dead = [w for w in workers if w.exitcode not in (None, 0)]
             if dead:
@@ -87,7 +89,7 @@ def _next(events: Any, workers: Sequence[Any]) -> Event:
 
 
 def _death(status: int) -> str:
-    """One line on why a process is gone and what to do."""
+    """Explain in one line why a process is gone, and what to do."""
     reason = cpu.crash(status)
     if reason is None:
         reason = f"exit code {status}, maybe for want of memory"
@@ -95,8 +97,8 @@ def _death(status: int) -> str:
 
 
 def _work(config: SimulateConfig, tasks: Any, events: Any, cores: list[int]) -> None:
-    """What a process does: one pair after the other until there is none left."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that asked
+    """Run one pair after the other in this process until there is none left."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent process
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if cores:
         os.sched_setaffinity(0, cores)

@@ -23,14 +23,14 @@ from comigs_mlx.training.trainer import Trainer
 from comigs_mlx.training.trainer_state import Supply, TrainerState
 
 NEVER = 10**9
-"""Steps: the engine saves, the trainer does not."""
+"""The steps between two saves of a trainer: the engine saves instead."""
 
 
 def sharing_arrays(model: nn.Module) -> nn.Module:
-    """A copy of the modules of `model`; its parameters are the very same arrays."""
+    """Copy the modules of `model`; its parameters are the very same arrays."""
     arrays = params.flatten(model.parameters()).values()
-    same: dict[int, Any] = {id(array): array for array in arrays}
-    return copy.deepcopy(model, same)
+    memo: dict[int, Any] = {id(array): array for array in arrays}
+    return copy.deepcopy(model, memo)
 
 
 class Layouts:
@@ -43,14 +43,16 @@ class Layouts:
         self._trainers: dict[Any, tuple[Trainer, TrainerState]] = {}
 
     def mixture(self, options: ExpertOptions) -> Mixture:
-        """Experts of this shape on the base; whose values it has is left open."""
+        """Return a mixture of this shape on the base, with the values of any
+        participant.
+        """
         if options not in self._mixtures:
             model = sharing_arrays(self.base.model)
             self._mixtures[options] = Mixture(model, options)
         return self._mixtures[options]
 
     def evaluator(self, options: ExpertOptions) -> Evaluator:
-        """Measures experts of this shape."""
+        """Return the evaluator for experts of this shape."""
         if options not in self._evaluators:
             self._evaluators[options] = Evaluator(self.mixture(options))
         return self._evaluators[options]
@@ -63,7 +65,9 @@ class Layouts:
         report_every: int,
         supply: Supply,
     ) -> tuple[Trainer, TrainerState]:
-        """A trainer for experts of this shape, and the progress to begin with."""
+        """Return a trainer for experts of this shape, and the progress to begin
+        with.
+        """
         key = (options, training, task, report_every)
         if key not in self._trainers:
             saving = SavingOptions(report_every=report_every, save_every=NEVER)
@@ -81,6 +85,6 @@ class Layouts:
         return trainer, trainer_state.copied(begin)
 
     def fresh_values(self, options: ExpertOptions, seed: int) -> Tree:
-        """The values that a mixture of this shape begins with."""
+        """Return the values that a mixture of this shape begins with."""
         mixture = Mixture(sharing_arrays(self.base.model), options, seed)
         return params.select(mixture.model, params.ROLES)

@@ -1,7 +1,7 @@
 """A method's federation, in memory: the real one, on a clock that counts rounds.
 
 Contributions are encoded, committed, listed, checked and aggregated by the same code as
-between people; only the exchange is in memory, and forgets a round once it is closed.
+in a real federation; only the exchange is in memory, and forgets a closed round.
 """
 
 from __future__ import annotations
@@ -22,22 +22,26 @@ from comigs_mlx.federation.rounds.submit import contribute
 from comigs_mlx.federation.rounds.verification import Trust
 
 SECONDS = 60.0
-"""Between two rounds, on the simulated clock; the deadline of a round is one second."""
+"""The time between two rounds on the simulated clock; the deadline of a round is
+one second.
+"""
 
 
 OWN = Trust(everything=True)
-"""Nobody else writes here, and what a round was made of is forgotten at once."""
+"""The trust without verification: no other program writes here, and the
+contributions to a round are forgotten at once.
+"""
 
 
 @dataclass
 class LocalFederation:
-    """What participants share.
+    """The federation of a method's participants.
 
     Attributes:
-        manifest: Of the federation.
-        store: Its files.
-        time: Seconds on the simulated clock.
-        residuals: Participant -> its quantisation residual; see `encoding`.
+        manifest: The manifest of the federation.
+        store: The store that holds its files.
+        time: The time on the simulated clock, in seconds.
+        residuals: Maps a participant to its quantisation residual; see `encoding`.
     """
 
     manifest: Manifest
@@ -52,7 +56,7 @@ class LocalFederation:
         )
 
     def generalists(self) -> dict[str, Array]:
-        """The current ones, sorted: a safetensors file is read in no fixed order."""
+        """Return the current generalists, sorted: a file has no fixed order."""
         exchange = MemoryExchange(None, self.store)
         federation = repository.current(exchange, OWN)
         return dict(sorted(repository.pull(exchange, federation).items()))
@@ -67,10 +71,11 @@ class LocalFederation:
         """Put a participant's generalists into the open round; return bytes sent.
 
         Args:
-            name: Of the participant.
-            values: Its generalists.
-            current: What `generalists` returned in this round.
-            counters: What it says of its training; see `contribution`.
+            name: The name of the participant.
+            values: The generalists of the participant.
+            current: The federation's generalists, as `generalists` returned them in
+                this round.
+            counters: The counters of its training; see `contribution`.
         """
         exchange = MemoryExchange(name, self.store)
         federation = repository.current(exchange)
@@ -91,10 +96,10 @@ class LocalFederation:
     def close(
         self, look: Callable[[Sequence[Source]], None] | None = None
     ) -> Round | None:
-        """Close the open round, if anybody contributed; return what it came to.
+        """Close the open round if there is a contribution; return the closed round.
 
         Args:
-            look: This is shown the contributions of the closed round, as a participant
+            look: Is called with the contributions of the closed round, as a participant
                 of a real federation reads them, while they can be read.
         """
         self.time += SECONDS
@@ -113,12 +118,14 @@ class LocalFederation:
         return closed.round
 
     def download_bytes(self) -> int:
-        """Bytes of the current generalists, as everybody pulls them."""
+        """Count the bytes of the current generalists, as each participant pulls
+        them.
+        """
         files = MemoryExchange(None, self.store).snapshot().files
         return sum(files[path].size for path in adapter.paths(self.manifest))
 
     def files(self) -> dict[str, bytes]:
-        """All files of the federation, between two rounds."""
+        """Return all files of the federation, between two rounds."""
         assert self.store.history is not None
         return dict(self.store.history[-1].files)
 

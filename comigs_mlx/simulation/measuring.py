@@ -23,11 +23,11 @@ from comigs_mlx.simulation.participants import ParticipantData
 from comigs_mlx.training.evaluation import NotFinite, Score
 
 DIVERGED = 700.0
-"""Nats per token from which on a perplexity is no number any more."""
+"""The loss in nats per token from which on a perplexity is no number any more."""
 
 
 class Measuring:
-    """Everybody's test text, and who answers for it."""
+    """The test text of all participants, and who is measured on it."""
 
     def __init__(
         self,
@@ -36,11 +36,11 @@ class Measuring:
         layouts: Layouts,
         config: SimulateConfig,
     ):
-        """See `Simulation`; where text is pooled, one participant answers for all."""
+        """See `Simulation`; if text is pooled, one participant is measured for all."""
         self.members, self.participants = members, participants
         self.layouts, self.config = layouts, config
         limit = config.measuring.test_tokens
-        self.test = {p.name: self._batches(_first(p.test, limit)) for p in members}
+        self.test = {p.name: self._batches(_beginning(p.test, limit)) for p in members}
         sizes = (config.learning.seq_len, config.learning.batch_size)
         count = config.measuring.valid_batches
         self.valid = {
@@ -48,56 +48,63 @@ class Measuring:
         }
 
     def scores(self, method: Method) -> dict[str, Score]:
-        """Participant -> score on its test text."""
-        found = {}
+        """Return each participant's score on its test text."""
+        by_name = {}
         for i, data in enumerate(self.members):
-            mine = self.participants[i if len(self.participants) > 1 else 0]
-            batches, values = self.test[data.name], mine.values
-            found[data.name] = self._score(
-                mine, batches, self.speaks(mine, method), values
+            participant = self.participants[i if len(self.participants) > 1 else 0]
+            batches, values = self.test[data.name], participant.values
+            by_name[data.name] = self._score(
+                participant, batches, self.speaks(participant, method), values
             )
-        return found
+        return by_name
 
     def losses(self, method: Method) -> dict[str, float]:
-        """Participant -> nats per token on its test text."""
+        """Return each participant's loss on its test text, in nats per token."""
         return {name: score.loss for name, score in self.scores(method).items()}
 
     def speaks(self, participant: Participant, method: Method) -> Selection:
-        """Which experts answer for a participant: the best on its validation text."""
+        """Choose the experts that speak for a participant: the best on its
+        validation text.
+        """
         if len(method.speaks) == 1:
             return method.speaks[0]
         losses = [self.valid_loss(participant, s) for s in method.speaks]
         return method.speaks[int(np.argmin(losses))]
 
     def valid_loss(self, participant: Participant, selection: Selection) -> float:
-        """Nats per token on a sample of validation text."""
+        """Return nats per token on a sample of validation text."""
         batches, values = self.valid[participant.name], participant.values
         return self._score(participant, batches, selection, values).loss
 
     def layer_share(self, method: Method) -> dict[str, list[list[float]]]:
-        """Participant -> block -> mean expert weights on its first test batch."""
+        """Return each participant's mean expert weights by block, on its first test
+        batch.
+        """
         if method.router == "none":
             return {}
-        found = {}
-        for mine in self.participants:
-            batch = self.test[mine.name][0]
-            mixture = self.layouts.mixture(mine.options)
-            mixture.model.update(mine.values)
+        by_name = {}
+        for participant in self.participants:
+            batch = self.test[participant.name][0]
+            mixture = self.layouts.mixture(participant.options)
+            mixture.model.update(participant.values)
             _, routing = mixture.body(mx.array(batch.tokens[:, :-1]))
             mask = mx.array(batch.mask)[..., None]
             mean = (routing.weights * mask).sum((1, 2)) / mask.sum()  # [layers, E]
-            found[mine.name] = np.array(mean).tolist()
-        return found
+            by_name[participant.name] = np.array(mean).tolist()
+        return by_name
 
     def similarity(self) -> dict[str, list[list[float]] | list[str]]:
-        """Names of all experts, and the cosine of every two."""
+        """Return the names of all experts, and the cosine of every two."""
         names: list[str] = []
         experts = []
-        for mine in self.participants:
-            flat, at = params.flatten(mine.values), {"generalist": 0, "specialist": 0}
-            for expert in mine.options.names:
+        for participant in self.participants:
+            flat, at = (
+                params.flatten(participant.values),
+                {"generalist": 0, "specialist": 0},
+            )
+            for expert in participant.options.names:
                 role = expert.split("-")[0]
-                names.append(f"{mine.name} {expert}")
+                names.append(f"{participant.name} {expert}")
                 experts.append(similarity.pairs_of(flat, role, at[role]))
                 at[role] += 1
         return {"experts": names, "cosines": similarity.cosines(experts)}
@@ -128,12 +135,14 @@ class Measuring:
         return list(evaluation_batches(content, learning.seq_len, learning.batch_size))
 
 
-def _first(content: Content, tokens: int) -> Content:
-    """The beginning of a text, of so many predicted tokens at most; 0: all."""
+def _beginning(content: Content, tokens: int) -> Content:
+    """Return the beginning of a text, with at most so many predicted tokens (0:
+    all).
+    """
     if not tokens:
         return content
     if isinstance(content, TokenStream):
-        kept = tokens + 1
-        return TokenStream(content.tokens[:kept], content.documents[:kept])
+        size = tokens + 1
+        return TokenStream(content.tokens[:size], content.documents[:size])
     ends = np.cumsum([len(sample.tokens) for sample in content])
     return content[: max(1, int(np.searchsorted(ends, tokens, "right")))]

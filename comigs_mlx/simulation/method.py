@@ -1,7 +1,7 @@
 """A federated method is data: a file of `methods` holds one `METHOD` of this type.
 
-What learns where, who speaks, what is shared and what everybody receives are values;
-neither the engine nor the trainer knows a method's name.
+A method's values say what learns, which experts speak, what is shared and what each
+participant receives; neither the engine nor the trainer knows a method's name.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from comigs_mlx.model.selection import Selection
 from comigs_mlx.training.level import Task
 
 EVEN: Selection = (0.5, 0.5)
-"""Two experts averaged: what methods without a router use, so that they have as many
+"""Two experts averaged. Methods without a router use it, so that they have as many
 trainable parameters as those with one."""
 
 
@@ -28,8 +28,8 @@ class Stage:
     """Some of the rounds, in which the same parameters learn.
 
     Attributes:
-        share: Of all rounds; the stages' shares sum to 1.
-        task: What the experts' level trains, and how.
+        share: The share of all rounds; the stages' shares sum to 1.
+        task: The task: what the experts' level trains, and how.
         shared: Whether generalists are exchanged at the end of these rounds.
     """
 
@@ -40,23 +40,25 @@ class Stage:
 
 @dataclass(frozen=True)
 class Method:
-    """One way of learning together, or apart.
+    """A way of learning together, or apart.
 
     Attributes:
-        generalists: Experts 0..G-1; None: as many as the participant has.
-        specialists: The experts after them; None: as many as the participant has.
-        router: How routers learn; `none` where the weights are fixed.
-        router_split: The text that routers learn from, where they alternate.
-        stages: What learns when.
-        aggregator: A file of `federation/aggregation/aggregators`.
-        personal: What each participant makes of all contributions for itself; None:
-            everybody receives what the aggregator makes.
-        speaks: Which experts speak when the result is measured; of several selections
-            each participant takes the one with the lowest validation loss.
+        generalists: The number of generalists, experts 0..G-1; None takes as many as
+            the participant has.
+        specialists: The number of specialists, the experts after them; None takes as
+            many as the participant has.
+        router: The way in which routers learn; `none` where the weights are fixed.
+        router_split: The split that routers learn from, where they alternate.
+        stages: The stages, which say what learns when.
+        aggregator: The name of a file of `federation/aggregation/aggregators`.
+        personal: The function by which each participant combines all contributions for
+            itself; None lets everybody receive the aggregator's result.
+        speaks: The selections when the result is measured; of several, each participant
+            takes the one with the lowest validation loss.
         any_rank: Whether participants may have ranks of their own.
-        prune: A participant whose experts' last ranks, from this share on, have shrunk
-            in a round gives them up; None: never.
-        pooled: One participant has everybody's text.
+        prune: The share of the rank from which on a participant gives up its experts'
+            last ranks if they have shrunk in a round; None for never.
+        pooled: Whether one participant has the text of all.
         trained: Whether there is any training.
     """
 
@@ -79,12 +81,12 @@ class Method:
         return self.trained and any(stage.shared for stage in self.stages)
 
     def first_rounds(self, rounds: int) -> list[int]:
-        """The first round (from 0) of each stage, and the number of rounds."""
+        """Return the first round (from 0) of each stage, and the number of rounds."""
         totals = itertools.accumulate(stage.share for stage in self.stages)
         return [0, *(math.ceil(total * rounds - 1e-9) for total in totals)]
 
     def problems(self) -> Iterator[str]:
-        """One sentence for each pair of values that cannot work together."""
+        """Yield one sentence for each pair of values that cannot work together."""
         if abs(sum(stage.share for stage in self.stages) - 1) > 1e-9:
             yield "the stages' shares do not sum to 1"
         if self.router != "none" and any(isinstance(s, tuple) for s in self.speaks):
@@ -92,15 +94,15 @@ class Method:
 
 
 def names() -> list[str]:
-    """All methods, as on the command line."""
+    """List all methods, as on the command line."""
     return [name.replace("_", "-") for name in registry.names("method")]
 
 
 def load(name: str) -> Method:
-    """The method `name`, upper or lower case.
+    """Load the method `name`, upper or lower case.
 
     Raises:
-        ConfigError: If there is none of that name.
+        ConfigError: If there is no method of that name.
     """
     file = name.lower().replace("-", "_")
     if file not in registry.names("method"):

@@ -34,7 +34,7 @@ class RoundOptions:
     norm_factor: float | None = like(InitConfig, "norm_factor")
 
     def problems(self) -> Iterator[str]:
-        """One sentence for each value that cannot work."""
+        """Yield one sentence for each value that cannot work."""
         for name in ("rounds", "local_steps"):
             if (value := getattr(self, name)) < 1:
                 yield f"--{name.replace('_', '-')} {value} must be at least 1"
@@ -62,11 +62,13 @@ class ShapeOptions:
     attention_lora: bool = like(ExpertOptions, "attention_lora")
 
     def problems(self) -> Iterator[str]:
-        """One sentence for each value that cannot work."""
+        """Yield one sentence for each value that cannot work."""
         yield from self.experts(1, 1).problems()
 
     def experts(self, generalists: int, specialists: int) -> ExpertOptions:
-        """These options for so many experts; top-k is lowered where they are fewer."""
+        """Return these options for so many experts; top-k is lowered if they are
+        fewer.
+        """
         total = generalists + specialists
         return ExpertOptions(
             generalists,
@@ -102,12 +104,12 @@ class LearningOptions:
     token_cache: bool = like(DataOptions, "token_cache")
 
     def problems(self) -> Iterator[str]:
-        """One sentence for each value that cannot work."""
+        """Yield one sentence for each value that cannot work."""
         yield from self.training(1, 0).problems()
         yield from DataOptions("", self.batch_size, self.seq_len).problems()
 
     def training(self, steps: int, seed: int, accumulation: int = 1) -> TrainingOptions:
-        """The options of a trainer with so many expert steps."""
+        """Return the options of a trainer with so many expert steps."""
         return TrainingOptions(
             steps,
             self.learning_rate,
@@ -139,7 +141,7 @@ class MeasuringOptions:
     plots: bool = option(True, "draw PNG files, where matplotlib is installed")
 
     def problems(self) -> Iterator[str]:
-        """One sentence for each value that cannot work."""
+        """Yield one sentence for each value that cannot work."""
         for name in ("eval_every", "valid_batches", "save_every"):
             if (value := getattr(self, name)) < 1:
                 yield f"--{name.replace('_', '-')} {value} must be at least 1"
@@ -199,7 +201,7 @@ class SimulateConfig:
     measuring: MeasuringOptions = group(MeasuringOptions)
 
     def problems(self) -> Iterator[str]:
-        """One sentence for each value that cannot work."""
+        """Yield one sentence for each value that cannot work."""
         from comigs_mlx.simulation import method
 
         if not self.users:
@@ -208,9 +210,9 @@ class SimulateConfig:
             yield "--out DIR is missing: a folder for the results"
         if not self.method:
             yield f"--method is empty: choose {', '.join(method.names())}, or all"
-        known = {*method.names(), "all"}
+        accepted = {*method.names(), "all"}
         for name in self.method:
-            if name.lower() not in known:
+            if name.lower() not in accepted:
                 choice = ", ".join(method.names())
                 yield f"unknown method {name!r}: choose {choice}, or all"
         if self.jobs < 1:
@@ -222,7 +224,7 @@ class SimulateConfig:
 
     @property
     def folder(self) -> Path:
-        """Of the results."""
+        """The folder of the results."""
         return Path(self.out).expanduser()
 
     @property
@@ -237,7 +239,7 @@ class SimulateConfig:
         """The methods' names, each once, in the order given."""
         from comigs_mlx.simulation import method
 
-        wanted = [name.lower() for name in self.method]
-        if "all" in wanted:
-            wanted = method.names()
-        return list(dict.fromkeys(wanted))
+        names = [name.lower() for name in self.method]
+        if "all" in names:
+            names = method.names()
+        return list(dict.fromkeys(names))

@@ -21,20 +21,20 @@ from comigs_mlx.training.records import Report
 from comigs_mlx.training.trainer_state import Supply, TrainerState
 
 APART = 2**40
-"""Between the seeds of two stages: larger than any participant's."""
+"""The distance between the seeds of two stages, larger than any participant's seed."""
 
 
 @dataclass
 class Participant:
-    """What is one participant's own.
+    """The state that belongs to one participant.
 
     Attributes:
-        data: Its text and device.
-        options: Shape of its experts.
-        seed: Of its specialists and routers, and of the order of its text.
-        values: Experts, attention LoRA and routers.
-        progress: Stage -> optimisers and steps.
-        report: Of its last round of training.
+        data: The text and the device of the participant.
+        options: The shape of its experts.
+        seed: The seed of its specialists and routers, and of the order of its text.
+        values: The values of experts, attention LoRA and routers.
+        progress: Maps a stage to its optimisers and steps.
+        report: The report of its last round of training.
     """
 
     data: ParticipantData
@@ -46,30 +46,32 @@ class Participant:
 
     @property
     def name(self) -> str:
-        """As in the federation."""
+        """The participant's name in the federation."""
         return self.data.name
 
     def generalists(self) -> dict[str, Array]:
-        """What it may share: tensor -> values, called as in the adapter file."""
+        """Return its generalists, with the tensor names of the adapter file."""
         flat = params.flatten(self.values)
         return generalists.of_values(flat, self.options.generalists)
 
     def receive(self, tensors: Mapping[str, Array]) -> None:
         """Replace its generalists by those of the federation, as far as they fit."""
-        mine = cut(tensors, self.options)
-        flat = generalists.into_values(params.flatten(self.values), mine)
+        fitting = cut(tensors, self.options)
+        flat = generalists.into_values(params.flatten(self.values), fitting)
         self.values = params.unflatten(flat)
 
     def with_generalists(self, tensors: Mapping[str, Array]) -> Tree:
-        """Its values, were these its generalists; nothing is changed."""
-        other = dataclasses.replace(self)
-        other.receive(tensors)
-        return other.values
+        """Return its values with these generalists; nothing is changed."""
+        copy = dataclasses.replace(self)
+        copy.receive(tensors)
+        return copy.values
 
     def supply(
         self, seq_len: int, batch_size: int, stage: int, router_split: str
     ) -> Supply:
-        """The batches of one stage; experts and routers read texts of their own."""
+        """Make the batches of one stage; experts and routers read texts of their
+        own.
+        """
         data, seed = self.data, 2 * (self.seed + APART * stage)
         router = data.valid if router_split == "valid" else data.train
 
@@ -77,7 +79,7 @@ class Participant:
             sizes = {"seq_len": seq_len, "batch_size": batch_size}
             return training_batches(content, seed=seed, packing=False, **sizes)[0]
 
-        # Without validation batches: nobody asks which save is the best one.
+        # There are no validation batches, because no best save is chosen.
         return Supply(source(data.train, seed), source(router, seed + 1), [])
 
     def shrink(self, rank: int) -> None:
@@ -92,44 +94,49 @@ class Participant:
 
 
 def participant_seed(seed: int, index: int) -> int:
-    """The seed of participant number `index`, below 2^32; all methods use the same."""
+    """Return participant `index`'s seed, below 2^32, the same for all methods."""
     return int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
 
 
 def cut(tensors: Mapping[str, Array], options: ExpertOptions) -> dict[str, Array]:
-    """The generalists that fit a participant: its first ones, their first ranks."""
-    kept = {}
+    """Return the generalists that fit a participant: the first ones, their first
+    ranks.
+    """
+    fitting = {}
     for name, array in tensors.items():
         index, _ = split(name)
         if index < max(options.generalists, 1):
             rank = options.rank
-            kept[name] = array[:, :rank] if name.endswith("a") else array[:rank]
-    return kept
+            fitting[name] = array[:, :rank] if name.endswith("a") else array[:rank]
+    return fitting
 
 
 def filled(
     tensors: Mapping[str, Array], current: Mapping[str, Array], pad: bool
 ) -> dict[str, Array]:
-    """A participant's generalists in the federation's shape.
+    """Bring a participant's generalists into the federation's shape.
 
     Args:
-        tensors: The participant's.
-        current: The federation's; those that the participant does not have stay so.
+        tensors: The generalists of the participant.
+        current: The generalists of the federation; those that the participant does not
+            have stay so.
         pad: Whether to fill up smaller ranks with zeros (Cho et al. 2024).
     """
     full: dict[str, Array] = {}
-    for name, now in current.items():
-        mine = tensors.get(name)
-        if mine is not None and pad and mine.shape != now.shape:
-            wider = np.zeros_like(now)
-            wider[: mine.shape[0], : mine.shape[1]] = mine
-            mine = wider
-        full[name] = now if mine is None else mine
+    for name, shared in current.items():
+        own = tensors.get(name)
+        if own is not None and pad and own.shape != shared.shape:
+            wider = np.zeros_like(shared)
+            wider[: own.shape[0], : own.shape[1]] = own
+            own = wider
+        full[name] = shared if own is None else own
     return full
 
 
 def _shortened(tree: Tree, rank: int) -> Tree:
-    """Every LoRA array of a tree (parameters or moments) with its first ranks only."""
+    """Keep the first ranks only of every LoRA array of a tree (parameters or
+    moments).
+    """
     flat = params.flatten(tree)
     for path, array in flat.items():
         parts = path.split(".")

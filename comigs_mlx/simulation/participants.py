@@ -1,4 +1,4 @@
-"""Who takes part, with what text and with what device: read once, for all methods."""
+"""Reads the participants, their text and their devices, once for all methods."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from comigs_mlx.config import read_yaml
 from comigs_mlx.data.cache import TokenCache
 from comigs_mlx.data.content import Content, tokenised
 from comigs_mlx.data.conversation import Tokenizer
-from comigs_mlx.data.reading_progress import spoken
+from comigs_mlx.data.reading_progress import in_sentences
 from comigs_mlx.data.splits import SPLITS, load_splits
 from comigs_mlx.data.tokens import TokenStream
 from comigs_mlx.errors import ConfigError, DataError, raise_all
@@ -24,18 +24,20 @@ from comigs_mlx.messages import Say
 from comigs_mlx.simulation.options import SimulateConfig
 
 EVERYBODY = "everybody"
-"""The participant that has all text, where a method pools it."""
+"""The name of the participant that has all text, if a method pools it."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """What a participant's device can hold, and how much text it has.
+    """The experts that a participant's device can hold, and the text that it has.
 
     Attributes:
-        specialists: Where a method leaves their number to the participant.
-        generalists: The same for generalists.
-        rank: Of its experts; None: that of --rank.
-        train_share: Of its training documents, the first so many.
+        specialists: The number of specialists, if a method leaves it to the
+            participant.
+        generalists: The number of generalists, if a method leaves it to the
+            participant.
+        rank: The rank of its experts; None takes that of --rank.
+        train_share: The share of its training documents that is used, the first ones.
     """
 
     specialists: int = 1
@@ -44,7 +46,7 @@ class Device:
     train_share: float = 1.0
 
     def problems(self) -> Iterator[str]:
-        """One sentence for each value that cannot work."""
+        """Yield one sentence for each value that cannot work."""
         if self.specialists < 0 or self.generalists < 1:
             yield "specialists must be at least 0, generalists at least 1"
         if self.rank is not None and self.rank < 1:
@@ -55,13 +57,14 @@ class Device:
 
 @dataclass(frozen=True, eq=False)
 class ParticipantData:
-    """One participant's device and text.
+    """The device and the text of one participant.
 
     Attributes:
-        train: What its experts learn from.
-        valid: What its routers learn from.
-        test: What it is measured on.
-        digest: What tells this text from another.
+        name: The name of the participant.
+        device: The device that it trains on.
+        train: The text that its experts learn from.
+        valid: The text that its routers learn from.
+        test: The text that it is measured on.
     """
 
     name: str
@@ -74,11 +77,11 @@ class ParticipantData:
 def read(
     config: SimulateConfig, tokenizer: Tokenizer, say: Say
 ) -> list[ParticipantData]:
-    """All participants, sorted by name.
+    """Read all participants, sorted by name.
 
     Raises:
-        DataError: If there is none, or one's text cannot be used.
-        ConfigError: If what is said of their devices does not fit them.
+        DataError: If there is none, or the text of one cannot be used.
+        ConfigError: If the options for their devices do not fit them.
     """
     folder = Path(config.users).expanduser()
     names = _names(folder)
@@ -86,7 +89,7 @@ def read(
     cache = TokenCache.of_user(say) if config.learning.token_cache else None
     members = []
     for name in names:
-        splits = load_splits(str(folder / name), spoken(say))
+        splits = load_splits(str(folder / name), in_sentences(say))
         if not splits.test:
             raise DataError(f"{folder / name} has no test text: add test.txt")
         for note in splits.notes:
@@ -100,7 +103,7 @@ def read(
                 samples,
                 splits.kind,
                 tokenizer,
-                # Learned from in windows of this size; measured whole.
+                # Training reads windows of this size; test text is measured whole.
                 seq_len=None if part == "test" else config.learning.seq_len,
                 mask_prompt=False,
                 cache=cache,
@@ -114,13 +117,13 @@ def read(
 
 
 def pooled(members: Sequence[ParticipantData]) -> ParticipantData:
-    """One participant with the text of all; its own test text is nobody's."""
+    """Make one participant with the text of all; its own test text is not used."""
     parts = {part: joined([getattr(data, part) for data in members]) for part in SPLITS}
     return ParticipantData(EVERYBODY, Device(), **parts)
 
 
 def joined(contents: Sequence[Content]) -> Content:
-    """Several texts one after the other.
+    """Join several texts, one after the other.
 
     Raises:
         DataError: If some are plain text and others conversations.
@@ -145,8 +148,8 @@ def joined(contents: Sequence[Content]) -> Content:
 def _names(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise DataError(f"no folder {folder}: --users takes one folder a participant")
-    found = sorted(f.name for f in folder.iterdir() if f.is_dir() and f.name[0] != ".")
-    if not found:
+    names = sorted(f.name for f in folder.iterdir() if f.is_dir() and f.name[0] != ".")
+    if not names:
         raise DataError(
             f"{folder} has no folders: make one a participant, each with train.txt, "
             "valid.txt and test.txt"
@@ -156,11 +159,11 @@ def _names(folder: Path) -> list[str]:
         [
             f"{folder / name}: rename it, a participant's name has a-z, 0-9, - only, "
             "at most 39"
-            for name in found
+            for name in names
             if not re.fullmatch(PARTICIPANT, name)
         ],
     )
-    return found
+    return names
 
 
 def _devices(config: SimulateConfig, names: Sequence[str]) -> dict[str, Device]:
@@ -195,9 +198,9 @@ def _from_file(file: Path, names: Sequence[str]) -> dict[str, Device]:
 
 
 def _device(values: Any) -> Device:
-    known = {field.name for field in dataclasses.fields(Device)}
-    if not isinstance(values, Mapping) or not values.keys() <= known:
-        raise ConfigError(f"expected {{{', '.join(sorted(known))}}}, got {values!r}")
+    fields = {field.name for field in dataclasses.fields(Device)}
+    if not isinstance(values, Mapping) or not values.keys() <= fields:
+        raise ConfigError(f"expected {{{', '.join(sorted(fields))}}}, got {values!r}")
     for name, value in values.items():
         kinds = (int, float) if name == "train_share" else (int,)
         if isinstance(value, bool) or not isinstance(value, kinds):

@@ -1,4 +1,4 @@
-"""Pictures of a simulation, drawn with matplotlib where it is installed.
+"""Draws pictures of a simulation with matplotlib, where it is installed.
 
 curves.png                   mean test loss of every method over the rounds
 share-<method>.png           weight of every expert, by block and participant,
@@ -17,21 +17,21 @@ from typing import Any
 from comigs_mlx.files import replacing
 from comigs_mlx.simulation.results_folder import ResultsFolder
 
-Round = Mapping[str, Any]
+RoundLine = Mapping[str, Any]
 
 
 def available() -> bool:
-    """Whether matplotlib is installed."""
+    """Tell whether matplotlib is installed."""
     return importlib.util.find_spec("matplotlib") is not None
 
 
 def draw(folder: ResultsFolder, methods: Sequence[str], seeds: Sequence[int]) -> None:
-    """Draw what the files of a results folder say; shares and likeness: first seed.
+    """Draw the files of a results folder; shares and similarity are of the first seed.
 
     Args:
-        folder: Of the results.
-        methods: In the order of the legend.
-        seeds: All of them.
+        folder: The folder of the results.
+        methods: The methods, in the order of the legend.
+        seeds: The seeds of the simulation.
     """
     rounds = {
         name: [line for seed in seeds for line in folder.rounds(name, seed)]
@@ -39,25 +39,29 @@ def draw(folder: ResultsFolder, methods: Sequence[str], seeds: Sequence[int]) ->
     }
     _curves(folder.path, rounds)
     for name in methods:
-        mine = [line for line in rounds[name] if line["seed"] == seeds[0]]
-        if any(line["layer_share"] for line in mine):
-            _shares(folder.path, name, [line for line in mine if line["layer_share"]])
-        done = folder.outcome(name, seeds[0])
-        if done is not None and any(line["test_loss"] for line in mine):
-            _similarity(folder.path, name, done.similarity)
+        lines = [line for line in rounds[name] if line["seed"] == seeds[0]]
+        if any(line["layer_share"] for line in lines):
+            _shares(folder.path, name, [line for line in lines if line["layer_share"]])
+        outcome = folder.outcome(name, seeds[0])
+        if outcome is not None and any(line["test_loss"] for line in lines):
+            _similarity(folder.path, name, outcome.similarity)
 
 
-def curve(rounds: Sequence[Round]) -> tuple[list[int], list[float]]:
-    """Rounds that were measured, and the mean over participants and seeds."""
-    found: dict[int, list[float]] = {}
+def curve(rounds: Sequence[RoundLine]) -> tuple[list[int], list[float]]:
+    """Return the rounds that were measured, and the mean over participants and
+    seeds.
+    """
+    losses_of: dict[int, list[float]] = {}
     for line in rounds:
         if line["test_loss"]:
-            losses = found.setdefault(line["round"], [])
+            losses = losses_of.setdefault(line["round"], [])
             losses.append(statistics.fmean(line["test_loss"].values()))
-    return sorted(found), [statistics.fmean(found[r]) for r in sorted(found)]
+    return sorted(losses_of), [
+        statistics.fmean(losses_of[r]) for r in sorted(losses_of)
+    ]
 
 
-def _curves(folder: Path, rounds: Mapping[str, Sequence[Round]]) -> None:
+def _curves(folder: Path, rounds: Mapping[str, Sequence[RoundLine]]) -> None:
     figure = _figure(8, 4.5)
     axes = figure.add_subplot()
     curves = {name: curve(lines) for name, lines in rounds.items()}
@@ -74,8 +78,10 @@ def _curves(folder: Path, rounds: Mapping[str, Sequence[Round]]) -> None:
     _save(figure, folder / "curves.png")
 
 
-def _shares(folder: Path, name: str, rounds: Sequence[Round]) -> None:
-    """A row a participant, a column an expert; blocks upward, rounds to the right."""
+def _shares(folder: Path, name: str, rounds: Sequence[RoundLine]) -> None:
+    """Draw a row a participant, a column an expert; blocks upward, rounds to the
+    right.
+    """
     participants = list(rounds[-1]["layer_share"])
     most = max(len(rounds[-1]["layer_share"][p][0]) for p in participants)
     figure = _figure(1 + 2.4 * most, 0.6 + 1.6 * len(participants))
@@ -88,7 +94,7 @@ def _shares(folder: Path, name: str, rounds: Sequence[Round]) -> None:
                 axes.set_axis_off()
                 continue
             values = [
-                [one[block][expert] for one in shares]
+                [by_block[block][expert] for by_block in shares]
                 for block in range(len(shares[0]))
             ]
             image = axes.imshow(values, origin="lower", aspect="auto", vmin=0, vmax=1)

@@ -1,4 +1,4 @@
-"""What a simulation tells while it runs: plain values."""
+"""The records that a simulation yields while it runs: plain values."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Planned:
-    """What is to be done.
+    """The record of what is to be done.
 
     Attributes:
-        steps: Expert steps of all participants, in all methods and seeds that are left.
+        steps: The expert steps of all participants, in all methods and seeds that are
+            left.
     """
 
     steps: int
@@ -18,11 +19,11 @@ class Planned:
 
 @dataclass(frozen=True)
 class Begun:
-    """A method and seed begin, or go on.
+    """The record that a method and seed begin, or go on.
 
     Attributes:
-        steps: Expert steps of all participants still to be made.
-        round: Rounds done before.
+        steps: The expert steps of all participants still to be made.
+        round: The number of rounds done before.
     """
 
     method: str
@@ -33,7 +34,7 @@ class Begun:
 
 @dataclass(frozen=True)
 class Stepped:
-    """One participant made one step; see `training.records.Step`."""
+    """The record of one participant's step; see `training.records.Step`."""
 
     method: str
     participant: str
@@ -44,25 +45,29 @@ class Stepped:
 
 @dataclass(frozen=True)
 class RoundDone:
-    """A round is over; one line of rounds.jsonl.
+    """The record of a round; one line of rounds.jsonl.
 
     Attributes:
-        method: Its name.
-        seed: Of this run.
-        round: From 1.
-        active: Who took part.
-        lost: Whose contribution did not arrive.
-        train_loss: Participant -> nats per token in its expert steps.
-        router_loss: Participant -> the same in its router steps; None without any.
-        expert_share: Participant -> expert -> mean weight in its expert steps.
-        bytes: Sent and received by all participants together.
-        inexactness: Of the average; see `aggregation.inexactness`.
-        ranks: Participant -> rank of its experts.
-        test_loss: Participant -> nats per token on its test text, where measured.
-        layer_share: Participant -> block -> weight of each expert on its test text,
-            where measured.
-        seconds: Spent on this round, measuring left out.
-        notes: What happened to single contributions (outsized ones), a sentence each.
+        method: The name of the method.
+        seed: The seed of the method.
+        round: The number of the round, from 1.
+        active: The participants that took part.
+        lost: The participants whose contribution did not arrive.
+        train_loss: Maps a participant to the nats per token in its expert steps.
+        router_loss: Maps a participant to the nats per token in its router steps; None
+            without any.
+        expert_share: Maps a participant and an expert to its mean weight in the expert
+            steps.
+        bytes: The bytes sent and received by all participants together.
+        inexactness: The inexactness of the average; see `aggregation.inexactness`.
+        ranks: Maps a participant to the rank of its experts.
+        test_loss: Maps a participant to the nats per token on its test text, where
+            measured.
+        layer_share: Maps a participant and a block to the weight of each expert on its
+            test text, where measured.
+        seconds: The time spent on this round, without measuring.
+        notes: A sentence for each contribution that something happened to, such as an
+            outsized one.
     """
 
     method: str
@@ -84,16 +89,16 @@ class RoundDone:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one method came to with one seed.
+    """The result of one method with one seed.
 
     Attributes:
-        loss: Participant -> nats per token on its test text.
-        tokens: Participant -> number of test tokens predicted.
-        speaks: Participant -> which experts spoke.
-        trainable: Trainable scalars of each participant.
-        bytes_per_round: Mean over the rounds, of all participants together.
-        seconds: Training and sharing, measuring left out.
-        similarity: Names and cosines of all experts; see `similarity`.
+        loss: Maps a participant to the nats per token on its test text.
+        tokens: Maps a participant to its number of predicted test tokens.
+        speaks: Maps a participant to the selection of the experts that spoke.
+        trainable: Maps a participant to its number of trainable scalars.
+        bytes_per_round: The bytes of all participants together, mean over the rounds.
+        seconds: The time of training and sharing, without measuring.
+        similarity: The names and cosines of all experts; see `similarity`.
     """
 
     method: str
@@ -107,5 +112,5 @@ class Outcome:
     similarity: dict[str, list[list[float]] | list[str]]
 
 
-Event = Planned | Begun | Stepped | RoundDone | Outcome
-"""Anything of these."""
+SimulationEvent = Planned | Begun | Stepped | RoundDone | Outcome
+"""Any of these records."""

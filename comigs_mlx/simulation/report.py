@@ -1,4 +1,4 @@
-"""The numbers of a simulation as Markdown and CSV."""
+"""Writes the numbers of a simulation as Markdown and CSV."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """results.md: one table, and what it was measured with."""
+    """Write results.md: one table, and what it was measured with."""
     methods, config = results["methods"], results["config"]
     participants = _participants(methods)
     head = [
@@ -22,7 +22,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         "95 % interval",
     ]
     head += ["MB/round", "seconds"]
-    rows = [_row(name, found, participants) for name, found in methods.items()]
+    rows = [_row(name, numbers, participants) for name, numbers in methods.items()]
     lines = [
         "# Test perplexity",
         "",
@@ -37,7 +37,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         *map(_line, rows),
         "",
         "Seeds: "
-        + "; ".join(f"{n} {_list(found['seeds'])}" for n, found in methods.items()),
+        + "; ".join(f"{n} {_list(numbers['seeds'])}" for n, numbers in methods.items()),
         "",
         "Environment: "
         + ", ".join(f"{k} {v}" for k, v in results["environment"].items()),
@@ -46,17 +46,17 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 
 def comma_separated(results: Mapping[str, Any]) -> str:
-    """results.csv: one row a method and participant, and one for its mean."""
+    """Write results.csv: one row for each method and participant, and its mean."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["method", "participant", "perplexity", "loss", "test_tokens"])
-    for name, found in results["methods"].items():
-        perplexity, loss = found["perplexity"], found["loss"]
+    for name, numbers in results["methods"].items():
+        perplexity, loss = numbers["perplexity"], numbers["loss"]
         for participant, value in perplexity["per_participant"].items():
-            tokens = found["test_tokens"][participant]
-            mine = loss["per_participant"][participant]
-            writer.writerow([name, participant, value, mine, tokens])
-        tokens = sum(found["test_tokens"].values())
+            tokens = numbers["test_tokens"][participant]
+            participant_loss = loss["per_participant"][participant]
+            writer.writerow([name, participant, value, participant_loss, tokens])
+        tokens = sum(numbers["test_tokens"].values())
         writer.writerow([name, "mean", perplexity["mean"], loss["mean"], tokens])
     return out.getvalue()
 
@@ -66,8 +66,8 @@ def _participants(methods: Mapping[str, Any]) -> list[str]:
     return list(first["perplexity"]["per_participant"])
 
 
-def _row(name: str, found: Mapping[str, Any], participants: list[str]) -> list[str]:
-    perplexity, to_local = found["perplexity"], found["difference_to_local"]
+def _row(name: str, numbers: Mapping[str, Any], participants: list[str]) -> list[str]:
+    perplexity, to_local = numbers["perplexity"], numbers["difference_to_local"]
     row = [name, *(f"{perplexity['per_participant'][p]:.2f}" for p in participants)]
     row += [f"{perplexity[key]:.2f}" for key in ("mean", "std", "token_weighted_mean")]
     if to_local is None:
@@ -76,7 +76,11 @@ def _row(name: str, found: Mapping[str, Any], participants: list[str]) -> list[s
         ends = to_local["ci95"]
         row.append(f"{to_local['mean']:+.2f}")
         row.append("" if ends is None else f"{ends[0]:+.2f} to {ends[1]:+.2f}")
-    return [*row, f"{found['bytes_per_round'] / 1e6:.2f}", f"{found['seconds']:.0f}"]
+    return [
+        *row,
+        f"{numbers['bytes_per_round'] / 1e6:.2f}",
+        f"{numbers['seconds']:.0f}",
+    ]
 
 
 def _line(cells: list[str]) -> str:

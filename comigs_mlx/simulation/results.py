@@ -1,4 +1,4 @@
-"""From the outcomes of methods and seeds to the numbers of a table."""
+"""Computes the numbers of a table from the outcomes of methods and seeds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from comigs_mlx.simulation.records import Outcome
 
 REFERENCE = "local"
-"""Differences are to this method, where it was run."""
+"""The method that differences are to, if it was run."""
 
 RESAMPLES = 10_000
 
@@ -22,10 +22,10 @@ def results(
     config: Mapping[str, Any],
     environment: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The content of results.json.
+    """Compute the content of results.json.
 
     Means are over participants first, then over seeds; `std` is over seeds (0 for one).
-    Losses are nats per token; a perplexity is the exponential of one of them.
+    Losses are in nats per token; a perplexity is the exponential of a loss.
     """
     by_method: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
@@ -35,7 +35,7 @@ def results(
         "config": dict(config),
         "environment": dict(environment),
         "methods": {
-            name: _method(found, reference) for name, found in by_method.items()
+            name: _method(of_method, reference) for name, of_method in by_method.items()
         },
     }
 
@@ -79,17 +79,17 @@ def _summary(
 def difference(
     outcomes: Sequence[Outcome], reference: Sequence[Outcome]
 ) -> dict[str, Any] | None:
-    """Mean of perplexity minus the reference's, over pairs of participant and seed.
+    """Average perplexity minus the reference's, over pairs of participant and seed.
 
     Returns:
-        `mean`, `ci95` (percentile bootstrap over the pairs; None for fewer than three)
-        and `pairs`; None where no seed has both.
+        A dict of `mean`, `ci95` (percentile bootstrap over the pairs; None for fewer
+        than three) and `pairs`; None where no seed has both.
     """
-    others = {o.seed: o for o in reference}
+    reference_of = {o.seed: o for o in reference}
     pairs = [
-        perplexity(loss) - perplexity(others[o.seed].loss[name])
+        perplexity(loss) - perplexity(reference_of[o.seed].loss[name])
         for o in outcomes
-        if o.seed in others
+        if o.seed in reference_of
         for name, loss in o.loss.items()
     ]
     if not pairs:
@@ -102,12 +102,12 @@ def difference(
 
 
 def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the mean."""
-    drawn = np.random.default_rng(seed).choice(values, (RESAMPLES, len(values)))
-    low, high = np.percentile(drawn.mean(1), [2.5, 97.5])
+    """Return the 95 % percentile bootstrap interval of the mean."""
+    resampled = np.random.default_rng(seed).choice(values, (RESAMPLES, len(values)))
+    low, high = np.percentile(resampled.mean(1), [2.5, 97.5])
     return float(low), float(high)
 
 
 def perplexity(loss: float) -> float:
-    """Exponential of a loss in nats per token."""
+    """Return the exponential of a loss in nats per token."""
     return math.exp(loss) if loss < 700 else math.inf

@@ -1,10 +1,10 @@
 """The folder of a simulation's results.
 
-OUT/config.yaml, identity.json           what was asked, on which base and text
+OUT/config.yaml, identity.json           the options, base model and text
 OUT/rounds/<method>-seed-<s>.jsonl       one line a round, as they come
-OUT/runs/<method>-seed-<s>.json          what one method and seed came to
-OUT/results.json, results.md, .csv       the table, anew after each of them
-OUT/state/<method>-seed-<s>/             for --resume (`saving`)
+OUT/runs/<method>-seed-<s>.json          the outcome of one method and seed
+OUT/results.json, results.md, .csv       the table, written anew after each of them
+OUT/state/<method>-seed-<s>/             the state for --resume (`checkpoint`)
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ FREE = {
     "save_every",
     "token_cache",
 }
-"""Options that may differ when a simulation is resumed."""
+"""The options that may differ when a simulation is resumed."""
 
 
 class ResultsFolder:
-    """Where a simulation writes; opening it reads nothing."""
+    """The folder that a simulation writes to; opening it reads nothing."""
 
     def __init__(self, config: SimulateConfig):
         self.config, self.path = config, config.folder
@@ -61,7 +61,7 @@ class ResultsFolder:
 
     def _check_same(self, saved: Mapping[str, Any]) -> None:
         now, usual = (_plain(config) for config in (self.config, SimulateConfig()))
-        # A version that had no such option did what is now its default.
+        # A version without an option behaved as the option's default does now.
         saved = {**usual, **saved}
         raise_all(
             ConfigError,
@@ -75,10 +75,11 @@ class ResultsFolder:
 
     @contextlib.contextmanager
     def in_use(self, identity: Mapping[str, str]) -> Iterator[None]:
-        """Keep other processes out, and write down what was asked.
+        """Keep other processes out, and write the options and the identity.
 
         Args:
-            identity: Of base model and text; must be the same when resumed.
+            identity: The digests of base model and text, which must be the same when
+                resumed.
 
         Raises:
             RunError: If another process writes here, or the identity differs.
@@ -104,11 +105,11 @@ class ResultsFolder:
             )
 
     def state(self, method: str, seed: int) -> Path:
-        """Where a method and seed are saved while they run."""
+        """Return the folder where a method and seed are saved while they run."""
         return self.path / "state" / _pair(method, seed)
 
     def outcome(self, method: str, seed: int) -> Outcome | None:
-        """What they came to, if they are done."""
+        """Return the outcome of a method and seed, if they are done."""
         file = self._run(method, seed)
         if not file.is_file():
             return None
@@ -117,7 +118,7 @@ class ResultsFolder:
             return Outcome(**json_files.read(file, RunError, advice))
 
     def add(self, outcome: Outcome) -> None:
-        """Write what one method and seed came to; drop their saved state."""
+        """Write the outcome of one method and seed; drop their saved state."""
         file = self._run(outcome.method, outcome.seed)
         write_json(file, dataclasses.asdict(outcome))
         shutil.rmtree(self.state(outcome.method, outcome.seed), ignore_errors=True)
@@ -131,35 +132,35 @@ class ResultsFolder:
         file.parent.mkdir(exist_ok=True)
         add_line(file, dataclasses.asdict(record))
 
-    def cut_rounds(self, method: str, seed: int, kept: int) -> None:
-        """Drop the rounds after `kept` of one method and seed, and a torn line."""
-        cut_lines(self._rounds(method, seed), "round", kept)
+    def cut_rounds(self, method: str, seed: int, last: int) -> None:
+        """Drop the rounds after `last` of one method and seed, and a line cut off."""
+        cut_lines(self._rounds(method, seed), "round", last)
 
     def rounds(self, method: str, seed: int) -> list[dict[str, Any]]:
-        """All whole lines of a method and seed."""
-        return [found for found, _ in reports(self._rounds(method, seed), "round")]
+        """Return all whole lines of a method and seed."""
+        return [line for line, _ in reports(self._rounds(method, seed), "round")]
 
     def _rounds(self, method: str, seed: int) -> Path:
         return self.path / "rounds" / f"{_pair(method, seed)}.jsonl"
 
     def write_results(self, environment: Mapping[str, Any]) -> dict[str, Any]:
-        """The table of all that is done, in three forms."""
-        done = [
+        """Write the table of all that is done, in three forms."""
+        outcomes = [
             outcome
             for method in self.config.methods
             for seed in self.config.seed_list
             if (outcome := self.outcome(method, seed)) is not None
         ]
         config = {n: v for n, v in to_dict(self.config).items() if n != "resume"}
-        found = results.results(done, config, environment)
-        write_json(self.path / "results.json", found)
-        write_text(self.path / "results.md", report.markdown(found))
-        write_text(self.path / "results.csv", report.comma_separated(found))
-        return found
+        table = results.results(outcomes, config, environment)
+        write_json(self.path / "results.json", table)
+        write_text(self.path / "results.md", report.markdown(table))
+        write_text(self.path / "results.csv", report.comma_separated(table))
+        return table
 
 
 def _plain(config: SimulateConfig) -> dict[str, Any]:
-    """The options as a YAML file has them: with lists in place of tuples."""
+    """Return the options as a YAML file has them: with lists in place of tuples."""
     return {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in to_dict(config).items()
@@ -167,5 +168,5 @@ def _plain(config: SimulateConfig) -> dict[str, Any]:
 
 
 def _pair(method: str, seed: int) -> str:
-    """What the files of a method and seed are called after."""
+    """Return the common part of the file names of a method and seed."""
     return f"{method}-seed-{seed}"

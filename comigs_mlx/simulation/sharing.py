@@ -1,4 +1,6 @@
-"""The end of a round: contributions in, a closed round, everybody's generalists out."""
+"""Ends a round: collects contributions, closes it, hands generalists to
+participants.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +20,15 @@ from comigs_mlx.simulation.participant import Participant, filled
 
 @dataclass
 class Sharing:
-    """How a method's participants share.
+    """The federation of a method's participants, and how they use it.
 
     Attributes:
-        federation: Their federation.
-        method: Says what everybody receives.
-        participants: All of them.
-        measuring: For methods that choose by a participant's validation text.
-        local_steps: Expert steps of a participant in a round.
+        federation: The federation of the participants.
+        method: The method, which says what each participant receives.
+        participants: The participants, all of them.
+        measuring: The measuring, for methods that choose by a participant's validation
+            text.
+        local_steps: The expert steps of a participant in a round.
     """
 
     federation: LocalFederation
@@ -37,13 +40,14 @@ class Sharing:
     def share(
         self, arrived: Mapping[str, int], active: int
     ) -> tuple[int, Round | None]:
-        """Contribute, close the round, and let everybody receive what is theirs.
+        """Contribute, close the round, and let each participant receive its
+        generalists.
 
-        Where nothing arrives, the generalists stay those of the round before; whoever
-        mixes for itself goes on with what it trained.
+        If nothing arrives, the generalists stay those of the round before; a
+        participant that combines for itself goes on with what it trained.
 
         Args:
-            arrived: Participant whose contribution arrives -> tokens behind it.
+            arrived: Maps each participant whose contribution arrives to its tokens.
             active: The number of participants that take part.
 
         Returns:
@@ -51,46 +55,46 @@ class Sharing:
             closed; None where nothing arrived.
         """
         current = self.federation.generalists()
-        sent = self._contribute(arrived, current)
+        bytes_sent = self._contribute(arrived, current)
         if self.method.personal is not None:
-            round = self.federation.close(lambda found: self._mix(found, current))
+            round = self.federation.close(lambda accepted: self._mix(accepted, current))
             # Everybody needs all contributions but its own.
-            return active * sum(sent.values()), round
+            return active * sum(bytes_sent.values()), round
         round = self.federation.close()
         closed = self.federation.generalists()
         for participant in self.participants:
             participant.receive(closed)
         received = active * self.federation.download_bytes()
-        return sum(sent.values()) + received, round
+        return sum(bytes_sent.values()) + received, round
 
     def _contribute(
         self, arrived: Mapping[str, int], current: Mapping[str, Array]
     ) -> dict[str, int]:
-        """Participant -> bytes it sent."""
+        """Contribute; return the bytes that each participant sent."""
         name = self.federation.manifest.aggregator.name
         pad = not aggregate.load(name).HANDLES_RANKS
-        sent = {}
+        bytes_sent = {}
         for participant in self.participants:
             if participant.name in arrived:
                 tokens = arrived[participant.name]
-                sent[participant.name] = self.federation.contribute(
+                bytes_sent[participant.name] = self.federation.contribute(
                     participant.name,
                     filled(participant.generalists(), current, pad),
                     current,
                     {"steps": self.local_steps, "tokens": tokens},
                 )
-        return sent
+        return bytes_sent
 
     def _mix(self, accepted: Sequence[Source], current: Mapping[str, Array]) -> None:
-        """Let every participant receive what it makes of the contributions."""
+        """Let each participant receive its own combination of the contributions."""
         personal, start = self.method.personal, Arrays("", current)
         assert personal is not None
-        sources = in_memory(accepted)  # everybody reads all of them
+        sources = in_memory(accepted)  # every participant reads all of them
         for participant in self.participants:
             participant.receive(personal(sources, start, self.loss(participant)))
 
     def loss(self, participant: Participant) -> Loss:
-        """How a participant judges generalists: by its validation text."""
+        """Return the function by which a participant judges generalists: its loss."""
 
         evaluator = self.measuring.layouts.evaluator(participant.options)
         batches, speaks = self.measuring.valid[participant.name], self.method.speaks[0]

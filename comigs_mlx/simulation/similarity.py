@@ -1,4 +1,4 @@
-"""How alike experts are: the cosine of what they add to the base's weights."""
+"""Measures how alike experts are: the cosine of what they add to the base's weights."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-import numpy.typing as npt
 
+from comigs_mlx.federation.formats.tensor_source import Wide
 from comigs_mlx.model import params
 
-Wide = npt.NDArray[np.float64]
 Pairs = dict[str, tuple[Wide, Wide]]
 
 
 def pairs_of(values: Mapping[str, mx.array], role: str, index: int) -> Pairs:
-    """Linear -> (A `[in, r]`, B `[r, out]`) of one expert; attention left out."""
-    found: Pairs = {}
+    """Return A `[in, r]` and B `[r, out]` of one expert, by linear of the MLPs."""
+    pairs: Pairs = {}
     for path, array in values.items():
         if params.role_of(path) == role and array.ndim == 3 and path.endswith("lora_a"):
             b = values[path[:-1] + "b"][index]
-            found[path] = (_wide(array[index]), _wide(b))
-    return {path.replace(role, ""): pair for path, pair in found.items()}
+            pairs[path] = (_wide(array[index]), _wide(b))
+    return {path.replace(role, ""): pair for path, pair in pairs.items()}
 
 
 def cosines(experts: Sequence[Pairs]) -> list[list[float]]:
-    """Cosine of every two experts' A B, all linears together; 0 where one is 0.
+    """Compute the cosine of every two experts' A B, all linears together; 0 if one is
+    0.
 
-    <A1 B1, A2 B2> = sum((A1^T A2) * (B1 B2^T)), so that no product is ever made.
+    <A1 B1, A2 B2> = sum((A1^T A2) * (B1 B2^T)), so that no product A B is ever made.
     """
-    inner = [[_inner(one, other) for other in experts] for one in experts]
+    inner = [[_inner(left, right) for right in experts] for left in experts]
     lengths = [math.sqrt(max(inner[i][i], 0.0)) for i in range(len(experts))]
     return [
         [
@@ -42,11 +42,13 @@ def cosines(experts: Sequence[Pairs]) -> list[list[float]]:
     ]
 
 
-def _inner(one: Pairs, other: Pairs) -> float:
-    """Exactly rounded, so that the order of the linears makes no difference."""
+def _inner(left: Pairs, right: Pairs) -> float:
+    """Compute the inner product, rounded exactly: the linears' order makes no
+    difference.
+    """
     parts = []
-    for path, (a, b) in one.items():
-        c, d = other[path]
+    for path, (a, b) in left.items():
+        c, d = right[path]
         parts.append(float(((a.T @ c) * (b @ d.T)).sum()))
     return math.fsum(parts)
 

@@ -30,11 +30,11 @@ class BaseSize:
     """The size of a model.
 
     Attributes:
-        blocks: How many transformer blocks the model has.
-        width: Size of a token's vector.
-        heads: Attention heads; `width` is a multiple of it.
-        context: Most tokens in a sequence.
-        vocabulary: Most tokens of the tokenizer, EOS and the 256 bytes among them.
+        blocks: The number of transformer blocks of the model.
+        width: The size of a token's vector.
+        heads: The number of attention heads; `width` is a multiple of it.
+        context: The most tokens in a sequence.
+        vocabulary: The most tokens of the tokenizer, EOS and the 256 bytes among them.
     """
 
     blocks: int = 6
@@ -45,7 +45,7 @@ class BaseSize:
 
 
 def config(shape: BaseSize, eos: int) -> dict[str, Any]:
-    """The model's `config.json`, with the names of Hugging Face's GPT-2."""
+    """Make the model's `config.json`, with the names of Hugging Face's GPT-2."""
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
@@ -63,20 +63,20 @@ def config(shape: BaseSize, eos: int) -> dict[str, Any]:
 
 
 def build(shape: BaseSize, seed: int) -> nn.Module:
-    """A model with its first weights; equal seeds, equal bits."""
+    """Make a model with its first weights; equal seeds give equal bits."""
     from mlx_lm.models.gpt2 import Model, ModelArgs
 
     model: nn.Module = Model(ModelArgs.from_dict(config(shape, 0)))
     rng = np.random.default_rng(seed)
     weights = [
-        (path, _first(path, array.shape, shape.blocks, rng))
+        (path, _initial_weight(path, array.shape, shape.blocks, rng))
         for path, array in sorted(flatten(model.parameters()).items())
     ]
     model.load_weights(weights)
     return model
 
 
-def _first(
+def _initial_weight(
     path: str, size: tuple[int, ...], blocks: int, rng: np.random.Generator
 ) -> mx.array:
     if len(size) == 1:  # layer norms and biases
@@ -86,7 +86,7 @@ def _first(
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
-    """A byte-level BPE of `texts`, of at most `vocabulary` tokens; EOS is token 0.
+    """Train a byte-level BPE of at most `vocabulary` tokens on `texts`; EOS is 0.
 
     Returns:
         A fast tokenizer of transformers.
@@ -117,22 +117,22 @@ def write(
     """Write an mlx-lm model folder, whole or not at all.
 
     Args:
-        folder: Where; what is there already is replaced.
+        folder: The folder of the model; one that is there already is replaced.
         model: The model that `build` made.
         shape: The size that it was built with.
         tokenizer: The tokenizer that `train_tokenizer` made.
-        notes: How the model came to be, for `training.json`.
+        notes: The record of how the model was made, for `training.json`.
     """
-    with replacing_dir(folder) as made:
-        file = made / "model.safetensors"
+    with replacing_dir(folder) as temporary:
+        file = temporary / "model.safetensors"
         tensors.save(file, flatten(model.parameters()), {"format": "mlx"})
-        write_json(made / "config.json", config(shape, tokenizer.eos_token_id))
-        write_json(made / "training.json", notes)
-        tokenizer.backend_tokenizer.save(str(made / "tokenizer.json"))
+        write_json(temporary / "config.json", config(shape, tokenizer.eos_token_id))
+        write_json(temporary / "training.json", notes)
+        tokenizer.backend_tokenizer.save(str(temporary / "tokenizer.json"))
         settings = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "bos_token": EOS,
             "eos_token": EOS,
             "clean_up_tokenization_spaces": False,
         }
-        (made / "tokenizer_config.json").write_text(json.dumps(settings, indent=2))
+        (temporary / "tokenizer_config.json").write_text(json.dumps(settings, indent=2))

@@ -1,4 +1,4 @@
-"""A small base model from nothing: text, tokenizer, training, measure, model folder.
+"""Makes a small base model from nothing: text, tokenizer, training, model folder.
 
 Equal seeds, steps, versions and cores give equal bits.
 """
@@ -47,7 +47,7 @@ class Recipe:
     seed: int = option(0, "of the first weights and the order of the text", "N")
 
     def problems(self) -> Iterator[str]:
-        """One sentence for each value that cannot work."""
+        """Yield one sentence for each value that cannot work."""
         smallest = {"steps": 1, "batch_size": 1, "blocks": 1, "width": 1, "heads": 1}
         smallest |= {"context": 8, "vocabulary": 257, "seed": 0}
         for name, least in smallest.items():
@@ -65,12 +65,12 @@ class Recipe:
 
 @dataclass(frozen=True)
 class BuildStep:
-    """One update.
+    """The record of one update.
 
     Attributes:
         step: The number of the update; the first one is 1.
-        steps: How many there will be.
-        loss: Of its batch, nats per token.
+        steps: The number of updates that there will be.
+        loss: The loss of its batch, in nats per token.
     """
 
     step: int
@@ -80,16 +80,16 @@ class BuildStep:
 
 @dataclass(frozen=True)
 class BuildResult:
-    """What came of it.
+    """The record of the finished model.
 
     Attributes:
-        loss: On held-out documents, nats per token.
+        loss: The loss on held-out documents, in nats per token.
         perplexity: The exponential of the loss.
-        heldout_tokens: How many tokens that was measured on.
-        text_tokens: Tokens of the training text.
-        parameters: How many scalars the model has.
-        steps: How many updates were made.
-        seconds: From reading the text to the measure.
+        heldout_tokens: The number of tokens that it was measured on.
+        text_tokens: The number of tokens of the training text.
+        parameters: The number of scalars of the model.
+        steps: The number of updates.
+        seconds: The time from reading the text to the end of measuring.
     """
 
     loss: float
@@ -108,8 +108,9 @@ def make(
 
     Args:
         recipe: The size and the training of the model to make.
-        texts: Documents; a tenth of them, chosen by their content, is only measured on.
-        say: Told in plain sentences what takes time.
+        texts: The documents; a tenth of them, chosen by their content, is only measured
+            on.
+        say: Receives a sentence before each step that takes time.
 
     Yields:
         Progress after each update, and in the end the outcome.
@@ -135,9 +136,8 @@ def make(
     source = PackedWindows(stream, recipe.context, recipe.batch_size, recipe.seed)
     shape = _shape(recipe, len(tokenizer))
     steps = _steps(recipe, architecture.build(shape, recipe.seed), source, start)
-    model = architecture.build(
-        shape, recipe.seed
-    )  # the other one may have made trial steps
+    # A new model: the one before may have been changed by trial steps.
+    model = architecture.build(shape, recipe.seed)
     say(f"training on {len(stream.tokens):,} tokens of text in {steps:,} steps")
     losses = pretraining.pretrain(model, source, steps, recipe.learning_rate)
     for number, loss in enumerate(losses, 1):
@@ -158,7 +158,7 @@ def make(
 
 
 def _steps(recipe: Recipe, model: Any, source: Any, start: float) -> int:
-    """The steps asked for, or as many as fit into the minutes since `start`."""
+    """Return the steps asked for, or as many as fit into the minutes since `start`."""
     from comigs_mlx.tiny_base import pretraining
 
     if recipe.minutes is None:
@@ -168,7 +168,7 @@ def _steps(recipe: Recipe, model: Any, source: Any, start: float) -> int:
 
 
 def notes(recipe: Recipe, outcome: BuildResult) -> dict[str, Any]:
-    """How a model came to be, for its `training.json`."""
+    """Record how a model was made, for its `training.json`."""
     versions = {
         "python": ".".join(map(str, sys.version_info[:3])),
         "mlx": importlib.metadata.version("mlx"),
@@ -191,7 +191,7 @@ def _shape(recipe: Recipe, vocabulary: int) -> Any:
 
 
 def _divided(texts: Sequence[str]) -> tuple[list[Sample], list[Sample]]:
-    """Training and held-out documents."""
+    """Divide the texts into training and held-out documents."""
     splits = divide({"all": [{"text": text} for text in texts]})
     train, heldout = [*splits["train"], *splits["valid"]], splits["test"]
     if not train or not heldout:

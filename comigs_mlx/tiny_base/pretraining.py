@@ -26,7 +26,7 @@ LEARNING_RATE = 2e-3
 BETAS = [0.9, 0.95]
 WEIGHT_DECAY = 0.1
 WARM_UP = 20
-"""One step in so many is of the warm-up."""
+"""The steps of which one is part of the warm-up."""
 
 CLIP = 1.0
 TRIAL_STEPS = 3
@@ -36,8 +36,8 @@ class Pretraining:
     """A model, its optimiser and one compiled step over both.
 
     Args:
-        model: All its parameters are trained, in place.
-        steps: Length of the learning rate's schedule.
+        model: The model, all of whose parameters are trained, in place.
+        steps: The length of the learning rate's schedule.
         learning_rate: The highest learning rate of the schedule.
     """
 
@@ -60,13 +60,13 @@ class Pretraining:
         self._compiled: Any = mx.compile(self._step, inputs=state, outputs=state)
 
     def step(self, batch: Batch) -> float:
-        """One update.
+        """Make one update.
 
         Returns:
-            The batch's mean loss before it, nats per token.
+            The batch's mean loss before the update, in nats per token.
 
         Raises:
-            TrainingError: If that is not a number.
+            TrainingError: If the loss is not a number.
             ComigsError: If the model has no row for one of its tokens or positions.
         """
         _check(self._tables, batch)
@@ -86,21 +86,21 @@ class Pretraining:
         return loss
 
     def _loss(self, tokens: mx.array) -> mx.array:
-        """Mean over `tokens` `[batch, tokens + 1]`."""
+        """Return the mean loss over `tokens` `[batch, tokens + 1]`."""
         sums = cpu_streams.each(lambda rows: _losses(self.model, rows).sum(), tokens)
         return sum(sums[1:], sums[0]) / tokens[:, 1:].size
 
 
 def schedule(steps: int, learning_rate: float) -> Any:
-    """Learning rate of each step: warm-up, then a cosine to a tenth."""
-    first = max(steps // WARM_UP, 1)
+    """Return the learning rate of each step: warm-up, then a cosine to a tenth."""
+    warm_up = max(steps // WARM_UP, 1)
     lowest = learning_rate / 10
     return optim.join_schedules(
         [
-            optim.linear_schedule(lowest, learning_rate, first),
-            optim.cosine_decay(learning_rate, max(steps - first, 1), lowest),
+            optim.linear_schedule(lowest, learning_rate, warm_up),
+            optim.cosine_decay(learning_rate, max(steps - warm_up, 1), lowest),
         ],
-        [first],
+        [warm_up],
     )
 
 
@@ -121,7 +121,7 @@ def pretrain(
 
 
 def steps_within(model: nn.Module, source: BatchSource, seconds: float) -> int:
-    """How many steps this machine makes in so many seconds, by trying some.
+    """Try some steps, and return how many this machine makes in so many seconds.
 
     The trial changes the model: build a new one afterwards.
     """
@@ -130,12 +130,12 @@ def steps_within(model: nn.Module, source: BatchSource, seconds: float) -> int:
     start = time.perf_counter()
     for index in range(TRIAL_STEPS):
         training.step(source.batch(index))
-    each = (time.perf_counter() - start) / TRIAL_STEPS
-    return max(round(seconds / each), 1)
+    step_seconds = (time.perf_counter() - start) / TRIAL_STEPS
+    return max(round(seconds / step_seconds), 1)
 
 
 def heldout_loss(model: nn.Module, batches: Iterable[Batch]) -> float:
-    """Mean loss over all targets that count, nats per token."""
+    """Return the mean loss over all targets that count, in nats per token."""
     total, count, tables = 0.0, 0.0, tables_of(model)
     with fast_functions(model)():
         for batch in batches:
@@ -152,6 +152,8 @@ def _check(tables: Tables, batch: Batch) -> None:
 
 
 def _losses(model: nn.Module, tokens: mx.array) -> mx.array:
-    """Cross-entropy of every target, `[batch, tokens]`, of `[batch, tokens + 1]`."""
+    """Return the cross-entropy of every target, `[batch, tokens]`, of `[batch,
+    tokens + 1]`.
+    """
     logits = model(tokens[:, :-1]).astype(mx.float32)
     return nn.losses.cross_entropy(logits, tokens[:, 1:])

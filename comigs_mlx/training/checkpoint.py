@@ -1,14 +1,14 @@
-"""Exact resume: everything a trainer needs to go on bit for bit, in one folder.
+"""Exact resume: one folder holds all that a trainer needs to go on bit for bit.
 
     step-0000040/
         values.safetensors            experts, attention LoRA and routers
         optimizer_state.safetensors   both optimisers, by the index of their group
         trainer_state.json            position, identity, SHA-256 of all three
 
-The folder gets its name only when it is complete, so a process killed while saving
-leaves none. Killed while replacing one, it leaves the new one or, under a hidden name
-until `files.restore`, the old one. Batches and initial values are functions of the
-seed and of counters, so that no random state has to be kept.
+The folder gets its name only when it is complete, so a process that is killed while
+saving leaves none. If it is killed while replacing a folder, it leaves the new one or,
+under a hidden name until `files.restore`, the old one. Batches and initial values are
+functions of the seed and of counters, so no random state has to be saved.
 """
 
 from __future__ import annotations
@@ -48,10 +48,11 @@ def save(trainer: Trainer, states: Path, identity: dict[str, Any], keep: int) ->
     """Write the trainer's state as a new folder of `states`; drop all but `keep`.
 
     Args:
-        trainer: Between two records of `Trainer.run`.
+        trainer: The trainer, between two records of `Trainer.run`.
         states: The folder that holds the saves.
-        identity: What must be equal for a resume (base model, experts' shape).
-        keep: Number of saves to leave, the new one included.
+        identity: The values that must be equal for a resume (base model, experts'
+            shape).
+        keep: The number of saves to leave, the new one included.
 
     Returns:
         The new folder.
@@ -83,23 +84,23 @@ def prune(states: Path, keep: int) -> None:
 
 
 def saves(states: Path) -> list[Path]:
-    """The saves in a folder, oldest first."""
-    found = states.glob("step-*") if states.is_dir() else []
-    return sorted(path for path in found if re.fullmatch(r"step-\d+", path.name))
+    """Return the saves in a folder, oldest first."""
+    folders = states.glob("step-*") if states.is_dir() else []
+    return sorted(path for path in folders if re.fullmatch(r"step-\d+", path.name))
 
 
 def latest(states: Path) -> Path:
-    """The newest save.
+    """Return the newest save.
 
     Raises:
-        RunError: If there is none.
+        RunError: If there is no save.
     """
-    if not (found := saves(states)):
+    if not (all_saves := saves(states)):
         raise RunError(
             f"nothing to resume: {states} holds no complete save; start again with "
             "another --run, or remove this one"
         )
-    return found[-1]
+    return all_saves[-1]
 
 
 def restore(
@@ -110,14 +111,15 @@ def restore(
 ) -> dict[str, Any]:
     """Put a trainer where it was when `save` was written.
 
-    Where it has another number of steps than the saved run, its learning rate goes on
-    from where it was; unless that is another one as well, which then begins there.
+    If it has another number of steps than the saved run, its learning rate goes on from
+    where it was; a learning rate that is changed too begins there.
 
     Args:
-        trainer: Has made no step yet.
+        trainer: The trainer, which has made no step yet.
         save: The folder of a save.
-        identity: What was given to `save`.
-        before: `steps` and `learning_rate` of the saved run, for saves that do not say.
+        identity: The values that must be equal, as `save` was given them.
+        before: The `steps` and `learning_rate` of the saved run, for saves that do not
+            hold them.
 
     Returns:
         The identity stored in the save.
@@ -150,7 +152,7 @@ def restore(
 def _schedule(
     trainer: Trainer, stored: Mapping[str, Any] | None, before: Mapping[str, Any]
 ) -> Schedule:
-    """The schedule that goes on from that of a save."""
+    """Return the schedule that goes on from that of a save."""
     options, step = trainer.options, trainer.position.step
     rate = options.learning_rate
     if stored is not None:
@@ -165,7 +167,7 @@ def _schedule(
 
 
 def read_state(save: Path) -> dict[str, Any]:
-    """The JSON part of a save, after checking that its files are whole.
+    """Return the JSON part of a save, after checking that its files are whole.
 
     Raises:
         RunError: If something is missing, damaged or of another format version.
@@ -183,14 +185,14 @@ def read_state(save: Path) -> dict[str, Any]:
 
 
 def load_values(save: Path) -> dict[str, mx.array]:
-    """Path -> array of the experts, attention LoRA and routers of a save."""
+    """Load the experts, attention LoRA and routers of a save, by path."""
     return _load(save / VALUES)
 
 
 def replace_values(save: Path, values: dict[str, mx.array]) -> None:
     """Put other values into a save; optimisers and position stay as they are.
 
-    Killed at any moment, the save is the old one or the new one (see `files.restore`).
+    If the process is killed, the save is the old or the new one (see `files.restore`).
 
     Raises:
         RunError: If the save is incomplete or damaged; it is left as it is.

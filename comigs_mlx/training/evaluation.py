@@ -1,4 +1,4 @@
-"""Loss of a mixture on held-out text, exact to the token, by document.
+"""Measures a mixture's loss on held-out text, exact to the token, by document.
 
 Every target is predicted once, in windows that do not overlap; sums are kept per
 document in float64 (numpy), so the result does not depend on the batch size, and an
@@ -33,11 +33,15 @@ RESULTS = {
     "specialist": "specialist",
     "auto": "mixture",
 }
-"""Expert selection -> its name in results; fixed weights have one of their own."""
+"""Maps an expert selection to its name in results; fixed weights have a name of
+their own.
+"""
 
 
 class NotFinite(ModelError):
-    """What was measured is not a finite number: the mean loss was `loss`."""
+    """The error for a measurement that is no finite number: the mean loss was
+    `loss`.
+    """
 
     def __init__(self, selection: Selection, loss: float):
         super().__init__(
@@ -50,7 +54,7 @@ class NotFinite(ModelError):
 
 
 def result_name(selection: Selection) -> str:
-    """What a selection is called in results: `mixture`, or `fixed 0.3,0.7`."""
+    """Return the name of a selection in results: `mixture`, or `fixed 0.3,0.7`."""
     if isinstance(selection, tuple):
         return f"fixed {','.join(f'{weight:g}' for weight in selection)}"
     return RESULTS[selection]
@@ -61,9 +65,9 @@ class Score:
     """Summed losses of the documents seen so far.
 
     Attributes:
-        losses: Document -> summed loss, nats.
-        tokens: Document -> number of predicted tokens.
-        weights: Summed expert weights `[E]` of those tokens, mean over blocks.
+        losses: Maps a document to its summed loss, in nats.
+        tokens: Maps a document to its number of predicted tokens.
+        weights: The expert weights `[E]`, summed over those tokens, mean over blocks.
     """
 
     losses: dict[int, float] = field(default_factory=dict)
@@ -107,30 +111,38 @@ class Score:
         return bool(np.isfinite([self.loss, *np.atleast_1d(self.weights)]).all())
 
     def interval(self, seed: int = 0) -> tuple[float, float]:
-        """95 % percentile bootstrap interval of the perplexity, over documents."""
+        """Return the 95 % percentile bootstrap interval of the perplexity, over
+        documents.
+        """
         losses = np.array([self.losses[d] for d in sorted(self.losses)])
         tokens = np.array([self.tokens[d] for d in sorted(self.tokens)])
         rng = np.random.default_rng(seed)
-        drawn = rng.integers(0, len(losses), (RESAMPLES, len(losses)))
-        means = losses[drawn].sum(1) / tokens[drawn].sum(1)
+        resampled = rng.integers(0, len(losses), (RESAMPLES, len(losses)))
+        means = losses[resampled].sum(1) / tokens[resampled].sum(1)
         low, high = np.percentile(means, [2.5, 97.5])
         return perplexity_of(float(low)), perplexity_of(float(high))
 
 
 def perplexity_of(loss: float) -> float:
-    """Exponential of a loss in nats per token; infinite where that is too large."""
+    """Return the exponential of a loss in nats per token; infinite if it is too
+    large.
+    """
     return math.exp(loss) if loss < 700 else math.inf
 
 
 class Evaluator:
-    """Compiled loss of one mixture; used again after its values have changed."""
+    """The compiled loss of one mixture, which is used again after its values
+    changed.
+    """
 
     def __init__(self, mixture: Mixture):
         self.mixture = mixture
         self._compiled: dict[Selection, Any] = {}
 
     def batch_losses(self, batch: Batch, selection: Selection) -> tuple[Any, Any]:
-        """Losses `[B, T]` in nats and expert weights `[B, T, E]` (mean over blocks)."""
+        """Return losses `[B, T]` in nats and expert weights `[B, T, E]` (mean over
+        blocks).
+        """
         self.mixture.tables.check_tokens(batch.tokens)
         if selection not in self._compiled:
             self._compiled[selection] = mx.compile(self._run)
@@ -147,7 +159,7 @@ class Evaluator:
 
         Raises:
             NotFinite: If a loss or an expert's weight is not a finite number.
-            DataError: If no token was to be predicted.
+            DataError: If no token is to be predicted.
         """
         score = Score()
         for batch in batches:
@@ -164,7 +176,7 @@ class Evaluator:
         return mx.concatenate(list(losses)), mx.concatenate(list(weights))
 
     def _rows(self, tokens: mx.array) -> tuple[mx.array, mx.array]:
-        """Losses `[rows, T]` and expert weights `[rows, T, E]` of some rows."""
+        """Return losses `[rows, T]` and expert weights `[rows, T, E]` of some rows."""
         hidden, routing = self.mixture.body(tokens[:, :-1])
         layers = max(routing.weights.shape[0], 1)
         losses = token_losses(self.mixture.head, hidden, tokens[:, 1:])

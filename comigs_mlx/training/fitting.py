@@ -1,4 +1,4 @@
-"""Whether tokenised text fits a base model, before anything is trained or measured."""
+"""Checks that tokenised text fits a base model, before it is trained or measured."""
 
 from __future__ import annotations
 
@@ -15,25 +15,27 @@ def check_texts(base: Base, texts: Mapping[str, Content], seq_len: int) -> list[
 
     Args:
         base: The base model that is trained.
-        texts: What to call it -> tokens, such as `train`.
-        seq_len: `--seq-len`, in tokens.
+        texts: Maps the name of a text, such as `train`, to its tokens.
+        seq_len: The value of `--seq-len`, in tokens.
 
     Returns:
         A note for the user where the base was not trained for such lengths.
 
     Raises:
-        ModelError: If it does not know a token.
-        ConfigError: If it has no positions for so many tokens at once.
+        ModelError: If the base does not know a token.
+        ConfigError: If the base has no positions for so many tokens at once.
     """
     for name, content in texts.items():
         for tokens in _tokens(content):
             base.check_tokens(tokens, f"the {name} text")
-    length = max((longest(each, seq_len) for each in texts.values()), default=0)
+    length = max((longest(text, seq_len) for text in texts.values()), default=0)
     return base.check_length(length, "--seq-len: a window", _fix(base, length))
 
 
 def longest(content: Content, seq_len: int) -> int:
-    """Inputs of the longest sequence that batches of this content have, padded."""
+    """Return the inputs of the longest sequence that batches of this content have,
+    padded.
+    """
     if isinstance(content, TokenStream):
         return seq_len
     return max(buckets(content, seq_len), default=0)

@@ -1,12 +1,12 @@
-"""One level of the bilevel problem: which roles it trains, how one step is made.
+"""A level of the bilevel problem: the roles that it trains, and how a step is made.
 
     lower level: experts minimise the loss on training text
     upper level: routers minimise the loss on validation text
 
-A step is a pure function of parameters, optimiser state and batches, compiled once a
-shape. It differentiates only what its level trains, so no gradient can reach the
-other level. Source: Fan et al., arXiv 2409.13931, algorithm 1; where the published
-code carries leftover gradients from one level into the other, this does not.
+A step is a pure function of parameters, optimiser state and batches, compiled once for
+each shape. It differentiates only what its level trains, so no gradient can reach the
+other level. Source: Fan et al., arXiv 2409.13931, algorithm 1. The published code
+carries leftover gradients from one level into the other; this code does not.
 """
 
 from __future__ import annotations
@@ -36,21 +36,23 @@ from comigs_mlx.training.losses import load_balancing, summed_loss
 BETAS = [0.9, 0.95]
 
 Rate = Callable[[mx.array], mx.array]
-"""Number of steps made -> learning rate of the next one, both scalars."""
+"""Maps the number of steps made to the learning rate of the next one, both scalars."""
 
 Penalty = Callable[[Mapping[str, mx.array], Mapping[str, mx.array]], mx.array]
-"""(values of a level by path, those of its anchor) -> nats, added to the mean loss."""
+"""Maps the values of a level and of its anchor to nats, added to the mean loss."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What the lower level trains and how; the defaults are the paper's.
+    """The parameters that the lower level trains, and how; the defaults are the
+    paper's.
 
     Attributes:
         roles: The roles whose parameters learn.
-        frozen: Last names of parameters that stay, such as `lora_a`.
-        selection: Which experts speak while training; see `Mixture.select`.
-        penalty: Added to the mean loss.
+        frozen: The last path parts of parameters that do not learn, such as `lora_a`.
+        selection: The selection of the experts that speak while training; see
+            `Mixture.select`.
+        penalty: The function whose value is added to the mean loss.
     """
 
     roles: tuple[str, ...] = params.EXPERTS
@@ -59,7 +61,7 @@ class Task:
     penalty: Penalty | None = None
 
     def trains(self, path: str) -> bool:
-        """Whether the parameter at `path` learns."""
+        """Tell whether the parameter at `path` learns."""
         return _learns(path, self.roles, self.frozen)
 
 
@@ -68,19 +70,19 @@ USUAL = Task()
 
 @dataclass
 class Group:
-    """Roles that share one optimiser; parameters called as in `frozen` stay."""
+    """Roles that share one optimiser; parameters named in `frozen` do not learn."""
 
     roles: tuple[str, ...]
     optimizer: optim.Optimizer
     frozen: tuple[str, ...] = ()
 
     def trains(self, path: str) -> bool:
-        """Whether the parameter at `path` learns."""
+        """Tell whether the parameter at `path` learns."""
         return _learns(path, self.roles, self.frozen)
 
 
 LOWEST = 0.1
-"""Share of the learning rate at which a schedule ends."""
+"""The share of the learning rate at which a schedule ends."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +90,10 @@ class Schedule:
     """The experts' learning rate: half a cosine, down to `LOWEST`.
 
     Attributes:
-        last: Expert step at which the lowest rate is reached.
-        first: Expert step after which it begins; later than 0 where a run was resumed
-            with another number of steps.
-        share: Of the learning rate, where it begins.
+        last: The expert step at which the lowest rate is reached.
+        first: The expert step after which it begins; later than 0 where a run was
+            resumed with another number of steps.
+        share: The share of the learning rate at which it begins.
     """
 
     last: int
@@ -99,18 +101,20 @@ class Schedule:
     share: float = 1.0
 
     def at(self, step: int) -> float:
-        """Share of the learning rate that the step after number `step` takes."""
-        done = min(max(step - self.first, 0) / max(self.last - self.first, 1), 1.0)
-        return LOWEST + (self.share - LOWEST) * (1 + math.cos(math.pi * done)) / 2
+        """Return the share of the learning rate for the step after number `step`."""
+        progress = min(max(step - self.first, 0) / max(self.last - self.first, 1), 1.0)
+        return LOWEST + (self.share - LOWEST) * (1 + math.cos(math.pi * progress)) / 2
 
     def going_on(self, step: int, last: int) -> Schedule:
-        """The schedule to another end, from where this one is after `step`: no jump."""
+        """Return the schedule to another end, which goes on from this one after
+        `step`.
+        """
         if last == self.last:
             return self
         return Schedule(last, step, self.at(step)) if step else Schedule(last)
 
     def __call__(self, rate: float, step: mx.array) -> mx.array:
-        """The learning rate of the step after number `step`, a scalar."""
+        """Return the learning rate of the step after number `step`, a scalar."""
         steps = max(self.last - self.first, 1)
         decay = optim.cosine_decay(rate * self.share, steps, rate / 10)
         scheduled: mx.array = decay(step - self.first if self.first else step)
@@ -120,12 +124,13 @@ class Schedule:
 def expert_group(
     options: TrainingOptions, task: Task = USUAL, schedule: Rate | None = None
 ) -> Group:
-    """The experts and their optimiser: AdamW.
+    """Group the experts with their optimiser, AdamW.
 
     Args:
-        options: The highest learning rate, and the number of steps.
+        options: The options with the highest learning rate and the number of steps.
         task: The task that says what is trained.
-        schedule: The rate of a step; None: a cosine over all steps, down to a tenth.
+        schedule: The learning rate of each step; None is a cosine over all steps, down
+            to a tenth.
     """
     if schedule is None:
         schedule = partial(Schedule(options.steps), options.learning_rate)
@@ -133,7 +138,7 @@ def expert_group(
 
 
 def router_group(options: TrainingOptions) -> Group:
-    """The routers and their optimiser: AdamW, constant learning rate."""
+    """Group the routers with their optimiser, AdamW at a constant learning rate."""
     return Group(params.ROUTERS, _adamw(options.learning_rate, options))
 
 
@@ -148,12 +153,12 @@ def _learns(path: str, roles: tuple[str, ...], frozen: tuple[str, ...]) -> bool:
 
 
 class Stats(NamedTuple):
-    """What one batch told: all sums, so that batches can be added up.
+    """The statistics of a batch, all of them sums, so that batches can be added up.
 
     Attributes:
-        loss: Cross-entropy summed over the counted tokens, nats.
-        tokens: How many tokens were counted.
-        share: `[E]`, expert weights summed over counted tokens, mean over blocks.
+        loss: The cross-entropy summed over the counted tokens, in nats.
+        tokens: The number of counted tokens.
+        share: The expert weights summed over counted tokens, mean over blocks, `[E]`.
     """
 
     loss: mx.array
@@ -163,13 +168,13 @@ class Stats(NamedTuple):
 
 @dataclass(frozen=True)
 class StepResult:
-    """One step of a level, as plain numbers.
+    """The result of one step of a level, as plain numbers.
 
     Attributes:
-        loss: Mean cross-entropy, nats per token.
-        tokens: Number of tokens it was taken over.
-        share: Mean weight of each expert.
-        norms: Role -> norm of the gradient.
+        loss: The mean cross-entropy, in nats per token.
+        tokens: The number of tokens that it is the mean of.
+        share: The mean weight of each expert.
+        norms: Maps a role to the norm of its gradient.
     """
 
     loss: float
@@ -187,10 +192,11 @@ class Level:
     """Makes steps that change the parameters of its groups, and nothing else.
 
     Args:
-        mixture: Holds the parameters; updated in place after each step.
-        groups: The roles this level trains, by optimiser.
+        mixture: The mixture that holds the parameters, which each step updates in
+            place.
+        groups: The roles that this level trains, by optimiser.
         options: The options that weigh the losses.
-        task: Which experts speak, and what is added to the loss.
+        task: The task: which experts speak, and what is added to the loss.
 
     Attributes:
         anchor: Path -> value that the penalty compares with; for the user to set.
@@ -255,7 +261,7 @@ class Level:
         return result
 
     def trains(self, path: str) -> bool:
-        """Whether this level changes the parameter at `path`."""
+        """Tell whether this level changes the parameter at `path`."""
         return any(group.trains(path) for group in self.groups)
 
     def _inputs(self, batch: Batch, number: int, index: int) -> tuple[mx.array, ...]:
@@ -314,7 +320,7 @@ class Level:
     def _gradients(
         self, trained: Tree, others: Tree, batch: tuple[mx.array, ...]
     ) -> tuple[Tree, Stats]:
-        """Gradients of the summed loss with respect to this level's roles only."""
+        """Derive the summed loss with respect to this level's roles only."""
         model = self.mixture.model
         model.update(others)
         differentiate = params.value_and_grad(model, self._objective)
@@ -365,7 +371,9 @@ class Level:
         stats: Stats,
         *anchor: dict[str, mx.array],
     ) -> tuple[Tree, list[Tree], dict[str, mx.array]]:
-        """Update from summed gradients: divide by the tokens, then each optimiser."""
+        """Update from summed gradients: divide by the tokens, then apply each
+        optimiser.
+        """
         tokens = mx.maximum(stats[1], 1)
         mean = tree_map(lambda g: g / tokens, gradients)
         flat, values = params.flatten(mean), params.flatten(trained)

@@ -1,4 +1,4 @@
-"""Losses, in nats.
+"""Computes losses, in nats.
 
 Logits are the largest arrays of a step (tokens x vocabulary), so they are made in
 chunks of tokens, one after the other, and never all at once.
@@ -15,26 +15,26 @@ from comigs_mlx.platform import switch
 from comigs_mlx.platform.x86 import exponential
 
 Head = Callable[[mx.array], mx.array]
-"""Hidden vectors `[1, tokens, dims]` -> logits `[1, tokens, vocabulary]`."""
+"""Maps hidden vectors `[1, tokens, dims]` to logits `[1, tokens, vocabulary]`."""
 
 CHUNK = {True: 2**21, False: 2**24}
-"""Logits in a chunk, on a CPU and on a GPU: there the caches are small and MLX plans
-ahead by about a hundred operations, here small products leave most of the GPU idle."""
+"""The logits in a chunk, on a CPU (True) and on a GPU. On a CPU the caches are small
+and MLX plans ahead by about a hundred operations; a GPU idles on small products."""
 
 FEWEST = 16
-"""Tokens in a chunk, however large the vocabulary."""
+"""The fewest tokens in a chunk, however large the vocabulary."""
 
 
 def token_losses(head: Head, hidden: mx.array, targets: mx.array) -> mx.array:
-    """Cross-entropy of each target; for measuring, no gradient goes through it.
+    """Compute the cross-entropy of each target, to measure; it has no gradient.
 
     Args:
         head: The function that makes logits.
-        hidden: `[batch, tokens, dims]`, what it makes them of.
+        hidden: The hidden vectors that the logits are made of, `[batch, tokens, dims]`.
         targets: The token ids to predict, `[batch, tokens]` integer.
 
     Returns:
-        `[batch, tokens]` float32, nats.
+        The losses in nats, `[batch, tokens]` float32.
     """
     flat = _flat(hidden)
     losses: list[mx.array] = []
@@ -47,23 +47,23 @@ def token_losses(head: Head, hidden: mx.array, targets: mx.array) -> mx.array:
 def summed_loss(
     head: Head, hidden: mx.array, targets: mx.array, mask: mx.array
 ) -> mx.array:
-    """Summed cross-entropy of the targets that count.
+    """Sum the cross-entropy of the targets that count.
 
     The gradient with respect to `hidden` is made chunk by chunk in the forward pass:
-    softmax - one-hot, through the head. The head's parameters get none.
+    softmax - one-hot, through the head. The head's parameters get no gradient.
 
     Args:
         head: The function that makes logits.
-        hidden: `[batch, tokens, dims]`, what it makes them of.
+        hidden: The hidden vectors that the logits are made of, `[batch, tokens, dims]`.
         targets: The token ids to predict, `[batch, tokens]` integer.
-        mask: `[batch, tokens]`, what each target's loss is multiplied with.
+        mask: The factor of each target's loss, `[batch, tokens]`.
 
     Returns:
-        Float32 scalar, nats.
+        The sum in nats, a float32 scalar.
     """
 
     @mx.custom_function
-    def both(
+    def loss_and_gradient(
         hidden: mx.array, targets: mx.array, mask: mx.array
     ) -> tuple[mx.array, mx.array]:
         flat = _flat(hidden)
@@ -77,7 +77,7 @@ def summed_loss(
             gradients.append(gradient)
         return mx.stack(sums).sum(), mx.concatenate(gradients).reshape(hidden.shape)
 
-    @both.vjp
+    @loss_and_gradient.vjp
     def gradient(
         primals: tuple[mx.array, ...],
         cotangents: tuple[mx.array, mx.array],
@@ -87,7 +87,7 @@ def summed_loss(
         gradient = (cotangents[0] * outputs[1]).astype(primals[0].dtype)
         return gradient, mx.zeros_like(targets), mx.zeros_like(mask)
 
-    loss: mx.array = both(hidden, targets, mask)[0]  # type: ignore[index]
+    loss: mx.array = loss_and_gradient(hidden, targets, mask)[0]  # type: ignore[index]
     return loss
 
 
@@ -95,7 +95,7 @@ class _Chunk:
     """Softmax of some tokens' logits `[1, tokens, vocabulary]`, and their losses.
 
     Attributes:
-        powers: `[tokens, vocabulary]` float32, exp(logit - largest logit).
+        powers: The powers exp(logit - largest logit), `[tokens, vocabulary]` float32.
         total: The sum of the powers of each token, `[tokens, 1]`.
         losses: The loss of each token in nats, `[tokens]`.
     """
@@ -113,7 +113,7 @@ class _Chunk:
 def _with_gradient(
     head: Head, hidden: mx.array, targets: mx.array, mask: mx.array
 ) -> tuple[mx.array, mx.array]:
-    """Summed loss of `[tokens, dims]`, and its gradient."""
+    """Return the summed loss of `[tokens, dims]`, and its gradient."""
     logits = head(hidden[None])
     chunk = _Chunk(logits, targets)
     one_hot = mx.arange(logits.shape[-1]) == targets[:, None]
@@ -124,41 +124,41 @@ def _with_gradient(
 
 
 def _flat(hidden: mx.array) -> mx.array:
-    """`[batch, tokens, dims]` -> `[batch * tokens, dims]`."""
+    """Reshape `[batch, tokens, dims]` to `[batch * tokens, dims]`."""
     return hidden.reshape(-1, hidden.shape[-1])
 
 
 def _chunks(head: Head, flat: mx.array) -> Iterator[slice]:
-    """Slices of about equal length that cover the tokens."""
+    """Return slices of about equal length that cover the tokens."""
     tokens = flat.shape[0]
-    vocabulary = head(flat[None, :1]).shape[-1]  # never computed
+    vocabulary = head(flat[None, :1]).shape[-1]  # lazy: only its shape is known
     most = max(CHUNK[switch.on_cpu()] // vocabulary, FEWEST)
     size = -(-tokens // -(-tokens // most))
     return (slice(at, at + size) for at in range(0, tokens, size))
 
 
-def _after(array: mx.array, others: list[mx.array]) -> mx.array:
-    """`array`, not to be worked on before the `others` are there."""
-    return mx.depends([array], others)[0] if others else array
+def _after(array: mx.array, earlier: list[mx.array]) -> mx.array:
+    """Return `array`, which MLX may not work on before `earlier` is computed."""
+    return mx.depends([array], earlier)[0] if earlier else array
 
 
 def load_balancing(
     routing: Routing, mask: mx.array, generalists: int, importance: float
 ) -> mx.array:
-    """Load-balancing loss: E * sum_e c_e f_e P_e, averaged over the blocks.
+    """Compute the load-balancing loss: E * sum_e c_e f_e P_e, mean over the blocks.
 
     f_e is the share of tokens routed to expert e, P_e its mean probability, c_e is
     `importance` for generalists and 1 for specialists. Source: Fedus et al.,
     arXiv 2101.03961, equation 4; the factor: CoMiGS, arXiv 2409.13931.
 
     Args:
-        routing: Of one forward pass, arrays `[layers, batch, tokens, E]`.
-        mask: `[batch, tokens]`, 1 where a token counts.
+        routing: The routing of one forward pass, arrays `[layers, batch, tokens, E]`.
+        mask: 1 where a token counts, else 0, `[batch, tokens]`.
         generalists: The number of generalists, G.
         importance: The factor that experts 0 to G-1 count with.
 
     Returns:
-        Float32 scalar.
+        The loss, a float32 scalar.
     """
     experts = routing.weights.shape[-1]
     factor = mx.where(mx.arange(experts) < generalists, importance, 1.0)
@@ -172,5 +172,5 @@ def load_balancing(
 
 
 def _by_token(values: mx.array) -> mx.array:
-    """`[layers, batch, tokens, E]` -> `[layers, batch * tokens, E]`."""
+    """Reshape `[layers, batch, tokens, E]` to `[layers, batch * tokens, E]`."""
     return values.reshape(values.shape[0], -1, values.shape[-1])

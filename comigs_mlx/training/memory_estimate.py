@@ -1,4 +1,4 @@
-"""How much memory training will need, and how much MLX may use."""
+"""Estimates the memory that training will need, and limits what MLX may use."""
 
 from __future__ import annotations
 
@@ -30,24 +30,26 @@ from comigs_mlx.training.peak_memory import (
 GB = 10**9
 
 SAFE_SHARE = 0.8
-"""Of the machine's memory: a peak above it is warned of where there is no limit."""
+"""The share of the machine's memory above which a peak is warned of, if there is no
+limit.
+"""
 
 FOUR_BITS = 4.5
-"""Bits of a weight in a 4-bit model, with scale and bias of each group of 64."""
+"""The bits of a weight in a 4-bit model, with scale and bias of each group of 64."""
 
 HEADS = ("n_heads", "num_heads", "n_head", "num_attention_heads")
-"""What mlx-lm's families call the number of attention heads."""
+"""The names that mlx-lm's families give to the number of attention heads."""
 
 CACHE_SHARE = 0.25
-"""Of the memory MLX may use: what its cache of freed buffers may hold on Metal.
+"""The share of MLX's memory that its cache of freed buffers may hold on Metal.
 
-A step asks for the same sizes again, and the cache answers; it needs no more than one
+A step needs the same sizes again, and the cache has them; it needs no more than one
 step's intermediates. Metal's own limit is 1.5 times the recommended working set, so
 that with several lengths the buffers of all of them stay.
 """
 
 CPU_CACHE = 32 * 2**20
-"""Bytes of freed buffers kept on a CPU, as MLX has it: more made no step faster."""
+"""The bytes of freed buffers kept on a CPU, as in MLX: more made no step faster."""
 
 
 @contextlib.contextmanager
@@ -57,7 +59,7 @@ def limits(gb: float | None) -> Iterator[None]:
     The limits that were there before are put back at the end.
 
     Args:
-        gb: Limit in GB (10^9 bytes), a guideline to MLX; None keeps MLX's own.
+        gb: The limit in GB (10^9 bytes), a guideline to MLX; None keeps MLX's own.
     """
     limit = None if gb is None else int(gb * GB)
     with contextlib.ExitStack() as stack:
@@ -73,13 +75,13 @@ def limits(gb: float | None) -> Iterator[None]:
 
 
 def _working_set(limit: int | None) -> int:
-    """Bytes that can stay resident: never more than the system recommends."""
+    """Return the bytes that can stay resident, at most what the system recommends."""
     most = int(mx.device_info()["max_recommended_working_set_size"])
     return most if limit is None else min(limit, most)
 
 
 def too_low(gb: float | None) -> str | None:
-    """A warning where a limit is below what is in use now, the base model."""
+    """Warn if a limit is below what is in use now, the base model."""
     used = mx.get_active_memory() / GB
     if gb is None or used <= gb:
         return None
@@ -92,12 +94,12 @@ def too_low(gb: float | None) -> str | None:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A training before its first step, for its peak memory.
+    """A training before its first step, to estimate its peak memory.
 
     Attributes:
         model: The numbers that describe the base model.
-        experts: How many experts, of what rank.
-        work: Shape of the longest batch.
+        experts: The number of experts, their rank and so on.
+        work: The shape of the longest batch.
         quantised: Whether the base model is already quantised.
     """
 
@@ -115,10 +117,11 @@ class Plan:
         return estimate(self.model, self.experts, self.work, machine)
 
     def notes(self, limit_gb: float | None) -> Iterator[str]:
-        """What `train` says of memory, and a warning where that is too much.
+        """Yield what `train` says of memory, and a warning if the peak is too high.
 
         Args:
-            limit_gb: `--memory-limit`, in GB; None: compare with the machine's memory.
+            limit_gb: The value of `--memory-limit`, in GB; None compares with the
+                machine's memory.
         """
         peak, work = self.estimate.peak, self.work
         length = max(work.seq_len, work.measured)
@@ -131,17 +134,17 @@ class Plan:
             yield Note(f"{_about(peak)} {excess}{self._advice()}")
 
     def _advice(self) -> str:
-        """What helps, most first, with what the first of these would need."""
+        """List what helps, most first, with what the first of these would need."""
         peaks = {text: plan.estimate.peak for text, plan in self.savings()}
         useful = {t: p for t, p in peaks.items() if p < self.estimate.peak}
         if not useful:
             return "; choose a smaller --model"
-        first, *others = sorted(useful, key=lambda text: useful[text])
-        best = f"{first} ({_about(useful[first])})"
-        return f"; what helps, most first: {', '.join([best, *others])}"
+        best_flags, *more_flags = sorted(useful, key=lambda text: useful[text])
+        best = f"{best_flags} ({_about(useful[best_flags])})"
+        return f"; what helps, most first: {', '.join([best, *more_flags])}"
 
     def savings(self) -> Iterator[tuple[str, Plan]]:
-        """Each change that could save memory, as flags, and the plan with it."""
+        """Yield each change that could save memory, as flags, with the changed plan."""
         work = self.work
         if not work.checkpoint:
             yield "--grad-checkpoint", self._working(checkpoint=True)
@@ -150,13 +153,13 @@ class Plan:
             plan = self._working(batch_size=size, accumulation=sums)
             yield f"--batch-size {size} --grad-accumulation {sums}", plan
         if work.seq_len > 1:
-            half = work.seq_len // 2
-            measured = min(work.measured, half)
-            plan = self._working(seq_len=half, measured=measured)
-            yield f"--seq-len {half}", plan
+            halved = work.seq_len // 2
+            measured = min(work.measured, halved)
+            plan = self._working(seq_len=halved, measured=measured)
+            yield f"--seq-len {halved}", plan
         if self.model.blocks > 1:
-            half = self.model.blocks // 2
-            yield f"--num-layers {half}", self._based(blocks=half)
+            halved = self.model.blocks // 2
+            yield f"--num-layers {halved}", self._based(blocks=halved)
         if not self.quantised and not switch.on_cpu():  # there it is far too slow
             weights = self.model.base_bytes / self.model.item
             smaller = int(weights * FOUR_BITS / 8)
@@ -172,14 +175,14 @@ class Plan:
 
 
 def plan(mixture: Mixture, work: Work) -> Plan:
-    """The plan of training an attached mixture."""
+    """Plan the training of an attached mixture."""
     linears = (module for _, module in mixture.model.named_modules())
     quantised = any(isinstance(linear, nn.QuantizedLinear) for linear in linears)
     return Plan(architecture(mixture), mixture.options, work, quantised)
 
 
 def architecture(mixture: Mixture) -> Architecture:
-    """The numbers of an attached mixture's base; no array is computed for it."""
+    """Return the numbers of an attached mixture's base; no array is computed."""
     values = params.select(mixture.model, params.ROLES)
     site, arrays = mixture.sites[-1], params.flatten(mixture.model.parameters())
     hidden, _ = mixture.body(mx.zeros((1, 1), mx.int32))
@@ -202,7 +205,7 @@ def architecture(mixture: Mixture) -> Architecture:
 
 
 def _attention_sizes(site: Site) -> tuple[int, int]:
-    """Sizes of queries and keys: the last linear reads as much as there are queries."""
+    """Return sizes of queries and keys: the last linear reads all the queries."""
     modules = [site.attention[name] for name in site.attention_linears]
     sizes = [dimensions(getattr(m, "linear", m)) for m in modules]
     if len(sizes) < 2:
@@ -212,16 +215,16 @@ def _attention_sizes(site: Site) -> tuple[int, int]:
 
 
 def _heads(mixture: Mixture, site: Site, queries: int) -> int:
-    """Attention heads, by any of their names; else as many as there are of 64."""
+    """Count the attention heads by any of their names; else assume 64 dims a head."""
     for owner in (site.attention, getattr(mixture.model, "args", None)):
         for name in HEADS:
-            if isinstance(found := getattr(owner, name, None), int):
-                return found
+            if isinstance(heads := getattr(owner, name, None), int):
+                return heads
     return max(queries // 64, 1)
 
 
 def _excess(peak: int, limit_gb: float | None) -> str | None:
-    """How a peak is too much, if it is."""
+    """Tell how a peak is too much, if it is."""
     if limit_gb is not None:
         text = f"is more than --memory-limit {limit_gb:g} GB"
         return text if peak > limit_gb * GB else None

@@ -1,11 +1,11 @@
-"""Peak memory of an expert step, from shapes alone: known before the first step.
+"""Estimates the peak memory of an expert step from shapes alone.
 
     peak = base + 3 P + sums + max(P + activations + loss,   all is kept, the loss runs
                                    inputs + blocks at once,  with --grad-checkpoint
                                    3 P)                      the update at the end
 
-P is the bytes of the experts; docs/memory.md says what each term is and compares the
-sum with measurements. Nothing here computes an array.
+P is the bytes of the experts; docs/memory.md explains each term and compares the sum
+with measurements. Nothing here computes an array.
 """
 
 from __future__ import annotations
@@ -19,30 +19,31 @@ from comigs_mlx.options import ExpertOptions
 from comigs_mlx.training.losses import CHUNK, FEWEST
 
 FLOAT = 4
-"""Bytes of a float32: the experts, their moments, the routing and the loss."""
+"""The bytes of a float32: the experts, their moments, the routing and the loss."""
 
 LOGITS_AT_ONCE = 4
-"""Float32 arrays of a chunk's logits that the loss works on together."""
+"""The float32 arrays of a chunk's logits that the loss works on together."""
 
 BLOCKS_AT_ONCE = 6.0
-"""Blocks' worth of arrays while one is recomputed: they, gradients, temporaries."""
+"""The blocks' worth of arrays while one is recomputed: they, gradients, temporaries."""
 
 LOGITS_AHEAD = 11
 BLOCKS_AHEAD = 3.5
-"""Slack on a CPU: arrays of what MLX plans ahead, about 100 operations."""
+"""The slack on a CPU: arrays of what MLX plans ahead, about 100 operations."""
 
 METAL_AHEAD = 500 * 10**6
-"""Slack on Metal, bytes: about ten command buffers, each closed at 40 to 50 MB."""
+"""The slack on Metal in bytes: about ten command buffers of 40 to 50 MB each."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """How MLX computes a step.
+    """The way in which MLX computes a step.
 
     Attributes:
         cpu: Whether MLX computes on the CPU.
-        x86: With the functions of `platform.x86`, which keep less.
-        streams: Parts of a batch that `platform.cpu_streams` computes side by side.
+        x86: Whether the functions of `platform.x86` are used, which keep less.
+        streams: The number of parts of a batch that `platform.cpu_streams` computes
+            side by side.
     """
 
     cpu: bool
@@ -58,16 +59,17 @@ class Architecture:
     """The numbers of a base model that memory depends on.
 
     Attributes:
-        base_bytes: Its weights as loaded, bytes.
-        blocks: Blocks that take experts; those before them keep nothing.
-        width: Size of a token's vector between blocks.
-        hidden: Size of the MLP's inner vectors.
-        heads: How many attention heads a block has.
-        queries: Size of all heads' queries together.
-        keys: Size of all heads' keys together; values have the same.
-        vocabulary: How many logits a token has.
-        readers: Linears of the MLP that read its input: 2 with a gate, else 1.
-        item: Bytes of an element of the activations.
+        base_bytes: The bytes of its weights as loaded.
+        blocks: The number of blocks that take experts; those before them keep nothing.
+        width: The size of a token's vector between blocks.
+        hidden: The size of the MLP's inner vectors.
+        heads: The number of attention heads of a block.
+        queries: The size of all heads' queries together.
+        keys: The size of all heads' keys together; values have the same.
+        vocabulary: The number of logits of a token.
+        readers: The number of linears of the MLP that read its input: 2 with a gate,
+            else 1.
+        item: The bytes of an element of the activations.
     """
 
     base_bytes: int
@@ -82,7 +84,9 @@ class Architecture:
     item: int = FLOAT
 
     def expert_bytes(self, experts: ExpertOptions) -> int:
-        """P: LoRA pairs of all experts and of attention, with routers, in float32."""
+        """Compute P: LoRA pairs of all experts and of attention, with routers, in
+        float32.
+        """
         mlp = experts.experts * (self.readers + 1) * (self.width + self.hidden)
         attention = 2 * (self.width + self.queries) + 2 * (self.width + self.keys)
         pairs = mlp + attention * experts.attention_lora
@@ -92,14 +96,14 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Work:
-    """What one step works through.
+    """The batches that one step works through.
 
     Attributes:
-        batch_size: How many sequences a batch has.
-        seq_len: How many tokens a sequence has.
+        batch_size: The number of sequences in a batch.
+        seq_len: The number of tokens in a sequence.
         checkpoint: Whether blocks are recomputed in the backward pass.
-        accumulation: How many batches make a step.
-        measured: Tokens in the longest sequence whose loss is only measured.
+        accumulation: The number of batches in a step.
+        measured: The tokens in the longest sequence whose loss is only measured.
     """
 
     batch_size: int
@@ -119,12 +123,12 @@ class Estimate:
     """The terms of the peak, in bytes.
 
     Attributes:
-        base: Weights of the base model, as loaded.
-        experts: LoRA pairs and their two AdamW moments.
-        sums: Gradients of the batches before, where several make a step.
+        base: The weights of the base model, as loaded.
+        experts: The LoRA pairs and their two AdamW moments.
+        sums: The gradients of the batches before, where several make a step.
         forward: All that is kept for the backward pass, while the loss is computed.
-        backward: The blocks' inputs and the blocks recomputed; 0 without that.
-        update: Gradients or new values, and both new moments, as the step ends.
+        backward: The blocks' inputs and the recomputed blocks; 0 without recomputation.
+        update: The gradients or new values, and both new moments, as the step ends.
         measured: Some blocks and the loss of validation text, without gradients.
     """
 
@@ -146,13 +150,13 @@ class Estimate:
 def estimate(
     model: Architecture, experts: ExpertOptions, work: Work, machine: Machine
 ) -> Estimate:
-    """The peak of an expert step.
+    """Estimate the peak of an expert step.
 
     Args:
         model: The numbers that describe the base model.
-        experts: How many experts, of what rank.
-        work: Shape of the longest batch.
-        machine: How MLX computes on this machine.
+        experts: The number of experts, their rank and so on.
+        work: The shape of the longest batch.
+        machine: The way in which MLX computes on this machine.
     """
     experts = experts.resolved()
     trained = model.expert_bytes(experts)
@@ -160,12 +164,12 @@ def estimate(
     block = work.tokens * block_bytes(model, experts, work.seq_len, machine.x86)
     inputs = model.blocks * work.tokens * input_bytes(model, experts)
     recomputed = int(blocks_at_once(machine) * block) + slack
-    kept = inputs if work.checkpoint else trained + model.blocks * block
+    until_backward = inputs if work.checkpoint else trained + model.blocks * block
     return Estimate(
         base=model.base_bytes,
         experts=3 * trained,
         sums=trained if work.accumulation > 1 else 0,
-        forward=kept + loss_bytes(model, work, machine) + slack,
+        forward=until_backward + loss_bytes(model, work, machine) + slack,
         backward=inputs + recomputed if work.checkpoint else 0,
         update=3 * trained,
         measured=measured_bytes(model, experts, work, machine) if work.measured else 0,
@@ -175,7 +179,7 @@ def estimate(
 def measured_bytes(
     model: Architecture, experts: ExpertOptions, work: Work, machine: Machine
 ) -> int:
-    """What measuring the loss of one batch needs: nothing is kept for gradients."""
+    """Estimate what it takes to measure one batch: nothing is kept for gradients."""
     work = dataclasses.replace(work, seq_len=work.measured)
     block = work.tokens * block_bytes(model, experts, work.seq_len, machine.x86)
     blocks = 1 + (BLOCKS_AHEAD if machine.cpu else 0)
@@ -184,14 +188,16 @@ def measured_bytes(
 
 
 def blocks_at_once(machine: Machine) -> float:
-    """Blocks whose arrays are there together in the backward pass that recomputes."""
+    """Count the blocks whose arrays exist together in a backward pass that
+    recomputes.
+    """
     return BLOCKS_AT_ONCE + (BLOCKS_AHEAD if machine.cpu else 0)
 
 
 def block_bytes(
     model: Architecture, experts: ExpertOptions, seq_len: int, x86: bool
 ) -> int:
-    """What a block keeps of each token for its gradients."""
+    """Count the bytes that a block keeps of each token for its gradients."""
     return (
         mlp_bytes(model, router_kind(experts.router_type).slots(experts), x86)
         + attention_bytes(model, seq_len)
@@ -201,47 +207,54 @@ def block_bytes(
 
 
 def mlp_bytes(model: Architecture, slots: int, x86: bool) -> int:
-    """Its normed input; in each slot what the linears give, the activation's steps.
+    """Count the bytes that an MLP keeps of each token.
 
-    Those are the sigmoid, its product with the gate (not on x86), and the result. In
-    half precision what a LoRA pair reads is kept in float32 as well.
+    It keeps its normed input and, in each slot, the linears' results and the steps of
+    the activation: the sigmoid, its product with the gate (not on x86), and the result.
+    In half precision, the inputs of LoRA pairs are kept in float32 as well.
     """
     steps = model.readers + (2 if x86 else 3)
-    read = _copy(model) * (model.width + slots * model.hidden)
-    return read + model.item * (model.width + slots * steps * model.hidden)
+    copies = _copy(model) * (model.width + slots * model.hidden)
+    return copies + model.item * (model.width + slots * steps * model.hidden)
 
 
 def attention_bytes(model: Architecture, seq_len: int) -> int:
-    """Normed input, queries, keys, values, weights, result in two orders, and sum.
+    """Count the bytes that attention keeps of each token.
 
-    The weights, `heads` x `seq_len` for each token, are kept: they would be made
-    again, but `mx.compile` sees that it knows them. So does attention on Metal.
+    It keeps its normed input, queries, keys, values, weights, result in two orders, and
+    sum. The weights, `heads` x `seq_len` for each token, would be made again, but
+    `mx.compile` sees that it knows them, also on Metal.
     """
     vectors = 2 * model.width + 3 * model.queries + 2 * model.keys
-    read = _copy(model) * (model.width + model.queries)
-    return read + model.item * (vectors + model.heads * seq_len)
+    copies = _copy(model) * (model.width + model.queries)
+    return copies + model.item * (vectors + model.heads * seq_len)
 
 
 def low_rank_bytes(model: Architecture, experts: ExpertOptions) -> int:
-    """What is between A and B: of each expert twice; all of them in each slot, k < E.
+    """Count the bytes between A and B that LoRA pairs keep of each token.
 
-    Attention has one pair a linear.
+    Of each expert they are kept twice; with k < E, all of them in each slot. Attention
+    has one pair a linear.
     """
     every = experts.experts * experts.rank
     sparse = experts.top_k < experts.experts
     copies = 1 + experts.top_k if sparse else 2
-    last = every * (2 * experts.top_k + 1 if sparse else 2)
+    mix_back = every * (2 * experts.top_k + 1 if sparse else 2)
     attention = 4 * experts.rank * experts.attention_lora
-    return FLOAT * (model.readers * copies * every + last + attention)
+    return FLOAT * (model.readers * copies * every + mix_back + attention)
 
 
 def input_bytes(model: Architecture, experts: ExpertOptions) -> int:
-    """What enters a block, and how it routes: weights, choice and probabilities."""
+    """Count the bytes that enter a block, and of its weights, choice and
+    probabilities.
+    """
     return model.item * model.width + 3 * FLOAT * experts.experts
 
 
 def loss_bytes(model: Architecture, work: Work, machine: Machine) -> int:
-    """Chunks of logits that are there together; last vectors and their gradient."""
+    """Count the bytes of logits that exist together, last vectors and their
+    gradient.
+    """
     tokens = math.ceil(work.batch_size / machine.streams) * work.seq_len
     most = max(CHUNK[machine.cpu] // model.vocabulary, FEWEST)
     size = math.ceil(tokens / math.ceil(tokens / most))
@@ -251,5 +264,5 @@ def loss_bytes(model: Architecture, work: Work, machine: Machine) -> int:
 
 
 def _copy(model: Architecture) -> int:
-    """Bytes of the float32 copy of an element that a LoRA pair reads."""
+    """Return the bytes of the float32 copy of an element that a LoRA pair reads."""
     return FLOAT if model.item < FLOAT else 0

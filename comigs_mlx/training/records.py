@@ -1,4 +1,4 @@
-"""What training tells while it runs, and where it stands: plain values."""
+"""The records that training yields while it runs, and its position: plain values."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from comigs_mlx.training.level import StepResult
 
 @dataclass(frozen=True)
 class Step:
-    """One step was made.
+    """The record of one step.
 
     Attributes:
         level: The level that made the step: `expert` or `router`.
-        index: Number of steps of that level so far.
+        index: The number of steps of that level so far.
         loss: The mean loss in nats per token.
-        tokens: How many tokens it learned from.
+        tokens: The number of tokens that it learned from.
     """
 
     level: str
@@ -27,18 +27,19 @@ class Step:
 
 @dataclass(frozen=True)
 class Report:
-    """Means since the last report; one line of metrics.jsonl.
+    """The means since the last report; one line of metrics.jsonl.
 
     Attributes:
-        step: How many expert steps were made so far.
-        train_loss: Nats per token over the expert steps.
-        router_loss: Nats per token over the router steps; None if there were none.
-        valid_loss: Nats per token of a fixed sample of the validation text, where
-            measured.
-        learning_rate: Of the experts, in the last step.
-        expert_share: Expert name -> mean weight in the expert steps.
-        tokens_per_second: Of both levels, over the time spent in steps.
-        peak_memory_gb: Largest memory in use so far, 10^9 bytes.
+        step: The number of expert steps so far.
+        train_loss: The loss of the expert steps, in nats per token.
+        router_loss: The loss of the router steps, in nats per token; None if there were
+            none.
+        valid_loss: The loss of a fixed sample of the validation text, where measured;
+            nats per token.
+        learning_rate: The learning rate of the experts in the last step.
+        expert_share: Maps an expert's name to its mean weight in the expert steps.
+        tokens_per_second: The speed of both levels, over the time spent in steps.
+        peak_memory_gb: The largest memory in use so far, in 10^9 bytes.
     """
 
     step: int
@@ -53,13 +54,14 @@ class Report:
 
 @dataclass(frozen=True)
 class Boundary:
-    """An expert step, and the router phase if one was due, is complete.
+    """The record that an expert step, and the router phase if one was due, is complete.
 
-    Only here can the trainer be saved for an exact resume.
+    The trainer can be saved for an exact resume only here.
 
     Attributes:
-        step: How many expert steps were made so far.
-        valid_loss: Given where a save is due; nats per token, the lowest is the best.
+        step: The number of expert steps so far.
+        valid_loss: The validation loss where a save is due; nats per token, the lowest
+            is the best.
     """
 
     step: int
@@ -68,19 +70,20 @@ class Boundary:
 
 @dataclass(frozen=True)
 class Exchanged:
-    """An exchange with a federation; one line of rounds.jsonl.
+    """The record of an exchange with a federation; one line of rounds.jsonl.
 
     Attributes:
-        step: How many expert steps were made so far.
+        step: The number of expert steps so far.
         event: `pulled`; `contributed`; `late`: the round closed before this run's
             contribution; `offline`: out of reach, the contribution waits;
             `refused`: what is there is not trusted, nothing was sent or pulled.
         round: The round that it is about.
-        valid_loss: Of what was contributed, where measured; nats per token.
-        contributors: The names of those who contributed to a pulled round.
-        bytes_sent: Of files, since the event before.
-        bytes_received: How many bytes of files were received since then.
-        note: What a user should know.
+        valid_loss: The validation loss of what was contributed, where measured; nats
+            per token.
+        contributors: The names of the participants who contributed to a pulled round.
+        bytes_sent: The bytes of files sent since the event before.
+        bytes_received: The bytes of files received since the event before.
+        note: A sentence that the user should know.
     """
 
     step: int
@@ -93,13 +96,13 @@ class Exchanged:
     note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Return plain JSON values."""
         return asdict(self)
 
 
 @dataclass
 class Sums:
-    """Of the steps of one level since the last report."""
+    """The sums over the steps of one level since the last report."""
 
     loss: float = 0.0
     tokens: int = 0
@@ -121,14 +124,14 @@ class Sums:
 
 @dataclass
 class Position:
-    """Where training stands, apart from the arrays.
+    """The position of a training, apart from the arrays.
 
     Attributes:
-        step: How many expert steps were made so far.
-        router_step: How many router steps were made so far.
+        step: The number of expert steps so far.
+        router_step: The number of router steps so far.
         expert_sums: The sums over expert steps since the last report.
         router_sums: The sums over router steps since the last report.
-        refreshed: Router steps among `router_step` that the schedule does not have.
+        refreshed: The router steps among `router_step` that the schedule does not have.
     """
 
     step: int = 0
@@ -138,11 +141,11 @@ class Position:
     refreshed: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Return plain JSON values."""
         return asdict(self)
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Position:
-        """The inverse of `to_dict`."""
+        """Build a position from what `to_dict` returned."""
         sums = ("expert_sums", "router_sums")
         return Position(**{**values, **{name: Sums(**values[name]) for name in sums}})

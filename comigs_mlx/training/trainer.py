@@ -1,6 +1,6 @@
 """The training loop: expert steps on training text, router phases on validation text.
 
-`Trainer.run` yields what happens as plain records and prints nothing: commands show
+`Trainer.run` yields plain records of what happens and prints nothing: commands show
 them, tests read them. Between two records the trainer is in a state that can be saved
 and resumed exactly (`training.checkpoint`).
 """
@@ -36,10 +36,13 @@ ADVICE = (
 )
 
 PATIENCE = 2
-"""Steps in a row without a gradient, of a group whose experts spoke: no chance."""
+"""The steps in a row without a gradient, in which a group's experts spoke, until the
+training is stopped: chance cannot cause so many."""
 
 LEARNED = 1e-3
-"""Nats per token below which a gradient may vanish because nothing is left to learn."""
+"""The loss in nats per token below which a gradient may vanish because nothing is
+left to learn.
+"""
 
 
 class Trainer:
@@ -47,15 +50,15 @@ class Trainer:
 
     Args:
         mixture: The mixture that is trained in place.
-        train: Batches the experts learn from.
-        router_train: Batches the routers learn from (validation text).
-        valid: Fixed validation batches whose loss chooses the best save.
-        options: The bilevel schedule and its optimisers.
-        saving: When to report and to save.
-        task: What the experts' level trains, and how.
+        train: The batches that the experts learn from.
+        router_train: The batches that the routers learn from (validation text).
+        valid: The fixed validation batches whose loss chooses the best save.
+        options: The options of the bilevel schedule and its optimisers.
+        saving: The options that say when to report and to save.
+        task: The task: what the experts' level trains, and how.
 
     Attributes:
-        position: How many steps were made.
+        position: The steps made so far, and the sums since the last report.
         schedule: The experts' learning rate; fixed by the first step.
     """
 
@@ -93,7 +96,9 @@ class Trainer:
             recompute_blocks(mixture)
 
     def _rate(self, step: mx.array) -> mx.array:
-        """The experts' learning rate: looked up when a step is compiled."""
+        """Return the experts' learning rate, which is looked up when a step is
+        compiled.
+        """
         return self.schedule(self.options.learning_rate, step)
 
     @property
@@ -111,7 +116,7 @@ class Trainer:
         return max(planned - position.step - scheduled, 0)
 
     def warnings(self) -> Iterator[str]:
-        """What a user should know before this training starts."""
+        """Yield what a user should know before this training starts."""
         options = self.options
         if self.routers and options.steps < options.router_every:
             yield (
@@ -141,27 +146,27 @@ class Trainer:
             yield from self._boundary()
 
     def refresh(self, steps: int) -> Iterator[Step]:
-        """Train the routers alone, between two boundaries: they met other experts.
+        """Train the routers alone, between two boundaries, for experts that changed.
 
         Args:
-            steps: Router steps; none are made where routers do not learn by themselves.
+            steps: The router steps; none are made if no router learns by itself.
         """
         for _ in range(steps if self.routers else 0):
             self.position.refreshed += 1
             yield self._router_step()
 
     def _boundary(self) -> Iterator[Report | Boundary]:
-        step, last = self.position.step, self.position.step == self.options.steps
-        save = last or step % self.saving.save_every == 0
+        step, is_last = self.position.step, self.position.step == self.options.steps
+        save = is_last or step % self.saving.save_every == 0
         valid_loss = self._valid_loss() if save else None
-        if last or step % self.saving.report_every == 0:
+        if is_last or step % self.saving.report_every == 0:
             yield self._report(valid_loss)
         yield Boundary(step, valid_loss)
 
     def _expert_step(self) -> Step:
         size, position = self.options.grad_accumulation, self.position
-        first = position.step * size
-        batches = [self.train.batch(first + i) for i in range(size)]
+        first_batch = position.step * size
+        batches = [self.train.batch(first_batch + i) for i in range(size)]
         result = self._timed(self.experts, batches, "expert", position.step + 1)
         position.step += 1
         position.expert_sums.add(result)
@@ -191,12 +196,12 @@ class Trainer:
         return result
 
     def _check_gradients(self, result: StepResult, name: str, index: int) -> None:
-        """Every group of parameters gets a gradient, unless there is a reason.
+        """Check that every group of parameters gets a gradient, or may have none.
 
-        None is rightly given in the first step, where B = 0 makes all experts equal, so
-        that a router trained jointly cannot tell them apart; where no token chose the
-        group's experts (top-k below E, few tokens), which is chance; and where nothing
-        is left to learn.
+        A group may have no gradient in the first step, where B = 0 makes all experts
+        equal, so that a router trained jointly cannot tell them apart; where no token
+        chose the group's experts (top-k below E, few tokens), by chance; and where
+        nothing is left to learn.
         """
         began = self._began.setdefault(name, index)
         if index == 1 or result.loss < LEARNED:
@@ -212,7 +217,7 @@ class Trainer:
                     self._explain(role, name, index, began)
 
     def _explain(self, role: str, name: str, index: int, began: int) -> None:
-        """Stop where a group has lost its gradient, or never had one."""
+        """Stop the training where a group has lost its gradient, or never had one."""
         if role in self._reached and role in params.EXPERTS:
             raise TrainingError(
                 f"training diverges: in {name} step {index} no gradient is left for "
@@ -225,7 +230,7 @@ class Trainer:
             )
 
     def _speaks(self, role: str, result: StepResult) -> bool:
-        """Whether the experts of a role had a part in a step; routers always have."""
+        """Tell whether the experts of a role took part in a step; routers always do."""
         names = self.mixture.options.names
         shares = zip(names, result.share, strict=True)
         role_shares = [
@@ -266,5 +271,5 @@ class Trainer:
         return report
 
     def trainable(self) -> dict[str, int]:
-        """Role -> number of trainable scalars; the roles cover every trainable one."""
+        """Count the trainable scalars of each role; the roles cover all of them."""
         return params.counts(self.mixture.model)

@@ -1,7 +1,7 @@
-"""One trainer for many participants: what is theirs is put in and taken out again.
+"""One trainer for many participants: each one's state is put in and taken out again.
 
 A compiled step is a function of parameters and optimiser states, so participants whose
-experts have one shape share it. Arrays are never written into: taking out copies none.
+experts have one shape share it. Arrays are never written into, so none is copied.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from comigs_mlx.training.trainer import Trainer
 
 @dataclass
 class TrainerState:
-    """How far a participant is with one trainer.
+    """The progress of a participant with one trainer.
 
     Attributes:
-        optimizers: State of each optimiser, in the order of levels and groups.
-        position: How many steps were made.
+        optimizers: The state of each optimiser, in the order of levels and groups.
+        position: The steps made so far, and the sums since the last report.
     """
 
     optimizers: list[Tree]
@@ -34,7 +34,7 @@ class TrainerState:
 
 @dataclass(frozen=True)
 class Supply:
-    """What a participant learns from; see `Trainer`."""
+    """The batches that a participant learns from; see `Trainer`."""
 
     train: BatchSource
     router_train: BatchSource
@@ -42,7 +42,7 @@ class Supply:
 
 
 def fresh(trainer: Trainer) -> TrainerState:
-    """The progress of a trainer that has made no step yet."""
+    """Return the progress of a trainer that has made no step yet."""
     states = [
         group.optimizer.state for level in trainer.levels for group in level.groups
     ]
@@ -62,7 +62,7 @@ def put(trainer: Trainer, values: Tree, progress: TrainerState, supply: Supply) 
 
 
 def take(trainer: Trainer) -> tuple[Tree, TrainerState]:
-    """Values and progress of the participant that a trainer has been."""
+    """Return values and progress of the participant that a trainer has been."""
     groups = [group for level in trainer.levels for group in level.groups]
     values = params.select(trainer.mixture.model, params.ROLES)
     states = [group.optimizer.state for group in groups]
@@ -70,7 +70,7 @@ def take(trainer: Trainer) -> tuple[Tree, TrainerState]:
 
 
 def copied(progress: TrainerState) -> TrainerState:
-    """The same progress, to go on from independently; no array is copied."""
+    """Return a progress to go on from independently; no array is copied."""
     states: list[Tree] = tree_map(lambda array: array, progress.optimizers)
     return TrainerState(states, Position.from_dict(progress.position.to_dict()))
 
@@ -80,7 +80,7 @@ def packed(states: Sequence[Tree], prefix: str = "") -> dict[str, mx.array]:
 
     Args:
         states: The state of each optimiser.
-        prefix: What all names begin with.
+        prefix: The beginning of all names.
     """
     return {
         f"{prefix}{index}.{path}": array
@@ -90,13 +90,13 @@ def packed(states: Sequence[Tree], prefix: str = "") -> dict[str, mx.array]:
 
 
 def unpacked(arrays: Mapping[str, mx.array], prefix: str = "") -> list[Tree]:
-    """The states that `packed` named so; other arrays are left out."""
+    """Return the states that `packed` named; other arrays are left out."""
     states: list[Tree] = []
-    while found := under(f"{prefix}{len(states)}.", arrays):
-        states.append(params.unflatten(found))
+    while of_optimiser := under(f"{prefix}{len(states)}.", arrays):
+        states.append(params.unflatten(of_optimiser))
     return states
 
 
 def under(prefix: str, arrays: Mapping[str, mx.array]) -> dict[str, mx.array]:
-    """The arrays whose names begin with a prefix, by the rest of their names."""
+    """Return the arrays whose names begin with a prefix, by the rest of their names."""
     return {k[len(prefix) :]: a for k, a in arrays.items() if k.startswith(prefix)}

@@ -11,7 +11,7 @@ import pytest
 import comigs_mlx
 from comigs_mlx import environment
 from comigs_mlx.benchmark import against, tree_worker, trees
-from comigs_mlx.benchmark.against import Turn
+from comigs_mlx.benchmark.against import TreeRun
 from comigs_mlx.errors import ConfigError
 
 PACKAGE = Path(comigs_mlx.__file__).parent
@@ -152,7 +152,7 @@ def test_a_count_is_known_before(setting):
 
 
 TURNS = [
-    Turn("train_step", "ours", tree, index, seconds)
+    TreeRun("train_step", "ours", tree, index, seconds)
     for tree, times in (("old", (99.0, 2.0, 4.0)), ("new", (99.0, 1.0, 3.0)))
     for index, seconds in enumerate(times)
 ]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from comigs_mlx import registry
-from comigs_mlx.data.splits import SPLITS, Source, load_splits
+from comigs_mlx.data.splits import SPLITS, RawSplits, load_splits
 
 FORMATS = registry.names("format")
 
@@ -79,7 +79,7 @@ def test_reads_the_same_well_formed_samples_each_time(
     mine = [source for source in sources if reader(source) is plugin]
     assert mine, f"give the contract suite a source that {name} reads"
     for source in mine:
-        found: Source = plugin.read(source)
+        found: RawSplits = plugin.read(source)
         assert found == plugin.read(source)
         assert set(found.splits) == {"all"} or set(found.splits) <= set(SPLITS)
         for sample in (s for part in found.splits.values() for s in part):

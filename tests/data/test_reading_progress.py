@@ -7,7 +7,7 @@ def test_a_line_is_said_where_the_work_takes_long(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(reading_progress.time, "monotonic", lambda: now[0])
     said = []
-    advance = reading_progress.spoken(said.append)
+    advance = reading_progress.in_sentences(said.append)
     for done in range(0, 5000, 500):
         advance("files", done, 5000)
         now[0] += 4.0

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from comigs_mlx.data.batches import training_batches
-from comigs_mlx.data.content import named, tokenised
+from comigs_mlx.data.content import naming_split, tokenised
 from comigs_mlx.data.encoding import CHUNK
 from comigs_mlx.data.splits import Placed
 from comigs_mlx.data.tokens import cut, labelled_samples, token_stream
@@ -433,5 +433,8 @@ def test_errors_name_split_and_place(
     ]
     content, _ = tokenised([{"text": "a"}], "text", bytes_tokenizer, **options)
     shape = {"seq_len": 8, "batch_size": 1}
-    with pytest.raises(DataError, match="^valid: expected at least 9"), named("valid"):
+    with (
+        pytest.raises(DataError, match="^valid: expected at least 9"),
+        naming_split("valid"),
+    ):
         training_batches(content, **shape, seed=0, packing=False)

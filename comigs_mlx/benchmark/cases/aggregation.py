@@ -1,4 +1,4 @@
-"""Averaging contributions in files: a tensor at a time, against all of them at once."""
+"""Averages contributions in files: a tensor at a time, against all of them at once."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PLAIN, MEAN = "numpy's mean", "comigs, mean"
 
 @dataclass(frozen=True)
 class _File:
-    """A contribution as it lies on disk while a round is closed."""
+    """A contribution in a file on disk, as it is while a round is closed."""
 
     name: str
     path: Path
@@ -51,17 +51,17 @@ class _File:
 
 
 def variants(setting: Setting) -> Makers:
-    """Numpy's mean of everything loaded, and the aggregator `mean`."""
-    written = cache(lambda: _written(setting))
-    return {PLAIN: lambda: _plain(written()), MEAN: lambda: _ours(written())}
+    """Compare numpy's mean of everything loaded with the aggregator `mean`."""
+    files = cache(lambda: _written(setting))
+    return {PLAIN: lambda: _plain(files()), MEAN: lambda: _ours(files())}
 
 
 def _written(setting: Setting) -> list[_File]:
-    """Contributions with random values."""
+    """Write contributions with random values."""
     folder, random = setting.scratch / "aggregation", np.random.default_rng(0)
     experts.write(folder, setting.mixture(1), setting.shape.model, 0)
     start, _ = generalists.read(folder, 1)
-    made = []
+    contributions = []
     for index in range(COUNT):
         values = {
             name: random.standard_normal(array.shape, np.float32).astype(np.float16)
@@ -69,8 +69,10 @@ def _written(setting: Setting) -> list[_File]:
         }
         file, content = folder / f"{index:02}.safetensors", serialise(values, {})
         file.write_bytes(content)
-        made.append(_File(file.stem, file, read_layout(content, specs(values))))
-    return made
+        contributions.append(
+            _File(file.stem, file, read_layout(content, specs(values)))
+        )
+    return contributions
 
 
 def _plain(files: list[_File]) -> Variant:
@@ -78,7 +80,7 @@ def _plain(files: list[_File]) -> Variant:
         del index
         loaded = [load_file(file.path) for file in files]
         for name in loaded[0]:
-            np.mean([one[name] for one in loaded], axis=0, dtype=np.float64)
+            np.mean([tensors[name] for tensors in loaded], axis=0, dtype=np.float64)
 
     return Variant(run)
 
@@ -96,14 +98,16 @@ def _ours(files: list[_File]) -> Variant:
 
 
 def results(measured: dict[str, Measured], setting: Setting) -> dict[str, Spread]:
-    """Seconds, of one contribution too, megabytes per second, ratio to numpy's."""
-    plain, mine = measured[PLAIN].seconds, measured[MEAN].seconds
+    """Return seconds, also of one contribution, megabytes per second, ratio to
+    numpy's.
+    """
+    plain, ours = measured[PLAIN].seconds, measured[MEAN].seconds
     paths = (setting.scratch / "aggregation").glob("*.safetensors")
     megabytes = sum(path.stat().st_size for path in paths) / 1e6
     return {
         "numpy_s": spread(plain),
-        "comigs_s": spread(mine),
-        "contribution_s": spread([seconds / COUNT for seconds in mine]),
-        "mb_per_s": rate(megabytes, mine),
-        "ratio": ratio(mine, plain),
+        "comigs_s": spread(ours),
+        "contribution_s": spread([seconds / COUNT for seconds in ours]),
+        "mb_per_s": rate(megabytes, ours),
+        "ratio": ratio(ours, plain),
     }

@@ -1,4 +1,4 @@
-"""Putting fresh experts on a base model that is loaded already."""
+"""Puts fresh experts on a base model that is loaded already."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ EXPERTS = 2
 
 
 def variants(setting: Setting) -> Makers:
-    """Mlx-lm's LoRA layers and our mixture, each on a model of its own."""
+    """Compare mlx-lm's LoRA layers with our mixture, each on a model of its own."""
     options = setting.expert_options(EXPERTS)
-    mine = partial(_attaching, setting, lambda model: Mixture(model, options))
+    mixture = partial(_attaching, setting, lambda model: Mixture(model, options))
     lora = partial(_attaching, setting, partial(plain.attach, setting))
-    return {plain.NAME: lora, ours.name(EXPERTS): mine}
+    return {plain.NAME: lora, ours.name(EXPERTS): mixture}
 
 
 def _attaching(setting: Setting, attach: Callable[[nn.Module], Any]) -> Variant:
-    kept: list[Any] = []
+    models: list[Any] = []
 
     def before(index: int) -> None:
         del index
-        kept.append(setting.twin())
+        models.append(setting.twin())
 
     def run(index: int) -> None:
         del index
-        kept.append(attach(kept[0]))
+        models.append(attach(models[0]))
 
     def after(index: int) -> None:
         del index
-        kept.clear()
+        models.clear()
 
     return Variant(run, before, after)
 
 
 def results(measured: dict[str, Measured], setting: Setting) -> dict[str, Spread]:
-    """Seconds of both, and their ratio."""
+    """Return the seconds of both, and their ratio."""
     del setting
-    lora, mine = measured[plain.NAME].seconds, measured[ours.name(EXPERTS)].seconds
-    return compared(lora, mine)
+    lora, mixture = measured[plain.NAME].seconds, measured[ours.name(EXPERTS)].seconds
+    return compared(lora, mixture)

@@ -1,4 +1,4 @@
-"""Writing token by token, in mlx-lm's generation loop."""
+"""Writes token by token, in mlx-lm's generation loop."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ MAIN = ("ratio", "base_ratio", "by_experts")
 
 
 def variants(setting: Setting) -> Makers:
-    """The bare base, mlx-lm's LoRA (not fused), and mixtures by selection."""
+    """Compare the bare base, mlx-lm's LoRA (not fused), and mixtures by selection."""
     return speaking.variants(
         setting, lambda speaker: speaking.writing(setting, speaker, PROMPT, TOKENS)
     )
 
 
 def results(measured: dict[str, Measured], setting: Setting) -> dict[str, Spread]:
-    """Tokens per second and their ratios."""
+    """Return the tokens per second and their ratios."""
     del setting
     return speaking.results(measured, TOKENS)

@@ -1,4 +1,6 @@
-"""Loss on held-out text, compiled, by expert selection, against the bare base."""
+"""Measures loss on held-out text, compiled, by expert selection, against the bare
+base.
+"""
 
 from __future__ import annotations
 
@@ -24,16 +26,16 @@ SELECTIONS = ("base", "generalist", "auto")
 
 
 def variants(setting: Setting) -> Makers:
-    """The bare base, and one mixture under each selection."""
+    """Compare the bare base with one mixture under each selection."""
     evaluator = cache(lambda: Evaluator(setting.mixture(EXPERTS)))
 
-    def mine(selection: str) -> Variant:
+    def mixture(selection: str) -> Variant:
         def run(index: int) -> None:
             evaluator().batch_losses(setting.batch(index), selection)
 
         return Variant(run)
 
-    ours = {_name(selection): partial(mine, selection) for selection in SELECTIONS}
+    ours = {_name(selection): partial(mixture, selection) for selection in SELECTIONS}
     return {BARE: partial(_bare, setting), **ours}
 
 
@@ -56,14 +58,14 @@ def _bare(setting: Setting) -> Variant:
 
 
 def results(measured: dict[str, Measured], setting: Setting) -> dict[str, Spread]:
-    """Seconds of the bare base and of the mixture, ratios by selection."""
+    """Return the seconds of the bare base and of the mixture, ratios by selection."""
     del setting
     bare = measured[BARE].seconds
-    mine = {s: measured[_name(s)].seconds for s in SELECTIONS}
+    seconds = {s: measured[_name(s)].seconds for s in SELECTIONS}
     return {
         "bare_s": spread(bare),
-        "comigs_s": spread(mine["auto"]),
-        "ratio": ratio(mine["auto"], bare),
-        "base_ratio": ratio(mine["base"], bare),
-        "generalist_ratio": ratio(mine["generalist"], bare),
+        "comigs_s": spread(seconds["auto"]),
+        "ratio": ratio(seconds["auto"], bare),
+        "base_ratio": ratio(seconds["base"], bare),
+        "generalist_ratio": ratio(seconds["generalist"], bare),
     }

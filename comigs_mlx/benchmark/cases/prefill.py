@@ -1,4 +1,4 @@
-"""Reading a prompt, in mlx-lm's generation loop."""
+"""Reads a prompt, in mlx-lm's generation loop."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ MAIN = ("ratio",)
 
 
 def variants(setting: Setting) -> Makers:
-    """The bare base, mlx-lm's LoRA (not fused), and mixtures by selection."""
+    """Compare the bare base, mlx-lm's LoRA (not fused), and mixtures by selection."""
     return speaking.variants(
         setting, lambda speaker: speaking.reading(setting, speaker, TOKENS)
     )
 
 
 def results(measured: dict[str, Measured], setting: Setting) -> dict[str, Spread]:
-    """Tokens per second and their ratios."""
+    """Return the tokens per second and their ratios."""
     del setting
     return speaking.results(measured, TOKENS)

@@ -1,4 +1,4 @@
-"""Putting a trainer where it was: checks of the files included."""
+"""Restores a trainer from its last save, with the checks of its files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAME = ours.name(saved_trainer.EXPERTS)
 
 
 def variants(setting: Setting) -> Makers:
-    """Our restore alone: mlx-lm has no exact resume to compare it with."""
+    """Measure our restore alone: mlx-lm has no exact resume to compare it with."""
 
     def make() -> Variant:
         trainer = saved_trainer.trainer(setting)
@@ -38,6 +38,6 @@ def variants(setting: Setting) -> Makers:
 
 
 def results(measured: dict[str, Measured], setting: Setting) -> dict[str, Spread]:
-    """Seconds."""
+    """Return the seconds."""
     del setting
     return {"comigs_s": spread(measured[NAME].seconds)}

@@ -1,4 +1,6 @@
-"""A training step of the routers: gradients through all blocks to tiny matrices."""
+"""Makes a training step of the routers: gradients through all blocks to tiny
+matrices.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ EXPERTS = 2
 
 
 def variants(setting: Setting) -> Makers:
-    """Mlx-lm's LoRA step and our router step."""
+    """Compare mlx-lm's LoRA step with our router step."""
     return {
         plain.NAME: partial(plain.training_step, setting),
         ours.name(EXPERTS): partial(ours.router_step, setting, EXPERTS),
@@ -26,7 +28,7 @@ def variants(setting: Setting) -> Makers:
 
 
 def results(measured: dict[str, Measured], setting: Setting) -> dict[str, Spread]:
-    """Seconds of both, and their ratio."""
+    """Return the seconds of both, and their ratio."""
     del setting
-    lora, mine = measured[plain.NAME].seconds, measured[ours.name(EXPERTS)].seconds
-    return compared(lora, mine)
+    lora, routers = measured[plain.NAME].seconds, measured[ours.name(EXPERTS)].seconds
+    return compared(lora, routers)

@@ -1,4 +1,4 @@
-"""Saving a run, for use and for an exact resume."""
+"""Saves a run, for use and for an exact resume."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAME = ours.name(saved_trainer.EXPERTS)
 
 
 def variants(setting: Setting) -> Makers:
-    """Our save alone: mlx-lm has no exact resume to compare it with."""
+    """Measure our save alone: mlx-lm has no exact resume to compare it with."""
 
     def make() -> Variant:
         trainer = saved_trainer.trainer(setting)
@@ -27,6 +27,6 @@ def variants(setting: Setting) -> Makers:
 
 
 def results(measured: dict[str, Measured], setting: Setting) -> dict[str, Spread]:
-    """Seconds."""
+    """Return the seconds."""
     del setting
     return {"comigs_s": spread(measured[NAME].seconds)}

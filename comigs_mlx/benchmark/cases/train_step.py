@@ -1,4 +1,4 @@
-"""A training step of the experts: forward, backward, AdamW, compiled."""
+"""Makes a training step of the experts: forward, backward, AdamW, compiled."""
 
 from __future__ import annotations
 
@@ -16,30 +16,32 @@ MAIN = ("ratio", "by_experts", "peak_memory_ratio")
 
 
 def variants(setting: Setting) -> Makers:
-    """Mlx-lm's LoRA, ours by number of experts, the naive mixture."""
+    """Compare mlx-lm's LoRA, ours by number of experts, and the naive mixture."""
     shape = setting.shape
-    mine = {ours.name(e): partial(ours.expert_step, setting, e) for e in shape.experts}
+    mixtures = {
+        ours.name(e): partial(ours.expert_step, setting, e) for e in shape.experts
+    }
     naive = {
         ours.naive_name(e): partial(ours.naive_expert_step, setting, e)
         for e in shape.naive
     }
-    return {plain.NAME: partial(plain.training_step, setting), **mine, **naive}
+    return {plain.NAME: partial(plain.training_step, setting), **mixtures, **naive}
 
 
 def results(measured: dict[str, Measured], setting: Setting) -> dict[str, Spread]:
-    """Seconds of the headline, ratios of time and of peak memory to plain LoRA."""
+    """Return main seconds, and ratios of time and peak memory to plain LoRA."""
     shape, lora = setting.shape, measured[plain.NAME]
     names = {"by_experts": {e: ours.name(e) for e in shape.experts}}
     names["naive_by_experts"] = {e: ours.naive_name(e) for e in shape.naive}
     times = {
         f"{kind}.{e}": ratio(measured[name].seconds, lora.seconds)
-        for kind, each in names.items()
-        for e, name in each.items()
+        for kind, variant_of in names.items()
+        for e, name in variant_of.items()
     }
     memory = {
         f"peak_memory_{kind}.{e}": ratio(measured[name].peak_bytes, lora.peak_bytes)
-        for kind, each in names.items()
-        for e, name in each.items()
+        for kind, variant_of in names.items()
+        for e, name in variant_of.items()
     }
     main = shape.main_experts
     return {

@@ -2,9 +2,9 @@
 
 A format module has
 
-    ORDER: int                        formats are asked in this order, smallest first
+    ORDER: int                        formats are tried in this order, smallest first
     matches(source: str) -> bool      whether it reads `source`
-    read(source: str, advance: Advance = ignore) -> Source
-                                      the samples, or a `DataError`; `advance` is told
-                                      how far it is, and may end it
+    read(source: str, advance: Advance = ignore) -> RawSplits
+                                      returns the samples or raises a `DataError`; calls
+                                      `advance` as it reads, which ends it by raising
 """

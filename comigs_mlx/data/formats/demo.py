@@ -4,8 +4,8 @@
     code        functions and classes of the standard library
     journal     an invented lighthouse keeper's log, written for this package
 
-Three writers with three voices, so that a mixture has something to specialise in. The
-first two depend on the version of Python, the journal on nothing.
+They are three writers with three styles, so that a mixture has something to specialise
+in. The first two depend on the version of Python, the journal on nothing.
 """
 
 from __future__ import annotations
@@ -16,33 +16,35 @@ import importlib.util
 from collections.abc import Callable, Iterable, Iterator
 
 from comigs_mlx.data.demo_journal import entries
-from comigs_mlx.data.reading_progress import Advance, ignore, told
-from comigs_mlx.data.splits import Source
+from comigs_mlx.data.reading_progress import Advance, ignore, with_progress
+from comigs_mlx.data.splits import RawSplits
 from comigs_mlx.errors import DataError
 
 ORDER = 10
-"""First: `demo` is the demo even where a folder has that name (that one is ./demo)."""
+"""This format is tried first: `demo` is the demo even where a folder has that name
+(which is ./demo).
+"""
 
 MAX_BYTES = 300_000
-"""UTF-8 bytes of a persona; the documents beyond are left out."""
+"""The most UTF-8 bytes of a persona; the documents beyond are left out."""
 
 MAX_DOCUMENT = 20_000
-"""Characters of a document; one longer would outweigh a whole split."""
+"""The most characters of a document; a longer one would outweigh a whole split."""
 
 MODULES = (
     "argparse ast calendar cmd configparser contextlib copy csv dataclasses difflib "
     "fractions functools heapq inspect json.decoder json.encoder logging mailbox "
     "pathlib random sched shlex statistics string tempfile textwrap threading tokenize"
 ).split()
-"""Where the code persona comes from; all plain Python since 3.10."""
+"""The modules that the code persona is read from; all are plain Python since 3.10."""
 
 
 def matches(source: str) -> bool:
-    """Whether `source` is `demo` or `demo:<persona>`."""
+    """Tell whether `source` is `demo` or `demo:<persona>`."""
     return source.split(":")[0] == "demo"
 
 
-def read(source: str, advance: Advance = ignore) -> Source:
+def read(source: str, advance: Advance = ignore) -> RawSplits:
     """Make the persona's documents.
 
     Raises:
@@ -53,15 +55,15 @@ def read(source: str, advance: Advance = ignore) -> Source:
         raise DataError(
             f"unknown demo persona {name!r}: choose one of {', '.join(PERSONAS)}"
         )
-    texts = told(_capped(PERSONAS[name]()), "documents", advance)
+    texts = with_progress(_capped(PERSONAS[name]()), "documents", advance)
     documents = [{"text": text} for text in texts]
     if not documents:
         raise DataError(f"this Python lacks the text of demo:{name}: use demo:journal")
-    return Source({"all": documents})
+    return RawSplits({"all": documents})
 
 
 def reference() -> Iterator[str]:
-    """The topics of Python's built-in help, in alphabetical order."""
+    """Yield the topics of Python's built-in help, in alphabetical order."""
     try:
         topics: dict[str, str] = importlib.import_module("pydoc_data.topics").topics
     except ImportError:
@@ -70,7 +72,7 @@ def reference() -> Iterator[str]:
 
 
 def code() -> Iterator[str]:
-    """The top-level functions and classes of `MODULES`, in order."""
+    """Yield the top-level functions and classes of `MODULES`, in order."""
     for module in MODULES:
         source = _source(module)
         lines = source.splitlines()
@@ -85,11 +87,13 @@ PERSONAS: dict[str, Callable[[], Iterable[str]]] = {
     "code": code,
     "journal": entries,
 }
-"""What makes each persona's documents."""
+"""The function that makes the documents of each persona."""
 
 
 def _source(module: str) -> str:
-    """Source of `module` without running it; "" where this Python carries none."""
+    """Return the source of `module` without running it; "" where Python carries
+    none.
+    """
     spec = importlib.util.find_spec(module)
     get_source = getattr(spec and spec.loader, "get_source", lambda name: None)
     return get_source(module) or ""

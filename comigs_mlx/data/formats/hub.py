@@ -1,7 +1,7 @@
 """A Hugging Face dataset, by its id `owner/name`, through the `datasets` package.
 
-Reads the splits train, validation (or valid, val, dev) and test with the columns of
-`comigs_mlx.data.rows`; others are ignored, with a note.
+It reads the splits train, validation (or valid, val, dev) and test with the columns of
+`comigs_mlx.data.rows`. Others are ignored, with a note.
 """
 
 from __future__ import annotations
@@ -12,107 +12,111 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from comigs_mlx.data.reading import SPLIT_NAMES, TEXT_ENDINGS
-from comigs_mlx.data.reading_progress import EVERY, Advance, ignore, told
+from comigs_mlx.data.reading_progress import EVERY, Advance, ignore, with_progress
 from comigs_mlx.data.rows import read_rows
-from comigs_mlx.data.splits import Sample, Source
+from comigs_mlx.data.splits import RawSplits, Sample
 from comigs_mlx.errors import DataError, raise_all
 
 ORDER = 40
-"""After everything on this disk."""
+"""This format is tried after all that read from this disk."""
 
 NEEDED = ("role", "content")
-"""Keys of a message that are never fillers."""
+"""The keys of a message that are kept even where their value is null."""
 
 LOCAL_ENDINGS = (*TEXT_ENDINGS, ".jsonl")
-"""A missing file with such an ending is a mistyped path, not a dataset."""
+"""The endings that make a missing file a mistyped path, not a dataset."""
 
 
 def matches(source: str) -> bool:
-    """Whether `source` reads `owner/name` and is neither a path nor looks like one."""
+    """Tell whether `source` reads `owner/name` and neither is nor looks like a path."""
     if os.path.exists(source) or source.lower().endswith(LOCAL_ENDINGS):
         return False
     return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source, re.ASCII) is not None
 
 
-def read(source: str, advance: Advance = ignore) -> Source:
-    """Download (or find in the cache) and read the dataset.
+def read(source: str, advance: Advance = ignore) -> RawSplits:
+    """Download the dataset, or find it in the cache, and read it.
 
     Raises:
-        DataError: If `datasets` is missing, the dataset cannot be loaded, or its
-            splits or columns are not ours.
+        DataError: If `datasets` is missing, the dataset cannot be loaded, or its splits
+            or columns are not those read here.
     """
-    found = _load(source)
-    ours: dict[str, list[str]] = {}
-    for name in found:
+    dataset = _load(source)
+    names_of: dict[str, list[str]] = {}
+    for name in dataset:
         if name in SPLIT_NAMES:
-            ours.setdefault(SPLIT_NAMES[name], []).append(name)
-    if "train" not in ours:
+            names_of.setdefault(SPLIT_NAMES[name], []).append(name)
+    if "train" not in names_of:
         raise DataError(
-            f"{source}: expected a split train, found {', '.join(found) or 'none'}"
+            f"{source}: expected a split train, found {', '.join(dataset) or 'none'}"
         )
     splits: dict[str, list[Sample]] = {}
     problems, notes = [], []
-    for split, names in ours.items():
-        read = read_rows(row for n in names for row in _rows(source, found, n, advance))
-        splits[split] = read.samples
-        problems += read.problems
-        notes += [f"{split}: {note}" for note in read.notes]
+    for split, names in names_of.items():
+        rows = read_rows(
+            row for n in names for row in _rows(source, dataset, n, advance)
+        )
+        splits[split] = rows.samples
+        problems += rows.problems
+        notes += [f"{split}: {note}" for note in rows.notes]
         if len(names) > 1:
             notes.append(f"{split} is read from {', '.join(names)} together")
     raise_all(DataError, problems)
-    others = sorted(set(found) - set(SPLIT_NAMES))
+    others = sorted(set(dataset) - set(SPLIT_NAMES))
     notes += [f"ignored split {name} of {source}" for name in others]
-    return Source(splits, notes)
+    return RawSplits(splits, notes)
 
 
 def _rows(
-    source: str, found: Mapping[str, Any], name: str, advance: Advance
+    source: str, dataset: Mapping[str, Any], name: str, advance: Advance
 ) -> Iterator[tuple[str, Any]]:
-    """Place and content of each row of a split, without the fillers of its columns."""
-    rows = told(found[name], f"rows of {name}", advance, len(found[name]), EVERY)
+    """Yield place and content of each row of a split, without its columns' fillers."""
+    rows = with_progress(
+        dataset[name], f"rows of {name}", advance, len(dataset[name]), EVERY
+    )
     for index, row in enumerate(rows):
         yield f"{source} {name}[{index}]", {**row, **_filled(row)}
 
 
 def _filled(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What a row holds of conversations and tools, without keys that are null.
+    """Return a row's conversation and tools without keys that are null.
 
-    A column gives every row the keys of all rows: null is what it puts where a row has
-    none. What is null in JSON of a file was written so, and stays there.
+    A column gives every row the keys of all rows, and fills those that a row lacks with
+    null. In a JSONL file a null was written on purpose, so there it stays.
     """
-    made: dict[str, Any] = {}
+    filled: dict[str, Any] = {}
     if isinstance(row.get("messages"), list):
         # A message must say who speaks and what, even where that is null.
-        made["messages"] = [
+        filled["messages"] = [
             {k: _without_nulls(v) for k, v in m.items() if v is not None or k in NEEDED}
             if isinstance(m, dict)
             else m
             for m in row["messages"]
         ]
     if isinstance(row.get("tools"), list):
-        made["tools"] = _without_nulls(row["tools"], schema=True)
-    return made
+        filled["tools"] = _without_nulls(row["tools"], schema=True)
+    return filled
 
 
 def _without_nulls(value: Any, schema: bool = False) -> Any:
-    """The value without keys that are null; of a schema, without what is all null."""
+    """Drop keys that are null; in a schema, also objects with nothing but null."""
     if isinstance(value, list):
-        return [_without_nulls(each, schema) for each in value]
+        return [_without_nulls(item, schema) for item in value]
     if not isinstance(value, dict):
         return value
     return {
-        key: _without_nulls(each, schema)
-        for key, each in value.items()
-        if each is not None and not (schema and _is_filler(each))
+        key: _without_nulls(item, schema)
+        for key, item in value.items()
+        if item is not None and not (schema and _is_filler(item))
     }
 
 
 def _is_filler(value: Any) -> bool:
-    """Whether `value` has keys, all of which are null, or objects of that kind."""
+    """Tell whether `value` has keys, all of them null or objects of that kind."""
     return (
         isinstance(value, dict)
         and bool(value)
-        and all(each is None or _is_filler(each) for each in value.values())
+        and all(item is None or _is_filler(item) for item in value.values())
     )
 
 
@@ -125,7 +129,7 @@ def _load(source: str) -> Mapping[str, Any]:
             "dataset needs the datasets package: pip install 'comigs-mlx[data]'"
         ) from error
     try:
-        found: Mapping[str, Any] = datasets.load_dataset(source)
+        dataset: Mapping[str, Any] = datasets.load_dataset(source)
     # The package, its transport and the dataset's files fail in too many ways to list.
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0]
@@ -133,4 +137,4 @@ def _load(source: str) -> Mapping[str, Any]:
             f"{source}: no such folder, and not loaded from the Hugging Face Hub "
             f"({type(error).__name__}: {reason}): check the name and the connection"
         ) from error
-    return found
+    return dataset

@@ -19,31 +19,33 @@ from comigs_mlx.data.reading import (
     split_files,
     split_notes,
 )
-from comigs_mlx.data.reading_progress import EVERY, Advance, ignore, told
+from comigs_mlx.data.reading_progress import EVERY, Advance, ignore, with_progress
 from comigs_mlx.data.rows import parsed, read_rows
-from comigs_mlx.data.splits import Sample, Source
+from comigs_mlx.data.splits import RawSplits, Sample
 from comigs_mlx.errors import DataError, raise_all
 
 ORDER = 20
-"""Before text, which claims every other file and folder."""
+"""This format is tried before text, which reads every other file and folder."""
 
 ENDING = ".jsonl"
-"""Ending of the files that are read."""
+"""The ending of the files that are read."""
 
 
 def matches(source: str) -> bool:
-    """Whether `source` is a .jsonl file, or a folder with one named after a split."""
+    """Tell whether `source` is a .jsonl file, or a folder with one named after a
+    split.
+    """
     if os.path.isfile(source):
         return source.lower().endswith(ENDING)
-    return os.path.isdir(source) and bool(_named(Path(source)))
+    return os.path.isdir(source) and bool(_files_of_splits(Path(source)))
 
 
-def read(source: str, advance: Advance = ignore) -> Source:
+def read(source: str, advance: Advance = ignore) -> RawSplits:
     """Read every row.
 
     Raises:
-        DataError: Naming file and line of each invalid row, at most ten of them; or if
-            the folder lacks train.jsonl, or holds text files of splits as well.
+        DataError: If a row is invalid (the text names file and line of at most ten), or
+            the folder lacks train.jsonl or holds text files of splits as well.
     """
     path = Path(source)
     files, notes = {"all": [path]}, []
@@ -55,19 +57,19 @@ def read(source: str, advance: Advance = ignore) -> Source:
     for name, paths in files.items():
         # All files of a split together: they must have the same columns.
         try:
-            found = read_rows(row for file in paths for row in _parsed(file, advance))
+            rows = read_rows(row for file in paths for row in _parsed(file, advance))
         except DataError as error:
             problems.append(str(error))
             continue
-        splits[name] = found.samples
-        problems += found.problems
-        notes += [f"{name}: {note}" for note in found.notes]
+        splits[name] = rows.samples
+        problems += rows.problems
+        notes += [f"{name}: {note}" for note in rows.notes]
     raise_all(DataError, problems)
-    return Source(splits, notes)
+    return RawSplits(splits, notes)
 
 
-def _named(folder: Path) -> dict[str, list[Path]]:
-    """The .jsonl files of splits; none where the folder cannot be listed."""
+def _files_of_splits(folder: Path) -> dict[str, list[Path]]:
+    """Find the .jsonl files of splits; none where the folder cannot be listed."""
     try:
         return split_files(folder, (ENDING,))
     except DataError:
@@ -75,8 +77,8 @@ def _named(folder: Path) -> dict[str, list[Path]]:
 
 
 def _split_files(folder: Path) -> dict[str, list[Path]]:
-    named = split_files(folder, TEXT_ENDINGS)
-    texts = [path.name for paths in named.values() for path in paths]
+    text_files = split_files(folder, TEXT_ENDINGS)
+    texts = [path.name for paths in text_files.values() for path in paths]
     if texts:
         raise DataError(
             f"{folder}: expected one format, found {', '.join(sorted(texts))} beside "
@@ -84,15 +86,15 @@ def _split_files(folder: Path) -> dict[str, list[Path]]:
         )
     files = split_files(folder, (ENDING,))
     if "train" not in files:
-        found = ", ".join(p.name for p in list_dir(folder) if p.suffix == ENDING)
-        raise DataError(f"{folder}: expected train{ENDING}, found only {found}")
+        others = ", ".join(p.name for p in list_dir(folder) if p.suffix == ENDING)
+        raise DataError(f"{folder}: expected train{ENDING}, found only {others}")
     return files
 
 
 def _parsed(path: Path, advance: Advance) -> Iterator[tuple[str, Any]]:
     """Yield place and content of every line that is not blank."""
     lines = read_utf8(path).split("\n")
-    counted = told(
+    counted = with_progress(
         enumerate(lines, 1), f"lines of {path.name}", advance, len(lines), EVERY
     )
     for number, line in counted:

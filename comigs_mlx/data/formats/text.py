@@ -26,20 +26,20 @@ from comigs_mlx.data.reading import (
     split_notes,
     stays_inside,
 )
-from comigs_mlx.data.reading_progress import Advance, ignore, told
-from comigs_mlx.data.splits import Sample, Source
+from comigs_mlx.data.reading_progress import Advance, ignore, with_progress
+from comigs_mlx.data.splits import RawSplits, Sample
 from comigs_mlx.errors import DataError, raise_all
 
 ORDER = 30
-"""After jsonl, which claims the folders it reads."""
+"""This format is tried after jsonl, which reads some folders that exist."""
 
 
 def matches(source: str) -> bool:
-    """Whether `source` is a file or folder."""
+    """Tell whether `source` is a file or folder."""
     return os.path.exists(source)
 
 
-def read(source: str, advance: Advance = ignore) -> Source:
+def read(source: str, advance: Advance = ignore) -> RawSplits:
     """Read the documents of a file or folder.
 
     Raises:
@@ -48,56 +48,56 @@ def read(source: str, advance: Advance = ignore) -> Source:
     """
     path = Path(source)
     if path.is_dir():
-        named = split_files(path, TEXT_ENDINGS)
-        if "train" in named:
-            return _read_splits(path, named, advance)
+        files = split_files(path, TEXT_ENDINGS)
+        if "train" in files:
+            return _read_splits(path, files, advance)
         return _read_tree(path, advance)
     if path.suffix.lower() not in TEXT_ENDINGS:
         raise DataError(f"{path}: expected a file ending in {', '.join(TEXT_ENDINGS)}")
     samples, notes = _read_files([path], blocks, advance)
-    return Source({"all": samples}, notes)
+    return RawSplits({"all": samples}, notes)
 
 
 def blocks(text: str) -> list[str]:
-    """Documents of `text`: runs of lines between blank lines, leading spaces kept."""
+    """Split `text` into documents at blank lines; leading spaces are kept."""
     parts = itertools.groupby(text.split("\n"), is_blank)
     return ["\n".join(lines) for blank, lines in parts if not blank]
 
 
 def _read_splits(
-    folder: Path, named: dict[str, list[Path]], advance: Advance
-) -> Source:
-    splits, notes = {}, split_notes(folder, named)
-    for name, files in named.items():
-        inside, skipped = _inside(files, folder)
+    folder: Path, files: dict[str, list[Path]], advance: Advance
+) -> RawSplits:
+    splits, notes = {}, split_notes(folder, files)
+    for name, paths in files.items():
+        inside, skipped = _inside(paths, folder)
         splits[name], empty = _read_files(inside, blocks, advance)
         notes += [f"{name}: {note}" for note in (*skipped, *empty)]
-    return Source(splits, notes)
+    return RawSplits(splits, notes)
 
 
-def _read_tree(folder: Path, advance: Advance) -> Source:
-    found, left = _walk(folder)
-    files, skipped = _inside(found, folder)
+def _read_tree(folder: Path, advance: Advance) -> RawSplits:
+    paths, unread = _walk(folder)
+    files, skipped = _inside(paths, folder)
     if not files:
         problem = (
             f"{folder}: no text found: expected files ending in "
             f"{', '.join(TEXT_ENDINGS)}, or train.jsonl"
         )
-        raise_all(DataError, [problem, *skipped, *left])
-    samples, empty = _read_files(files, _whole, advance)
-    notes = [*skipped, *empty, *left, *_stray_splits(files, folder)]
-    return Source({"all": samples}, notes)
+        raise_all(DataError, [problem, *skipped, *unread])
+    samples, empty = _read_files(files, _undivided, advance)
+    notes = [*skipped, *empty, *unread, *_stray_splits(files, folder)]
+    return RawSplits({"all": samples}, notes)
 
 
-def _whole(text: str) -> list[str]:
+def _undivided(text: str) -> list[str]:
     return [] if is_blank(text) else [text.strip("\n")]
 
 
 def _walk(folder: Path) -> tuple[list[Path], list[str]]:
-    """Text files under `folder`, sorted, and notes on what else there is.
+    """List the text files under `folder`, sorted, with notes on what else there is.
 
     Raises:
-        DataError: Naming every folder that cannot be listed.
+        DataError: If a folder cannot be listed; the text names every such folder.
     """
     files: list[Path] = []
     links, hidden, problems = 0, 0, []
@@ -106,46 +106,46 @@ def _walk(folder: Path) -> tuple[list[Path], list[str]]:
         problems.append(f"{error.filename}: cannot be read: {error.strerror}")
 
     for root, folders, names in os.walk(folder, onerror=refuse):
-        here = Path(root)
-        linked = [name for name in folders if (here / name).is_symlink()]
+        directory = Path(root)
+        linked = [name for name in folders if (directory / name).is_symlink()]
         links += sum(not name.startswith(".") for name in linked)
         hidden += sum(name.startswith(".") for name in folders)
         hidden += sum(_is_hidden_text(name) for name in names)
         folders[:] = [n for n in folders if not n.startswith(".") and n not in linked]
-        files += [here / name for name in names if not name.startswith(".")]
+        files += [directory / name for name in names if not name.startswith(".")]
     raise_all(DataError, sorted(problems))
     texts = [p for p in files if p.suffix.lower() in TEXT_ENDINGS]
-    found = [p for p in texts if p.is_file()]
+    regular = [p for p in texts if p.is_file()]
     notes = [
         *_note(links, "linked folder"),
         *_note(hidden, "hidden file or folder"),
-        *_note(len(texts) - len(found), "link or device", "that is no file"),
+        *_note(len(texts) - len(regular), "link or device", "that is no file"),
         *not_read(p for p in files if p.suffix.lower() not in TEXT_ENDINGS),
     ]
-    return sorted(found), notes
+    return sorted(regular), notes
 
 
 def _is_hidden_text(name: str) -> bool:
-    """Whether somebody may have hidden a text; macOS writes ._NAME beside each file."""
+    """Tell whether a text was hidden by hand; macOS writes ._NAME beside each file."""
     hidden = name.startswith(".") and not name.startswith("._")
     return hidden and name.lower().endswith(TEXT_ENDINGS)
 
 
 def _inside(files: Iterable[Path], folder: Path) -> tuple[list[Path], list[str]]:
     files = list(files)
-    kept = [path for path in files if stays_inside(path, folder)]
-    return kept, _note(len(files) - len(kept), "link", f"leaving {folder}")
+    inside = [path for path in files if stays_inside(path, folder)]
+    return inside, _note(len(files) - len(inside), "link", f"leaving {folder}")
 
 
 def _read_files(
-    files: list[Path], cut: Callable[[str], list[str]], advance: Advance
+    files: list[Path], divide: Callable[[str], list[str]], advance: Advance
 ) -> tuple[list[Sample], list[str]]:
-    """Samples of all `files`, each cut into documents, and a note on empty files."""
+    """Read all `files`, divide each into documents, and note the empty files."""
     samples: list[Sample] = []
     problems, empty = [], 0
-    for path in told(files, "files", advance, len(files)):
+    for path in with_progress(files, "files", advance, len(files)):
         try:
-            documents = cut(_unmarked(read_utf8(path)))
+            documents = divide(_unmarked(read_utf8(path)))
         except DataError as error:
             problems.append(str(error))
             continue
@@ -156,12 +156,12 @@ def _read_files(
 
 
 def _unmarked(text: str) -> str:
-    """The text without the byte order marks of files that were joined to it."""
+    """Remove the byte order marks of files that were joined to `text`."""
     return text.lstrip("\ufeff").replace("\n\ufeff", "\n")
 
 
 def _stray_splits(files: list[Path], folder: Path) -> list[str]:
-    """Notes on what is named after a split, and is read as the rest is."""
+    """Note the files and folders that are named after a split but read as the rest."""
     notes = [
         f"{path.name} is read as an ordinary document, for there is no "
         f"train{path.suffix} beside it"
@@ -171,16 +171,16 @@ def _stray_splits(files: list[Path], folder: Path) -> list[str]:
     tops = {
         path.relative_to(folder).parts[0] for path in files if path.parent != folder
     }
-    named = sorted(top for top in tops if top.lower() in SPLIT_NAMES)
-    if named:
+    stray = sorted(top for top in tops if top.lower() in SPLIT_NAMES)
+    if stray:
         notes.append(
-            f"the folders {', '.join(named)} are read together and divided anew: give "
+            f"the folders {', '.join(stray)} are read together and divided anew: give "
             "train.txt, valid.txt and test.txt to divide them yourself"
         )
     return notes
 
 
-def _note(count: int, what: str, where: str = "") -> list[str]:
-    plural = " or ".join(f"{word}s" for word in what.split(" or "))
-    words = f"skipped {count} {what if count == 1 else plural} {where}"
+def _note(count: int, noun: str, where: str = "") -> list[str]:
+    plural = " or ".join(f"{word}s" for word in noun.split(" or "))
+    words = f"skipped {count} {noun if count == 1 else plural} {where}"
     return [words.strip()] if count else []

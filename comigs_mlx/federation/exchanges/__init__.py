@@ -1,1 +1,1 @@
-"""Where a federation's files are: the protocol `base.Exchange` and what speaks it."""
+"""The places of a federation's files: the protocol `base.Exchange` and its kinds."""

@@ -1,8 +1,8 @@
-"""The one door through which a federation's files come and go.
+"""The one interface through which a federation's files are read and written.
 
 An `Exchange` is a repository of files with a history of commits: a Hub model repository
-(`hub`), a folder (`folder`) or memory (`memory`). Nothing but what is in the `changes`
-of a `commit` ever leaves this device, and nothing is downloaded but what `read` names.
+(`hub`), a folder (`folder`) or memory (`memory`). Only the `changes` of a `commit` ever
+leave this device, and only the files that `read` names are downloaded.
 
 Paths are relative and separated by `/`. No part of one begins with a dot: hidden files
 (`.git`, `.gitattributes`, our own journal) are neither listed, read nor written.
@@ -19,30 +19,34 @@ from comigs_mlx.errors import FederationError
 from comigs_mlx.messages import Say as Say
 
 Changes = Mapping[str, bytes | None]
-"""Path -> new content; None deletes (also what is not there)."""
+"""Maps a path to its new content; None deletes the file, if it is there."""
 
 
 class Moved(FederationError):
-    """Somebody else committed first: read a new snapshot and decide again."""
+    """The error when another commit came first: read a new snapshot and decide
+    again.
+    """
 
 
 class NotThere(FederationError):
-    """A repository, branch or file is missing, or may not be seen by this account."""
+    """The error for a repository, branch or file that is missing or hidden from us."""
 
 
 class NotAllowed(FederationError):
-    """This account or process has no right to do it, or the path is refused."""
+    """The error when this account or process has no right, or the path is refused."""
 
 
 class TooLarge(FederationError):
-    """A file is larger than the caller accepts; it was not read to its end."""
+    """The error for a file larger than the caller accepts; it is not read to its
+    end.
+    """
 
 
 class Unreachable(FederationError):
-    """It may work later; nothing is known to be wrong with the request itself.
+    """The error of a request that may succeed later; nothing is wrong with it.
 
     Attributes:
-        after: How many seconds the other side asked to wait, where it said so.
+        after: The seconds that the other side asked to wait, where it said so.
         passing: Whether trying again soon makes sense.
         maybe_done: Whether the request may have been carried out all the same.
     """
@@ -60,10 +64,10 @@ class Unreachable(FederationError):
 
 @dataclass(frozen=True)
 class File:
-    """What a listing says of one file.
+    """The entry of one file in a listing.
 
     Attributes:
-        size: How many bytes the file has.
+        size: The bytes of the file.
         sha256: The SHA-256 of the content, in hexadecimal, where the listing knows it.
         blob: git's name of the content (a SHA-1 in hexadecimal), where the listing
             knows it and the content is not kept as LFS.
@@ -74,7 +78,7 @@ class File:
     blob: str | None = None
 
     def has(self, content: bytes) -> bool:
-        """Whether `content` is this file's, as far as the listing can tell."""
+        """Tell whether the file has this content, as far as the listing can tell."""
         if len(content) != self.size:
             return False
         if self.sha256 is not None:
@@ -83,16 +87,17 @@ class File:
 
 
 def blob_of(content: bytes) -> str:
-    """git's name of a file with this content: no secret, but it tells damage."""
+    """Return git's name of a file with this content: no secret, but it shows damage."""
     head = b"blob %d\0" % len(content)
     return hashlib.sha1(head + content, usedforsecurity=False).hexdigest()
 
 
 def undamaged(path: str, file: File, content: bytes) -> bytes:
-    """`content`, if it is what the listing says; every exchange's `read` ends here.
+    """Return `content` if it is what the listing says; every `read` ends here.
 
     Raises:
-        Unreachable: If it is not: the line is to blame, and reading again may help.
+        Unreachable: If it is not: the connection is to blame, and reading again may
+            help.
     """
     if not file.has(content):
         raise Unreachable(f"{path} was damaged on its way here: try again")
@@ -106,7 +111,8 @@ class Snapshot:
     Attributes:
         revision: The name of this state, for `read`, `authors` and, as `parent`, for
             `commit`.
-        files: Path -> what the listing says of the file; empty for a new repository.
+        files: Maps a path to the listing's entry of the file; empty for a new
+            repository.
     """
 
     revision: str
@@ -129,22 +135,25 @@ class Proposal:
 
 
 class Exchange(Protocol):
-    """Every method may raise `Unreachable`, `NotAllowed` and `FederationError`."""
+    """A repository; each method may raise `Unreachable`, `NotAllowed`,
+    `FederationError`.
+    """
 
     uri: str
 
     def account(self) -> str | None:
-        """Who commits here; None where nobody is known (a folder, no login)."""
+        """Return the account that commits here; None if it is not known (a folder)."""
 
     def create(self, private: bool = False) -> None:
         """Make the repository; one that is there already stays as it is.
 
         Raises:
-            NotAllowed: Where `private` is asked for and it is there and public.
+            NotAllowed: If `private` is asked for, and the repository exists and is
+                public.
         """
 
     def snapshot(self) -> Snapshot:
-        """The files as they are now.
+        """Return the files as they are now.
 
         Raises:
             NotThere: If there is no such repository (or branch), or this account may
@@ -152,11 +161,11 @@ class Exchange(Protocol):
         """
 
     def read(self, path: str, revision: str, max_bytes: int) -> bytes:
-        """The content of the file at `path`.
+        """Return the content of the file at `path`.
 
-        It is what the listing says, by its SHA-256 or git's hash where there is one:
-        damaged on its way it is read again. So whatever is wrong with the bytes that
-        come back, their author wrote it.
+        It is compared with the listing's SHA-256 or git's hash, if there is one, and
+        read again if the connection damaged it. So if anything is wrong with the bytes
+        that come back, their author wrote it.
 
         Raises:
             TooLarge: If the listing says so; nothing is read then.
@@ -165,37 +174,39 @@ class Exchange(Protocol):
         """
 
     def authors(self, paths: Iterable[str], revision: str) -> dict[str, str | None]:
-        """Path -> the account that last committed it, up to `revision`.
+        """Return the account that last committed each path, up to `revision`.
 
-        None where it is not known; paths that are not there are left out.
+        An account is None where it is not known; missing paths are left out.
         """
 
     def origins(self, paths: Iterable[str], revision: str) -> dict[str, str | None]:
-        """Path -> the account that first committed the content it has at `revision`.
+        """Return the account that first committed each path's content at `revision`.
 
-        As far back as the history goes and this looks: some fifty commits. Where
-        nobody is known, as `authors`.
+        It searches the history some fifty commits back. Where no account is known, it
+        answers as `authors` does.
         """
 
     def before(self, path: str, revision: str) -> Snapshot | None:
-        """The files as they were just before the last change of `path`.
+        """Return the files as they were just before the last change of `path`.
 
-        None where the history does not reach back that far (it was squashed), or where
-        there is none (a folder).
+        It is None where the history does not reach back that far (it was squashed), or
+        where there is none (a folder).
         """
 
     def committed(self, path: str, revision: str) -> float | None:
-        """When `path` was last committed, in seconds since the epoch.
+        """Return when `path` was last committed, in seconds since the epoch.
 
-        By the exchange's own clock, whatever the clock of who committed; None where it
+        The time is by the exchange's own clock, not by the committer's; None where it
         has none.
         """
 
     def clock(self) -> float | None:
-        """Seconds since the epoch by the exchange's own clock; None: it has none."""
+        """Return the time by the exchange's own clock, in seconds since the epoch,
+        if any.
+        """
 
     def known_as(self, account: str) -> str | None:
-        """The name that an account has now; None where there is none of that name."""
+        """Return the name that an account has now; None if no account has it."""
 
     def commit(self, changes: Changes, message: str, parent: str | None = None) -> str:
         """Write all of `changes`, or nothing; return a revision that has them.
@@ -220,12 +231,13 @@ class Exchange(Protocol):
         """
 
     def proposals(self) -> list[Proposal]:
-        """The open ones, oldest first; none where there are no proposals."""
+        """Return the open proposals, oldest first; [] where there can be none."""
 
     def proposed(self, number: int) -> tuple[Snapshot, frozenset[str]]:
-        """What a proposal holds now, and the paths that it adds, changes or deletes.
+        """Return the state of a proposal, and the paths that it changes.
 
-        The revision is for `read` and `authors`; paths may be such as are never listed.
+        The state's revision is for `read` and `authors`. The paths are those that it
+        adds, changes or deletes, also paths that are never listed.
 
         Raises:
             NotThere: If no proposal has this number.
@@ -239,4 +251,4 @@ class Exchange(Protocol):
         """
 
     def url(self, path: str = "") -> str:
-        """Where a person looks at `path`, or at the whole repository."""
+        """Return the address where a user can look at `path`, or at the repository."""

@@ -1,7 +1,7 @@
 """A folder as an exchange: a shared drive, a git checkout, a test.
 
 A revision is the number of commits made through this program and a digest of all names,
-sizes and times, so that a change by any other program (git pull, a person) counts too.
+sizes and times, so that a change in any other way (git pull, by hand) counts too.
 There is no history: a file can be read at a revision until it changes. Readers need
 neither the lock nor the right to write, and see each commit whole or not at all (see
 `folder_journal`). Links are neither listed nor followed.
@@ -26,21 +26,21 @@ from comigs_mlx.federation.exchanges.base import (
     Unreachable,
 )
 from comigs_mlx.federation.exchanges.folder_files import (
-    Entry,
+    FileStamp,
     clear,
-    entry_of,
     is_linked,
     read_file,
+    stamp_of,
     walk,
 )
-from comigs_mlx.federation.exchanges.folder_journal import HIDDEN, Journal, State
+from comigs_mlx.federation.exchanges.folder_journal import HIDDEN, Journal, JournalState
 from comigs_mlx.federation.exchanges.paths import check_changes, check_path, check_size
 
 TRIES = 100
-"""Listings that may be overtaken by commits before giving up."""
+"""The number of listings that commits may overtake before it gives up."""
 
 KEPT = 16
-"""Listings remembered for `read`."""
+"""The number of listings that are remembered for `read`."""
 
 
 class FolderExchange:
@@ -53,10 +53,10 @@ class FolderExchange:
         self.uri = str(root)
         self.name, self.patience = account, patience
         self.journal = Journal(self.root)
-        self._listings: dict[str, dict[str, Entry]] = {}
+        self._listings: dict[str, dict[str, FileStamp]] = {}
 
     def account(self) -> str | None:
-        """The name given; a folder does not know who writes to it."""
+        """Return the given name; a folder does not know who writes to it."""
         return self.name
 
     def create(self, private: bool = False) -> None:
@@ -67,7 +67,7 @@ class FolderExchange:
             )
 
     def snapshot(self) -> Snapshot:
-        """The files as they are now."""
+        """Return the files as they are now."""
         if not self.root.is_dir():
             raise NotThere(
                 f"there is no folder {self.root}: check --federation, or make one with "
@@ -83,7 +83,7 @@ class FolderExchange:
         return Snapshot(revision, files)
 
     def read(self, path: str, revision: str, max_bytes: int) -> bytes:
-        """The file, while it is as it was at `revision`."""
+        """Read the file, while it is as it was at `revision`."""
         check_path(path)
         if revision not in self._listings and self.snapshot().revision != revision:
             raise Moved(f"{self.root} has changed since: read a new snapshot")
@@ -98,26 +98,28 @@ class FolderExchange:
         return content
 
     def authors(self, paths: Iterable[str], revision: str) -> dict[str, str | None]:
-        """Nobody is known: whoever can write to the folder is trusted to."""
+        """Return None for each path: all who can write to the folder are trusted."""
         entries = self._listings.get(revision) or self.snapshot().files
         return {path: None for path in paths if path in entries}
 
     def origins(self, paths: Iterable[str], revision: str) -> dict[str, str | None]:
-        """Nobody is known."""
+        """Return None for each path."""
         return self.authors(paths, revision)
 
     def before(self, path: str, revision: str) -> Snapshot | None:
-        """A folder has no history."""
+        """Return None: a folder has no history."""
         del path, revision
         return None
 
     def committed(self, path: str, revision: str) -> float | None:
-        """By the file system's clock, which on a shared drive is its server's."""
+        """Return the file system's time, which on a shared drive is its server's."""
         entries = self._listings.get(revision, {})
         return entries[path].time / 1e9 if path in entries else None
 
     def clock(self) -> float | None:
-        """What time a file gets that is touched now; None where it may not be."""
+        """Return the time that a file gets when it is touched now, if that is
+        allowed.
+        """
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
             handle = os.open(self.root / HIDDEN / "clock", flags, 0o666)
@@ -128,7 +130,7 @@ class FolderExchange:
             return os.fstat(touched.fileno()).st_mtime
 
     def known_as(self, account: str) -> str | None:
-        """Names are what they are."""
+        """Return the name itself: in a folder no account is renamed."""
         return account
 
     def commit(self, changes: Changes, message: str, parent: str | None = None) -> str:
@@ -151,33 +153,33 @@ class FolderExchange:
             return self.snapshot().revision
 
     def check_writable(self) -> None:
-        """Take the lock, which writes."""
+        """Take the lock, which writes to the folder."""
         self.snapshot()
         with clear(self.root), self._locked():
             pass
 
     def propose(self, changes: Changes, message: str, description: str = "") -> str:
-        """A folder has no proposals."""
+        """Refuse: a folder has no proposals."""
         del changes, message, description
         raise NotAllowed(
             f"{self.root} is a folder and has no pull requests: leave --create-pr out"
         )
 
     def proposals(self) -> list[Proposal]:
-        """None."""
+        """Return []: a folder has no proposals."""
         return []
 
     def proposed(self, number: int) -> tuple[Snapshot, frozenset[str]]:
-        """A folder has no proposals."""
+        """Refuse: a folder has no proposals."""
         raise NotThere(f"{self.root} is a folder: there is no proposal {number}")
 
     def dismiss(self, number: int, comment: str) -> None:
-        """A folder has no proposals."""
+        """Refuse: a folder has no proposals."""
         del comment
         raise NotThere(f"{self.root} is a folder: there is no proposal {number}")
 
     def url(self, path: str = "") -> str:
-        """The file's place."""
+        """Return the path of the file."""
         return str(self.root / path)
 
     def _apply(self, changes: Changes) -> None:
@@ -192,7 +194,7 @@ class FolderExchange:
         self.journal.finish()
 
     def _check_places(self, changes: Changes) -> None:
-        """Raise where a file would take a folder's place, or the reverse."""
+        """Raise if a file would take a folder's place, or the reverse."""
         for path in changes:
             parents = [self.root / parent for parent in Path(path).parents]
             if is_linked(self.root, path):
@@ -221,44 +223,47 @@ class FolderExchange:
         finally:
             lock.release()
 
-    def _listing(self) -> tuple[State, dict[str, Entry]]:
-        """The journal and all files, at one moment between two steps of commits."""
+    def _listing(self) -> tuple[JournalState, dict[str, FileStamp]]:
+        """Return the journal and all files between two steps of commits."""
         for _ in range(TRIES):
             state = self.journal.state()
             try:
                 entries = self._scan(state)
-            except FileNotFoundError:  # moved while we looked
+            except FileNotFoundError:  # it was moved meanwhile
                 continue
             if self.journal.state().token == state.token:
                 return state, entries
         raise Unreachable(f"{self.root} is being written to all the time: try again")
 
-    def _scan(self, state: State) -> dict[str, Entry]:
-        # Staged files first: one that is gone by now is in its place for the walk.
+    def _scan(self, state: JournalState) -> dict[str, FileStamp]:
+        # Staged files are looked at first: one that has gone by then is in its place
+        # when the folder is walked.
         staged = {}
         for path, name in state.staged.items():
             place = f"{HIDDEN}/{name}"
             with contextlib.suppress(FileNotFoundError):
                 if not is_linked(self.root, place):
-                    staged[path] = entry_of((self.root / place).lstat())
+                    staged[path] = stamp_of((self.root / place).lstat())
         entries = {**dict(walk(self.root)), **staged}
         return {p: e for p, e in sorted(entries.items()) if p not in state.deleted}
 
-    def _content(self, path: str, entry: Entry) -> bytes | None:
-        """The file, staged or in its place; None where it is not `entry` any more."""
+    def _content(self, path: str, entry: FileStamp) -> bytes | None:
+        """Read the file, staged or in its place; return None if it is not `entry`
+        any more.
+        """
         staged = self.journal.state().staged.get(path)
         places = [f"{HIDDEN}/{staged}"] if staged else []
         for place in [*places, path]:
             if is_linked(self.root, place):
                 raise NotAllowed(f"{path} is a link: it is not read")
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                found = read_file(self.root / place, entry)
-                if found is not None:
-                    return found
+                content = read_file(self.root / place, entry)
+                if content is not None:
+                    return content
         return None
 
 
-def _revision(state: State, entries: dict[str, Entry]) -> str:
+def _revision(state: JournalState, entries: dict[str, FileStamp]) -> str:
     digest = hashlib.sha256()
     for path, entry in entries.items():
         digest.update(f"{path}\0{entry.size}\0{entry.time}\n".encode())

@@ -1,4 +1,4 @@
-"""Files below a folder that others can write to: no link is ever followed."""
+"""Reads files of a folder that others can write to, and never follows a link."""
 
 from __future__ import annotations
 
@@ -17,44 +17,44 @@ from comigs_mlx.federation.exchanges.paths import is_allowed
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A file's state: size in bytes, time of the last change in ns."""
+class FileStamp:
+    """The size of a file in bytes, and the time of its last change in ns."""
 
     size: int
     time: int
 
 
 def is_linked(root: Path, path: str) -> bool:
-    """Whether a symbolic link is at `path`, or on the way there from `root`."""
+    """Tell whether a symbolic link is at `path`, or on the way there from `root`."""
     parts = path.split("/")
     return any(
         (root / "/".join(parts[: n + 1])).is_symlink() for n in range(len(parts))
     )
 
 
-def read_file(file: Path, entry: Entry) -> bytes | None:
-    """The file's content; None where it is not, or does not stay, `entry`."""
+def read_file(file: Path, entry: FileStamp) -> bytes | None:
+    """Read the file; return None if it is not, or does not stay, as `entry` says."""
     # NONBLOCK: another participant may have put a pipe there.
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
     with open(os.open(file, flags), "rb") as opened:
         status = os.fstat(opened.fileno())
-        if not stat.S_ISREG(status.st_mode) or entry_of(status) != entry:
+        if not stat.S_ISREG(status.st_mode) or stamp_of(status) != entry:
             return None
         content = opened.read(entry.size)
-        return content if entry_of(os.fstat(opened.fileno())) == entry else None
+        return content if stamp_of(os.fstat(opened.fileno())) == entry else None
 
 
-def walk(folder: Path, prefix: str = "") -> Iterator[tuple[str, Entry]]:
-    """Path and entry of every file below `folder` that an exchange may hold."""
-    with os.scandir(folder) as found:
-        for item in found:
+def walk(folder: Path, prefix: str = "") -> Iterator[tuple[str, FileStamp]]:
+    """Yield path and entry of every file below `folder` that an exchange may hold."""
+    with os.scandir(folder) as items:
+        for item in items:
             path = prefix + item.name
             if not is_allowed(path) or is_stray(item.name):
                 continue
             if item.is_dir(follow_symlinks=False):
                 yield from walk(Path(item.path), f"{path}/")
             elif item.is_file(follow_symlinks=False):
-                yield path, entry_of(item.stat(follow_symlinks=False))
+                yield path, stamp_of(item.stat(follow_symlinks=False))
 
 
 STRAY = re.compile(
@@ -64,18 +64,18 @@ STRAY = re.compile(
     r"|.* - copy( \(\d+\))?(\..*)?",
     re.IGNORECASE | re.DOTALL,
 )
-"""Names that file managers, editors and synchronisers leave behind in shared folders;
-no participant's name is among them."""
+"""The names that file managers, editors and synchronisers leave in shared folders; no
+participant has such a name."""
 
 
 def is_stray(name: str) -> bool:
-    """Whether a name says that no participant has put the file there."""
+    """Tell whether a file has a name that only other programs give."""
     return bool(STRAY.fullmatch(name))
 
 
-def entry_of(status: os.stat_result) -> Entry:
-    """What of a file's status tells one state from another."""
-    return Entry(status.st_size, status.st_mtime_ns)
+def stamp_of(status: os.stat_result) -> FileStamp:
+    """Return what of a file's status tells one state from another."""
+    return FileStamp(status.st_size, status.st_mtime_ns)
 
 
 REASONS = {
@@ -91,7 +91,7 @@ REASONS = {
 
 @contextlib.contextmanager
 def clear(root: Path, doing: str = "write to") -> Iterator[None]:
-    """Turn what the system says into one sentence of ours."""
+    """Turn an error of the system into one sentence of ours."""
     try:
         yield
     except OSError as error:

@@ -1,9 +1,9 @@
-"""How several files of a folder change at once, whatever kills the process.
+"""Changes several files of a folder at once, even if the process is killed.
 
 A commit stages its new files under hidden names, then writes `pending.json`: from that
 moment it has happened. Then each staged file is renamed to its place, and at last
-`pending.json` to `done.json`. Whoever finds a `pending.json` reads the staged files as
-if they were in place (`State.find`), and the next who writes finishes the renames.
+`pending.json` to `done.json`. A process that finds a `pending.json` reads the staged
+files as if they were in place, and the next one that writes finishes the renames.
 
     ROOT/.comigs/lock, done.json, pending.json, stage-<hex>/<n>
 """
@@ -30,23 +30,23 @@ from comigs_mlx.files import write_bytes, write_json, write_text
 
 HIDDEN, PENDING, DONE = ".comigs", "pending.json", "done.json"
 LAST = "round.json"
-"""Renamed after all others: a program that knows nothing of the journal (mlx-lm) may
-see a new round's adapter under the old round's number, never the reverse."""
+"""The file that is renamed last: a program that knows nothing of the journal (mlx-lm)
+may see a new round's adapter under the old round's number, never the reverse."""
 
 STAGED = re.compile(r"stage-[0-9a-f]{16}/[0-9]+")
 MOST_BYTES = 10_000_000
-"""Of a journal: it names the files of one commit."""
+"""The most bytes of a journal, which names the files of one commit."""
 
 
 @dataclass(frozen=True)
-class State:
-    """What the journal says at one moment.
+class JournalState:
+    """The content of the journal at one moment.
 
     Attributes:
         commits: The number of commits, a pending one included.
         token: A text that differs between any two moments with a step of a commit in
             between.
-        staged: Path -> the name of its staged file below the hidden folder.
+        staged: Maps a path to the name of its staged file below the hidden folder.
         deleted: The paths that the pending commit deletes.
     """
 
@@ -63,11 +63,12 @@ class Journal:
         self.root = root
         self.hidden = root / HIDDEN
 
-    def state(self) -> State:
-        """The journal as it is now.
+    def state(self) -> JournalState:
+        """Read the journal as it is now.
 
         Raises:
-            NotAllowed: If it is not ours; others can write there, so it is not trusted.
+            NotAllowed: If this program did not write it: others can write there, so it
+                is not trusted.
         """
         for name in (PENDING, DONE):  # this order: one is renamed to the other
             file = self.hidden / name
@@ -76,7 +77,7 @@ class Journal:
             except FileNotFoundError:
                 continue
             return _parse(content, name, file)
-        return State()
+        return JournalState()
 
     def stage(self, changes: Changes) -> dict[str, str]:
         """Write the new files under hidden names; return path -> name."""
@@ -91,7 +92,7 @@ class Journal:
 
     def begin(self, commits: int, changes: Changes, staged: dict[str, str]) -> None:
         """Make the commit happen: after this it is never lost."""
-        for path in staged:  # now, while a full disk still means: nothing happened
+        for path in staged:  # a full disk must fail here, before anything has happened
             (self.root / path).parent.mkdir(parents=True, exist_ok=True)
         deleted = sorted(path for path, content in changes.items() if content is None)
         content = {"commits": commits, "staged": staged, "deleted": deleted}
@@ -129,15 +130,14 @@ class Journal:
             raise NotAllowed(
                 f"{path} leads out of {self.root} through a link: remove it"
             )
-        if (
-            self.root / staged
-        ).exists():  # otherwise a killed process had come this far
+        # A staged file that is gone was renamed by a process that was then killed.
+        if (self.root / staged).exists():
             target = self.root / path
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(self.root / staged, target)
 
     def _prune(self, path: str) -> None:
-        """Remove the folders that became empty, as a git repository has none."""
+        """Remove the folders that became empty: a git repository has none either."""
         for parent in list((self.root / path).parents):
             if parent == self.root:
                 return
@@ -146,7 +146,7 @@ class Journal:
 
 
 def _read(file: Path) -> bytes | None:
-    """The file's content; None where it is none of ours."""
+    """Read the file; return None if this program cannot have written it."""
     # NONBLOCK: another participant may have put a pipe there.
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
@@ -161,7 +161,7 @@ def _read(file: Path) -> bytes | None:
         return opened.read(MOST_BYTES + 1)
 
 
-def _parse(content: bytes | None, name: str, file: Path) -> State:
+def _parse(content: bytes | None, name: str, file: Path) -> JournalState:
     with reading(file, NotAllowed, "see that nobody else is writing, and delete it"):
         try:
             values = parse(b"" if content is None else content, MOST_BYTES)
@@ -169,13 +169,15 @@ def _parse(content: bytes | None, name: str, file: Path) -> State:
         except FederationError as error:
             raise ValueError(line(error)) from None
     if name == DONE:
-        return State(commits, f"done {commits}")
+        return JournalState(commits, f"done {commits}")
     staged, deleted = values["staged"], frozenset(values["deleted"])
-    return State(commits, f"pending {commits}", staged, deleted)
+    return JournalState(commits, f"pending {commits}", staged, deleted)
 
 
 def _checked(values: Any) -> int:
-    """Number of commits, where every path and name in a journal is allowed."""
+    """Return the number of commits, if every path and name in the journal is
+    allowed.
+    """
     for path in [*values["staged"], *values["deleted"]]:
         check_path(path)
     if not all(STAGED.fullmatch(name) for name in values["staged"].values()):

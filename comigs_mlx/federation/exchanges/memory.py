@@ -1,4 +1,4 @@
-"""An exchange in memory, with history, accounts and faults on schedule: the fake.
+"""The fake: an exchange in memory, with history, accounts and faults on schedule.
 
 store = MemoryStore(writers={"ann", "ben"})
 ann, eve = MemoryExchange("ann", store), MemoryExchange("eve", store)
@@ -26,7 +26,7 @@ from comigs_mlx.federation.exchanges.paths import check_changes, check_path, che
 
 @dataclass(frozen=True)
 class Fault:
-    """The `nth` call of `method` from now on (1 is the next) raises `error`.
+    """A fault: the `nth` call of `method` from now on (1 is the next) raises `error`.
 
     Attributes:
         after: Whether the work is done first, as when an answer is lost.
@@ -43,10 +43,10 @@ class Commit:
     """One entry of the history.
 
     Attributes:
-        files: Path -> content, of the whole state after the commit.
-        sha256: Path -> the SHA-256 of the content; each content is hashed once.
-        time: When the commit was made, in seconds since the epoch, where the store has
-            a clock.
+        files: Maps a path to its content, in the whole state after the commit.
+        sha256: Maps a path to the SHA-256 of its content; each content is hashed once.
+        time: The time of the commit, in seconds since the epoch, where the store has a
+            clock.
     """
 
     revision: str
@@ -69,15 +69,14 @@ class Offer:
 
 @dataclass
 class MemoryStore:
-    """What several accounts share.
+    """The repository that several accounts share.
 
     Attributes:
         writers: The accounts that may commit; None means everybody.
-        history: The commits, the oldest first; None until somebody creates the
-            repository.
+        history: The commits, the oldest first; None until the repository is created.
         private: Whether `create` was asked for a private repository.
         faults: The errors to raise, each of them once.
-        renamed: The old -> the new name of accounts.
+        renamed: Maps the old name of an account to its new one.
         clock: The store's own clock, as the Hub has one; None where it has none.
     """
 
@@ -97,7 +96,7 @@ class MemoryStore:
                 self.history[:-1] = []
 
     def fault(self, method: str) -> Fault | None:
-        """Count one call of `method`; the fault that is due, if any."""
+        """Count one call of `method`; return the fault that is due, if any."""
         due = None
         with self.lock:
             for i, fault in reversed(list(enumerate(self.faults))):
@@ -123,7 +122,7 @@ class MemoryExchange:
         self.uri = "memory"
 
     def account(self) -> str | None:
-        """The name given."""
+        """Return the given name."""
         return self.name
 
     def create(self, private: bool = False) -> None:
@@ -140,14 +139,14 @@ class MemoryExchange:
         _raise(due)
 
     def snapshot(self) -> Snapshot:
-        """The newest state."""
+        """Return the newest state."""
         due = self.store.fault("snapshot")
         head = self._history()[-1]
         _raise(due)
         return _snapshot(head)
 
     def read(self, path: str, revision: str, max_bytes: int) -> bytes:
-        """From any state of the history."""
+        """Read a file in any state of the history."""
         check_path(path)
         due = self.store.fault("read")
         files = self._at(revision)[-1].files
@@ -158,7 +157,7 @@ class MemoryExchange:
         return files[path]
 
     def authors(self, paths: Iterable[str], revision: str) -> dict[str, str | None]:
-        """From the history."""
+        """Search the history for the last commit of each path."""
         due = self.store.fault("authors")
         history = self._at(revision)
         _raise(due)
@@ -169,18 +168,18 @@ class MemoryExchange:
         }
 
     def origins(self, paths: Iterable[str], revision: str) -> dict[str, str | None]:
-        """From the oldest state that has the same content."""
+        """Search the history for the oldest state that has the same content."""
         history = self._at(revision)
         firsts: dict[str, str | None] = {}
         for path in paths:
             digest = history[-1].sha256.get(path)
-            same = (c for c in history if digest and c.sha256.get(path) == digest)
-            if (first := next(same, None)) is not None:
-                firsts |= self.authors([path], first.revision)
+            equal = (c for c in history if digest and c.sha256.get(path) == digest)
+            if (oldest := next(equal, None)) is not None:
+                firsts |= self.authors([path], oldest.revision)
         return firsts
 
     def before(self, path: str, revision: str) -> Snapshot | None:
-        """From the history."""
+        """Return the state before the last change of `path`, from the history."""
         history = self._at(revision)
         changes = [i for i, commit in enumerate(history) if path in commit.changed]
         if not changes or changes[-1] == 0:
@@ -188,16 +187,16 @@ class MemoryExchange:
         return _snapshot(history[changes[-1] - 1])
 
     def committed(self, path: str, revision: str) -> float | None:
-        """By `store.clock`."""
+        """Return the time of the last commit of `path`, by `store.clock`."""
         history = self._at(revision)
         return next((c.time for c in reversed(history) if path in c.changed), None)
 
     def clock(self) -> float | None:
-        """As `store.clock` says."""
+        """Return the time of `store.clock`, if there is one."""
         return None if self.store.clock is None else self.store.clock()
 
     def known_as(self, account: str) -> str | None:
-        """As `store.renamed` says."""
+        """Return the new name of `store.renamed`, if there is one."""
         return self.store.renamed.get(account, account)
 
     def commit(self, changes: Changes, message: str, parent: str | None = None) -> str:
@@ -214,7 +213,7 @@ class MemoryExchange:
         return head
 
     def check_writable(self) -> None:
-        """Whether this account is one of the store's writers."""
+        """Check that this account is one of the store's writers."""
         self._history()
         writers = self.store.writers
         if writers is not None and self.name not in writers:
@@ -223,7 +222,7 @@ class MemoryExchange:
             )
 
     def propose(self, changes: Changes, message: str, description: str = "") -> str:
-        """Keep `changes` for somebody who may write."""
+        """Keep `changes` for an account that may write."""
         check_changes(changes, message)
         due = self.store.fault("propose")
         with self.store.lock:
@@ -234,7 +233,7 @@ class MemoryExchange:
         return self.url(f"proposals/{number}")
 
     def proposals(self) -> list[Proposal]:
-        """What has been proposed and not dismissed."""
+        """List what has been proposed and not dismissed."""
         due = self.store.fault("proposals")
         _raise(due)
         return [
@@ -244,7 +243,7 @@ class MemoryExchange:
         ]
 
     def proposed(self, number: int) -> tuple[Snapshot, frozenset[str]]:
-        """The state that the proposal would have made, had nothing else happened."""
+        """Return the state that the proposal would have made by itself."""
         due = self.store.fault("proposed")
         if (offer := self.store.offers.get(number)) is None:
             raise NotThere(f"there is no proposal {number}")
@@ -252,7 +251,7 @@ class MemoryExchange:
         return _snapshot(offer.commit), offer.commit.changed
 
     def dismiss(self, number: int, comment: str) -> None:
-        """Close it."""
+        """Close the proposal."""
         due = self.store.fault("dismiss")
         self.check_writable()
         offer = self.store.offers.get(number)
@@ -262,7 +261,7 @@ class MemoryExchange:
         _raise(due)
 
     def url(self, path: str = "") -> str:
-        """A made-up address."""
+        """Return a made-up address."""
         return f"{self.uri}:{path}"
 
     def _add(self, history: list[Commit], changes: Changes, message: str) -> str:
@@ -278,9 +277,9 @@ class MemoryExchange:
             p for p in {*files, *head.files} if files.get(p) != head.files.get(p)
         }
         new = {p: hashlib.sha256(files[p]).hexdigest() for p in changed & {*files}}
-        known = {p: new.get(p) or head.sha256[p] for p in files}
-        revision = _digest(f"{head.revision} {self.name} {message}", known)
-        commit = revision, self.name, message, frozenset(changed), files, known
+        digests = {p: new.get(p) or head.sha256[p] for p in files}
+        revision = _digest(f"{head.revision} {self.name} {message}", digests)
+        commit = revision, self.name, message, frozenset(changed), files, digests
         return Commit(*commit, self.clock())
 
     def _history(self) -> list[Commit]:
@@ -289,7 +288,7 @@ class MemoryExchange:
         return self.store.history
 
     def _at(self, revision: str) -> list[Commit]:
-        """The history up to `revision`."""
+        """Return the history up to `revision`."""
         offers = [[*o.before, o.commit] for o in self.store.offers.values()]
         for history in (self._history(), *offers):
             for i, commit in enumerate(history):
@@ -308,8 +307,8 @@ def _snapshot(commit: Commit) -> Snapshot:
     )
 
 
-def _digest(before: str, known: dict[str, str]) -> str:
-    parts = [before, *(f"{path} {sha256}" for path, sha256 in sorted(known.items()))]
+def _digest(before: str, digests: dict[str, str]) -> str:
+    parts = [before, *(f"{path} {sha256}" for path, sha256 in sorted(digests.items()))]
     return hashlib.sha1("\n".join(parts).encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""An exchange that counts the bytes of files that come and go through it."""
+"""An exchange that counts the bytes of files that are read and written through it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from comigs_mlx.federation.exchanges.base import Changes, Exchange
 
 
 class Metered:
-    """Everything as the exchange inside; contents read and written are counted.
+    """Acts as the exchange inside, and counts the contents read and written.
 
-    Listings, headers and what is sent again after an error are not.
+    Listings, headers and what is sent again after an error are not counted.
 
     Attributes:
-        received: How many bytes of files have been read so far.
-        sent: How many bytes of files have been committed or proposed so far.
+        received: The bytes of files that have been read so far.
+        sent: The bytes of files that have been committed or proposed so far.
     """
 
     def __init__(self, inner: Exchange):
@@ -23,25 +23,25 @@ class Metered:
         self.received = self.sent = 0
 
     def read(self, path: str, revision: str, max_bytes: int) -> bytes:
-        """As `Exchange.read`."""
+        """Read as `Exchange.read` does."""
         content = self._inner.read(path, revision, max_bytes)
         self.received += len(content)
         return content
 
     def commit(self, changes: Changes, message: str, parent: str | None = None) -> str:
-        """As `Exchange.commit`."""
+        """Commit as `Exchange.commit` does."""
         revision = self._inner.commit(changes, message, parent)
         self.sent += _size(changes)
         return revision
 
     def propose(self, changes: Changes, message: str, description: str = "") -> str:
-        """As `Exchange.propose`."""
+        """Propose as `Exchange.propose` does."""
         url = self._inner.propose(changes, message, description)
         self.sent += _size(changes)
         return url
 
     def take(self) -> tuple[int, int]:
-        """Bytes sent and received since the last call."""
+        """Return the bytes sent and received since the last call."""
         counts = self.sent, self.received
         self.sent = self.received = 0
         return counts

@@ -1,4 +1,4 @@
-"""From a federation's URI to the exchange that speaks it."""
+"""Opens the exchange of a federation's URI."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from comigs_mlx.federation.exchanges.base import Exchange, Say
 from comigs_mlx.federation.formats.redaction import clean
 
 PATH = "folder"
-"""The exchange of what has no scheme."""
+"""The exchange of a text without a scheme."""
 
 
 def open_exchange(
@@ -20,7 +20,7 @@ def open_exchange(
     patience: float = 300.0,
     say: Say = lambda line: None,
 ) -> Exchange:
-    """The exchange at `uri`; nothing is read or asked yet.
+    """Make the exchange at `uri`; nothing is read or requested yet.
 
     The Hub's address and the token are those of its library (HF_ENDPOINT, HF_TOKEN, or
     a login).
@@ -28,8 +28,8 @@ def open_exchange(
     Args:
         uri: The federation's address: `hf://owner/repo`, `hf://owner/repo@branch`, the
             path of a folder, or a URI whose scheme another package has registered.
-        patience: How many seconds one call goes on trying.
-        say: It is told whenever something is waited for.
+        patience: The seconds that one call goes on trying.
+        say: Receives a sentence whenever something is waited for.
 
     Raises:
         FederationError: If `uri` is none of these.
@@ -42,18 +42,18 @@ def open_exchange(
 
 
 def _scheme(text: str) -> str:
-    """The name of the exchange for `text`; a single letter before `:` is a drive."""
+    """Return the name of the exchange for `text`; one letter before `:` is a drive."""
     match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", text)
     if text.startswith("hf:"):
         return "hf"  # its own error says how such a URI is written
-    known = [name for name in registry.names("exchange") if name != PATH]
-    if match is not None and match[1] in known:
+    schemes = [name for name in registry.names("exchange") if name != PATH]
+    if match is not None and match[1] in schemes:
         return match[1]
     no_path = not text.strip() or "\0" in text or "://" in text
     if no_path or re.fullmatch(r"[A-Za-z]{2,}:.*", text):
-        others = "".join(f"{name}://..., " for name in known if name != "hf")
+        more = "".join(f"{name}://..., " for name in schemes if name != "hf")
         raise FederationError(
-            f"{clean(text)!r} is no federation: write hf://owner/repo, {others}or a "
+            f"{clean(text)!r} is no federation: write hf://owner/repo, {more}or a "
             "folder's path"
         )
     return PATH

@@ -1,4 +1,4 @@
-"""What may be written through an exchange: paths, sizes, a whole commit."""
+"""The paths, sizes and commits that may be written through an exchange."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from comigs_mlx.errors import FederationError
 from comigs_mlx.federation.exchanges.base import NotAllowed, TooLarge
 
 LONGEST_PATH, LONGEST_NAME = 1000, 200
-"""Bytes of UTF-8; file systems end at 1,024 (macOS) and 255."""
+"""The most bytes of UTF-8; file systems end at 1,024 (macOS) and 255."""
 
 
 def check_path(path: str) -> None:
@@ -28,7 +28,7 @@ def check_path(path: str) -> None:
 
 
 def is_allowed(path: str) -> bool:
-    """Whether `check_path` passes."""
+    """Tell whether `check_path` passes."""
     try:
         check_path(path)
     except NotAllowed:
@@ -41,14 +41,14 @@ def check_changes(changes: Mapping[str, bytes | None], message: str) -> None:
     for path in changes:
         check_path(path)
     folders = {str(folder) for p in changes for folder in PurePosixPath(p).parents}
-    if taken := sorted(folders & set(changes)):
-        raise NotAllowed(f"{taken[0]!r} cannot be a file and a folder in one commit")
+    if clashes := sorted(folders & set(changes)):
+        raise NotAllowed(f"{clashes[0]!r} cannot be a file and a folder in one commit")
     if not message.strip():
         raise FederationError("a commit needs a message: give one line")
 
 
 def check_size(path: str, size: int, max_bytes: int) -> None:
-    """Raise `TooLarge` where `size` bytes are more than `max_bytes`."""
+    """Raise `TooLarge` if `size` bytes are more than `max_bytes`."""
     if size > max_bytes:
         raise TooLarge(
             f"{path} has {size} bytes where at most {max_bytes} are accepted: it is "

@@ -1,4 +1,4 @@
-"""Tries of what others may overtake, with a growing pause of chance in between."""
+"""Tries again what other commits may overtake, with a growing pause of chance."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import time
 from collections.abc import Iterator
 
 TRIES = 20
-"""Times that a commit may be overtaken, or a state may change, before giving up."""
+"""The times that a commit may be overtaken, or a state may change, before giving up."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 3.0
-"""Seconds; 20 tries take half a minute, more than the Hub's answers lag behind."""
+"""The seconds; 20 tries take half a minute, more than the Hub's answers lag behind."""
 
 
 def tries(count: int = TRIES) -> Iterator[int]:

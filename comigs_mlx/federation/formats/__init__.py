@@ -1,1 +1,1 @@
-"""What a federation writes: its file formats, read strictly. Knows no network."""
+"""The file formats of a federation, which are read strictly; knows no network."""

@@ -33,35 +33,35 @@ from comigs_mlx.tensors import from_bytes, serialise
 
 CONFIG = "adapter_config.json"
 NAMED, MOST_NAMED = 500, 64 * 2**20
-"""Bytes that one tensor, and all of them, may take in the header of a file."""
+"""The most bytes that one tensor, and all of them, may take in a file's header."""
 
 
 def files(
     tensors: Mapping[str, npt.NDArray[Any]], manifest: Manifest
 ) -> dict[str, Any]:
-    """Path -> content of every adapter file, configurations included."""
-    made: dict[str, Any] = {}
+    """Return path and content of every adapter file, configurations included."""
+    contents: dict[str, Any] = {}
     for path, names in by_file(sorted(tensors)).items():
         values = {
             inner: np.asarray(tensors[name], np.float32)
             for inner, name in names.items()
         }
-        made[path] = serialise(values, {"format": "mlx"})
+        contents[path] = serialise(values, {"format": "mlx"})
         config = adapter_config(values, manifest)
         content = json.dumps(config, indent=2, sort_keys=True) + "\n"
-        made[path.replace(ADAPTER, CONFIG)] = content.encode()
-    return made
+        contents[path.replace(ADAPTER, CONFIG)] = content.encode()
+    return contents
 
 
 def adapter_config(names: Mapping[str, Any], manifest: Manifest) -> dict[str, Any]:
-    """What mlx-lm's adapter loader needs; keys are relative to a block."""
+    """Return what mlx-lm's adapter loader needs; keys are relative to a block."""
     shape, paths = manifest.experts, linears(names)
     keys = [t for t in shape.targets if any(p.endswith(f".{t}") for p in paths)]
     return expert_shape.adapter_config(shape, manifest.base_model.id, keys)
 
 
 def paths(manifest: Manifest) -> list[str]:
-    """The adapter files that a federation of this manifest has."""
+    """List the adapter files that a federation of this manifest has."""
     return expert_shape.adapter_paths(manifest.experts.generalists)
 
 
@@ -71,17 +71,17 @@ def read(
     own: Shapes | None = None,
     stated: str | None = None,
 ) -> dict[str, Array]:
-    """Tensor -> values of a federation's current generalists.
+    """Read the tensors of a federation's current generalists, by name.
 
     Args:
-        contents: Adapter file -> content.
-        manifest: Of the federation.
+        contents: Maps each adapter file to its content.
+        manifest: The manifest of the federation.
         own: The shapes of this participant's generalists, which they must have; None
-            takes any that the manifest allows (for who only closes rounds).
-        stated: Their digest, where round.json states it.
+            takes any that the manifest allows (for one who only closes rounds).
+        stated: The digest that round.json states, or None where it states none.
 
     Raises:
-        FederationError: If they cannot be used, with the reason.
+        FederationError: If they cannot be used; the text gives the reason.
     """
     shapes = _shapes(contents, manifest) if own is None else own
     try:
@@ -114,11 +114,11 @@ def check_generalist(
     Raises:
         FederationError: If they cannot be used; the text is one short line.
     """
-    wanted = encoding.expected(own, "fp32")
-    if files.keys() != wanted.keys():
-        stranger = sorted(files.keys() ^ wanted.keys())[0]
+    expected = encoding.expected(own, "fp32")
+    if files.keys() != expected.keys():
+        stranger = sorted(files.keys() ^ expected.keys())[0]
         raise FederationError(f"{shown(stranger)} is missing or not expected")
-    layouts = {file: finite_layout(files[file], wanted[file]) for file in files}
+    layouts = {file: finite_layout(files[file], expected[file]) for file in files}
     values = {
         name: read_tensor(files[file], layouts[file].entries[inner])
         for file, names in by_file(own).items()
@@ -129,25 +129,25 @@ def check_generalist(
     return values
 
 
-def finite_layout(content: bytes, wanted: Mapping[str, Spec]) -> Layout:
+def finite_layout(content: bytes, expected: Mapping[str, Spec]) -> Layout:
     """Find the tensors in a file by our own strict reading and by the library's.
 
     Args:
-        content: The whole file.
-        wanted: What each tensor in it must be.
+        content: The content of the whole file.
+        expected: The dtype and shape that each tensor in it must have.
 
     Raises:
         FederationError: If the two readings differ, or a number is not finite; the
             text is one short line.
     """
-    layout = read_layout(content, wanted)
+    layout = read_layout(content, expected)
     if not layout.metadata.keys() <= {"format", "encoding", "step"}:
         raise FederationError("unknown metadata in a tensor file")
     try:
         loaded = from_bytes(content)
     except ValueError as error:
         raise FederationError(f"not a safetensors file: {shown(error)}") from None
-    for name, spec in wanted.items():
+    for name, spec in expected.items():
         if loaded[name].shape != spec.shape or not np.isfinite(loaded[name]).all():
             raise FederationError(f"{shown(name)} is not finite")
     return layout
@@ -156,7 +156,7 @@ def finite_layout(content: bytes, wanted: Mapping[str, Spec]) -> Layout:
 def check_shapes(shapes: Shapes, manifest: Manifest) -> None:
     """Raise `FederationError` unless a manifest describes tensors of these shapes."""
     rank, pairs = manifest.experts.rank, linears(shapes)
-    wanted = {f"{path}.{part}" for path in pairs for part in ("lora_a", "lora_b")}
+    expected = {f"{path}.{part}" for path in pairs for part in ("lora_a", "lora_b")}
     fits = all(
         expert_shape.TENSOR.fullmatch(name)
         and len(shape) == 2
@@ -164,7 +164,7 @@ def check_shapes(shapes: Shapes, manifest: Manifest) -> None:
         for name, shape in shapes.items()
     )
     strangers = {file_of(name) for name in shapes} ^ set(paths(manifest))
-    if not shapes or not fits or wanted != set(shapes) or strangers:
+    if not shapes or not fits or expected != set(shapes) or strangers:
         raise FederationError(
             f"the generalists are not LoRA pairs of rank {rank} in "
             f"{', '.join(paths(manifest))}, as federation.json says: ask who made the "
@@ -173,8 +173,8 @@ def check_shapes(shapes: Shapes, manifest: Manifest) -> None:
 
 
 def _shapes(contents: Mapping[str, bytes], manifest: Manifest) -> Shapes:
-    """The shapes that the files claim, where the manifest allows them."""
-    experts, found = manifest.experts, {}
+    """Read the shapes that the files claim, and check that the manifest allows them."""
+    experts, claimed = manifest.experts, {}
     tensors = 2 * experts.num_layers * max(len(experts.targets), 1)
     for path, content in contents.items():
         try:
@@ -184,6 +184,6 @@ def _shapes(contents: Mapping[str, bytes], manifest: Manifest) -> Shapes:
                 f"{path} of the federation is damaged: go back to an earlier commit"
             ) from None
         for name, shape in shapes.items():
-            found[path.removesuffix(ADAPTER) + name] = shape
-    check_shapes(found, manifest)
-    return found
+            claimed[path.removesuffix(ADAPTER) + name] = shape
+    check_shapes(claimed, manifest)
+    return claimed

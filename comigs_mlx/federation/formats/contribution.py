@@ -1,11 +1,12 @@
-"""What one participant gives to one round: contribution.json and adapter files.
+"""The contribution of one participant to one round: contribution.json and adapter
+files.
 
     contributions/<round>/<participant>/contribution.json
                                         adapters.safetensors
                                         generalist-1/adapters.safetensors ...
 
-contribution.json (a public format) says what the tensor files are, of whom, for which
-round and on which base model, and nothing about the participant's text or device but
+contribution.json (a public format) says what the tensor files are, whose they are, for
+which round and on which base model. Of the participant's text and device it holds only
 the counters that the manifest lists.
 """
 
@@ -34,7 +35,7 @@ from comigs_mlx.federation.formats.manifest import (
 )
 from comigs_mlx.federation.formats.schema import between, each, item, matching
 from comigs_mlx.federation.formats.strict_json import canonical
-from comigs_mlx.federation.formats.tensor_file import Content, Layout, read_tensor
+from comigs_mlx.federation.formats.tensor_file import FileContent, Layout, read_tensor
 from comigs_mlx.federation.formats.tensor_source import Array, Source, file_of
 from comigs_mlx.files import write_bytes
 
@@ -44,7 +45,7 @@ METADATA_BYTES = 64 * 1024
 
 @dataclass(frozen=True)
 class FileEntry:
-    """One tensor file."""
+    """Hash and size of one tensor file."""
 
     sha256: str = item(matching(r"[0-9a-f]{64}", "a SHA-256"))
     bytes: int = item(between(0, 10**12))
@@ -52,13 +53,13 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Privacy:
-    """Differential privacy of the participant's updates so far; see `privacy`.
+    """The differential privacy of the participant's updates so far; see `privacy`.
 
     Attributes:
-        epsilon: Spent, over all its rounds in this federation.
-        delta: Of the guarantee.
-        clip: Longest update.
-        noise: Standard deviation of the noise, in units of `clip`.
+        epsilon: The privacy loss over all its rounds in this federation.
+        delta: The probability with which the guarantee may fail.
+        clip: The largest norm of an update.
+        noise: The standard deviation of the noise, in units of `clip`.
     """
 
     epsilon: float = item(between(0, 10**9))
@@ -72,19 +73,20 @@ class Contribution:
     """The content of contribution.json.
 
     Attributes:
-        participant: Its name.
-        round: The open round that it is for.
-        base_fingerprint: Of the base model trained on.
-        experts: Shape of the generalists in the tensor files.
-        encoding: Of the tensors.
-        counters: Counter -> number in this round; of tokens an upper bound.
-        files: Tensor file, relative to contribution.json -> what it must be.
-        signature: See `signatures`; None where it is not signed.
-        privacy: None where no noise was added.
+        participant: The participant's name.
+        round: The number of the open round that it is for.
+        base_fingerprint: The fingerprint of the base model it was trained on.
+        experts: The shape of the generalists in the tensor files.
+        encoding: The encoding of the tensors.
+        counters: Maps a counter to its number in this round; of tokens it is an upper
+            bound.
+        files: Maps a tensor file, relative to contribution.json, to its hash and size.
+        signature: The signature (see `signatures`); None where it is not signed.
+        privacy: The guarantee of the updates so far; None where no noise was added.
         federation: The id of the federation that it is for.
-        start: Digest of the generalists that it was trained from.
-        account: The account that commits it, as it says itself; believed only where
-            the history does not tell any more, see `attribution`.
+        start: The digest of the generalists that it was trained from.
+        account: The account that commits it, as it says itself; believed only where the
+            history does not tell any more, see `attribution`.
     """
 
     NEWER: ClassVar = ("federation", "start", "account")
@@ -107,12 +109,12 @@ class Contribution:
         """Read contribution.json.
 
         Raises:
-            FederationError: All that is wrong with it, at once.
+            FederationError: If anything is wrong; the text lists all of it.
         """
         return schema.read(cls, content, CONTRIBUTION, METADATA_BYTES)
 
     def to_json(self) -> bytes:
-        """The content of contribution.json; same content, same bytes.
+        """Write the content of contribution.json; equal values give equal bytes.
 
         Raises:
             FederationError: If a value cannot work.
@@ -120,16 +122,16 @@ class Contribution:
         return schema.write(self, CONTRIBUTION, METADATA_BYTES)
 
     def signed_bytes(self) -> bytes:
-        """What a signature is of: everything but itself, in canonical form.
+        """Return what is signed: every entry but the signature, in canonical form.
 
-        The tensors are in it by the SHA-256 of their files.
+        It covers the tensors through the SHA-256 of their files.
         """
         content = schema.to_dict(Contribution.from_json(self.to_json()))  # 16 is 16.0
         del content["signature"]
         return canonical(content)
 
     def problems(self) -> Iterator[str]:
-        """One sentence for each value that cannot work."""
+        """Yield one sentence for each value that cannot work."""
         for name, number in self.counters.items():
             if name not in COUNTERS:
                 yield f"counters: unknown counter {schema.shown(name)}"
@@ -142,9 +144,9 @@ class Prepared:
     """A contribution ready to be pushed.
 
     Attributes:
-        metadata: contribution.json.
-        tensors: Tensor file -> content.
-        residual: For `prepare` in the next round.
+        metadata: The content of contribution.json.
+        tensors: Maps each tensor file to its content.
+        residual: The quantisation residual, which `prepare` takes in the next round.
     """
 
     metadata: Contribution
@@ -152,21 +154,23 @@ class Prepared:
     residual: dict[str, Array]
 
     def by(self, account: str | None) -> Prepared:
-        """The same with the account that commits it, where that is not said yet.
+        """State the account that commits it, where none is stated yet.
 
-        What is signed stays as it was signed; a federation without an id, of version
-        0.1, may have closers that refuse an entry they do not know.
+        A signed contribution stays as it was signed. In a federation without an id, of
+        version 0.1, an older program may close the round, and refuse this entry.
         """
         stated = self.metadata
-        known = account is not None and re.fullmatch(ACCOUNT, account)
-        said = stated.account is not None or stated.signature is not None
-        if not known or said or stated.federation is None:
+        valid = account is not None and re.fullmatch(ACCOUNT, account)
+        settled = stated.account is not None or stated.signature is not None
+        if not valid or settled or stated.federation is None:
             return self
         metadata = dataclasses.replace(stated, account=account)
         return dataclasses.replace(self, metadata=metadata)
 
     def files(self) -> dict[str, bytes]:
-        """All files, relative to the participant's folder: what leaves this device."""
+        """Return all files that leave this device, relative to the participant's
+        folder.
+        """
         return {CONTRIBUTION: self.metadata.to_json(), **self.tensors}
 
 
@@ -185,23 +189,23 @@ def prepare(
     """Make a contribution; nothing is written.
 
     Args:
-        values: Tensor -> values of this participant's generalists.
+        values: Maps each tensor to its values in this participant's generalists.
         current: The federation's generalists, which `values` started from.
-        manifest: Of the federation.
-        participant: Name of this participant.
-        round: The open round.
-        counters: Those the manifest does not list are left out.
+        manifest: The manifest of the federation.
+        participant: The name of this participant.
+        round: The number of the open round.
+        counters: The counters; those that the manifest does not list are left out.
         residual: The quantisation residual of the round before.
-        privacy: What `privacy.privatise` was done with, if it was.
-        start: Digest of `current`, to be stated.
+        privacy: The guarantee of `privacy.privatise`, if it was used.
+        start: The digest of `current`, to be stated.
 
     Raises:
         FederationError: If a value is not finite, or the metadata cannot work.
     """
-    done = encoding.encode(values, current, manifest.encoding, residual)
+    encoded = encoding.encode(values, current, manifest.encoding, residual)
     entries = {
         file: FileEntry(hashlib.sha256(content).hexdigest(), len(content))
-        for file, content in done.files.items()
+        for file, content in encoded.files.items()
     }
     listed = {name: n for name, n in counters.items() if name in manifest.counters}
     metadata = Contribution(
@@ -214,34 +218,34 @@ def prepare(
         files=entries,
         privacy=privacy,
         federation=manifest.id,
-        # Earlier versions refuse what they do not know: only where the id is new too.
+        # Earlier versions refuse an unknown entry, and they know no id either.
         start=None if manifest.id is None else start,
     )
-    metadata.to_json()  # refuses what no one would accept
-    return Prepared(metadata, done.files, done.residual)
+    metadata.to_json()  # raises for what no one would accept
+    return Prepared(metadata, encoded.files, encoded.residual)
 
 
 def _experts(
     experts: SharedShape, values: Mapping[str, npt.NDArray[Any]]
 ) -> SharedShape:
-    """The federation's shape of experts, with the rank of `values`."""
+    """Return the federation's shape of experts with the rank of `values`."""
     ranks = (a.shape[1] for name, a in values.items() if name.endswith(".lora_a"))
     return dataclasses.replace(experts, rank=next(ranks, experts.rank))
 
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """A contribution that passed the checks: a `Source` for aggregators.
+    """A contribution that passed the checks: a `TensorSource` for aggregators.
 
     Attributes:
-        metadata: contribution.json.
-        files: Tensor file -> where it is.
-        layouts: Tensor file -> what is where in it.
+        metadata: The content of contribution.json.
+        files: Maps each tensor file to its content or its path.
+        layouts: Maps each tensor file to the places of its tensors.
         current: The generalists that its updates are relative to.
     """
 
     metadata: Contribution
-    files: Mapping[str, Content]
+    files: Mapping[str, FileContent]
     layouts: Mapping[str, Layout]
     current: Source
 
@@ -252,15 +256,15 @@ class Stored:
 
     @property
     def tokens(self) -> int:
-        """Training tokens behind it, as the participant says."""
+        """The number of training tokens behind it, as the participant states it."""
         return self.metadata.counters.get("tokens", 0)
 
     def names(self) -> Sequence[str]:
-        """Its tensors, sorted."""
+        """List its tensors, sorted."""
         return self.current.names()
 
     def read(self, tensor: str) -> Array:
-        """The values of one tensor, decoded."""
+        """Read and decode the values of one tensor."""
         file, inner = file_of(tensor), expert_shape.split(tensor)[1]
         entries, content = self.layouts[file].entries, self.files[file]
         scale = entries.get(inner + encoding.SCALE)
@@ -272,8 +276,8 @@ class Stored:
         )
 
     def keep(self, folder: Path) -> Stored:
-        """The same contribution, its tensors in files of `folder` instead of memory."""
-        paths: dict[str, Content] = {}
+        """Move its tensors from memory to files of `folder`."""
+        paths: dict[str, FileContent] = {}
         for file, content in self.files.items():
             if isinstance(content, bytes):
                 write_bytes(folder / file, content)

@@ -1,4 +1,4 @@
-"""Tensors in a contribution: fp32, fp16, or int8 with the rounding error kept.
+"""Encodes the tensors of a contribution: fp32, fp16, or int8 with error feedback.
 
 fp32 and fp16 hold the generalist's values. int8 holds its update relative to the
 current generalist, one float32 scale for each of the r rank-one terms of a pair (a
@@ -6,8 +6,8 @@ column of lora_a, a row of lora_b):
 
     q = round(x / s),  s = max |x| / 127;   decoded = current + q s
 
-The quantisation residual is handed back, and belongs to the next round's
-x (error feedback: Seide et al., Interspeech 2014; Karimireddy et al., ICML 2019).
+The quantisation residual is returned, and is added to the next round's x (error
+feedback: Seide et al., Interspeech 2014; Karimireddy et al., ICML 2019).
 `x = decoded + residual` holds exactly in float32.
 """
 
@@ -27,7 +27,7 @@ from comigs_mlx.federation.formats.tensor_source import Array, Source, by_file
 from comigs_mlx.tensors import serialise
 
 SCALE = ".scale"
-"""Ends the name of the scales of an int8 tensor."""
+"""The ending of the name of an int8 tensor's scales."""
 
 _DTYPE = {"fp16": "F16", "fp32": "F32", "int8": "I8"}
 
@@ -37,8 +37,9 @@ class Encoded:
     """The tensor files of a contribution.
 
     Attributes:
-        files: Adapter file -> content.
-        residual: Tensor -> its quantisation residual; add it in the next round.
+        files: Maps each adapter file to its content.
+        residual: Maps each tensor to its quantisation residual, to be added in the next
+            round.
     """
 
     files: dict[str, bytes]
@@ -51,24 +52,24 @@ def encode(
     encoding: Encoding,
     residual: Mapping[str, Array] | None = None,
 ) -> Encoded:
-    """Make the files that carry these generalists; same content, same bytes.
+    """Make the files that carry these generalists; equal values give equal bytes.
 
     Args:
-        values: Tensor -> values, any float type.
+        values: Maps each tensor to its values, of any float type.
         current: The generalists that `values` started from.
-        encoding: How to store them.
-        residual: What an earlier call returned.
+        encoding: The encoding to store them in.
+        residual: The residual that an earlier call returned.
 
     Raises:
         FederationError: If a value is not finite, or too large for the encoding.
     """
     stored: dict[str, npt.NDArray[Any]] = {}
-    left: dict[str, Array] = {}
+    residuals: dict[str, Array] = {}
     for name, x in _inputs(values, current, encoding, residual or {}).items():
         parts = _store(name, x, encoding)
         stored |= parts
-        left[name] = x - _restored(parts[name], parts.get(name + SCALE), name)
-    _check_finite(left)
+        residuals[name] = x - _restored(parts[name], parts.get(name + SCALE), name)
+    _check_finite(residuals)
     metadata = {"encoding": encoding, "format": "mlx"}
     files = {
         file: serialise(
@@ -76,7 +77,7 @@ def encode(
         )
         for file, names in by_file(stored).items()
     }
-    return Encoded(files, left)
+    return Encoded(files, residuals)
 
 
 def decode(
@@ -85,13 +86,13 @@ def decode(
     scale: npt.NDArray[Any] | None,
     current: Source,
 ) -> Array:
-    """The float32 values of one stored tensor; `scale` is None but for int8."""
+    """Restore the float32 values of one stored tensor; `scale` is None but for int8."""
     restored = _restored(stored, scale, name)
     return restored if scale is None else current.read(name) + restored
 
 
 def expected(shapes: Shapes, encoding: Encoding) -> dict[str, dict[str, Spec]]:
-    """Adapter file -> tensor in it -> what it must be."""
+    """Return, for each adapter file, the dtype and shape of each tensor in it."""
     files: dict[str, dict[str, Spec]] = {}
     for file, names in by_file(shapes).items():
         files[file] = {}
@@ -110,11 +111,13 @@ def _inputs(
     encoding: Encoding,
     residual: Mapping[str, Array],
 ) -> dict[str, Array]:
-    """What is to be rounded: values or updates, with the last round's residual."""
+    """Return what is to be rounded: values or updates, with the last round's
+    residual.
+    """
     inputs: dict[str, Array] = {}
-    with np.errstate(over="ignore", invalid="ignore"):  # seen as not finite
-        for name, given in values.items():
-            x = np.asarray(given, np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # found by _check_finite
+        for name, array in values.items():
+            x = np.asarray(array, np.float32)
             x = x - current.read(name) if encoding == "int8" else x
             inputs[name] = x + residual[name] if name in residual else x
     _check_finite(inputs)

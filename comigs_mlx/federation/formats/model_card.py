@@ -15,10 +15,10 @@ from comigs_mlx.federation.formats.uri import HUB
 README = "README.md"
 TAGS = ["mlx", "lora", "moe", "comigs", "federated-learning"]
 DEMO = "HuggingFaceTB/SmolLM2-135M-Instruct"
-"""What the embedded demo model is on the Hub."""
+"""The id of the embedded demo model on the Hub."""
 
 ROUNDS, NAMES = 50, 20
-"""Most rounds in the table, and most names in one of its rows."""
+"""The most rounds in the table, and the most names in one of its rows."""
 
 TEXT = """\
 # A shared generalist
@@ -27,11 +27,11 @@ TEXT = """\
 python -m comigs_mlx.sync pull --federation {uri} --run runs/mine
 ```
 
-The people listed below improve this LoRA adapter for `{base}` together: each trains a
-copy on text that stays on their own device, and the copies become the next one. It is
-the *generalist* of a CoMiGS mixture ([arXiv:2409.13931]({paper})); specialists, routers
-and text are never here. What a contribution has learnt from its owner's text is, and
-can give passages of it away; only noise (`--dp-clip`, `--dp-noise`) bounds that.
+The participants listed below improve this LoRA adapter for `{base}` together: each
+trains a copy on text that stays on its own device, and the copies become the next one.
+It is the *generalist* of a CoMiGS mixture ([arXiv:2409.13931]({paper})); specialists,
+routers and text are never here. What a contribution has learnt from its owner's text
+is, and can give passages of it away; only noise (`--dp-clip`, `--dp-noise`) bounds it.
 
 ## Use it
 
@@ -61,12 +61,13 @@ python -m comigs_mlx.sync push --federation {uri} --run runs/mine --participant 
 
 
 def render(manifest: Manifest, round: Round, uri: str) -> bytes:
-    """The content of README.md; the same arguments give the same bytes.
+    """Write the content of README.md; equal arguments give equal bytes.
 
     Args:
-        manifest: Of the federation.
+        manifest: The manifest of the federation.
         round: The last closed round.
-        uri: Of the exchange; only a Hub's is shown, a folder's path is private.
+        uri: The URI of the exchange; only a Hub's is shown, because a folder's path is
+            private.
     """
     match = HUB.fullmatch(uri)
     base = manifest.base_model.id
@@ -87,21 +88,21 @@ def render(manifest: Manifest, round: Round, uri: str) -> bytes:
 
 
 def hub_id(base: str) -> str | None:
-    """The id on the Hub of a base model; None where it is not known to have one."""
+    """Return the Hub's id of a base model; None where it is not known to have one."""
     if base == "demo":
         return DEMO
-    known = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", base, re.ASCII)
-    return base if known and not re.search(r"--|\.\.|[.-](/|$)", base) else None
+    well_formed = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", base, re.ASCII)
+    return base if well_formed and not re.search(r"--|\.\.|[.-](/|$)", base) else None
 
 
 def escaped(text: str) -> str:
-    """Text that neither Markdown nor HTML gives a meaning to."""
+    """Escape a text so that neither Markdown nor HTML gives a meaning to it."""
     plain = html.escape(visible(text))
     return re.sub(r"([\\`*_{}\[\]()#+!|~:-])", r"\\\1", plain)
 
 
 def _metadata(manifest: Manifest) -> str:
-    """The YAML block; every value is JSON, which YAML reads the same."""
+    """Write the YAML block; every value is JSON, which YAML reads the same."""
     base = hub_id(manifest.base_model.id)
     about = {"base_model": base, "base_model_relation": "adapter"} if base else {}
     values = {
@@ -115,25 +116,25 @@ def _metadata(manifest: Manifest) -> str:
 
 
 def _code(text: str) -> str:
-    """Text between backticks."""
+    """Make a text fit between backticks."""
     return visible(text).replace("`", "'")
 
 
 def _word(text: str) -> str:
-    """One harmless word of a shell's command line in a code block."""
+    """Return a harmless word for a shell's command line in a code block."""
     plain = re.fullmatch(r"[\w./-]+", text, re.ASCII)
     return text if plain and not text.startswith("-") else "PATH/OF/THE/BASE/MODEL"
 
 
 def _state(manifest: Manifest, round: Round) -> str:
-    who = "anyone may take part"
+    participants = "anyone may take part"
     if manifest.participants is not None:
-        who = f"{len(manifest.participants)} participants"
+        participants = f"{len(manifest.participants)} participants"
     parts = [
         f"Round {round.round} is closed, round {round.round + 1} is open",
         f"a round closes with {manifest.quorum} contributions",
         f"aggregator: {escaped(manifest.aggregator.name)}",
-        who,
+        participants,
     ]
     if round.refused:
         parts.append(f"{len(round.refused)} refused in the last round (round.json)")
@@ -147,7 +148,7 @@ def _table(round: Round) -> str:
     rows = ["| round | contributors |", "|---|---|"]
     for closed in reversed(round.history[-ROUNDS:]):
         names = [escaped(name) for name in closed.contributors[:NAMES]]
-        if (more := len(closed.contributors) - NAMES) > 0:
-            names.append(f"and {more} more")
+        if (unnamed := len(closed.contributors) - NAMES) > 0:
+            names.append(f"and {unnamed} more")
         rows.append(f"| {closed.round} | {', '.join(names)} |")
     return "\n".join(rows)

@@ -1,12 +1,12 @@
-"""Text without what nobody else should read: tokens, passwords in addresses."""
+"""Hides what nobody else should read in a text: tokens, passwords in addresses."""
 
 from __future__ import annotations
 
 import re
 
 PATTERNS = tuple(
-    (re.compile(pattern), kept)
-    for pattern, kept in (
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
         (r"(?<=//)[^/@\s]*@", "***@"),  # https://ann:secret@host
         (r"\b([^\s/:@]+):[^\s/@]+@(?=[\w-]+\.)", r"\1:***@"),  # ann:secret@host
         (r"(?i)\b(bearer|basic)\s+\S+", r"\1 ***"),
@@ -15,11 +15,11 @@ PATTERNS = tuple(
         (r"\beyJ[\w.-]+", "***"),
     )
 )
-"""What hides a secret, and what stays of it."""
+"""Pairs of a pattern that finds a secret, and of what replaces it."""
 
 
 def clean(text: str) -> str:
-    """`text` without what could be a token, a header or an address that carries one."""
-    for pattern, kept in PATTERNS:
-        text = pattern.sub(kept, text)
+    """Hide what could be a token, a header or an address that carries one."""
+    for pattern, replacement in PATTERNS:
+        text = pattern.sub(replacement, text)
     return text

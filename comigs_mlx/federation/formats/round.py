@@ -1,4 +1,6 @@
-"""round.json: how far a federation is (a public format)."""
+"""round.json: the state of a federation after its last closed round (a public
+format).
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from comigs_mlx.federation.formats.schema import between, each, item, matching
 ROUND = "round.json"
 ROUND_BYTES = 8 * 2**20
 HISTORY_ROUNDS, HISTORY_NAMES = 200, 40_000
-"""Most rounds, and most names in them, that the history keeps."""
+"""The most rounds, and the most names in them, that the history keeps."""
 
 MOST_NOTES = 20
 
@@ -30,7 +32,7 @@ _digest = matching(r"[0-9a-f]{64}", "a SHA-256")
 
 @dataclass(frozen=True)
 class Closed:
-    """One closed round, for the model card."""
+    """One closed round, as the model card lists it."""
 
     round: int = item(_count)
     contributors: tuple[str, ...] = item(each(name_check, MOST_PARTICIPANTS))
@@ -41,23 +43,25 @@ class Round:
     """The last closed round; 0 is the beginning, before any contribution.
 
     Attributes:
-        round: Its number; the open one is `round + 1`.
-        contributors: Whose contributions are in it, sorted.
-        weights: Participant -> share in the result; empty where the aggregator does
-            not weigh whole contributions.
-        aggregator: Name of the aggregator used.
-        refused: Participant -> reason, in a few words.
-        inexactness: See `aggregation.inexactness`.
-        closed_at: Seconds since the epoch.
-        owners: Participant -> the account whose contribution counted first under that
-            name, of all rounds; the first 10,000 names.
-        history: Earlier rounds and this one, oldest first; the last 200 at most.
-        start: Digest of the generalists that the round started from.
-        generalist: Digest of those it made; see `sources.digest`.
-        closed_by: The account that closed it; None where nobody is known.
+        round: The number of the last closed round; the open one is `round + 1`.
+        contributors: The participants whose contributions are in it, sorted.
+        weights: Maps a participant to its share in the result; empty where the
+            aggregator does not weigh whole contributions.
+        aggregator: The name of the aggregator used.
+        refused: Maps a participant to the reason of the refusal, in a few words.
+        inexactness: The distance between the combined generalists and the exact
+            combination; see `aggregation.inexactness`.
+        closed_at: The time at which it was closed, in seconds since the epoch.
+        owners: Maps a participant to the account whose contribution counted first under
+            that name, of all rounds; the first 10,000 names.
+        history: The earlier rounds and this one, oldest first; the last 200 at most.
+        start: The digest of the generalists that the round started from.
+        generalist: The digest of the generalists that it made; see
+            `tensor_source.digest`.
+        closed_by: The account that closed it; None where it is not known.
         norm_known: The length of an update that earlier rounds gave to compare with.
-        norm: The one that the next round is given; see `norms`.
-        notes: What is to be said of how the round was closed, a sentence each.
+        norm: The length of an update that the next round is given; see `clipping`.
+        notes: The notes on how the round was closed, a sentence each.
         state: The digest of what the aggregator remembers after the round; None where
             it remembers nothing.
     """
@@ -94,12 +98,12 @@ class Round:
         """Read round.json.
 
         Raises:
-            FederationError: All that is wrong with it, at once.
+            FederationError: If anything is wrong; the text lists all of it.
         """
         return schema.read(cls, content, ROUND, ROUND_BYTES)
 
     def to_json(self) -> bytes:
-        """The content of round.json.
+        """Write the content of round.json.
 
         Raises:
             FederationError: If a value cannot work.
@@ -123,9 +127,10 @@ class Round:
         notes: Sequence[str] = (),
         state: str | None = None,
     ) -> Round:
-        """The round after this one, with history and owners carried on.
+        """Make the round after this one, with history and owners carried on.
 
-        `accounts` are the contributors'; for the others see the attributes.
+        `accounts` maps contributors to their accounts; the other arguments are
+        described under the class's attributes.
         """
         owners = {**self.owners, **(accounts or {}), **self.owners}  # oldest first
         names = tuple(sorted(contributors))
@@ -150,7 +155,7 @@ class Round:
         )
 
     def problems(self) -> Iterator[str]:
-        """One sentence for each value that cannot work."""
+        """Yield one sentence for each value that cannot work."""
         if len(self.history) > HISTORY_ROUNDS:
             yield f"history: {len(self.history)} rounds, at most {HISTORY_ROUNDS}"
         if not all(0 <= weight <= 1 for weight in self.weights.values()):
@@ -162,12 +167,12 @@ class Round:
 
 
 def _bounded(history: Sequence[Closed]) -> tuple[Closed, ...]:
-    """The newest rounds, as many as keep round.json small."""
-    kept: list[Closed] = []
+    """Return the newest rounds, as many as keep round.json small."""
+    newest: list[Closed] = []
     names = 0
     for closed in reversed(history[-HISTORY_ROUNDS:]):
         names += len(closed.contributors)
-        if kept and names > HISTORY_NAMES:
+        if newest and names > HISTORY_NAMES:
             break
-        kept.append(closed)
-    return tuple(reversed(kept))
+        newest.append(closed)
+    return tuple(reversed(newest))

@@ -1,10 +1,10 @@
-"""Frozen dataclasses from strict JSON and back: nothing is guessed.
+"""Reads frozen dataclasses from strict JSON and writes them; nothing is guessed.
 
 A record is a frozen dataclass. Its fields' annotations say what the JSON must hold
 (numbers, text, Literal, None, tuple, Mapping, records), `item` says more about one
 field (or limits that `expert_shape` declares as data), and a method `problems` may
-check fields against each other. All problems are gathered and raised once. What a
-stranger wrote is shown cut short and escaped.
+check fields against each other. All problems are gathered and raised once. Foreign text
+is shortened and escaped in messages.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from comigs_mlx.federation.formats.strict_json import parse, shown
 
 T = TypeVar("T")
 Check = Callable[[Any], str | None]
-"""A value of the right type -> what is wrong with it, or None."""
+"""Takes a value of the right type; returns what is wrong with it, or None."""
 
 FORMAT_VERSION = 1
 
 
 def item(check: Check | None = None, default: Any = dataclasses.MISSING) -> Any:
-    """A field of a record with a check; without a default it must be there."""
+    """Declare a field of a record with a check; without a default it is required."""
     metadata = {"check": check}
     if isinstance(default, dict):
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
@@ -38,7 +38,7 @@ def item(check: Check | None = None, default: Any = dataclasses.MISSING) -> Any:
 
 
 def between(low: float, high: float) -> Check:
-    """A number from `low` to `high`; None passes."""
+    """Check that a number is from `low` to `high`; None passes."""
     return lambda value: (
         None
         if value is None or low <= value <= high
@@ -46,18 +46,20 @@ def between(low: float, high: float) -> Check:
     )
 
 
-def matching(pattern: str, what: str) -> Check:
-    """Text that matches the whole pattern; None passes."""
+def matching(pattern: str, description: str) -> Check:
+    """Check that a text matches the whole pattern; None passes."""
     compiled = re.compile(pattern)
     return lambda value: (
         None
         if value is None or compiled.fullmatch(value)
-        else f"{shown(value)} is not {what}"
+        else f"{shown(value)} is not {description}"
     )
 
 
 def each(check: Check, most: int) -> Check:
-    """At most `most` entries; each (of a mapping: each key) passes `check`."""
+    """Check that there are at most `most` entries, and that `check` passes each (or
+    each key).
+    """
 
     def check_all(values: Any) -> str | None:
         if values is None:
@@ -70,17 +72,17 @@ def each(check: Check, most: int) -> Check:
 
 
 def read(kind: type[T], content: bytes | str, what: str, most: int) -> T:
-    """The record of class `kind` in the JSON `content`.
+    """Read a record of class `kind` from the JSON `content`.
 
     Args:
-        kind: A record class.
-        content: The file.
-        what: Its name, for messages.
-        most: Bytes it may have.
+        kind: The class of the record.
+        content: The content of the file.
+        what: The name of the file, for messages.
+        most: The most bytes that the file may have.
 
     Raises:
-        FederationError: For JSON that is not strict, another format version, and all
-            unknown, missing and wrong entries at once.
+        FederationError: If the JSON is not strict or of another format version; or for
+            all unknown, missing and wrong entries at once.
     """
     try:
         value = parse(content, most)
@@ -101,10 +103,10 @@ def read(kind: type[T], content: bytes | str, what: str, most: int) -> T:
 
 
 def to_dict(record: Any) -> dict[str, Any]:
-    """The JSON object of a record, with its format version.
+    """Return the JSON object of a record, with its format version.
 
     Fields in the record's `NEWER`, which earlier versions refuse to read, are left out
-    where they say nothing.
+    where they are None.
     """
     values = {"format_version": FORMAT_VERSION, **dataclasses.asdict(record)}
     newer = getattr(record, "NEWER", ())
@@ -112,7 +114,7 @@ def to_dict(record: Any) -> dict[str, Any]:
 
 
 def write(record: Any, what: str, most: int) -> bytes:
-    """The record as indented JSON with sorted keys: same content, same bytes.
+    """Write the record as indented JSON with sorted keys: equal records, equal bytes.
 
     Raises:
         FederationError: If `read` would refuse it.
@@ -124,7 +126,9 @@ def write(record: Any, what: str, most: int) -> bytes:
 
 
 def _build(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
-    """`value` as `kind`; what is wrong is noted, and the result then not to be used."""
+    """Build `kind` from `value`; add what is wrong to `problems`, then the result
+    is void.
+    """
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         if value is None:
             return None
@@ -162,16 +166,16 @@ def _record(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
     fields = {field.name: field for field in dataclasses.fields(kind)}
     prefix = f"{where}." if where else ""
     unknown = [f"{prefix}{_place(key)}" for key in value if key not in fields]
-    chosen, wrong = {}, list(_missing(fields, value, prefix))
+    values, wrong = {}, list(_missing(fields, value, prefix))
     for name, hint in _hints(kind).items():
         if name in fields and name in value:
-            chosen[name] = _checked(
+            values[name] = _checked(
                 fields[name], hint, value[name], prefix + name, wrong
             )
     problems += [f"unknown entry {name}" for name in unknown] + wrong
     if wrong:
         return None
-    record = kind(**chosen)
+    record = kind(**values)
     if hasattr(record, "problems"):
         problems += [f"{prefix}{problem}" for problem in record.problems()]
     return record
@@ -179,7 +183,9 @@ def _record(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
 
 @functools.cache
 def _hints(kind: Any) -> dict[str, Any]:
-    """Types of the fields of `kind`, which Python evaluates anew at every call."""
+    """Return the types of the fields of `kind`, which Python evaluates anew at
+    every call.
+    """
     return typing.get_type_hints(kind)
 
 
@@ -193,12 +199,12 @@ def _missing(
 
 
 def _checked(field: Any, hint: Any, value: Any, where: str, problems: list[str]) -> Any:
-    found: list[str] = []
-    built = _build(hint, value, where, found)
+    own_problems: list[str] = []
+    built = _build(hint, value, where, own_problems)
     check = _check(field.metadata)
-    if not found and check is not None and (wrong := check(built)):
-        found.append(f"{where}: {wrong}")
-    problems += found
+    if not own_problems and check is not None and (wrong := check(built)):
+        own_problems.append(f"{where}: {wrong}")
+    problems += own_problems
     return built
 
 
@@ -214,7 +220,7 @@ def _check(about: Mapping[str, Any]) -> Check | None:
 
 
 def _place(key: str) -> str:
-    """A key for a message: as it is where it is a plain word."""
+    """Write a key for a message: unchanged if it is a plain word."""
     return key if re.fullmatch(r"[\w./-]{1,80}", key, re.ASCII) else shown(key)
 
 

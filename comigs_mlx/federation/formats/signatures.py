@@ -1,8 +1,8 @@
-"""Ed25519 signatures of contributions, for federations that ask for them.
+"""Signs contributions with Ed25519, for federations that ask for it.
 
-A signature binds a contribution to a person's key where an account does not (a shared
-folder, a proxy). The private key stays in the user's configuration folder.
-Needs the package `cryptography`: `pip install 'comigs-mlx[federation]'`.
+A signature binds a contribution to a participant's key where an account does not (a
+shared folder, a proxy). The private key stays in the user's configuration folder.
+This needs the package `cryptography`: `pip install 'comigs-mlx[federation]'`.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ INSTALL = "pip install 'comigs-mlx[federation]'"
 
 
 def key_file() -> Path:
-    """Where the user's key is (`$XDG_CONFIG_HOME` or `~/.config`)."""
+    """Return the path of the user's key (`$XDG_CONFIG_HOME` or `~/.config`)."""
     root = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
     return Path(root) / "comigs_mlx" / "keys" / "contributions.pem"
 
 
 def load_key(file: Path | None = None) -> Any:
-    """The private key in `file`, by default the user's; made if there is none.
+    """Load the private key in `file`, by default the user's; make it if there is none.
 
     Raises:
-        FederationError: If others may read it, it is not an Ed25519 key, or the
+        FederationError: If other users may read it, it is not an Ed25519 key, or the
             package is missing.
     """
     path = key_file() if file is None else file
@@ -51,18 +51,18 @@ def load_key(file: Path | None = None) -> Any:
 
 
 def public_key(key: Any) -> str:
-    """The public half of a private key, as the manifest has it: 64 hex digits."""
+    """Return the public half of a private key as the manifest has it, 64 hex digits."""
     return str(key.public_key().public_bytes_raw().hex())
 
 
 def sign(contribution: Contribution, key: Any) -> Contribution:
-    """The contribution with its signature by a private key."""
+    """Sign the contribution with a private key."""
     signature = key.sign(contribution.signed_bytes()).hex()
     return dataclasses.replace(contribution, signature=signature)
 
 
 def verify(contribution: Contribution, public: str) -> bool:
-    """Whether the contribution is signed by the owner of the public key (hex).
+    """Tell whether the owner of the public key (hex) signed the contribution.
 
     Raises:
         FederationError: If the package is missing.
@@ -81,7 +81,7 @@ def verify(contribution: Contribution, public: str) -> bool:
 
 
 def require() -> None:
-    """Raise `FederationError`, with the command to install it, without the package."""
+    """Raise `FederationError`, with the install command, if the package is missing."""
     _ed25519()
 
 
@@ -96,7 +96,7 @@ def _ed25519() -> Any:
 
 
 def _make_key(path: Path) -> None:
-    """Write a new key; where two processes do, both use the one written first."""
+    """Write a new key; if two processes do, both use the one written first."""
     keys = _ed25519()
     from cryptography.hazmat.primitives import serialization
 
@@ -107,7 +107,7 @@ def _make_key(path: Path) -> None:
     )
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}-{secrets.token_hex(8)}.tmp")
-    # Not `files.replacing`: nobody else may open a key, from its first moment.
+    # `files.replacing` would do, but nobody else may open a key from its first moment.
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(handle, "wb") as file:

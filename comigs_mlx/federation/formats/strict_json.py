@@ -1,4 +1,4 @@
-"""JSON from strangers: read strictly, shown with care."""
+"""Reads JSON from strangers strictly, and shows foreign text safely."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Any
 from comigs_mlx.errors import FederationError
 
 DIGITS = 18
-"""Digits of the longest integer accepted; every count of ours has fewer."""
+"""The digits of the longest integer accepted; every count of ours has fewer."""
 
 DEPTH = 8
-"""Levels of nesting; our deepest file has 4."""
+"""The most levels of nesting; our deepest file has 4."""
 
 
 def shown(value: Any) -> str:
-    """A foreign value for a message: escaped, at most 40 characters."""
+    """Escape a foreign value for a message, and shorten it to 40 characters."""
     text = ascii(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def visible(text: str) -> str:
-    """A foreign line of text with its invisible characters escaped.
+    """Escape the invisible characters in a foreign line of text.
 
-    Those that turn the direction of writing can make a line read as another one.
+    Characters that change the direction of writing can make a line read as another.
     """
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
@@ -33,13 +33,13 @@ def visible(text: str) -> str:
 
 
 def parse(content: bytes | str, most: int) -> Any:
-    """The JSON value in `content`.
+    """Parse the JSON value in `content`.
 
-    Refused are: more than `most` bytes, deep nesting, a key given twice, NaN and
-    infinities, integers of more than 18 digits, text that is not UTF-8.
+    It refuses more than `most` bytes, deep nesting, a key given twice, NaN and
+    infinities, integers of more than 18 digits, and text that is not UTF-8.
 
     Raises:
-        FederationError: In a few words.
+        FederationError: If it refuses the content; the text says why in a few words.
     """
     if len(content) > most:
         raise FederationError(f"{len(content)} bytes of JSON, at most {most}")
@@ -61,10 +61,10 @@ def parse(content: bytes | str, most: int) -> Any:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    unique = dict(pairs)
+    if len(unique) != len(pairs):
         raise FederationError("a JSON object has one key twice")
-    return found
+    return unique
 
 
 def _integer(text: str) -> int:
@@ -99,5 +99,5 @@ def _children(value: Any) -> list[Any]:
 
 
 def canonical(value: Any) -> bytes:
-    """JSON without freedom: sorted keys, no blanks, ASCII."""
+    """Write JSON that has one form only: sorted keys, no blanks, ASCII."""
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()

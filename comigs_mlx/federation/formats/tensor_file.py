@@ -1,7 +1,7 @@
-"""Safetensors files of strangers: their headers are read warily, before any value is.
+"""Reads safetensors files of strangers: the header is checked before any value is read.
 
-`comigs_mlx.tensors` describes the format and opens and writes the files. What stands
-here reads the header alone, up to a length that is settled beforehand.
+`comigs_mlx.tensors` describes the format and opens and writes the files. This module
+reads the header alone, up to a length that is settled beforehand.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from comigs_mlx.errors import FederationError
 from comigs_mlx.federation.formats.strict_json import parse, shown
 from comigs_mlx.tensors import METADATA
 
-Content = bytes | Path
-"""A file: in memory, or on this device."""
+FileContent = bytes | Path
+"""A file's content in memory, or its path on this device."""
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"),
@@ -32,19 +32,19 @@ _CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
 class Spec(NamedTuple):
-    """What one tensor of a file must be."""
+    """The dtype and shape that a tensor of a file must have."""
 
     dtype: str
     shape: tuple[int, ...]
 
     @property
     def size(self) -> int:
-        """Bytes of its values."""
+        """The bytes of its values."""
         return prod(self.shape) * DTYPES[self.dtype].itemsize
 
 
-class Entry(NamedTuple):
-    """One tensor of a file; `begin` counts from the start of the file."""
+class TensorEntry(NamedTuple):
+    """A tensor of a file; `begin` counts bytes from the start of the file."""
 
     spec: Spec
     begin: int
@@ -52,32 +52,32 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """Where everything is in a file.
+    """The places of all tensors in a file.
 
     Attributes:
-        entries: Tensor -> what and where it is.
-        metadata: Text by name.
-        size: Bytes of the whole file.
+        entries: Maps each tensor to its dtype, shape and place.
+        metadata: The texts of the file's metadata, by name.
+        size: The bytes of the whole file.
     """
 
-    entries: Mapping[str, Entry]
+    entries: Mapping[str, TensorEntry]
     metadata: Mapping[str, str]
     size: int
 
 
 def specs(tensors: Mapping[str, npt.NDArray[Any]]) -> dict[str, Spec]:
-    """Tensor -> spec of these arrays."""
+    """Return the specs of arrays, by name."""
     return {name: Spec(_CODES[a.dtype], a.shape) for name, a in tensors.items()}
 
 
 def read_layout(content: bytes, expected: Mapping[str, Spec]) -> Layout:
-    """Where the tensors are in a file that must hold exactly the expected ones.
+    """Locate the tensors in a file that must hold exactly the expected ones.
 
-    Nothing of the file but its header is looked at, and that only up to the length
-    that the expected tensors can need.
+    Only the header of the file is read, and that only up to the length that the
+    expected tensors can need.
 
     Raises:
-        FederationError: In a few words, if anything is not as expected.
+        FederationError: If anything is not as expected; the text is a few words.
     """
     length = int.from_bytes(content[:8], "little")
     most = 4096 + sum(200 + len(name) for name in expected)
@@ -91,10 +91,10 @@ def read_layout(content: bytes, expected: Mapping[str, Spec]) -> Layout:
 
 
 def read_shapes(content: bytes, most: int) -> dict[str, tuple[int, ...]]:
-    """Tensor -> shape of a file, from a header of at most `most` bytes.
+    """Read the shape of each tensor of a file, from a header of at most `most` bytes.
 
     Raises:
-        FederationError: In a few words, if it is longer, or no such file.
+        FederationError: If it is longer, or no such file; the text is a few words.
     """
     length = int.from_bytes(content[:8], "little")
     if len(content) < 8 or not 2 <= length <= min(most, len(content) - 8):
@@ -105,8 +105,8 @@ def read_shapes(content: bytes, most: int) -> dict[str, tuple[int, ...]]:
     return {name: entry.spec.shape for name, entry in layout.entries.items()}
 
 
-def read_tensor(content: Content, entry: Entry) -> npt.NDArray[Any]:
-    """The values of one tensor, not writable.
+def read_tensor(content: FileContent, entry: TensorEntry) -> npt.NDArray[Any]:
+    """Read the values of one tensor, which cannot be written to.
 
     Raises:
         FederationError: If a file on this device has become unreadable.
@@ -139,7 +139,7 @@ def _layout(header: bytes) -> Layout:
     entries, ends = {}, []
     for name, tensor in value.items():
         spec, begin, end = _tensor(name, tensor)
-        entries[name] = Entry(spec, start + begin)
+        entries[name] = TensorEntry(spec, start + begin)
         ends.append((begin, end))
     return Layout(entries, metadata, start + _covered(ends))
 
@@ -148,8 +148,8 @@ def _tensor(name: str, tensor: Any) -> tuple[Spec, int, int]:
     match tensor:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [begin, end]}:
             numbers = [*shape, begin, end]
-            whole = all(type(number) is int and number >= 0 for number in numbers)
-            if whole and len(tensor) == 3 and dtype in DTYPES and len(shape) <= 8:
+            are_counts = all(type(number) is int and number >= 0 for number in numbers)
+            if are_counts and len(tensor) == 3 and dtype in DTYPES and len(shape) <= 8:
                 spec = Spec(dtype, tuple(shape))
                 if end - begin == spec.size:
                     return spec, begin, end
@@ -157,7 +157,7 @@ def _tensor(name: str, tensor: Any) -> tuple[Spec, int, int]:
 
 
 def _covered(ranges: Iterable[tuple[int, int]]) -> int:
-    """Where the last range ends, if they lie end to end from 0 on."""
+    """Return where the last range ends, if they lie end to end from 0 on."""
     reached = 0
     for begin, end in sorted(ranges):
         if begin != reached:
@@ -171,9 +171,9 @@ def _compare(layout: Layout, expected: Mapping[str, Spec]) -> None:
         kind = "unknown" if name in layout.entries else "missing"
         raise FederationError(f"{kind} tensor {shown(name)}")
     for name, spec in expected.items():
-        found = layout.entries[name].spec
-        if found != spec:
+        actual = layout.entries[name].spec
+        if actual != spec:
             raise FederationError(
-                f"{shown(name)} is {found.dtype} {list(found.shape)}, expected "
+                f"{shown(name)} is {actual.dtype} {list(actual.shape)}, expected "
                 f"{spec.dtype} {list(spec.shape)}"
             )

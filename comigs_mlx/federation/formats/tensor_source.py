@@ -1,8 +1,8 @@
-"""Where an aggregator reads generalists from: one tensor at a time, always float32.
+"""The sources that aggregators read generalists from, one float32 tensor at a time.
 
-A tensor is called as in the adapter file, `<linear path>.lora_a` [in, rank] or
+A tensor has its name in the adapter file, `<linear path>.lora_a` [in, rank] or
 `<linear path>.lora_b` [rank, out] (the product of the paper's B and A is lora_a @
-lora_b, transposed). `expert_shape` says how tensors of more generalists are called.
+lora_b, transposed). `expert_shape` gives the names of tensors of more generalists.
 """
 
 from __future__ import annotations
@@ -32,13 +32,15 @@ class Source(Protocol):
 
     @property
     def tokens(self) -> int:
-        """Training tokens behind it, as the participant says; 0 where it does not."""
+        """The number of training tokens behind it, as the participant states; else
+        0.
+        """
 
     def names(self) -> Sequence[str]:
-        """Its tensors, sorted."""
+        """List its tensors, sorted."""
 
     def read(self, tensor: str) -> Array:
-        """The values of one tensor; not to be written to."""
+        """Read the values of one tensor, which must not be written to."""
 
 
 class Arrays:
@@ -50,11 +52,11 @@ class Arrays:
         self.name, self.tensors, self.tokens = name, tensors, tokens
 
     def names(self) -> Sequence[str]:
-        """Its tensors, sorted."""
+        """List its tensors, sorted."""
         return sorted(self.tensors)
 
     def read(self, tensor: str) -> Array:
-        """The values of one tensor."""
+        """Return the values of one tensor."""
         return np.asarray(self.tensors[tensor], np.float32)
 
 
@@ -73,40 +75,42 @@ class Scaled:
         self.name, self.tokens = source.name, source.tokens
 
     def names(self) -> Sequence[str]:
-        """Its tensors, sorted."""
+        """List its tensors, sorted."""
         return self.source.names()
 
     def read(self, tensor: str) -> Array:
-        """The values of one tensor."""
+        """Compute the values of one tensor."""
         now = wide(self.current, tensor)
-        given = wide(self.source, tensor)
+        values = wide(self.source, tensor)
         if not self.products:
-            return (now + self.factor * (given - now)).astype(np.float32)
+            return (now + self.factor * (values - now)).astype(np.float32)
         if tensor.endswith(".lora_b"):
-            return np.vstack([given, now]).astype(np.float32)
-        parts = [self.factor * given, (1 - self.factor) * now]
+            return np.vstack([values, now]).astype(np.float32)
+        parts = [self.factor * values, (1 - self.factor) * now]
         return np.hstack(parts).astype(np.float32)
 
 
 def wide(source: Source, tensor: str) -> Wide:
-    """The values of one tensor in float64."""
+    """Read the values of one tensor in float64."""
     return source.read(tensor).astype(np.float64)
 
 
 def linears(names: Iterable[str]) -> list[str]:
-    """The linears behind these tensors, sorted."""
+    """List the linears that these tensors belong to, sorted."""
     return sorted({name.rsplit(".", 1)[0] for name in names})
 
 
 def shapes(source: Source) -> dict[str, tuple[int, ...]]:
-    """Tensor -> shape, for all tensors of a source."""
+    """Return the shape of each tensor of a source."""
     return {name: source.read(name).shape for name in source.names()}
 
 
 def digest(tensors: Mapping[str, npt.NDArray[Any]]) -> str:
-    """SHA-256 of names and float32 values, whatever the files that hold them."""
-    made = hashlib.sha256()
+    """Return the SHA-256 of names and float32 values, whatever the files that hold
+    them.
+    """
+    sha256 = hashlib.sha256()
     for name in sorted(tensors):
         values = np.ascontiguousarray(tensors[name], "<f4")
-        made.update(name.encode() + values.tobytes())
-    return made.hexdigest()
+        sha256.update(name.encode() + values.tobytes())
+    return sha256.hexdigest()

@@ -13,16 +13,16 @@ HUB = re.compile(
 
 
 def hub_address(uri: str) -> tuple[str, str]:
-    """`hf://owner/repo@branch` -> repository and branch (`main` when left out).
+    """Split `hf://owner/repo@branch` into repository and branch (default `main`).
 
     Raises:
-        FederationError: If it does not read so; the text shows the right form.
+        FederationError: If the URI has another form; the text shows the right one.
     """
     match = HUB.fullmatch(uri)
-    found = None if match is None else (match["repo"], match["branch"] or "main")
-    if found is None or any(bad in uri for bad in ("..", "--", ".git/", "@/")):
+    address = None if match is None else (match["repo"], match["branch"] or "main")
+    if address is None or any(bad in uri for bad in ("..", "--", ".git/", "@/")):
         raise FederationError(
             f"{clean(uri)!r} is no federation: write hf://owner/repo, "
             "hf://owner/repo@branch, or the path of a folder"
         )
-    return found
+    return address

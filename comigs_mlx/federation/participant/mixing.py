@@ -25,7 +25,7 @@ from comigs_mlx.federation.exchanges.base import Exchange, Say
 from comigs_mlx.federation.formats.manifest import Manifest
 from comigs_mlx.federation.formats.tensor_source import Array, Arrays, Source
 from comigs_mlx.federation.rounds import aggregator_state, verification
-from comigs_mlx.federation.rounds.verification import State, Trust
+from comigs_mlx.federation.rounds.verification import FederationState, Trust
 
 if TYPE_CHECKING:
     from comigs_mlx.data.batches import Batch
@@ -64,7 +64,7 @@ def check(manifest: Manifest) -> None:
 
 def own_or_shared(
     exchange: Exchange,
-    state: State,
+    state: FederationState,
     trust: Trust,
     mixing: Mixing | None,
     shared: dict[str, Array],
@@ -161,7 +161,7 @@ def loss_of_run(run: Path, say: Say) -> Loss:
     """
     from comigs_mlx.config import from_dict, read_yaml
     from comigs_mlx.data.batches import sampled_batches
-    from comigs_mlx.data.reading_progress import spoken
+    from comigs_mlx.data.reading_progress import in_sentences
     from comigs_mlx.data.splits import load_split
     from comigs_mlx.options import TrainConfig
     from comigs_mlx.runs.folder import RunFolder
@@ -170,7 +170,7 @@ def loss_of_run(run: Path, say: Say) -> Loss:
 
     folder = RunFolder(run)
     config = from_dict(TrainConfig, read_yaml(folder.config))
-    samples, kind = load_split(config.data.data, "valid", spoken(say), say)
+    samples, kind = load_split(config.data.data, "valid", in_sentences(say), say)
     base, mixture = folder.load(report=say)
     text = contents(config, base, {"valid": samples}, kind, say)["valid"]
     count, data = config.saving.valid_batches, config.data

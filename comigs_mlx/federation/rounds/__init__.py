@@ -1,1 +1,1 @@
-"""What happens in a round: submit, review, close, verify."""
+"""The steps of a round: submit, review, close, verify."""

@@ -19,7 +19,7 @@ def read(
     round: Round,
     current: Source,
 ) -> State:
-    """The state after `round`, which the next round's update is given.
+    """Read the state after `round`, which the next round's update continues from.
 
     Where round.json states none, or another aggregator closed the round, it is the
     state that the manifest's aggregator begins with.
@@ -49,5 +49,5 @@ def read(
 
 
 def keeps(manifest: Manifest) -> bool:
-    """Whether the federation's aggregator remembers anything from round to round."""
+    """Tell whether the federation's aggregator has a state that rounds hand on."""
     return hasattr(aggregate.load(manifest.aggregator.name), "init")

@@ -1,17 +1,18 @@
-"""Which account a contribution counts for, also where another account committed it.
+"""Finds the account that a contribution counts for, also if another one committed it.
 
 A contribution counts for the account that committed it. One that came as a pull request
 is committed by the account that accepts it, together with the file
-contributions/<round>/accepted.json, which says for whom. Only the manifest's owner is
-believed: the account that founded the federation, and so decides who may contribute.
+contributions/<round>/accepted.json, which names the author's account. It is believed
+only if the manifest's owner wrote it: the account that founded the federation, and so
+decides which participants may contribute.
 Each entry of that file holds for one contribution.json, by its SHA-256, and so for its
 tensors.
 
-History can be rewritten: squashed to free storage, all files are of one commit, by
-whoever squashed it. Where that is the founder, a contribution counts for the account
-that contribution.json states. One that somebody else has committed again, byte
-for byte, counts for the account that it states if that one committed it first. An
-account may also have another name by now.
+History can be rewritten. If it is squashed to free storage, all files are of one
+commit, by the account that squashed it. If that is the founder, a contribution counts
+for the account that contribution.json states. A contribution that another account has
+committed again, byte for byte, counts for the account that it states if that one
+committed it first. An account may also have changed its name since.
 """
 
 from __future__ import annotations
@@ -50,11 +51,11 @@ from comigs_mlx.federation.rounds.checks import Refused, same_account
 
 FOLDER, ACCEPTED = "contributions", "accepted.json"
 PATH = re.compile(rf"{FOLDER}/([1-9]\d{{0,8}})/([^/]+)/(.+)")
-"""Round, participant and file of a contribution."""
+"""Matches round, participant and file of a contribution."""
 
 ACCEPTED_BYTES = 4 * 2**20
 MOST_CHANGES = 100
-"""How many changes of federation.json are looked through for the first."""
+"""The most changes of federation.json that are searched for the first one."""
 
 
 @dataclass(frozen=True)
@@ -79,21 +80,22 @@ class Accepted:
     vouchers: Mapping[str, Voucher] = item(each(name_check, MOST_PARTICIPANTS), {})
 
     def to_json(self) -> bytes:
-        """The content of the file."""
+        """Write the content of the file."""
         return schema.write(self, ACCEPTED, ACCEPTED_BYTES)
 
 
 def vouchers_path(round: int | str) -> str:
-    """The path of the file that has the vouchers of a round."""
+    """Return the path of the file with the vouchers of a round."""
     return f"{FOLDER}/{round}/{ACCEPTED}"
 
 
 def manifest_owner(exchange: Exchange, snapshot: Snapshot) -> str | None:
-    """The account that founded the federation; only its vouchers are believed.
+    """Return the account that founded the federation; only its vouchers are believed.
 
-    Not who last wrote federation.json: whoever may write at all could become it. The
-    history shows who founded it; where that is squashed, federation.json says it, and
-    the runs that take part remember. None where nobody is known or the two disagree.
+    The account that last wrote federation.json is not taken, because every account with
+    the right to write could become it. The history shows the founder; where it is
+    squashed, federation.json states it, and the runs that take part remember it. The
+    result is None where no founder is known or the two disagree.
     """
     stated = _stated_founder(exchange, snapshot)
     first, is_shown = founder(exchange, snapshot)
@@ -105,10 +107,11 @@ def manifest_owner(exchange: Exchange, snapshot: Snapshot) -> str | None:
 
 
 def founder(exchange: Exchange, snapshot: Snapshot) -> tuple[str | None, bool]:
-    """Who first committed federation.json, and whether the history really shows that.
+    """Return the account that first committed federation.json, and whether history
+    shows it.
 
-    Goes from one change of that file to the one before, so that it costs no more in a
-    long history.
+    The search goes from one change of that file to the one before, so that it costs no
+    more in a long history.
     """
     revision, author = snapshot.revision, None
     for _ in range(MOST_CHANGES):
@@ -124,23 +127,25 @@ def founder(exchange: Exchange, snapshot: Snapshot) -> tuple[str | None, bool]:
 
 
 def stranger(exchange: Exchange, snapshot: Snapshot) -> str | None:
-    """Who last changed federation.json, where that is not who founded it."""
+    """Return the account that last changed federation.json, unless it is the
+    founder.
+    """
     author = exchange.authors([MANIFEST], snapshot.revision).get(MANIFEST)
     owner = manifest_owner(exchange, snapshot)
     if author is None or same_account(author, owner):
         return None
-    # Where the history was squashed, everything is of who squashed it.
+    # In a squashed history, every file is of the account that squashed it.
     return author if exchange.before(MANIFEST, snapshot.revision) else None
 
 
 def _stated_founder(exchange: Exchange, snapshot: Snapshot) -> str | None:
-    """The founder that federation.json states."""
+    """Return the founder that federation.json states."""
     content = exchange.read(MANIFEST, snapshot.revision, MANIFEST_BYTES)
     return Manifest.from_json(content).founder
 
 
 def read_vouchers(exchange: Exchange, snapshot: Snapshot, round: int | str) -> Accepted:
-    """The vouchers of a round, whoever wrote them; none where they cannot be read."""
+    """Read the vouchers of a round, whoever wrote them; none if they are unreadable."""
     if vouchers_path(round) not in snapshot.files:
         return Accepted()
     try:
@@ -154,7 +159,7 @@ def read_vouchers(exchange: Exchange, snapshot: Snapshot, round: int | str) -> A
 
 
 def trusted_vouchers(exchange: Exchange, snapshot: Snapshot, round: int) -> Accepted:
-    """The vouchers of a round that are believed."""
+    """Read the vouchers of a round if the manifest's owner wrote them."""
     path = vouchers_path(round)
     if path not in snapshot.files:
         return Accepted()
@@ -166,26 +171,29 @@ def trusted_vouchers(exchange: Exchange, snapshot: Snapshot, round: int) -> Acce
 def accounts(
     exchange: Exchange, snapshot: Snapshot, paths: Iterable[str]
 ) -> dict[str, str | None]:
-    """Path -> the account that a file of a contribution counts for.
+    """Return the account that each file of a contribution counts for.
 
     Args:
         exchange: The repository to read from.
         snapshot: The state of the repository to read.
-        paths: The files of contributions to attribute; others of the state are not.
+        paths: The files of contributions to attribute; other files of the state are
+            left out.
     """
-    asked = list(paths)
-    rounds = {match[1] for path in asked if (match := PATH.fullmatch(path))}
+    requested = list(paths)
+    rounds = {match[1] for path in requested if (match := PATH.fullmatch(path))}
     records = [p for p in map(vouchers_path, sorted(rounds)) if p in snapshot.files]
-    authors = exchange.authors([*asked, *records], snapshot.revision) if asked else {}
-    stated = _stated_accounts(exchange, snapshot, authors, asked)
+    authors = (
+        exchange.authors([*requested, *records], snapshot.revision) if requested else {}
+    )
+    stated = _stated_accounts(exchange, snapshot, authors, requested)
     owner = manifest_owner(exchange, snapshot) if records or stated else None
     believed = _believed_statements(exchange, snapshot, authors, stated, owner)
     for round in rounds:
         if owner is not None and authors.get(vouchers_path(round)) == owner:
-            vouched = _vouched_accounts(exchange, snapshot, round, asked)
+            vouched = _vouched_accounts(exchange, snapshot, round, requested)
             believed |= {p: a for p, a in vouched.items() if authors.get(p) == owner}
     return {
-        path: believed.get(path, authors[path]) for path in asked if path in authors
+        path: believed.get(path, authors[path]) for path in requested if path in authors
     }
 
 
@@ -195,8 +203,10 @@ def _stated_accounts(
     authors: Mapping[str, str | None],
     paths: Iterable[str],
 ) -> dict[str, str]:
-    """Path -> the account its contribution states, where another one committed it."""
-    others: dict[str, str] = {}
+    """Return, by path, the account a contribution states if another one committed
+    it.
+    """
+    stated: dict[str, str] = {}
     for path in paths:
         match = PATH.fullmatch(path)
         if match is None or authors.get(path) is None:
@@ -204,8 +214,8 @@ def _stated_accounts(
         folder = f"{FOLDER}/{match[1]}/{match[2]}/"
         account = _account_stated_in(exchange, snapshot, folder + CONTRIBUTION)
         if account is not None and not same_account(account, authors[path]):
-            others[path] = account
-    return others
+            stated[path] = account
+    return stated
 
 
 def _believed_statements(
@@ -215,18 +225,18 @@ def _believed_statements(
     stated: Mapping[str, str],
     owner: str | None,
 ) -> dict[str, str | None]:
-    """Those of `stated` that are believed; `owner` is the manifest's owner."""
-    again = [path for path in stated if authors[path] != owner]
-    first = exchange.origins(again, snapshot.revision) if again else {}
+    """Return the believed entries of `stated`; `owner` is the manifest's owner."""
+    by_others = [path for path in stated if authors[path] != owner]
+    first_authors = exchange.origins(by_others, snapshot.revision) if by_others else {}
     return {
         path: account
         for path, account in stated.items()
-        if authors[path] == owner or same_account(first.get(path), account)
+        if authors[path] == owner or same_account(first_authors.get(path), account)
     }
 
 
 def _account_stated_in(exchange: Exchange, snapshot: Snapshot, path: str) -> str | None:
-    """The account that a contribution.json says it is of."""
+    """Return the account that a contribution.json states."""
     file = snapshot.files.get(path)
     if file is None or file.size > METADATA_BYTES:
         return None
@@ -244,10 +254,11 @@ def _account_stated_in(exchange: Exchange, snapshot: Snapshot, path: str) -> str
 def owner_of(
     exchange: Exchange, snapshot: Snapshot, path: str, account: str | None
 ) -> str | None:
-    """The account that may keep a contribution's name; None where nobody can tell.
+    """Return the account that may keep a contribution's name, or None if it is not
+    known.
 
-    Where the history was squashed by somebody else than the founder, every file is of
-    that account: it must not take the names of those who state another one.
+    If another account than the founder squashed the history, every file is of that
+    account: it must not take the names of participants who state another one.
 
     Args:
         exchange: The repository to read from.
@@ -268,7 +279,7 @@ def check_author(
     manifest: Manifest,
     owners: Mapping[str, str] | None = None,
 ) -> Refused | None:
-    """As `checks.check_author`; an account that was given another name passes."""
+    """Judge as `checks.check_author` does, but let an account pass that was renamed."""
     refused = checks.check_author(name, account, manifest, owners)
     owner = checks.owner_of(name, manifest, owners)
     if refused is None or owner is None or account is None:
@@ -279,7 +290,7 @@ def check_author(
 def _vouched_accounts(
     exchange: Exchange, snapshot: Snapshot, round: str, paths: Iterable[str]
 ) -> dict[str, str]:
-    """Path -> account, for those of `paths` that a voucher of the round is for."""
+    """Return the account by path, for those of `paths` that a voucher is for."""
     accounts: dict[str, str] = {}
     vouchers = read_vouchers(exchange, snapshot, round).vouchers
     for name, voucher in vouchers.items():
@@ -293,7 +304,7 @@ def _vouched_accounts(
 def _matches(
     exchange: Exchange, snapshot: Snapshot, folder: str, voucher: Voucher
 ) -> bool:
-    """Whether a voucher is for the contribution that is in the folder now."""
+    """Tell whether a voucher is for the contribution that is in the folder now."""
     path = folder + CONTRIBUTION
     if path not in snapshot.files or snapshot.files[path].size > METADATA_BYTES:
         return False

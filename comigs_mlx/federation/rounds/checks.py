@@ -1,9 +1,9 @@
-"""What files from someone else must pass before they count.
+"""The checks that files from another account must pass before they count.
 
-Before a download `check_sizes` and `check_author`, after it `check_contribution`; then,
-over all that passed, `clipping.limit`. Whatever the files hold, the answer is a value
-and not an exception, and memory stays within a small multiple of the manifest's
-`max_bytes`.
+`check_sizes` and `check_author` run before a download and `check_contribution` after
+it; then `clipping.limit` compares all that passed. Whatever the files hold, the answer
+is a value and not an exception, and memory stays within a small multiple of the
+manifest's `max_bytes`.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ LARGEST = 1e18
 
 @dataclass(frozen=True)
 class Refused:
-    """Files that do not count, and why, in a few words fit for round.json."""
+    """A refusal of files, with its reason in a few words fit for round.json."""
 
     reason: str
 
 
 @dataclass(frozen=True, eq=False)
 class Expected:
-    """What a contribution to one round must agree with.
+    """The facts that a contribution to one round must agree with.
 
     Attributes:
         manifest: The manifest of the federation.
@@ -67,7 +67,7 @@ class Expected:
 
     @cached_property
     def shapes(self) -> Shapes:
-        """Tensor -> shape of the current generalists."""
+        """The shape of each of the current generalists' tensors."""
         return shapes(self.current)
 
     @cached_property
@@ -80,8 +80,8 @@ def check_sizes(sizes: Mapping[str, int], expected: Expected) -> Refused | None:
     """Judge a contribution by its listing alone, before anything is downloaded.
 
     Args:
-        sizes: File, relative to the participant's folder -> its size in bytes.
-        expected: What the contribution must agree with.
+        sizes: Maps a file, relative to the participant's folder, to its size in bytes.
+        expected: The facts that the contribution must agree with.
     """
     strangers = sorted(sizes.keys() - expected.files)
     missing = sorted(expected.files - sizes.keys())
@@ -107,10 +107,10 @@ def check_author(
 
     Args:
         participant: The participant's name, which is that of the contribution's folder.
-        account: The account that committed it; None where nobody is known (a folder).
+        account: The account that committed it; None where it is not known (a folder).
         manifest: The manifest of the federation.
-        owners: Participant -> the account that uses the name already, where anyone may
-            take part.
+        owners: Maps a participant to the account that uses the name already, where
+            anyone may take part.
     """
     listed = manifest.participants
     if listed is not None and participant not in listed:
@@ -121,15 +121,15 @@ def check_author(
     return Refused(f"committed by {shown(account)}, the name belongs to {owner}")
 
 
-def same_account(one: str | None, other: str | None) -> bool:
-    """Whether two names are of one account; the Hub does not mind their case."""
-    return (one or "").casefold() == (other or "").casefold()
+def same_account(left: str | None, right: str | None) -> bool:
+    """Tell whether two names are of one account; the Hub ignores their case."""
+    return (left or "").casefold() == (right or "").casefold()
 
 
 def owner_of(
     participant: str, manifest: Manifest, owners: Mapping[str, str] | None = None
 ) -> str | None:
-    """The account that a name belongs to; None where it is anybody's."""
+    """Return the account that a name belongs to; None if any account may use it."""
     if manifest.participants is None:
         return (owners or {}).get(participant)
     member = manifest.participants.get(participant)
@@ -139,12 +139,12 @@ def owner_of(
 def check_contribution(
     files: Mapping[str, bytes], participant: str, expected: Expected
 ) -> Stored | Refused:
-    """Judge a downloaded contribution by everything that can be checked of it alone.
+    """Judge a downloaded contribution by everything that it shows by itself.
 
     Args:
-        files: File, relative to the participant's folder -> its content.
+        files: Maps a file, relative to the participant's folder, to its content.
         participant: The participant's name, which is that of the folder.
-        expected: What the contribution must agree with.
+        expected: The facts that the contribution must agree with.
 
     Raises:
         FederationError: Only if a signature must be checked and `cryptography` is not
@@ -170,17 +170,17 @@ def _metadata(
     manifest: Manifest,
     start: str | None = None,
 ) -> Contribution:
-    """The metadata among `files`, if the manifest and the files agree with it.
+    """Read the metadata among `files`, and check that manifest and files agree with it.
 
     Args:
-        files: File, relative to the participant's folder -> its content.
+        files: Maps a file, relative to the participant's folder, to its content.
         participant: The participant's name, which is that of the folder.
         round: The number of the round that is open.
         manifest: The manifest of the federation.
         start: The digest of the generalists that every contribution starts from.
 
     Raises:
-        FederationError: In a few words, if not.
+        FederationError: If they do not agree; the text is a few words.
     """
     metadata = Contribution.from_json(files[CONTRIBUTION])
     _agree(metadata, participant, round, manifest)
@@ -213,10 +213,10 @@ def _agree(
 
 
 def _bound(metadata: Contribution, manifest: Manifest, start: str | None) -> None:
-    """It is for this federation and was trained from its last generalists.
+    """Check that it is for this federation, and was trained from its last generalists.
 
-    Written by hand or by an earlier version it need not say so, but what is signed
-    must: a signature would be as good in every other federation.
+    Metadata by hand or by an earlier version need not say so, but signed metadata must:
+    the signature would be valid in every other federation too.
     """
     if metadata.federation not in (None, manifest.id):
         raise FederationError(
@@ -252,7 +252,7 @@ def _digests(metadata: Contribution, files: Mapping[str, bytes]) -> None:
 
 
 def _signature(metadata: Contribution, manifest: Manifest) -> None:
-    """A participant's key, where the manifest has it, makes signing a duty."""
+    """Check the signature; it is required if the manifest has the participant's key."""
     member = (manifest.participants or {}).get(metadata.participant)
     public = None if member is None else member.public_key
     if metadata.signature is None:
@@ -263,7 +263,7 @@ def _signature(metadata: Contribution, manifest: Manifest) -> None:
 
 
 def _refused(error: FederationError) -> Refused:
-    """The first problem, on one short line."""
+    """Refuse with the first problem, on one short line."""
     return Refused(str(error).partition("\n")[0][:160])
 
 
@@ -274,18 +274,19 @@ def _tensors(
         name: _with_rank(name, shape, metadata.experts.rank)
         for name, shape in expected.shapes.items()
     }
-    wanted = encoding.expected(own, metadata.encoding)
+    expected_files = encoding.expected(own, metadata.encoding)
     layouts = {
-        file: adapter.finite_layout(files[file], wanted[file]) for file in wanted
+        file: adapter.finite_layout(files[file], expected_files[file])
+        for file in expected_files
     }
-    contents = {file: files[file] for file in wanted}
+    contents = {file: files[file] for file in expected_files}
     stored = Stored(metadata, contents, layouts, expected.current)
     for name in stored.names():
         with np.errstate(over="ignore", invalid="ignore"):
             largest = np.abs(stored.read(name)).max(initial=0.0)
         if not largest <= LARGEST:
-            what = "is not finite" if not np.isfinite(largest) else "is too large"
-            raise FederationError(f"{name} {what}")
+            problem = "is not finite" if not np.isfinite(largest) else "is too large"
+            raise FederationError(f"{name} {problem}")
     return stored
 
 

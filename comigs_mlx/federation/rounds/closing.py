@@ -1,4 +1,6 @@
-"""How a round ends: whoever finds it due closes it, by one commit, exactly once."""
+"""Ends a round: a participant that finds it due closes it, by one commit, exactly
+once.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ from comigs_mlx.federation.rounds.repository import (
 from comigs_mlx.federation.rounds.reviewing import Review
 
 KEEP_ROUNDS = 20
-"""Rounds whose contributions stay in the repository; the history has all of them."""
+"""The rounds whose contributions stay in the repository; the history has all of
+them.
+"""
 
 
 @contextlib.contextmanager
@@ -46,16 +50,16 @@ def review(
     """Judge the contributions to the open round; see `reviewing.review`."""
     now = pull(exchange, federation) if generalists is None else generalists
     parts = federation.snapshot, federation.manifest, federation.round
-    with reviewing.review(exchange, *parts, now) as found:
-        yield found
+    with reviewing.review(exchange, *parts, now) as result:
+        yield result
 
 
 def is_due(federation: Federation, contributions: int, now: float) -> bool:
-    """Whether a round with so many contributions may close at `now`.
+    """Tell whether a round with so many contributions may close at `now`.
 
     Args:
         federation: The state of the federation to act on, from `repository.current`.
-        contributions: How many contributions the open round has.
+        contributions: The number of contributions to the open round.
         now: The present time, in seconds since the epoch.
     """
     manifest = federation.manifest
@@ -66,11 +70,11 @@ def is_due(federation: Federation, contributions: int, now: float) -> bool:
 
 
 def fair(exchange: Exchange, federation: Federation, now: float) -> float:
-    """`now`, moved so that no clock decides how old the last round is.
+    """Correct `now`, so that no participant's clock decides how old the last round is.
 
     A participant whose clock is ahead must neither close a round before its deadline
-    nor, by the time it wrote down, keep the next one open. So the exchange's own clock
-    counts where it has one: it limits `now`, and dates the commit of the last round.
+    nor, by the time that it wrote down, keep the next one open. So the exchange's own
+    clock counts if there is one: it limits `now`, and dates the last round's commit.
 
     Args:
         exchange: The repository that the federation is in.
@@ -87,7 +91,7 @@ def fair(exchange: Exchange, federation: Federation, now: float) -> float:
     closed = exchange.committed(ROUND, federation.snapshot.revision)
     if closed is None:
         return at
-    # Written before the commit, by a clock that is right, it is a little earlier.
+    # A right clock wrote the time before the commit, so it is a little earlier.
     began = min(closed, at) if written > at else max(written, min(closed, at))
     return written + (at - began)
 
@@ -95,7 +99,7 @@ def fair(exchange: Exchange, federation: Federation, now: float) -> float:
 def close_if_due(
     exchange: Exchange, federation: Federation, now: float
 ) -> Federation | None:
-    """Close the open round if it is due, or find that somebody else has.
+    """Close the open round if it is due, or find that another participant has.
 
     Args:
         exchange: The repository that the federation is in.
@@ -106,36 +110,37 @@ def close_if_due(
         The federation with the round closed; None where it is not due, or not yet
         closed after many tries because others commit all the time.
     """
-    wanted = federation.open_round
+    round_to_close = federation.open_round
     for _ in tries():
-        if federation.round.round >= wanted:
+        if federation.round.round >= round_to_close:
             return federation
-        listed = reviewing.candidates(federation.snapshot, wanted)
+        listed = reviewing.candidates(federation.snapshot, round_to_close)
         trust = federation.trust
         with contextlib.suppress(Moved):
             at = fair(exchange, federation, now)
             if not is_due(federation, len(listed), at):
                 return None
-            made = _close(exchange, federation, now)
-            if made is None:
+            generalist = _close(exchange, federation, now)
+            if generalist is None:
                 return None
-            trust = dataclasses.replace(trust, known=trust.known | {made})
+            trust = dataclasses.replace(trust, known=trust.known | {generalist})
         federation = current(exchange, trust)
-    return federation if federation.round.round >= wanted else None
+    return federation if federation.round.round >= round_to_close else None
 
 
 def _close(exchange: Exchange, federation: Federation, now: float) -> str | None:
-    """One try; the digest of the new generalists, or None where it is not due.
+    """Try once to close the round; return the new generalists' digest, or None if not
+    due.
 
     Raises:
-        Moved: If somebody was faster.
+        Moved: If another commit came first.
     """
     generalists = pull(exchange, federation)
-    with review(exchange, federation, generalists) as found:
+    with review(exchange, federation, generalists) as review_result:
         at = fair(exchange, federation, now)
-        if not is_due(federation, len(found.accepted), at):
+        if not is_due(federation, len(review_result.accepted), at):
             return None
-        changes = _closing(exchange, federation, generalists, found, now)
+        changes = _closing(exchange, federation, generalists, review_result, now)
         assert (closed := changes[ROUND]) is not None
     message = f"Close round {federation.open_round}"
     with answered(exchange, {ROUND: closed}):
@@ -147,86 +152,93 @@ def _closing(
     exchange: Exchange,
     federation: Federation,
     generalists: Mapping[str, Array],
-    found: Review,
+    review_result: Review,
     now: float,
 ) -> dict[str, bytes | None]:
-    """What the commit that closes the open round changes."""
+    """Make the changes of the commit that closes the open round."""
     manifest, choice = federation.manifest, federation.manifest.aggregator
-    source, limited = Arrays("", generalists), found.limited
+    source, limited = Arrays("", generalists), review_result.limited
     parts = exchange, federation.snapshot, manifest, federation.round, source
     state = aggregator_state.read(*parts)
-    made = aggregate.combine(
-        choice.name, found.accepted, source, choice.options, limited.still, state
+    combined = aggregate.combine(
+        choice.name,
+        review_result.accepted,
+        source,
+        choice.options,
+        limited.still,
+        state,
     )
     closed = federation.round.following(
-        weights=made.weights,
+        weights=combined.weights,
         aggregator=choice.name,
         closed_at=_bounded(exchange, now),
-        contributors=[source.name for source in found.accepted],
-        refused=found.refused,
-        inexactness=aggregate.inexactness(found.accepted),
+        contributors=[source.name for source in review_result.accepted],
+        refused=review_result.refused,
+        inexactness=aggregate.inexactness(review_result.accepted),
         accounts={
-            s.name: a for s in found.accepted if (a := found.accounts.get(s.name))
+            s.name: a
+            for s in review_result.accepted
+            if (a := review_result.accounts.get(s.name))
         },
         start=digest(generalists),
-        generalist=digest(made.tensors),
+        generalist=digest(combined.tensors),
         closed_by=committer(exchange),
         norm_known=limited.known,
         norm=limited.norm,
-        notes=[*made.notes, *limited.notes, *_said(found)],
-        state=digest(made.state) if made.state else None,
+        notes=[*combined.notes, *limited.notes, *_contribution_notes(review_result)],
+        state=digest(combined.state) if combined.state else None,
     )
     return {
         **_outdated(federation),
-        **_remembered(federation, made.state),
-        **_published(made.tensors, manifest, source),
+        **_state_file(federation, combined.state),
+        **_checked_files(combined.tensors, manifest, source),
         ROUND: closed.to_json(),
         model_card.README: model_card.render(manifest, closed, exchange.uri),
     }
 
 
-def _published(
+def _checked_files(
     tensors: Mapping[str, Array], manifest: Manifest, start: Source
 ) -> dict[str, bytes]:
-    """The generalists' files, which pass what everybody who pulls them will ask.
+    """Write the generalists' files, and check them as everybody who pulls them will.
 
     Raises:
-        FederationError: If they do not; `aggregation.combine` makes none such.
+        FederationError: If they do not pass, which `aggregation.combine` prevents.
     """
-    made = adapter.files(tensors, manifest)
-    weights = {path: made[path] for path in adapter.paths(manifest)}
+    files = adapter.files(tensors, manifest)
+    weights = {path: files[path] for path in adapter.paths(manifest)}
     try:
         adapter.check_generalist(weights, shapes(start))
     except FederationError as error:
         raise FederationError(
             f"the round's result cannot be published ({error}): report this"
         ) from error
-    return made
+    return files
 
 
-def _remembered(federation: Federation, state: State) -> dict[str, bytes | None]:
-    """The aggregator's file; one that an earlier aggregator left is removed."""
+def _state_file(federation: Federation, state: State) -> dict[str, bytes | None]:
+    """Write the aggregator's file, or remove one that an earlier aggregator left."""
     if state:
         return {STATE_FILE: state_file.to_bytes(state)}
     return {STATE_FILE: None} if STATE_FILE in federation.snapshot.files else {}
 
 
-def _said(found: Review) -> Iterator[str]:
-    """What happened to single contributions, a sentence each."""
-    for name, factor in found.clipped.items():
+def _contribution_notes(review_result: Review) -> Iterator[str]:
+    """Yield what happened to single contributions, a sentence each."""
+    for name, factor in review_result.clipped.items():
         yield f"{name}: an outsized update, clipped to {factor:.2g} of its length"
-    for name in sorted(found.limited.still):
+    for name in sorted(review_result.limited.still):
         yield f"{name}: the generalist as it was, without training"
 
 
 def _bounded(exchange: Exchange, now: float) -> float:
-    """`now`, but not later than the exchange's own clock says."""
+    """Return `now`, but no later than the exchange's own clock says."""
     clock = exchange.clock()
     return now if clock is None else min(now, clock)
 
 
 def _outdated(federation: Federation) -> dict[str, None]:
-    """Contributions that are not kept any longer, so that listings stay short."""
+    """Remove contributions that are no longer kept, so that listings stay short."""
     oldest = federation.open_round - KEEP_ROUNDS
-    found = (PATH.fullmatch(path) for path in federation.snapshot.files)
-    return {match[0]: None for match in found if match and int(match[1]) <= oldest}
+    matches = (PATH.fullmatch(path) for path in federation.snapshot.files)
+    return {match[0]: None for match in matches if match and int(match[1]) <= oldest}

@@ -1,14 +1,15 @@
-"""Contributions that come as pull requests, from accounts that may not write.
+"""Accepts contributions that come as pull requests, from accounts that may not write.
 
 A pull request may add, replace or delete files of one contribution to the open round
 and nothing else. Name, accounts and files must pass what any contribution must.
 
-One that is fit is never merged: a merge takes whatever the pull request holds at that
+A pull request that is fit is never merged: a merge takes whatever it holds at that
 moment. Its author can change it after the last look, and the Hub offers no way to name
 the state that was looked at. Instead the owner commits the files that were read and
 passed every check, on exactly the state they were checked against, so that nothing
-unseen can come along. `attribution` says for whom they count; the pull request is then
-closed. Killed in between, the next `accept` finds the files and closes it.
+unseen can come along. `attribution` finds the account that they count for. Then the
+pull request is closed. If the owner's process is killed in between, the next `accept`
+finds the files and closes it.
 """
 
 from __future__ import annotations
@@ -55,14 +56,14 @@ THANKS = "Checked, and committed to the repository as it was when it was checked
 
 @dataclass(frozen=True)
 class Verdict:
-    """What becomes of one proposal.
+    """The decision on one proposal.
 
     Attributes:
         proposal: The pull request that is judged.
         participant: The participant whose contribution it holds; None where that is not
             clear.
-        reason: Why it is refused; None where it is accepted.
-        files: File, relative to the participant's folder -> the content that is
+        reason: The reason why it is refused; None where it is accepted.
+        files: Maps a file, relative to the participant's folder, to the content that is
             accepted.
         done: Whether the repository has its files already, so that it only has to be
             closed.
@@ -75,7 +76,7 @@ class Verdict:
     done: bool = False
 
     def as_dict(self) -> dict[str, object]:
-        """Plain values, for people and programs."""
+        """Return plain values, for users and programs."""
         return {
             "number": self.proposal.number,
             "author": self.proposal.author,
@@ -87,7 +88,7 @@ class Verdict:
 
 
 def verdicts(exchange: Exchange, federation: Federation) -> Iterator[Verdict]:
-    """What would become of each open proposal now; nothing is changed."""
+    """Yield what would become of each open proposal now; nothing is changed."""
     proposals = exchange.proposals()
     expected = expectation(exchange, federation) if proposals else None
     for proposal in proposals:
@@ -103,7 +104,7 @@ def judge(
     Args:
         exchange: The repository that the federation is in.
         federation: The state of the federation to act on, from `repository.current`.
-        expected: What a contribution to the open round must agree with.
+        expected: The facts that a contribution to the open round must agree with.
         proposal: The open pull request to judge.
     """
     name = None
@@ -122,7 +123,7 @@ def judge(
 
 
 class Unfit(FederationError):
-    """Why a proposal is refused."""
+    """The reason why a proposal is refused."""
 
 
 def _raise(judged: object) -> None:
@@ -131,16 +132,16 @@ def _raise(judged: object) -> None:
 
 
 def expectation(exchange: Exchange, federation: Federation) -> Expected:
-    """What a contribution to the open round must agree with."""
+    """Return what a contribution to the open round must agree with."""
     source = Arrays("", pull(exchange, federation))
     return Expected(federation.manifest, federation.open_round, source)
 
 
 def place(changed: frozenset[str]) -> tuple[int, str]:
-    """Round and participant of the one contribution that all changes are in.
+    """Return round and participant of the one contribution that all changes are in.
 
     Raises:
-        Unfit: If there is none, or they are not all in one.
+        Unfit: If nothing is changed, or the changes are not all in one contribution.
     """
     if not changed:
         raise Unfit("it changes nothing")
@@ -166,13 +167,13 @@ def _check_round(round: int, federation: Federation) -> None:
 def _is_there(
     exchange: Exchange, now: Snapshot, offered: Snapshot, changed: frozenset[str]
 ) -> bool:
-    """Whether the repository has what is offered."""
+    """Tell whether the repository has what is offered."""
     for path in changed:
-        one, other = now.files.get(path), offered.files.get(path)
-        if one != other:
+        present, proposed = now.files.get(path), offered.files.get(path)
+        if present != proposed:
             return False
-        if one is not None and one.sha256 is None:
-            if one.size > METADATA_BYTES:
+        if present is not None and present.sha256 is None:
+            if present.size > METADATA_BYTES:
                 return False
             contents = {
                 exchange.read(path, at.revision, METADATA_BYTES)
@@ -191,7 +192,7 @@ def _check_author(
     changed: frozenset[str],
     name: str,
 ) -> None:
-    """The name must be the author's, and so must every commit behind the files."""
+    """Check that name and commits behind the files are the proposal's author's."""
     author = proposal.author
     if author is None:
         raise Unfit("its author is not known")
@@ -208,7 +209,7 @@ def _check_author(
 def _files(
     exchange: Exchange, snapshot: Snapshot, folder: str, expected: Expected
 ) -> dict[str, bytes]:
-    """The files below `folder`, once their sizes are fit."""
+    """Read the files below `folder`, after a check of their sizes."""
     listed = {p: f for p, f in snapshot.files.items() if p.startswith(folder)}
     sizes = {path.removeprefix(folder): file.size for path, file in listed.items()}
     _raise(checks.check_sizes(sizes, expected))
@@ -220,18 +221,19 @@ def _files(
 
 
 def accept(exchange: Exchange, say: Say, trust: Trust | None = None) -> list[Verdict]:
-    """Commit what is fit of the open proposals, oldest first, and close those.
+    """Commit the files of the fit proposals, oldest first, and close these.
 
     Args:
         exchange: The repository, opened by the account that founded the federation.
-        say: It is told which pull request could not be closed, and why.
-        trust: What of the federation is taken without verification; None means nothing.
+        say: Receives a sentence on each pull request that could not be closed.
+        trust: The trust of the run in the federation; None trusts nothing without
+            verification.
 
     Returns:
-        One for each proposal, without the files. Refused ones stay open.
+        A verdict for each proposal, without the files. Refused proposals stay open.
 
     Raises:
-        Unreachable: If the repository cannot be had; what was accepted stays so.
+        Unreachable: If the repository cannot be reached; what was accepted stays so.
         NotAllowed: If this account may not write.
     """
     verdicts = []
@@ -250,7 +252,7 @@ def _settled(
     expected: Expected | None,
     trust: Trust | None,
 ) -> tuple[Verdict, Expected | None]:
-    """The verdict, carried out; `expected` is kept for the next proposal."""
+    """Judge and commit a proposal; also return `expected`, for the next proposal."""
     for _ in tries():
         federation = current(exchange, trust)
         owner = attribution.manifest_owner(exchange, federation.snapshot)
@@ -286,7 +288,7 @@ def _commit(exchange: Exchange, federation: Federation, verdict: Verdict) -> Non
 
 
 def _changes(exchange: Exchange, federation: Federation, verdict: Verdict) -> Changes:
-    """The contribution's files and the voucher; the name's older files go."""
+    """Return the contribution's files and the voucher; the name's older files go."""
     name, round = verdict.participant or "", federation.open_round
     snapshot, folder = federation.snapshot, f"{FOLDER}/{round}/{name}/"
     files = {folder + file: content for file, content in verdict.files.items()}
@@ -304,7 +306,7 @@ def _changes(exchange: Exchange, federation: Federation, verdict: Verdict) -> Ch
 def _dismiss(exchange: Exchange, proposal: Proposal, say: Say) -> None:
     try:
         exchange.dismiss(proposal.number, THANKS)
-    except NotThere:  # somebody else has closed it
+    except NotThere:  # it has been closed already
         return
     except (NotAllowed, Unreachable) as error:
         say(f"proposal {proposal.number} is accepted, but still open: {error}")

@@ -1,10 +1,10 @@
-"""A federation without a server: made, read, pulled from.
+"""A federation without a server: how it is made, read and pulled from.
 
-Contributions come in by `submit`, rounds end by `closing`: whoever comes closes
-a round that is due, by one commit that builds on exactly the state that was read. Who
-loses the race finds a closed round, or a contribution more, and looks again. Nothing
-keeps state between calls: killed at any moment, the repository is as before or has one
-whole commit more.
+Contributions come in by `submit`, and rounds end by `closing`: any participant closes a
+round that is due, by one commit that builds on exactly the state that was read. If two
+do, the slower one finds a closed round, or one contribution more, and looks again.
+Nothing keeps state between calls: if a process is killed, the repository is as before
+or has one whole commit more.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from comigs_mlx.federation.formats.manifest import (
 from comigs_mlx.federation.formats.round import ROUND, Round
 from comigs_mlx.federation.formats.tensor_source import Array, Arrays, digest, shapes
 from comigs_mlx.federation.rounds import verification
-from comigs_mlx.federation.rounds.verification import State, Trust
+from comigs_mlx.federation.rounds.verification import FederationState, Trust
 
 
 @dataclass(frozen=True, eq=False)
-class Federation(State):
+class Federation(FederationState):
     """A federation at one moment.
 
     Attributes:
-        trust: What of it is taken without verification.
+        trust: The trust of the run in it: what is taken without verification.
     """
 
     trust: Trust = field(default_factory=Trust)
@@ -62,12 +62,12 @@ def initialise(
 ) -> Federation:
     """Make a federation in an empty repository, by one commit.
 
-    The same call again (after an answer that was lost) finds that it is done.
+    A second call (after an answer that was lost) finds that it is done.
 
     Args:
         exchange: The repository, which is made if it is not there.
-        manifest: What the participants agree on.
-        generalists: Tensor -> its first values.
+        manifest: The manifest, which all participants agree on.
+        generalists: Maps each tensor of the generalists to its first values.
         now: The present time, in seconds since the epoch.
         private: Whether to make a private repository.
 
@@ -78,7 +78,7 @@ def initialise(
     adapter.check_shapes(shapes(Arrays("", generalists)), manifest)
     aggregate.check(manifest.aggregator.name, manifest.aggregator.options)
     manifest = _founded(manifest, committer(exchange))
-    first = Round(
+    beginning = Round(
         aggregator=manifest.aggregator.name,
         closed_at=now,
         generalist=digest(generalists),
@@ -88,8 +88,8 @@ def initialise(
     files = {
         **tensors,
         MANIFEST: manifest.to_json(),
-        ROUND: first.to_json(),
-        model_card.README: model_card.render(manifest, first, exchange.uri),
+        ROUND: beginning.to_json(),
+        model_card.README: model_card.render(manifest, beginning, exchange.uri),
     }
     exchange.create(private)
     for _ in tries():
@@ -103,11 +103,11 @@ def initialise(
 
 
 def current(exchange: Exchange, trust: Trust | None = None) -> Federation:
-    """The federation as it is now.
+    """Read the federation as it is now.
 
     Args:
         exchange: The repository that the federation is in.
-        trust: What of it is taken without verification; None means nothing.
+        trust: The trust of the run in it; None trusts nothing without verification.
 
     Raises:
         NotThere: If there is no such repository.
@@ -134,7 +134,8 @@ def _read(exchange: Exchange, snapshot: Snapshot, trust: Trust) -> Federation:
 def pull(
     exchange: Exchange, federation: Federation, own: Shapes | None = None
 ) -> dict[str, Array]:
-    """Tensor -> float32 values of the current generalists; see `verification`.
+    """Read and verify the current generalists, float32 values by tensor; see
+    `verification`.
 
     Args:
         exchange: The repository to read from.
@@ -155,7 +156,7 @@ def pull(
 
 @contextlib.contextmanager
 def answered(exchange: Exchange, files: Mapping[str, bytes]) -> Iterator[None]:
-    """Around a commit: an answer that was lost is none if `files` are there."""
+    """Commit in this block: a lost answer is no error if `files` are there."""
     try:
         yield
     except Unreachable as error:
@@ -166,7 +167,7 @@ def answered(exchange: Exchange, files: Mapping[str, bytes]) -> Iterator[None]:
 def is_there(
     exchange: Exchange, snapshot: Snapshot, files: Mapping[str, bytes]
 ) -> bool:
-    """Whether `files` are in the repository with exactly this content."""
+    """Tell whether `files` are in the repository with exactly this content."""
     for path, content in files.items():
         file = snapshot.files.get(path)
         if file is None or file.size != len(content):
@@ -178,13 +179,13 @@ def is_there(
 
 
 def committer(exchange: Exchange) -> str | None:
-    """Who commits here, as files of a federation can state it."""
+    """Return the account that commits here, as files of a federation can state it."""
     account = exchange.account()
     return account if account and re.fullmatch(ACCOUNT, account) else None
 
 
 def _founded(manifest: Manifest, account: str | None) -> Manifest:
-    """The manifest with what tells this federation from every other one."""
+    """Complete the manifest with what tells this federation from every other one."""
     identity = manifest.id or secrets.token_hex(16)
     return dataclasses.replace(
         manifest,
@@ -200,11 +201,11 @@ def _check_ours(
     manifest: Manifest,
     tensors: Mapping[str, bytes],
 ) -> None:
-    """Raise unless this was founded just so before; only its id was drawn then."""
+    """Raise unless the same call founded it before; only the random id may differ."""
     content = exchange.read(MANIFEST, snapshot.revision, MANIFEST_BYTES)
-    there = Manifest.from_json(content)
-    expected = dataclasses.replace(manifest, id=there.id, founder=there.founder)
-    if there != expected or not is_there(exchange, snapshot, tensors):
+    existing = Manifest.from_json(content)
+    expected = dataclasses.replace(manifest, id=existing.id, founder=existing.founder)
+    if existing != expected or not is_there(exchange, snapshot, tensors):
         raise FederationError(
             f"{exchange.uri} has a federation already: join it with sync pull, or "
             "choose another --federation"

@@ -1,8 +1,9 @@
-"""Which contributions to the open round count, and why the others do not.
+"""Decides which contributions to the open round count, and why the others do not.
 
-Sizes first, from the listing; then who committed; then the content, one contribution at
-a time, kept in a temporary folder; at last the lengths of all updates together. Nothing
-that a contribution holds makes this fail; only what the exchange itself says does.
+Sizes are checked first, from the listing; then the committing accounts; then the
+content, one contribution at a time, kept in a temporary folder; and last the lengths of
+all updates together. No content of a contribution makes this fail; only an error of the
+exchange itself does.
 """
 
 from __future__ import annotations
@@ -54,14 +55,15 @@ class Review:
     Attributes:
         accepted: The contributions that count, sorted by participant; outsized updates
             are clipped.
-        refused: Participant -> why its contribution is refused.
-        clipped: Participant -> the factor that its update was clipped by.
-        size: Participant -> how many bytes its contribution has in the repository.
-        accounts: Participant -> the account that an accepted contribution counts for,
-            where it is known.
-        privacy: Participant -> what an accepted contribution states of its privacy,
+        refused: Maps a participant to the reason why its contribution is refused.
+        clipped: Maps a participant to the factor that its update was clipped by.
+        size: Maps a participant to the bytes that its contribution has in the
+            repository.
+        accounts: Maps a participant to the account that an accepted contribution counts
+            for, where it is known.
+        privacy: Maps a participant to the privacy that an accepted contribution states,
             where it does.
-        limited: How the lengths of all updates were judged.
+        limited: The judgement on the lengths of all updates.
     """
 
     accepted: list[Source] = field(default_factory=list)
@@ -74,9 +76,10 @@ class Review:
 
 
 def candidates(snapshot: Snapshot, round: int) -> dict[str, dict[str, int]]:
-    """Participant -> file, relative to its folder -> bytes, in one round.
+    """Return the size of each file of each participant in one round.
 
-    Folders whose name no participant can have are left out.
+    The sizes are in bytes, by participant and by path relative to its folder. Folders
+    whose name no participant can have are left out.
     """
     sizes: dict[str, dict[str, int]] = {}
     for path, file in snapshot.files.items():
@@ -106,7 +109,7 @@ def review(
     Raises:
         FederationError: If this version does not have the manifest's aggregator.
         Moved: If the exchange keeps no history and a file has changed since.
-        Unreachable: If a file cannot be had now; nothing is known to be wrong with it.
+        Unreachable: If a file cannot be read now, whatever it holds.
     """
     aggregate.check(manifest.aggregator.name, manifest.aggregator.options)
     source = Arrays("", current)
@@ -138,7 +141,7 @@ def _by_listing(
     round: Round,
     result: Review,
 ) -> dict[str, Mapping[str, int]]:
-    """Those that sizes and accounts let pass; the others are noted in `result`."""
+    """Return those whose sizes and accounts pass; note the others in `result`."""
     fitting = {}
     for name, files in sizes.items():
         if refused := check_sizes(files, expected):
@@ -182,10 +185,10 @@ def _judge(
 
 
 def content(exchange: Exchange, snapshot: Snapshot, path: str, most: int) -> bytes:
-    """A file as the listing has it: a bad line must not look like a bad participant.
+    """Read a file and compare it with the listing: a bad connection is no one's fault.
 
     Raises:
-        Unreachable: If it is not the listing's.
+        Unreachable: If it is not what the listing says.
     """
     received = exchange.read(path, snapshot.revision, most)
     return undamaged(path, snapshot.files[path], received)

@@ -1,4 +1,4 @@
-"""How a federation stands, and what a push would send, as plain values."""
+"""Tells the state of a federation, and what a push would send, as plain values."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ from comigs_mlx.tensors import from_bytes
 
 
 def status(exchange: Exchange, federation: Federation, now: float) -> dict[str, Any]:
-    """Manifest, round, all contributions to the open round and proposals, with fates.
+    """Return manifest, round, contributions to the open round and proposals, all
+    judged.
 
     Args:
         exchange: The repository to read; contributions and pull requests are downloaded
@@ -41,14 +42,14 @@ def status(exchange: Exchange, federation: Federation, now: float) -> dict[str, 
     files, choice = federation.snapshot.files, federation.manifest.aggregator
     trust = _trust(exchange, federation)
     at = closing.fair(exchange, federation, now)
-    looking = dataclasses.replace(federation, trust=Trust(everything=True))
+    unverified = dataclasses.replace(federation, trust=Trust(everything=True))
     problem = next(aggregate.problems(choice.name, choice.options), None)
     if problem is None:
-        contributions = _judged(exchange, looking)
-        verdicts = list(pull_requests.verdicts(exchange, looking))
+        contributions = _judged(exchange, unverified)
+        verdicts = list(pull_requests.verdicts(exchange, unverified))
     else:
         contributions, verdicts = _listed(federation, problem), []
-    accepted = sum(one["accepted"] for one in contributions.values())
+    accepted = sum(contribution["accepted"] for contribution in contributions.values())
     generalist = sum(files[p].size for p in adapter.paths(federation.manifest))
     return {
         "uri": exchange.uri,
@@ -62,14 +63,16 @@ def status(exchange: Exchange, federation: Federation, now: float) -> dict[str, 
         "proposals": [verdict.as_dict() for verdict in verdicts],
         "bytes": {
             "generalist": generalist,
-            "contributions": sum(one["bytes"] for one in contributions.values()),
+            "contributions": sum(
+                contribution["bytes"] for contribution in contributions.values()
+            ),
             "repository": sum(file.size for file in files.values()),
         },
     }
 
 
 def _judged(exchange: Exchange, federation: Federation) -> dict[str, dict[str, Any]]:
-    """Participant -> what becomes of its contribution to the open round."""
+    """Judge each participant's contribution to the open round."""
     with closing.review(exchange, federation) as review:
         accepted = {source.name for source in review.accepted}
         return {
@@ -85,34 +88,37 @@ def _judged(exchange: Exchange, federation: Federation) -> dict[str, dict[str, A
 
 
 def _listed(federation: Federation, problem: str) -> dict[str, dict[str, Any]]:
-    """The same as of `_judged`, where this version cannot judge the round at all."""
+    """List what `_judged` does, if this version cannot judge the round at all."""
     unknown = {"accepted": False, "reason": problem, "clipped": None, "privacy": None}
-    found = reviewing.candidates(federation.snapshot, federation.open_round)
+    sizes_of = reviewing.candidates(federation.snapshot, federation.open_round)
     return {
-        name: {**unknown, "bytes": sum(sizes.values())} for name, sizes in found.items()
+        name: {**unknown, "bytes": sum(sizes.values())}
+        for name, sizes in sizes_of.items()
     }
 
 
 def _trust(exchange: Exchange, federation: Federation) -> dict[str, Any]:
-    """Who could have changed what, and whether the generalists were computed again."""
+    """Tell which accounts could have changed what, and whether rounds were computed
+    again.
+    """
     snapshot = federation.snapshot
     values = verification.fetch(exchange, snapshot.revision, federation.manifest)
-    wrong, again = verification.judge(exchange, federation, Trust(), values)
-    owner, shown = attribution.founder(exchange, snapshot)
+    problem, computed_again = verification.judge(exchange, federation, Trust(), values)
+    owner, is_shown = attribution.founder(exchange, snapshot)
     return {
         "id": federation.manifest.id,
         "founder": attribution.manifest_owner(exchange, snapshot),
-        "founder_shown_by_history": shown and owner is not None,
+        "founder_shown_by_history": is_shown and owner is not None,
         "manifest_changed_by": attribution.stranger(exchange, snapshot),
         "closed_by": verification.closer(exchange, federation),
         "generalist": digest(values),
-        "computed_again": again,
-        "problem": wrong,
+        "computed_again": computed_again,
+        "problem": problem,
     }
 
 
 def table(values: dict[str, Any]) -> str:
-    """`status` for people."""
+    """Write `status` as text for users."""
     round, manifest = values["round"], values["manifest"]
     rows = [
         f"{values['uri']}: round {round['round']} is closed, "
@@ -126,14 +132,14 @@ def table(values: dict[str, Any]) -> str:
     rows += trusted(values["trust"])
     if round["inexactness"] is not None:
         rows.append(f"inexactness of the average: {round['inexactness']:.3g}")
-    for name, one in values["contributions"].items():
-        fate = "accepted" if one["accepted"] else f"refused: {one['reason']}"
-        if one["clipped"] is not None:
-            fate += f", clipped to {one['clipped']:.0%}"
-        if one["privacy"] is not None:
-            fate += f", {epsilon(one['privacy'])}"
-        rows.append(f"  {name}  {one['bytes']:,} bytes  {fate}")
-    rows += [proposal(one) for one in values["proposals"]]
+    for name, entry in values["contributions"].items():
+        fate = "accepted" if entry["accepted"] else f"refused: {entry['reason']}"
+        if entry["clipped"] is not None:
+            fate += f", clipped to {entry['clipped']:.0%}"
+        if entry["privacy"] is not None:
+            fate += f", {epsilon(entry['privacy'])}"
+        rows.append(f"  {name}  {entry['bytes']:,} bytes  {fate}")
+    rows += [proposal(entry) for entry in values["proposals"]]
     sizes = values["bytes"]
     rows.append(
         f"generalist {sizes['generalist']:,} bytes, contributions "
@@ -143,7 +149,7 @@ def table(values: dict[str, Any]) -> str:
 
 
 def trusted(values: dict[str, Any]) -> list[str]:
-    """What is checked here and what is taken on trust, for people."""
+    """Tell the user what is checked here and what is taken on trust."""
     owner = values["founder"] or "nobody knows who"
     rows = [f"founded by {owner}; the generalist: {values['closed_by']}"]
     if values["problem"] is not None:
@@ -166,14 +172,16 @@ def trusted(values: dict[str, Any]) -> list[str]:
 
 
 def proposal(values: dict[str, Any]) -> str:
-    """One entry of `proposals`, for people."""
-    who = values["participant"] or "nobody"
+    """Write one entry of `proposals` for users."""
+    participant = values["participant"] or "nobody"
     fate = "fit" if values["accepted"] else f"refused: {values['reason']}"
-    return f"  proposal {values['number']} by {values['author']} for {who}  {fate}"
+    return (
+        f"  proposal {values['number']} by {values['author']} for {participant}  {fate}"
+    )
 
 
 def epsilon(privacy: dict[str, Any]) -> str:
-    """What a contribution states of its privacy, for people."""
+    """Write what a contribution states of its privacy, for users."""
     return f"epsilon {privacy['epsilon']:.3g} at delta {privacy['delta']:g}"
 
 
@@ -182,7 +190,9 @@ def _plain(privacy: Privacy | None) -> dict[str, Any] | None:
 
 
 def leaving(prepared: Prepared) -> dict[str, Any]:
-    """Everything a push of `prepared` would send: each tensor, each JSON field."""
+    """Return everything that a push of `prepared` would send: each tensor and JSON
+    field.
+    """
     contents = prepared.files()
     tensors = {}
     for file, content in prepared.tensors.items():

@@ -1,4 +1,4 @@
-"""A contribution's way into the open round."""
+"""Puts a contribution into the open round."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from comigs_mlx.federation.rounds.repository import (
 
 
 class Late(FederationError):
-    """The round that a contribution is for is not open."""
+    """The error of a contribution whose round is not open."""
 
 
 def check_participant(exchange: Exchange, federation: Federation, name: str) -> None:
     """Raise `FederationError` if this account may not contribute under `name`.
 
-    The same where the round could not be closed, because this version does not have
+    It also raises if the round could not be closed, because this version does not have
     the federation's aggregator.
     """
     manifest = federation.manifest
@@ -38,12 +38,12 @@ def check_participant(exchange: Exchange, federation: Federation, name: str) -> 
             f"{name} is not among the participants of {exchange.uri}: ask its owner, "
             "or check --participant"
         )
-    taken = holders(exchange, federation, name)
-    if name not in taken and allowed is None:
+    owners = holders(exchange, federation, name)
+    if name not in owners and allowed is None:
         return
     account = exchange.account()
     if account is not None and attribution.check_author(
-        exchange, name, account, manifest, taken
+        exchange, name, account, manifest, owners
     ):
         raise FederationError(
             f"the name {name} belongs to another account than {account}: choose "
@@ -52,7 +52,9 @@ def check_participant(exchange: Exchange, federation: Federation, name: str) -> 
 
 
 def holders(exchange: Exchange, federation: Federation, name: str) -> Mapping[str, str]:
-    """Participant -> account, of all earlier rounds and, for `name`, of this one."""
+    """Return the account of each name in earlier rounds and, for `name`, in this
+    one.
+    """
     owners, snapshot = federation.round.owners, federation.snapshot
     path = f"{FOLDER}/{federation.open_round}/{name}/{CONTRIBUTION}"
     if name in owners or path not in snapshot.files:
@@ -73,33 +75,35 @@ def contribute(exchange: Exchange, federation: Federation, prepared: Prepared) -
         prepared: The contribution to send, from `contribution.prepare`.
 
     Returns:
-        Whether anything was committed; False where the same is there already.
+        True if anything was committed; False where the same contribution is there
+        already.
 
     Raises:
-        Late: If its round is not open (any more).
-        FederationError: If the name is not this account's.
+        Late: If its round is not open, or not any more.
+        FederationError: If the name belongs to another account.
     """
     changes, new = _admitted(exchange, federation, prepared)
     name, round = prepared.metadata.participant, prepared.metadata.round
     if len(new) == len(changes) and is_there(exchange, federation.snapshot, new):
         if _counts(exchange, federation, name, new):
             return False
-        # The same bytes change nothing, and stay another account's.
+        # A commit of the same bytes changes nothing, so they would stay another
+        # account's: they are deleted first.
         exchange.commit(dict.fromkeys(new), f"{_title(prepared)}, once more")
     revision = None
     with answered(exchange, new):
         revision = exchange.commit(changes, _title(prepared))
-    then = _round_at(exchange, revision)
-    closed = {one.round: one.contributors for one in then.history}
+    after = _round_at(exchange, revision)
+    closed = {record.round: record.contributors for record in after.history}
     if name not in closed.get(round, ()):  # others may have closed more than this one
-        _check_open(then.round + 1, round)
+        _check_open(after.round + 1, round)
     return True
 
 
 def _round_at(exchange: Exchange, revision: str | None) -> Round:
-    """The last closed round of the very state that a commit made.
+    """Return the last closed round of the state that a commit made.
 
-    The newest state would do too, but for an exchange whose answers about it lag.
+    The newest state would do too, if no exchange answered with one that is out of date.
     """
     if revision is not None:
         with contextlib.suppress(Moved):  # a folder keeps no history, nor does it lag
@@ -110,15 +114,15 @@ def _round_at(exchange: Exchange, revision: str | None) -> Round:
 def _counts(
     exchange: Exchange, federation: Federation, name: str, paths: Iterable[str]
 ) -> bool:
-    """Whether files that are there count for who may use the name.
+    """Tell whether files that are there count for the account that may use the name.
 
-    They do not where somebody has squashed the history, or committed them again.
+    They do not if another account has squashed the history, or committed them again.
     """
     snapshot, manifest = federation.snapshot, federation.manifest
-    taken = holders(exchange, federation, name)
+    owners = holders(exchange, federation, name)
     accounts = attribution.accounts(exchange, snapshot, paths)
     return not any(
-        attribution.check_author(exchange, name, account, manifest, taken)
+        attribution.check_author(exchange, name, account, manifest, owners)
         for account in accounts.values()
     )
 
@@ -126,7 +130,7 @@ def _counts(
 def propose(
     exchange: Exchange, federation: Federation, prepared: Prepared
 ) -> tuple[str, bool]:
-    """Offer a contribution to whoever may write; the same one is offered once.
+    """Offer a contribution to the accounts that may write; it is offered only once.
 
     Args:
         exchange: The repository to commit to.
@@ -134,11 +138,11 @@ def propose(
         prepared: The contribution to send, from `contribution.prepare`.
 
     Returns:
-        Where to look at it, and whether it is new.
+        The address of the proposal, and whether it is new.
 
     Raises:
-        Late: If its round is not open (any more).
-        FederationError: If the name is not this account's.
+        Late: If its round is not open, or not any more.
+        FederationError: If the name belongs to another account.
     """
     changes, new = _admitted(exchange, federation, prepared)
     if is_there(exchange, federation.snapshot, new):
@@ -155,7 +159,9 @@ def propose(
 def _admitted(
     exchange: Exchange, federation: Federation, prepared: Prepared
 ) -> tuple[dict[str, bytes | None], dict[str, bytes]]:
-    """All that a contribution changes and what of it is new, if it may come in."""
+    """Check that a contribution may come in; return all its changes, and the new
+    files.
+    """
     _check_open(federation.open_round, prepared.metadata.round)
     check_participant(exchange, federation, prepared.metadata.participant)
     changes = contribution_changes(federation, prepared.by(exchange.account()))
@@ -164,7 +170,7 @@ def _admitted(
 
 
 def _title(prepared: Prepared) -> str:
-    """The line that a contribution has in the history."""
+    """Write the line that a contribution has in the history."""
     metadata = prepared.metadata
     return f"Contribute to round {metadata.round}: {metadata.participant}"
 
@@ -172,7 +178,9 @@ def _title(prepared: Prepared) -> str:
 def contribution_changes(
     federation: Federation, prepared: Prepared
 ) -> dict[str, bytes | None]:
-    """What a contribution changes in the repository, and all that leaves the device."""
+    """Return what a contribution changes in the repository: all that leaves the
+    device.
+    """
     folder = f"{FOLDER}/{prepared.metadata.round}/{prepared.metadata.participant}/"
     old = [path for path in federation.snapshot.files if path.startswith(folder)]
     new = {folder + file: content for file, content in prepared.files().items()}

@@ -1,10 +1,11 @@
-"""Whether a federation's generalists are what its contributions make.
+"""Verifies that a federation's generalists are what its contributions make.
 
-Whoever may write to the repository may write any file of it. So whoever pulls computes
-the last round again, from the contributions that lie beside it and the state that it
-was closed upon, and compares. What cannot be computed again (the contributions are too
-large or too many, the history was squashed, the first generalists) is compared with the
-digests that the run remembers and round.json states; beyond that it is taken on trust.
+An account that may write to the repository may write any file of it. So each run that
+pulls computes the last round again, from the contributions in the repository and the
+state before the round, and compares. Some rounds cannot be computed again: the
+contributions are too large or too many, the history was squashed, or they made the
+first generalists. These are compared with the digests that the run remembers and
+round.json states; beyond that they are taken on trust.
 """
 
 from __future__ import annotations
@@ -43,13 +44,17 @@ from comigs_mlx.federation.formats.tensor_source import (
 from comigs_mlx.federation.rounds import aggregator_state, attribution, reviewing
 
 MOST_CONTRIBUTIONS, MOST_BYTES = 64, 256 * 2**20
-"""Of a round that is computed again; bytes also of all rounds since the run's own."""
+"""The most that a round may have to be computed again; bytes also of all such
+rounds.
+"""
 
 MOST_BYTES_EARLIER = 32 * 2**20
-"""Of the rounds before the last one, for who has none."""
+"""The most bytes of the rounds before the last one, for a run without a known round."""
 
 MOST_REWRITES = 20
-"""Changes of round.json looked through for the one that closed the round."""
+"""The most changes of round.json that are searched for the one that closed the
+round.
+"""
 
 NEAR, NEAR_PRODUCTS = 1e-4, 1e-3
 """Relative differences that rounding on another processor may make: of a tensor's
@@ -59,8 +64,8 @@ largest value, and of a product's length where factors are not unique (svd)."""
 ACCEPT = "look at sync status; to accept it add --trust (to sync pull, merge or train)"
 
 
-class Begun(FederationError):
-    """A round that the history begins with: there is no state before it."""
+class NoStateBefore(FederationError):
+    """The error for a round that the history begins with: no state is before it."""
 
 
 class Unreadable(Unmixable):
@@ -68,11 +73,11 @@ class Unreadable(Unmixable):
 
 
 class Untrusted(FederationError):
-    """Something is not taken from a repository unless somebody says `--trust`."""
+    """The error for what is taken from a repository only with `--trust`."""
 
 
 class Unverified(Untrusted):
-    """The generalists are not what the round's contributions make."""
+    """The error for generalists that the round's contributions do not make."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +86,8 @@ class Have:
 
     Attributes:
         round: The number of the round.
-        tensors: Tensor -> values; None where the run has not kept them (`Trust.known`
-            has their digest).
+        tensors: The values of each tensor; None where the run has not kept them
+            (`Trust.known` has their digest).
     """
 
     round: int
@@ -91,7 +96,7 @@ class Have:
 
 @dataclass(frozen=True)
 class Trust:
-    """What is taken without a look.
+    """The things that a run takes from a repository without verification.
 
     Attributes:
         everything: Whether all that the repository holds is taken as it is (`--trust`).
@@ -105,13 +110,13 @@ class Trust:
 
 
 @dataclass(frozen=True, eq=False)
-class State:
-    """A federation as one commit of its repository has it.
+class FederationState:
+    """The federation in one commit of its repository.
 
     Attributes:
-        manifest: What its participants agree on.
+        manifest: The manifest, which the participants agree on.
         round: The last closed round.
-        snapshot: The files it was read from.
+        snapshot: The files that it was read from.
     """
 
     manifest: Manifest
@@ -120,8 +125,8 @@ class State:
 
 
 @dataclass(frozen=True, eq=False)
-class Basis(State):
-    """What a round was closed upon: its contributions, and the round before.
+class RoundBasis(FederationState):
+    """The state that a round was closed upon: its contributions, and the round before.
 
     Attributes:
         start: The generalists that its contributions started from.
@@ -132,7 +137,7 @@ class Basis(State):
 
 @dataclass(frozen=True, eq=False)
 class Claim:
-    """What a repository says that a round made.
+    """The result of a round as a repository states it.
 
     Attributes:
         round: The round as round.json describes it.
@@ -147,11 +152,13 @@ class Claim:
     after: Mapping[str, Array]
 
 
-def read(exchange: Exchange, snapshot: Snapshot) -> State:
-    """The state of a snapshot that has a federation.json and a round.json."""
+def read(exchange: Exchange, snapshot: Snapshot) -> FederationState:
+    """Read the state of a snapshot that has a federation.json and a round.json."""
     manifest = exchange.read(MANIFEST, snapshot.revision, MANIFEST_BYTES)
     round = exchange.read(ROUND, snapshot.revision, ROUND_BYTES)
-    return State(Manifest.from_json(manifest), Round.from_json(round), snapshot)
+    return FederationState(
+        Manifest.from_json(manifest), Round.from_json(round), snapshot
+    )
 
 
 def fetch(
@@ -161,9 +168,9 @@ def fetch(
     own: Shapes | None = None,
     stated: str | None = None,
 ) -> dict[str, Array]:
-    """Tensor -> float32 values of the generalists at a revision; see `adapter.read`.
+    """Read the generalists at a revision, float32 values by tensor; see `adapter.read`.
 
-    What a run of known shapes downloads is limited by these, not by the manifest.
+    If the run's shapes are known, they limit the download, not the manifest.
     """
     most = manifest.max_bytes if own is None else min(manifest.max_bytes, cap(own))
     paths = adapter.paths(manifest)
@@ -172,76 +179,92 @@ def fetch(
 
 
 def check(
-    exchange: Exchange, state: State, trust: Trust, values: Mapping[str, Array]
+    exchange: Exchange,
+    state: FederationState,
+    trust: Trust,
+    values: Mapping[str, Array],
 ) -> None:
     """Raise `Unverified` unless `values` are what the last round's contributions make.
 
     Args:
         exchange: The repository to read from.
         state: The federation's newest state.
-        trust: What need not be looked at.
+        trust: The trust of the run: what need not be verified.
         values: The generalists in the repository.
     """
     if trust.everything:
         return
     if digest(values) in trust.known and not aggregator_state.keeps(state.manifest):
         return
-    wrong, _ = judge(exchange, state, trust, values)
-    if wrong is not None:
+    problem, _ = judge(exchange, state, trust, values)
+    if problem is not None:
         raise Unverified(
             f"the generalist of round {state.round.round} is refused, nothing is "
-            f"changed: {wrong} ({closer(exchange, state)}); {ACCEPT}"
+            f"changed: {problem} ({closer(exchange, state)}); {ACCEPT}"
         )
 
 
-def closer(exchange: Exchange, state: State) -> str:
-    """Who wrote the generalists of a state, as far as that is known."""
+def closer(exchange: Exchange, state: FederationState) -> str:
+    """Tell which account wrote the generalists of a state, as far as that is known."""
     snapshot = state.snapshot
     paths = [path for path in (adapter.ADAPTER, ROUND) if path in snapshot.files]
-    found = exchange.authors(paths, snapshot.revision)
-    known = next((name for name in found.values() if name is not None), None)
-    if known is not None:
-        return f"committed by {known}"
+    authors = exchange.authors(paths, snapshot.revision)
+    author = next((name for name in authors.values() if name is not None), None)
+    if author is not None:
+        return f"committed by {author}"
     stated = state.round.closed_by
     return "nobody knows by whom" if stated is None else f"closed by {stated}, it says"
 
 
 def judge(
-    exchange: Exchange, state: State, trust: Trust, values: Mapping[str, Array]
+    exchange: Exchange,
+    state: FederationState,
+    trust: Trust,
+    values: Mapping[str, Array],
 ) -> tuple[str | None, bool]:
-    """Why the generalists are not to be used, and whether any round was computed again.
+    """Tell why the generalists must not be used, and whether a round was computed
+    again.
 
-    From the last round back to one that is known already, as far as the limits allow:
-    of two forged rounds the second is an honest step from the first.
+    It goes from the last round back to one that is known already, as far as the limits
+    allow: of two forged rounds, the second may be an honest step from the first.
 
     Returns:
-        None instead of a reason where no reason is known.
+        The reason, or None if there is none; and whether a round was computed again.
     """
-    left, again, last = MOST_BYTES, False, state.round.round
-    known = digest(values) in trust.known
+    bytes_left, computed_again, last_round = MOST_BYTES, False, state.round.round
+    is_known = digest(values) in trust.known
     while True:
-        wrong, basis, size = _step(exchange, state, trust, values)
-        if wrong is not None:
+        problem, basis, size = _step(exchange, state, trust, values)
+        if problem is not None:
             number = state.round.round
-            before = "" if number == last else f"round {number} before it: "
-            return before + wrong, again or basis is not None
+            before = "" if number == last_round else f"round {number} before it: "
+            return before + problem, computed_again or basis is not None
         if basis is None:
-            return None, again
+            return None, computed_again
         state, values = basis, _read(basis.start)
-        left = (left if again or trust.known else MOST_BYTES_EARLIER) - size
-        again = True
-        later, known = known, digest(values) in trust.known
+        bytes_left = (
+            bytes_left if computed_again or trust.known else MOST_BYTES_EARLIER
+        ) - size
+        computed_again = True
+        later_is_known, is_known = is_known, digest(values) in trust.known
         # What an aggregator remembers is in no digest that a run knows. But known
         # generalists are made from the state before them, so that computing their
         # round again proves both states.
-        if left <= 0 or (later if aggregator_state.keeps(state.manifest) else known):
+        if bytes_left <= 0 or (
+            later_is_known if aggregator_state.keeps(state.manifest) else is_known
+        ):
             return None, True
 
 
 def _step(
-    exchange: Exchange, state: State, trust: Trust, values: Mapping[str, Array]
-) -> tuple[str | None, Basis | None, int]:
-    """What is wrong with one round, what it was closed upon, bytes of contributions."""
+    exchange: Exchange,
+    state: FederationState,
+    trust: Trust,
+    values: Mapping[str, Array],
+) -> tuple[str | None, RoundBasis | None, int]:
+    """Return a round's problem, the state it was closed upon, and its
+    contributions' bytes.
+    """
     round = state.round
     if round.generalist not in (None, digest(values)):
         return "it is not the one that round.json states", None, 0
@@ -249,7 +272,7 @@ def _step(
         return _strange_beginning(exchange, state), None, 0
     try:
         basis = _basis(exchange, state, trust)
-    except Begun:
+    except NoStateBefore:
         return _strange_beginning(exchange, state), None, 0
     except (Moved, Unreachable):
         raise
@@ -257,8 +280,8 @@ def _step(
         return f"the state before it cannot be read: {error}", None, 0
     if isinstance(basis, str):
         return basis, None, 0
-    there: State = state if basis is None else basis
-    listed = reviewing.candidates(there.snapshot, round.round)
+    listed_state: FederationState = state if basis is None else basis
+    listed = reviewing.candidates(listed_state.snapshot, round.round)
     if missing := sorted(set(round.contributors) - listed.keys()):
         names = _names(missing)
         return f"no contribution of {names} is there, as round.json says", None, 0
@@ -271,38 +294,41 @@ def _step(
         raise
     except FederationError as error:
         return str(error), None, 0
-    return _again(exchange, basis, claim), basis, total
+    return _recompute(exchange, basis, claim), basis, total
 
 
 def _claim(
-    exchange: Exchange, state: State, basis: Basis, values: Mapping[str, Array]
+    exchange: Exchange,
+    state: FederationState,
+    basis: RoundBasis,
+    values: Mapping[str, Array],
 ) -> Claim:
     parts = basis.snapshot, basis.manifest, basis.round, basis.start
     before = aggregator_state.read(exchange, *parts)
-    made = Arrays("", values)
-    now = state.snapshot, basis.manifest, state.round, made
-    return Claim(state.round, made, before, aggregator_state.read(exchange, *now))
+    source = Arrays("", values)
+    now = state.snapshot, basis.manifest, state.round, source
+    return Claim(state.round, source, before, aggregator_state.read(exchange, *now))
 
 
-def _again(exchange: Exchange, basis: Basis, claim: Claim) -> str | None:
-    """Close the round once more, and compare."""
+def _recompute(exchange: Exchange, basis: RoundBasis, claim: Claim) -> str | None:
+    """Compute the round again, and compare."""
     round = claim.round
     for name, account in basis.round.owners.items():
         if (now := round.owners.get(name)) != account:
             return f"the name {name} was {account}'s, round.json gives it to {now}"
-    wrong = None
+    problem = None
     for snapshot in _listings(basis, round):
-        wrong, names = _compared(exchange, basis, snapshot, claim)
+        problem, names = _compared(exchange, basis, snapshot, claim)
         if names == sorted(round.contributors):
             break
-    return wrong
+    return problem
 
 
 @contextlib.contextmanager
 def contributions(
-    exchange: Exchange, state: State, trust: Trust
+    exchange: Exchange, state: FederationState, trust: Trust
 ) -> Iterator[tuple[list[Source], Source]]:
-    """The contributions that the last round was made of, for the time of a block.
+    """Give the contributions that the last round was made of, for the time of a block.
 
     They pass the checks of the closing once more; outsized updates are clipped as they
     were then. The block gets them with the generalists that they started from.
@@ -310,7 +336,7 @@ def contributions(
     Args:
         exchange: The repository to read from.
         state: The federation's newest state.
-        trust: What need not be looked at; what the run has may be the start.
+        trust: The trust of the run; what it has may be the start of the round.
 
     Raises:
         Unreadable: If there are none, or they cannot be checked any more.
@@ -332,11 +358,13 @@ def contributions(
     )
 
 
-def _known_basis(exchange: Exchange, state: State, trust: Trust) -> Basis:
-    """What the last round was closed upon.
+def _known_basis(
+    exchange: Exchange, state: FederationState, trust: Trust
+) -> RoundBasis:
+    """Return the state that the last round was closed upon.
 
     Raises:
-        Unreadable: If nobody can tell any more.
+        Unreadable: If that state is lost.
     """
     number = state.round.round
     try:
@@ -355,11 +383,11 @@ def _known_basis(exchange: Exchange, state: State, trust: Trust) -> Basis:
     return basis
 
 
-def _listings(basis: Basis, round: Round) -> Iterator[Snapshot]:
-    """The states to look for the contributions of a round in.
+def _listings(basis: RoundBasis, round: Round) -> Iterator[Snapshot]:
+    """Yield the states to look for the contributions of a round in.
 
-    First all of them: those that are too long decide who else is. Whoever closed the
-    round may have been stricter, and says so; the one who was refused is told.
+    All contributions come first: too long updates decide which others are too long. The
+    account that closed the round may have refused more, which round.json states.
     """
     yield basis.snapshot
     stricter = _without(basis.snapshot, round.round, round.refused)
@@ -368,7 +396,7 @@ def _listings(basis: Basis, round: Round) -> Iterator[Snapshot]:
 
 
 def _without(snapshot: Snapshot, round: int, names: Collection[str]) -> Snapshot:
-    """The state without what some participants contributed to a round."""
+    """Leave out what some participants contributed to a round."""
     folders = tuple(f"{attribution.FOLDER}/{round}/{name}/" for name in names)
     files = {p: f for p, f in snapshot.files.items() if not p.startswith(folders)}
     return Snapshot(snapshot.revision, files)
@@ -376,90 +404,103 @@ def _without(snapshot: Snapshot, round: int, names: Collection[str]) -> Snapshot
 
 def _compared(
     exchange: Exchange,
-    basis: Basis,
+    basis: RoundBasis,
     snapshot: Snapshot,
     claim: Claim,
 ) -> tuple[str | None, list[str]]:
-    """What is wrong with a round of the contributions in `snapshot`; those that fit."""
+    """Return the problem of a round of the contributions in `snapshot`, and who
+    passed.
+    """
     round, choice = claim.round, basis.manifest.aggregator
-    with _reviewed(exchange, basis, snapshot) as found:
-        names = _accepted(found)
+    with _reviewed(exchange, basis, snapshot) as result:
+        names = _accepted(result)
         if names != sorted(round.contributors):
-            says, fit = _names(round.contributors), _names(names)
-            return f"round.json says it is of {says}, fit are those of {fit}", names
+            stated, passed = _names(round.contributors), _names(names)
+            return (
+                f"round.json says it is of {stated}, fit are those of {passed}",
+                names,
+            )
         try:
-            made = aggregate.combine(
+            combined = aggregate.combine(
                 choice.name,
-                found.accepted,
+                result.accepted,
                 basis.start,
                 choice.options,
-                found.limited.still,
+                result.limited.still,
                 claim.before,
             )
         except FederationError as error:
             return f"its contributions make none: {error}", names
     products = aggregate.load(choice.name).HANDLES_RANKS
-    if not _same(Arrays("", made.tensors), claim.values, products):
+    if not _nearly_equal(Arrays("", combined.tensors), claim.values, products):
         return f"it is not the {choice.name} of its contributions", names
-    if not _same(Arrays("", made.state), Arrays("", claim.after), False):
+    if not _nearly_equal(Arrays("", combined.state), Arrays("", claim.after), False):
         return f"{STATE_FILE} is not what {choice.name} makes of the round", names
     return None, names
 
 
 def _reviewed(
-    exchange: Exchange, basis: Basis, snapshot: Snapshot
+    exchange: Exchange, basis: RoundBasis, snapshot: Snapshot
 ) -> contextlib.AbstractContextManager[reviewing.Review]:
-    """The contributions in `snapshot` to the round after a basis, judged once more."""
+    """Judge the contributions in `snapshot` to the round after a basis once more."""
     parts = snapshot, basis.manifest, basis.round, _read(basis.start)
     return reviewing.review(exchange, *parts)
 
 
-def _accepted(found: reviewing.Review) -> list[str]:
-    return sorted(source.name for source in found.accepted)
+def _accepted(result: reviewing.Review) -> list[str]:
+    return sorted(source.name for source in result.accepted)
 
 
-def _basis(exchange: Exchange, state: State, trust: Trust) -> Basis | str | None:
-    """What the round was closed upon; None: not known any more; text: what is wrong."""
+def _basis(
+    exchange: Exchange, state: FederationState, trust: Trust
+) -> RoundBasis | str | None:
+    """Return the state the round was closed upon; None if it is lost, or text for a
+    problem.
+    """
     round, have = state.round, trust.have
     if have is None or have.round != round.round - 1:
         have = None
-    mine = None if have is None or not have.tensors else Arrays("", have.tensors)
+    own = None if have is None or not have.tensors else Arrays("", have.tensors)
     earlier = _closed_upon(exchange, state)
     if earlier is None:
         if not _by_manifest_owner(exchange, state.snapshot):
-            return None  # squashed by somebody: whose a contribution was is lost
+            # Another account squashed the history: the contributors' accounts are lost.
+            return None
         bare = Round(
             round=round.round - 1,
             owners=round.owners,
             aggregator=round.aggregator,
             norm=round.norm_known,
         )
-        if mine is None or aggregator_state.keeps(state.manifest):
+        if own is None or aggregator_state.keeps(state.manifest):
             return None
-        return Basis(state.manifest, bare, state.snapshot, mine)
-    there = read(exchange, earlier)
-    then, was = there.manifest, there.round
-    if was.round != round.round - 1:
-        return f"round.json went from {was.round} to {round.round}"
-    if then != state.manifest and not _by_manifest_owner(exchange, earlier):
-        then = state.manifest
-    start = Arrays("", fetch(exchange, earlier.revision, then, None, was.generalist))
+        return RoundBasis(state.manifest, bare, state.snapshot, own)
+    state_before = read(exchange, earlier)
+    manifest, round_before = state_before.manifest, state_before.round
+    if round_before.round != round.round - 1:
+        return f"round.json went from {round_before.round} to {round.round}"
+    if manifest != state.manifest and not _by_manifest_owner(exchange, earlier):
+        manifest = state.manifest
+    start = Arrays(
+        "", fetch(exchange, earlier.revision, manifest, None, round_before.generalist)
+    )
     if have is not None and not (
-        digest(_read(start)) in trust.known or (mine and _same(mine, start, False))
+        digest(_read(start)) in trust.known
+        or (own and _nearly_equal(own, start, False))
     ):
-        return f"it does not start from the generalist of round {was.round}"
-    return Basis(then, was, earlier, start)
+        return f"it does not start from the generalist of round {round_before.round}"
+    return RoundBasis(manifest, round_before, earlier, start)
 
 
-def _closed_upon(exchange: Exchange, state: State) -> Snapshot | None:
-    """The state that the last round was closed upon; None: nobody can tell any more."""
+def _closed_upon(exchange: Exchange, state: FederationState) -> Snapshot | None:
+    """Return the state that the last round was closed upon; None if it is lost."""
     number, revision = state.round.round, state.snapshot.revision
     for _ in range(MOST_REWRITES):
         earlier = exchange.before(ROUND, revision)
         if earlier is None:
             return None
         if not {ROUND, MANIFEST} <= earlier.files.keys():
-            raise Begun(f"the history begins with round {number}")
+            raise NoStateBefore(f"the history begins with round {number}")
         content = exchange.read(ROUND, earlier.revision, ROUND_BYTES)
         if Round.from_json(content).round != number:
             return earlier
@@ -476,8 +517,8 @@ def _by_manifest_owner(exchange: Exchange, snapshot: Snapshot) -> bool:
     return author is None or author == attribution.manifest_owner(exchange, snapshot)
 
 
-def _strange_beginning(exchange: Exchange, state: State) -> str | None:
-    """Generalists that nobody contributed must be the founder's."""
+def _strange_beginning(exchange: Exchange, state: FederationState) -> str | None:
+    """Check that generalists without contributions are the founder's."""
     snapshot = state.snapshot
     if exchange.before(ROUND, snapshot.revision) is None:
         return None  # squashed, or no history at all: nobody can tell
@@ -492,20 +533,20 @@ def _strange_beginning(exchange: Exchange, state: State) -> str | None:
     return None
 
 
-def _same(one: Source, other: Source, products: bool) -> bool:
-    """Whether two generalists are the same, but for rounding on another processor."""
-    names = list(one.names())
-    if names != list(other.names()):
+def _nearly_equal(left: Source, right: Source, products: bool) -> bool:
+    """Tell whether two generalists are equal but for rounding on another processor."""
+    names = list(left.names())
+    if names != list(right.names()):
         return False
-    shapes = [(one.read(name).shape, other.read(name).shape) for name in names]
-    if any(mine != theirs for mine, theirs in shapes):
+    shapes = [(left.read(name).shape, right.read(name).shape) for name in names]
+    if any(left_shape != right_shape for left_shape, right_shape in shapes):
         return False
     if not products:
-        return all(_near(wide(one, n), wide(other, n), np.max, NEAR) for n in names)
+        return all(_near(wide(left, n), wide(right, n), np.max, NEAR) for n in names)
     for linear in linears(names):
         (a, b), (c, d) = (
             [wide(source, f"{linear}.{part}") for part in PAIR]
-            for source in (one, other)
+            for source in (left, right)
         )
         if not _near(a @ b, c @ d, np.linalg.norm, NEAR_PRODUCTS):
             return False

@@ -36,7 +36,7 @@ class RouterKind:
     """A router's file and the options it was given.
 
     Attributes:
-        plugin: The module.
+        plugin: The module of the router.
         options: An instance of its `Options`; None where it has none.
     """
 
@@ -57,7 +57,7 @@ class RouterKind:
         """The hidden vectors that each token has: k, and one more for the base's rest.
 
         Args:
-            options: With top-k resolved.
+            options: The options of the experts, with top-k resolved.
         """
         rests = options.top_k == 1 or bool(getattr(self.plugin, "RESTS", False))
         return options.top_k + int(rests and options.experts > 1)
@@ -69,7 +69,7 @@ class RouterKind:
             first: Whether the block is the first adapted one.
             dims: The width of the MLP's input.
             experts: The number of experts, E.
-            key: Of the initial values.
+            key: The random key of the initial values.
         """
         kind: Any = self.plugin.Router
         if first:

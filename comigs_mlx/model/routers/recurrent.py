@@ -49,7 +49,7 @@ class GRU(nn.Module):
         weight: W of r, s and n, one below the other, `[3 p, p]`.
         hidden: U of r, s and n, `[3 p, p]`.
         bias: b of r, s and n, `[3 p]`.
-        hidden_bias: c, `[p]`.
+        hidden_bias: The vector c, `[p]`.
     """
 
     def __init__(self, size: int, key: mx.array):

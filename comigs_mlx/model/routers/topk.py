@@ -63,7 +63,7 @@ class Router(nn.Module):
 
         Args:
             x: `[..., dims]`, the input of the block's MLP.
-            ask: How many, among which, and the tilt.
+            ask: The number of experts, the experts to choose from, and the tilt.
         """
         if ask.training and self._options.soft_training:
             ask = ask._replace(k=len(ask.among))

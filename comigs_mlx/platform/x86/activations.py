@@ -1,4 +1,4 @@
-"""Activations of MLPs, each with its gradient: only their inputs are kept for it."""
+"""Activations of MLPs with their gradients, for which only their inputs are kept."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from comigs_mlx.platform.x86.exponential import sigmoid
 
 STEEPNESS = 2 * math.sqrt(2 / math.pi)
 CUBIC = 0.044715
-"""Of the GELU by tanh: x * sigmoid(STEEPNESS * (x + CUBIC * x^3))."""
+"""A factor of the GELU by tanh: x * sigmoid(STEEPNESS * (x + CUBIC * x^3))."""
 
 
 @mx.custom_function
 def swiglu(gate: mx.array, x: mx.array) -> mx.array:
-    """mlx-lm's: silu(gate) * x."""
+    """Compute silu(gate) * x, as mlx-lm's function does."""
     return gate * sigmoid(gate) * x
 
 
@@ -30,7 +30,7 @@ def _swiglu_vjp(
 
 @mx.custom_function
 def silu(x: mx.array) -> mx.array:
-    """MLX's: x * sigmoid(x)."""
+    """Compute x * sigmoid(x), as MLX's function does."""
     return x * sigmoid(x)
 
 
@@ -42,7 +42,7 @@ def _silu_vjp(x: mx.array, cotangent: mx.array, _: mx.array) -> mx.array:
 
 @mx.custom_function
 def gelu_approx(x: mx.array) -> mx.array:
-    """MLX's, with (1 + tanh(z)) / 2 = sigmoid(2 z)."""
+    """Compute MLX's function with (1 + tanh(z)) / 2 = sigmoid(2 z)."""
     return x * sigmoid(STEEPNESS * (x + CUBIC * x * x * x))
 
 

@@ -1,6 +1,6 @@
-"""Softmax attention with its gradient; the weights are made again in the backward pass.
+"""Softmax attention with its gradient, whose weights the backward pass makes again.
 
-MLX's own does the same on a CPU, with the slow exponential.
+MLX's own attention does the same on a CPU, with the slow exponential.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def fits(
     mask: mx.array | str | None,
     sinks: mx.array | None = None,
 ) -> bool:
-    """Whether `attention` computes what is asked for: no bias, sink or packed cache."""
+    """Tell whether `attention` can compute this: no bias, sink or packed cache."""
     plain = mask is None or isinstance(mask, str) or mask.dtype == mx.bool_
     return plain and sinks is None and not hasattr(cache, "bits")
 
@@ -38,19 +38,19 @@ def attention(
     mask: mx.array | str | None,
     sinks: mx.array | None = None,
 ) -> mx.array:
-    """mlx-lm's `scaled_dot_product_attention`, where it `fits`.
+    """Compute mlx-lm's `scaled_dot_product_attention`, where it `fits`.
 
     Args:
         queries: The queries, `[batch, heads, tokens, dims]`.
-        keys: `[batch, groups, context, dims]`; heads share groups evenly.
-        values: `[batch, groups, context, value dims]`.
-        cache: Not used; mlx-lm passes it.
+        keys: The keys, `[batch, groups, context, dims]`; heads share groups evenly.
+        values: The values, `[batch, groups, context, value dims]`.
+        cache: The cache that mlx-lm passes; it is not used.
         scale: The factor that the scores are multiplied by.
-        mask: "causal", or true where a token may look; None: everywhere.
-        sinks: Always None where it `fits`.
+        mask: "causal", or true where a token may look; None lets it look everywhere.
+        sinks: The attention sinks, always None where it `fits`.
 
     Returns:
-        `[batch, heads, tokens, value dims]`.
+        The result of the heads, `[batch, heads, tokens, value dims]`.
     """
     batch, heads, tokens, _ = queries.shape
     groups, context = keys.shape[1:3]

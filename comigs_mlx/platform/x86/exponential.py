@@ -1,4 +1,4 @@
-"""The exponential and the sigmoid."""
+"""The exponential and the sigmoid, from cheap operations."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ import mlx.core as mx
 from comigs_mlx.platform import switch
 
 ROUND = 1.5 * 2**23
-"""Adding it rounds a float32 to the nearest integer, left in the lowest bits."""
+"""The summand that rounds a float32 to the nearest integer, left in the lowest bits."""
 
 POLYNOMIAL = (1.0, 0.69314698, 0.24022242, 0.05550734, 0.00967151, 0.00132647)
-"""Of 2^f for f in [-1/2, 1/2], by weighted least squares, exact at 0; error 1e-7."""
+"""The coefficients of 2^f for f in [-1/2, 1/2], by weighted least squares, exact at
+0; error 1e-7.
+"""
 
 
 def exp(x: mx.array) -> mx.array:
-    """e^x of float32, kept within [2e-38, 2e38]: 2^n by its bits times 2^f.
+    """Compute e^x of float32, within [2e-38, 2e38]: 2^n by its bits times 2^f.
 
-    Relative error 2e-7 near 0, at most 7e-6 (at |x| = 87).
+    The relative error is 2e-7 near 0, and at most 7e-6 (at |x| = 87).
     """
     y = mx.clip(x, -87.0, 88.0) * (1 / math.log(2))
     shifted = y + ROUND
@@ -33,10 +35,10 @@ def exp(x: mx.array) -> mx.array:
 
 
 def sigmoid(x: mx.array) -> mx.array:
-    """1 / (1 + e^-x), in a kernel of its own: a fused one computes it several times."""
+    """Compute 1 / (1 + e^-x) in its own kernel: a fused one would repeat it."""
     return mx.contiguous(1 / (1 + exp(-x)))
 
 
 def fastest_exp() -> Callable[[mx.array], mx.array]:
-    """The exponential that is the faster one here: `exp`, or MLX's own."""
+    """Return the exponential that is faster here: `exp`, or MLX's own."""
     return exp if switch.x86_cpu() else mx.exp

@@ -24,7 +24,7 @@ FastFunctions = Callable[[], AbstractContextManager[None]]
 
 
 class Substitute(NamedTuple):
-    """One name in one module that stands for a slow function."""
+    """A name in a module that stands for a slow function."""
 
     module: ModuleType
     name: str
@@ -33,7 +33,7 @@ class Substitute(NamedTuple):
 
 
 def substitutes(model: nn.Module) -> list[Substitute]:
-    """The slow functions that the code of `model` knows by name; none elsewhere."""
+    """List the slow functions that the code of `model` has names for, on x86 only."""
     if not switch.x86_cpu():
         return []
     classes = {type(module) for _, module in model.named_modules()}
@@ -71,14 +71,14 @@ def _float32(*arrays: mx.array) -> bool:
 
 
 def _where(condition: Callable[..., bool], cheap: Function, slow: Function) -> Function:
-    def chosen(*args: Any, **kwargs: Any) -> Any:
+    def cheap_or_slow(*args: Any, **kwargs: Any) -> Any:
         return (cheap if condition(*args, **kwargs) else slow)(*args, **kwargs)
 
-    return chosen
+    return cheap_or_slow
 
 
 def fast_functions(model: nn.Module) -> FastFunctions:
-    """Makes contexts in which the code of `model` calls the cheap functions.
+    """Return a function that makes contexts in which `model` calls the cheap functions.
 
     The names are looked up once, here: a search through every module of a large model
     costs more than a short step.
@@ -87,12 +87,12 @@ def fast_functions(model: nn.Module) -> FastFunctions:
 
 
 @contextlib.contextmanager
-def instead(found: Sequence[Substitute]) -> Iterator[None]:
-    """For the time of the block, the cheap functions stand where the slow ones were."""
-    for module, name, _, cheap in found:
+def instead(replaced: Sequence[Substitute]) -> Iterator[None]:
+    """Put the cheap functions in place of the slow ones, for the time of the block."""
+    for module, name, _, cheap in replaced:
         setattr(module, name, cheap)
     try:
         yield
     finally:
-        for module, name, slow, _ in found:
+        for module, name, slow, _ in replaced:
             setattr(module, name, slow)

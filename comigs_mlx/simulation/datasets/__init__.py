@@ -1,1 +1,1 @@
-"""From public corpora to one folder a participant, for simulations."""
+"""Makes one folder for each participant from public corpora, for simulations."""

@@ -1,7 +1,7 @@
-"""One labelled corpus becomes one folder a participant, for the simulation.
+"""Divides one labelled corpus into one folder for each participant.
 
     OUT/<participant>/train.jsonl valid.jsonl test.jsonl
-    OUT/partition.json                 how it was made, documents of each label
+    OUT/partition.json                 the options, and the documents of each label
 
 No document stands in two splits or at two participants.
 """
@@ -23,7 +23,7 @@ from comigs_mlx.files import replacing_dir, write_json, write_text
 from comigs_mlx.simulation.datasets.labelled import Corpus, read_corpus
 
 Shares = dict[str, dict[str, list[Sample]]]
-"""Participant -> split -> documents."""
+"""Maps a participant and a split to documents."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class PartitionConfig:
     label: one participant a label. dirichlet: every label in random proportions
     (--alpha: small separates, large mixes). iid: every participant a random share. A
     participant's documents are then divided 80/10/10 by content into train, valid and
-    test. With --mixed, everybody's valid and test are of all documents: people who are
-    asked for more than what they have text of (out of distribution).
+    test. With --mixed, everybody's valid and test are of all documents: they hold more
+    kinds of text than the participant's own (out of distribution).
 
       python scripts/partition.py --data news.jsonl --label-field category --out users
       python -m comigs_mlx.simulate --users users ...
@@ -58,7 +58,7 @@ class PartitionConfig:
     seed: int = option(0, "of all that is drawn", "N")
 
     def problems(self) -> Iterator[str]:
-        """One sentence for each value that cannot work."""
+        """Yield one sentence for each value that cannot work."""
         for name in ("data", "out"):
             if not getattr(self, name):
                 yield f"--{name} is missing (see --help)"
@@ -66,8 +66,8 @@ class PartitionConfig:
             yield f"--participants {self.participants} must be at least 1"
         if self.seed < 0:
             yield f"--seed {self.seed} must be at least 0"
-        if self.by not in (known := registry.names("partition")):
-            yield f"--by {self.by}: choose one of {', '.join(known)}"
+        if self.by not in (partitioners := registry.names("partition")):
+            yield f"--by {self.by}: choose one of {', '.join(partitioners)}"
         elif self.alpha is not None and "alpha" not in _options_of(self.by):
             yield f"--alpha is not an option of --by {self.by}: leave it out"
         if self.alpha is not None and not 0 < self.alpha < 1e6:
@@ -78,7 +78,7 @@ def partition(config: PartitionConfig) -> dict[str, Counter[str]]:
     """Divide a corpus and write the participants' folders, all or none.
 
     Returns:
-        Participant -> documents of each label.
+        The number of documents of each label, by participant.
 
     Raises:
         ConfigError: If the folder exists, or the options do not fit the corpus.
@@ -94,19 +94,19 @@ def partition(config: PartitionConfig) -> dict[str, Counter[str]]:
     shares = split_shares(corpus, owners)
     if config.mixed:
         shares = mixed(shares)
-    made = {
+    notes = {
         "by": config.by,
         "options": {**_options_of(config.by), **options},
         "mixed": config.mixed,
         "seed": config.seed,
         "documents": counts,
     }
-    write_participants(out, shares, {"partition.json": made})
+    write_participants(out, shares, {"partition.json": notes})
     return counts
 
 
 def label_counts(labels: list[str], owners: list[str]) -> dict[str, Counter[str]]:
-    """Participant -> documents of each label, both sorted."""
+    """Count the documents of each label of each participant, both sorted."""
     counts: dict[str, Counter[str]] = {
         owner: Counter() for owner in sorted(set(owners))
     }
@@ -116,17 +116,17 @@ def label_counts(labels: list[str], owners: list[str]) -> dict[str, Counter[str]
 
 
 def split_shares(corpus: Corpus, owners: list[str]) -> Shares:
-    """Participant -> split -> its documents.
+    """Divide each participant's documents into splits.
 
     Raises:
-        DataError: Naming every participant that would lack a split.
+        DataError: If a participant would lack a split; the text names each of them.
     """
-    mine: dict[str, list[Sample]] = {owner: [] for owner in sorted(set(owners))}
+    owned: dict[str, list[Sample]] = {owner: [] for owner in sorted(set(owners))}
     for sample, owner in zip(corpus.samples, owners, strict=True):
-        mine[owner].append(sample)
-    shares = {owner: divide({"all": samples}) for owner, samples in mine.items()}
+        owned[owner].append(sample)
+    shares = {owner: divide({"all": samples}) for owner, samples in owned.items()}
     problems = [
-        f"participant {owner} would have no {split} among {len(mine[owner])} documents"
+        f"participant {owner} would have no {split} among {len(owned[owner])} documents"
         ": add documents, lower --participants or choose another --by or --seed"
         for owner, splits in shares.items()
         for split in SPLITS
@@ -137,25 +137,25 @@ def split_shares(corpus: Corpus, owners: list[str]) -> Shares:
 
 
 def mixed(shares: Shares) -> Shares:
-    """Valid and test dealt out anew: everyone gets as much of each kind.
+    """Deal out valid and test anew: every participant gets as much of each kind.
 
-    Participant i of n gets the documents i, i + n, i + 2 n... of everyone's, so that no
-    document is held out by two; the kinds follow each other as their content's hashes
-    do.
+    Participant i of n gets the documents i, i + n, i + 2 n... of all participants, so
+    that no document is held out by two. The kinds follow each other in the order of
+    their content's hashes.
     """
     count = len(shares)
 
     def dealt(split: str, number: int) -> list[Sample]:
-        mine = [s for all in shares.values() for s in all[split][number::count]]
-        return sorted(mine, key=position)
+        dealt = [s for splits in shares.values() for s in splits[split][number::count]]
+        return sorted(dealt, key=position)
 
     return {
         name: {
-            "train": mine["train"],
+            "train": splits["train"],
             "valid": dealt("valid", number),
             "test": dealt("test", number),
         }
-        for number, (name, mine) in enumerate(shares.items())
+        for number, (name, splits) in enumerate(shares.items())
     }
 
 
@@ -167,22 +167,22 @@ def write_participants(
     """Write one folder a participant, all or none.
 
     Args:
-        out: The folder they stand in.
-        shares: Participant -> split -> documents.
-        notes: File name -> JSON, written beside them.
+        out: The new folder for the participants' folders.
+        shares: Maps a participant and a split to documents.
+        notes: Maps a file name to its JSON content, written beside them.
     """
-    with replacing_dir(out) as made:
+    with replacing_dir(out) as folder:
         for name, splits in shares.items():
             for split, samples in splits.items():
                 rows = (json.dumps(sample, ensure_ascii=False) for sample in samples)
                 text = "".join(row + "\n" for row in rows)
-                write_text(made / name / f"{split}.jsonl", text)
+                write_text(folder / name / f"{split}.jsonl", text)
         for file, content in notes.items():
-            write_json(made / file, content)
+            write_json(folder / file, content)
 
 
 def table(counts: Mapping[str, Counter[str]]) -> str:
-    """Documents of each label at each participant, for people."""
+    """Write the documents of each label at each participant as text."""
     width = max(map(len, counts))
     lines = []
     for owner, labels in counts.items():

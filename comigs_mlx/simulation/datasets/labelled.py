@@ -1,4 +1,4 @@
-"""Corpora whose documents carry a label: what `dividing` divides.
+"""Reads corpora whose documents carry a label, which `dividing` divides.
 
 FILE.jsonl            objects with a label field beside the columns of `data.rows`
 FOLDER/<label>/...    one subfolder a label, each with text that train would read
@@ -23,7 +23,7 @@ class Corpus:
 
     Attributes:
         samples: The documents, each once.
-        labels: The label of each.
+        labels: The label of each sample.
     """
 
     samples: list[Sample]
@@ -34,11 +34,13 @@ def read_corpus(source: str, field: str) -> Corpus:
     """Read a labelled corpus; of equal documents, the first is kept.
 
     Args:
-        source: A .jsonl file, or a folder with one subfolder a label.
-        field: The rows' field that holds the label, a string or a number.
+        source: The path of a .jsonl file, or of a folder with one subfolder for each
+            label.
+        field: The name of the rows' field that holds the label, a string or a number.
 
     Raises:
-        DataError: If there is none, or naming file and line of each invalid row.
+        DataError: If there is no corpus, or a row is invalid; the text names file and
+            line.
     """
     path = Path(source).expanduser()
     if path.is_file() and path.suffix.lower() == ".jsonl":
@@ -53,25 +55,27 @@ def read_corpus(source: str, field: str) -> Corpus:
     unique: dict[str, tuple[Sample, str]] = {}
     for sample, label in pairs:
         unique.setdefault(json.dumps(sample, sort_keys=True), (sample, label))
-    kept = unique.values()
-    return Corpus([sample for sample, _ in kept], [label for _, label in kept])
+    pairs_kept = unique.values()
+    return Corpus(
+        [sample for sample, _ in pairs_kept], [label for _, label in pairs_kept]
+    )
 
 
 def _rows(path: Path, field: str) -> list[tuple[Sample, str]]:
     lines = enumerate(read_utf8(path).split("\n"), 1)
     rows = [(f"{path}:{n}", parsed(line)) for n, line in lines if line.strip()]
-    found = read_rows(rows)
+    checked = read_rows(rows)
     labels = {where: row.get(field) for where, row in rows if isinstance(row, dict)}
-    problems = found.problems + [
+    problems = checked.problems + [
         f"{where}: expected a label, a string or a number, in {field!r}: name its "
         "field with --label-field"
         for where, label in labels.items()
         if not _is_label(label)
     ]
     raise_all(DataError, problems)
-    if not found.samples:
+    if not checked.samples:
         raise DataError(f"{path} holds no rows: add documents")
-    return [(sample, str(labels[place(sample)])) for sample in found.samples]
+    return [(sample, str(labels[place(sample)])) for sample in checked.samples]
 
 
 def _is_label(label: Any) -> bool:

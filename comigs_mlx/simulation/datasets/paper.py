@@ -1,4 +1,4 @@
-"""Participants like the paper's, from public datasets with the `datasets` package.
+"""Makes participants like the paper's from public datasets (package `datasets`).
 
     multilingual   Wikipedia: de, fr, it, nl; in distribution
     slimpajama     SlimPajama: arXiv, books, code, questions; in distribution
@@ -22,12 +22,14 @@ from comigs_mlx.errors import DataError, raise_all
 from comigs_mlx.simulation.datasets.dividing import Shares, mixed
 
 TOKENS = 1_000_000
-"""Of a participant's training text; a fifth of it each for valid and test."""
+"""The tokens of a participant's training text; valid and test have a fifth of it
+each.
+"""
 
 CHARACTERS_PER_TOKEN = 4
 
 LONGEST = 50_000
-"""Characters of a document that are used; a book would outweigh a whole split."""
+"""The characters of a document that are used; a book would outweigh a whole split."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,10 @@ class Stream:
     """One pass over a dataset on the Hub.
 
     Attributes:
-        dataset: Its id.
-        config: Its configuration, if it has several.
-        participants: Who has text in it.
-        owner: The participant of a row; None for rows nobody wants.
+        dataset: The id of the dataset.
+        config: The name of its configuration, if it has several.
+        participants: The participants that have text in it.
+        owner: Returns the participant of a row; None for a row without one.
     """
 
     dataset: str
@@ -48,11 +50,11 @@ class Stream:
 
 
 @dataclass(frozen=True)
-class Task:
-    """Participants of an experiment like one of the paper's.
+class PaperExperiment:
+    """The data of an experiment like one of the paper's.
 
     Attributes:
-        streams: Where their text comes from; each participant's from one.
+        streams: The streams that their text comes from; each participant's from one.
         mixed: Whether valid and test are of all participants' kinds of text.
     """
 
@@ -86,40 +88,41 @@ def _category(row: dict[str, Any]) -> str:
 SLIMPAJAMA = Stream("DKYoon/SlimPajama-6B", None, tuple(DOMAINS.values()), _domain)
 AG_NEWS = Stream("fancyzhx/ag_news", None, CATEGORIES, _category)
 
-TASKS = {
-    "multilingual": Task(tuple(map(_wikipedia, LANGUAGES))),
-    "slimpajama": Task((SLIMPAJAMA,)),
-    "agnews": Task((AG_NEWS,), mixed=True),
+EXPERIMENTS = {
+    "multilingual": PaperExperiment(tuple(map(_wikipedia, LANGUAGES))),
+    "slimpajama": PaperExperiment((SLIMPAJAMA,)),
+    "agnews": PaperExperiment((AG_NEWS,), mixed=True),
 }
-"""Name -> task."""
+"""The experiments by name."""
 
 
 def amounts(tokens: int) -> dict[str, int]:
-    """Split -> characters, for so many tokens of training text."""
+    """Return the characters of each split, for so many tokens of training text."""
     train = tokens * CHARACTERS_PER_TOKEN
     return {"train": train, "valid": train // 5, "test": train // 5}
 
 
 def build(
-    task: Task,
+    experiment: PaperExperiment,
     rows: Callable[[Stream], Iterable[dict[str, Any]]],
     characters: dict[str, int],
 ) -> Shares:
-    """The participants' documents.
+    """Collect the participants' documents.
 
     Args:
-        task: One of `TASKS`.
-        rows: Reads a stream: rows with a text, in a fixed order.
-        characters: What each split gets; full with the document that exceeds it.
+        experiment: The experiment, one of `EXPERIMENTS`.
+        rows: Reads a stream; yields rows with a text, in a fixed order.
+        characters: The characters of each split, which is full with the document that
+            exceeds them.
 
     Raises:
         DataError: If a split is not half full at the end of the stream.
     """
     shares: Shares = {}
-    for stream in task.streams:
+    for stream in experiment.streams:
         shares |= fill(_texts(rows(stream), stream), stream.participants, characters)
     _check_filled(shares, characters)
-    return mixed(shares) if task.mixed else shares
+    return mixed(shares) if experiment.mixed else shares
 
 
 def fill(
@@ -129,21 +132,21 @@ def fill(
 ) -> Shares:
     """Give documents to splits until all are full.
 
-    A document goes to the split that its content chooses; where that is full already,
-    it is left out. Of equal documents the first is kept.
+    A document goes to the split that its content decides; if that is full already, the
+    document is left out. Of equal documents the first is kept.
 
     Args:
-        texts: Pairs of participant and text; read no further than needed.
-        names: The participants to fill; others' texts are left out.
-        characters: What each split gets.
+        texts: Pairs of participant and text, of which only as many as needed are read.
+        names: The participants to fill; texts of others are left out.
+        characters: The characters of each split.
     """
     shares: Shares = {name: {split: [] for split in SPLITS} for name in names}
     sizes = {(name, split): 0 for name in shares for split in SPLITS}
-    seen: set[str] = set()
+    known_texts: set[str] = set()
     for name, text in texts:
-        if text in seen or name not in shares:
+        if text in known_texts or name not in shares:
             continue
-        seen.add(text)
+        known_texts.add(text)
         split = split_of({"text": text}, characters)
         if sizes[name, split] < characters[split]:
             shares[name][split].append({"text": text})
@@ -154,7 +157,9 @@ def fill(
 
 
 def split_of(sample: Sample, characters: dict[str, int]) -> str:
-    """The split that the content chooses, as often as its share of all characters."""
+    """Return the split that the content decides, as often as its share of
+    characters.
+    """
     at = position(sample) * sum(characters.values())
     for split in ("test", "valid"):
         if at < characters[split]:
@@ -164,7 +169,8 @@ def split_of(sample: Sample, characters: dict[str, int]) -> str:
 
 
 def load(stream: Stream) -> Iterator[dict[str, Any]]:
-    """The rows of a stream from the Hugging Face Hub, downloaded as they are needed.
+    """Yield the rows of a stream from the Hugging Face Hub, downloaded as they are
+    needed.
 
     Raises:
         DataError: If `datasets` is missing or the dataset cannot be read.
@@ -199,10 +205,10 @@ def _check_filled(shares: Shares, characters: dict[str, int]) -> None:
     problems = []
     for name, splits in shares.items():
         for split, samples in splits.items():
-            found = sum(len(sample["text"]) for sample in samples)
-            if found < characters[split] / 2:
+            size = sum(len(sample["text"]) for sample in samples)
+            if size < characters[split] / 2:
                 problems.append(
-                    f"{name}: {found:,} characters for {split}, expected "
+                    f"{name}: {size:,} characters for {split}, expected "
                     f"{characters[split]:,}: lower --tokens"
                 )
     raise_all(DataError, problems)

@@ -1,4 +1,4 @@
-"""FedProx: FedAvg, and nobody strays far from what was received.
+"""FedProx: FedAvg, and no participant moves far from what it received.
 
     min_theta  L_i(theta) + mu/2 ||theta - theta_received||^2
 
@@ -27,7 +27,9 @@ MU = 0.01
 def proximal(
     values: Mapping[str, mx.array], anchor: Mapping[str, mx.array]
 ) -> mx.array:
-    """mu/2 times the squared distance of `values` from those received; a scalar."""
+    """Return mu/2 times the squared distance of `values` from those received; a
+    scalar.
+    """
     squares = [(array - anchor[path]).square().sum() for path, array in values.items()]
     return MU / 2 * mx.stack(squares).sum()
 

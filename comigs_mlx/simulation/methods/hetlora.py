@@ -33,7 +33,7 @@ GAMMA, LAMBDA = 0.99, 0.001
 def shrinking(
     values: Mapping[str, mx.array], anchor: Mapping[str, mx.array]
 ) -> mx.array:
-    """Lambda times the size of the last ranks; a scalar."""
+    """Return lambda times the size of the last ranks; a scalar."""
     del anchor
     rank = next(a.shape[-1] for path, a in values.items() if path.endswith("lora_a"))
     return LAMBDA * tail(values, max(1, int(GAMMA * rank)))

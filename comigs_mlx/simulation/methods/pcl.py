@@ -6,7 +6,7 @@ Wagner, Fan, Jaggi, "Personalized Collaborative Fine-Tuning for On-Device Large 
 Models", COLM 2024, the strategy by validation performance. Two experts averaged. The
 loss is taken on the first `--valid-batches` batches. Every participant downloads
 everybody's contribution, which the bytes count. The repository's generalist is the
-mean, from which somebody new begins; no participant receives it. In a real federation
+mean, from which a new participant begins; no other receives it. In a real federation
 `--personal by_loss` of `sync pull` and `train` does the same. Differs: the code its
 authors published takes the softmax of minus the perplexity, on 12 batches, which is
 much nearer to trusting oneself alone; and one expert mixes there.

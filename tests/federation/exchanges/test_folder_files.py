@@ -6,10 +6,10 @@ import pytest
 
 from comigs_mlx.federation.exchanges.folder import FolderExchange
 from comigs_mlx.federation.exchanges.folder_files import (
-    Entry,
-    entry_of,
+    FileStamp,
     is_stray,
     read_file,
+    stamp_of,
     walk,
 )
 
@@ -75,9 +75,9 @@ def test_a_link_swapped_in_between_listing_and_reading_is_not_followed(tmp_path)
     pool.create()
     pool.commit({"a.txt": b"ours!!!"}, "one")
     now, file = pool.snapshot(), pool.root / "a.txt"
-    entry = entry_of(file.stat())
+    entry = stamp_of(file.stat())
     os.utime(secret, ns=(entry.time, entry.time))
-    assert entry_of(secret.stat()) == entry == Entry(7, entry.time)
+    assert stamp_of(secret.stat()) == entry == FileStamp(7, entry.time)
     file.unlink()
     file.symlink_to(secret)
     with pytest.raises(OSError, match="symbolic|Too many levels"):

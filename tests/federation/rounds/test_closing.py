@@ -239,7 +239,7 @@ class TestPublished:
         monkeypatch.setattr(adapter, "check_generalist", refuse)
         made = {n: np.full_like(a, np.inf) for n, a in CURRENT.items()}
         with pytest.raises(FederationError, match=r"cannot be published \(not finite"):
-            closing._published(made, pool.now().manifest, Arrays("", CURRENT))
+            closing._checked_files(made, pool.now().manifest, Arrays("", CURRENT))
 
     def test_every_file_that_is_pulled_is_judged(self, monkeypatch):
         judged = []

@@ -335,7 +335,7 @@ def test_rounding_is_no_forgery():
     near = {name: array * np.float32(1 + 1e-6) for name, array in FIRST.items()}
     far = {name: array * np.float32(1.01) for name, array in FIRST.items()}
     for products in (False, True):
-        same = lambda other, products=products: verification._same(
+        same = lambda other, products=products: verification._nearly_equal(
             Arrays("", FIRST), Arrays("", other), products
         )
         assert same(FIRST)
@@ -346,7 +346,7 @@ def test_rounding_is_no_forgery():
     scaled = {
         n: a * np.float32(100 if n.endswith("a") else 0.01) for n, a in FIRST.items()
     }
-    assert not verification._same(Arrays("", FIRST), Arrays("", scaled), True)
+    assert not verification._nearly_equal(Arrays("", FIRST), Arrays("", scaled), True)
 
 
 def test_old_files_by_hand_are_read(pool):

@@ -35,21 +35,21 @@ def texts(shares: paper.Shares, split: str) -> dict[str, set[str]]:
     return {name: {s["text"] for s in mine[split]} for name, mine in shares.items()}
 
 
-@pytest.mark.parametrize("name", paper.TASKS)
+@pytest.mark.parametrize("name", paper.EXPERIMENTS)
 class TestTask:
     def test_has_the_papers_four_participants(self, name: str) -> None:
-        streams = paper.TASKS[name].streams
+        streams = paper.EXPERIMENTS[name].streams
         people = [person for stream in streams for person in stream.participants]
         assert len(people) == len(set(people)) == 4
 
     def test_no_document_stands_twice(self, name: str) -> None:
-        shares = paper.build(paper.TASKS[name], rows, AMOUNTS)
+        shares = paper.build(paper.EXPERIMENTS[name], rows, AMOUNTS)
         parts = [texts(shares, s)[person] for person in shares for s in SPLITS]
         assert sum(map(len, parts)) == len(set().union(*parts))
         assert all(parts)
 
     def test_trains_on_one_kind_of_text(self, name: str) -> None:
-        task = paper.TASKS[name]
+        task = paper.EXPERIMENTS[name]
         shares = paper.build(task, rows, AMOUNTS)
         for stream in task.streams:
             owners = {
@@ -63,13 +63,13 @@ class TestTask:
 
 @pytest.mark.parametrize("name", ["multilingual", "slimpajama"])
 def test_splits_are_full_with_the_document_that_exceeds_them(name: str) -> None:
-    shares = paper.build(paper.TASKS[name], rows, AMOUNTS)
+    shares = paper.build(paper.EXPERIMENTS[name], rows, AMOUNTS)
     for split, size in sizes(shares):
         assert AMOUNTS[split] <= size < AMOUNTS[split] + 40
 
 
 def test_news_are_held_out_of_all_categories_in_equal_parts() -> None:
-    shares = paper.build(paper.TASKS["agnews"], rows, AMOUNTS)
+    shares = paper.build(paper.EXPERIMENTS["agnews"], rows, AMOUNTS)
     kinds = {row["text"]: row["label"] for row in itertools.islice(
         rows(paper.AG_NEWS), 2000
     )}  # fmt: skip
@@ -108,7 +108,7 @@ def test_too_little_text_names_who_lacks_what() -> None:
     with pytest.raises(
         DataError, match=r"world: \d+ characters for train, expected 2,"
     ):
-        paper.build(paper.TASKS["agnews"], few, AMOUNTS)
+        paper.build(paper.EXPERIMENTS["agnews"], few, AMOUNTS)
 
 
 def test_without_the_datasets_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""huggingface_hub with limits: every request ends, and this program decides on retries.
+"""Limits huggingface_hub: every request ends, and this program decides on retries.
 
 The library waits without end for a silent server and sleeps as long as one asks it to.
 Within `patiently` each request gets a time limit, and an answer that says "later" (see
@@ -29,14 +29,14 @@ from comigs_mlx.federation.exchanges.hub.errors import (
 from comigs_mlx.federation.exchanges.hub.retry_after import later, pause
 
 CONNECT, READ = 10.0, 60.0
-"""Seconds for a connection, and between two pieces of an answer."""
+"""The most seconds for a connection, and between two pieces of an answer."""
 
 FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0
-"""Seconds before trying again where the Hub names none; doubled each time."""
+"""The seconds before trying again where the Hub names none; doubled each time."""
 
 DOUBTFUL_TRIES = 5
-"""Tries, one after the other, of what may be passing and may be final: an answer that
-makes no sense, a file that is gone. With the waits above they take ten seconds."""
+"""The tries in a row after an error that may pass or may be final: an answer that makes
+no sense, a file that is gone. With the waits above they take ten seconds."""
 
 T = TypeVar("T")
 _deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
@@ -44,7 +44,7 @@ _deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
 
 @functools.cache
 def library() -> Any:
-    """The module huggingface_hub, set up once per process."""
+    """Return the module huggingface_hub, set up once per process."""
     # xet uploads bypass the client, and with it every limit set here. The library reads
     # the variable at import, and mlx-lm may have imported it already: hence both.
     os.environ["HF_HUB_DISABLE_XET"] = "1"
@@ -60,7 +60,7 @@ def library() -> Any:
 
 @functools.cache
 def version() -> str:
-    """Of this program, for the requests' user agent."""
+    """Return this program's version, for the requests' user agent."""
     return environment.version("comigs-mlx", missing="unknown")  # a copy of the source
 
 
@@ -71,20 +71,20 @@ def patiently(
     say: Say,
     again: Callable[[Exception], bool] = lambda error: False,
 ) -> T:
-    """The result of `action`, tried again for up to `patience` seconds.
+    """Return the result of `action`, tried again for up to `patience` seconds.
 
     Args:
         action: A function that calls the library; it must not use the state of an
             earlier try.
         where: The name of the repository, for the texts of errors.
-        patience: How many seconds to go on trying; a request under way may add its own
+        patience: The seconds to go on trying; a request under way may add its own
             limit.
-        say: It is told before each wait what is waited for.
-        again: Whether to try again after an error of ours that is not passing.
+        say: Receives a sentence before each wait, on what is waited for.
+        again: Tells whether to try again after an error of ours that is not passing.
 
     Raises:
-        FederationError: Ours in place of the library's, whose text is never shown
-            unread: it can quote a header.
+        FederationError: If it fails. The text is ours: the library's can quote a
+            header, so it is never shown.
     """
     end, wait = time.monotonic() + patience, FIRST_WAIT
     error: FederationError | None = None
@@ -96,10 +96,10 @@ def patiently(
                 return action()
             except Exception as raised:
                 error = translated(raised, where)
-        asked = error.after if isinstance(error, Unreachable) else None
-        seconds = pause(asked, wait, FIRST_WAIT)
-        same = type(error) is before
-        doubtful = (1 + same * doubtful) * isinstance(error, Garbled | Missing)
+        requested_wait = error.after if isinstance(error, Unreachable) else None
+        seconds = pause(requested_wait, wait, FIRST_WAIT)
+        is_repeated = type(error) is before
+        doubtful = (1 + is_repeated * doubtful) * isinstance(error, Garbled | Missing)
         passing = isinstance(error, Unreachable) and error.passing
         if (
             not (passing or again(error))
@@ -122,7 +122,7 @@ def _within(end: float) -> Iterator[None]:
 
 
 def check_time() -> None:
-    """Raise where the patience of the call under way is used up."""
+    """Raise if the patience of the call under way is used up."""
     end = _deadline.get()
     if end is not None and time.monotonic() > end:
         raise Unreachable(
@@ -144,7 +144,7 @@ def _limited(client: Any) -> Any:
 
 
 def _limit(request: Any) -> None:
-    """Set time limits: several calls of the library ask for none explicitly."""
+    """Set time limits, because several calls of the library set none."""
     end = _deadline.get()
     if end is None:
         return
@@ -152,11 +152,11 @@ def _limit(request: Any) -> None:
     if not request.headers.get("authorization", "").isprintable():
         # The transport would refuse it too, with the token in its text and log.
         raise NotAllowed(STRAY)
-    left = max(end - time.monotonic(), 0.1)
-    given = request.extensions.get("timeout", {})
+    remaining = max(end - time.monotonic(), 0.1)
+    requested = request.extensions.get("timeout", {})
     limits = {"connect": CONNECT, "read": READ, "write": READ, "pool": READ}
     request.extensions["timeout"] = {
-        name: min(given.get(name) or limit, limit, left)
+        name: min(requested.get(name) or limit, limit, remaining)
         for name, limit in limits.items()
     }
 

@@ -1,7 +1,8 @@
-"""When a commit on the Hub has landed, and when it may be tried again.
+"""Makes sure that a commit on the Hub has landed, or may be tried again.
 
-The Hub can lose its answer after a commit landed, and its library, finding nothing to
-change, does not look at the parent. So each try begins by looking at what is there.
+The Hub's answer can be lost after the commit has landed, and a second try upon the same
+parent would then fail. And where the library finds nothing to change, it does not look
+at the parent at all. So each try begins by reading what is there.
 """
 
 from __future__ import annotations
@@ -17,21 +18,21 @@ from comigs_mlx.federation.exchanges.hub.client import library
 from comigs_mlx.federation.exchanges.hub.reading import file_of
 
 LARGE = ".safetensors"
-"""What the Hub keeps as LFS."""
+"""The ending of the files that the Hub keeps as LFS."""
 
 MOVED = "somebody committed first: read again what is there now"
 
 
 class Attempt:
-    """One commit; called for each try, it returns a revision that has the changes.
+    """One commit; a call is one try and returns a revision that has the changes.
 
     Args:
-        head: A function that returns the branch's newest revision.
-        entries: A function (paths, revision) -> path -> the entry that the library has
-            of it.
-        send: A function (changes, parent) -> the new revision, and whether a commit was
-            made.
-        changes: What to write and delete, as for `Exchange.commit`.
+        head: Returns the branch's newest revision.
+        entries: Takes paths and a revision; returns, by path, the entry that the
+            library has of each.
+        send: Takes changes and a parent; returns the new revision, and whether a commit
+            was made.
+        changes: The content to write and delete, as for `Exchange.commit`.
         parent: The only state to build upon, as for `Exchange.commit`.
     """
 
@@ -48,14 +49,14 @@ class Attempt:
         self.maybe_done = False
 
     def __call__(self) -> str:
-        """One try; raises `Moved` or what the library raises."""
+        """Try once; raise `Moved` or what the library raises."""
         head = self.head()
-        there = self._there(head)
-        if self.maybe_done and self._landed(there):
+        existing = self._existing(head)
+        if self.maybe_done and self._landed(existing):
             return head
         if self.parent not in (None, head):
             raise Moved(MOVED)
-        real = {p: c for p, c in self.changes.items() if c is not None or p in there}
+        real = {p: c for p, c in self.changes.items() if c is not None or p in existing}
         if not real:
             return head
         return self._send(real)
@@ -65,6 +66,8 @@ class Attempt:
             revision, is_new = self.send(changes, self.parent)
         except Exception as error:
             self.maybe_done = self.maybe_done or not _surely_refused(error)
+            # 412, the parent is not the newest: perhaps because of our own commit,
+            # whose answer was lost. The next try looks.
             if self.maybe_done and _status(error) == 412:
                 raise Unreachable("the Hub's answer about a commit was lost") from None
             raise
@@ -73,23 +76,27 @@ class Attempt:
         return revision
 
     def _check_there(self, revision: str) -> None:
-        """Where the library found nothing to change, it looked at nothing else."""
+        """Check what is there, because the library made no commit and looked no
+        further.
+        """
         if self.parent not in (None, revision):
             raise Moved(MOVED)
         if not self._landed(self.entries(list(self.changes), revision)):
-            # It names the newest commit that it knows, from an answer that lags.
+            # The library named the newest commit of an answer that is out of date.
             self.maybe_done = True
             raise Unreachable("the Hub does not show yet what was committed")
 
-    def _there(self, revision: str) -> dict[str, Any]:
-        """What the Hub has of our paths; asked for only where it matters."""
+    def _existing(self, revision: str) -> dict[str, Any]:
+        """Read the Hub's entries of our paths, if they are needed."""
         if not self.maybe_done and None not in self.changes.values():
             return {}
         return self.entries(list(self.changes), revision)
 
-    def _landed(self, there: dict[str, Any]) -> bool:
+    def _landed(self, existing: dict[str, Any]) -> bool:
         return all(
-            path not in there if content is None else same(there.get(path), content)
+            path not in existing
+            if content is None
+            else has_content(existing.get(path), content)
             for path, content in self.changes.items()
         )
 
@@ -104,10 +111,11 @@ def send(
     create_pr: bool = False,
     text: str = "",
 ) -> tuple[Any, bool]:
-    """One call of `create_commit`; its answer, and whether a commit was made."""
+    """Call `create_commit` once; return its answer, and whether a commit was made."""
     all_operations = operations(changes)
     added = [o for o in all_operations if changes[o.path_in_repo] is not None]
-    # One by one: several at once go to threads, where no limit of ours holds.
+    # They go one by one: the library would upload several in threads, which do not
+    # inherit the time limits that `client.patiently` set for this one.
     for operation in added:
         if operation.path_in_repo.endswith(LARGE):
             api.preupload_lfs_files(
@@ -138,20 +146,22 @@ def send(
 
 @contextlib.contextmanager
 def _no_bars() -> Iterator[None]:
-    """The library shows an upload of 0 files, because all were uploaded before."""
+    """Hide the library's progress bar: it shows an upload of 0 files, all done
+    before.
+    """
     from huggingface_hub import utils
 
-    shown = not utils.are_progress_bars_disabled()
+    were_shown = not utils.are_progress_bars_disabled()
     utils.disable_progress_bars()
     try:
         yield
     finally:
-        if shown:
+        if were_shown:
             utils.enable_progress_bars()
 
 
 def operations(changes: Changes) -> list[Any]:
-    """Fresh objects for each try: the library writes its progress into them."""
+    """Make fresh objects for each try: the library writes its progress into them."""
     hub = library()
     return [
         hub.CommitOperationDelete(path, is_folder=False)
@@ -161,8 +171,8 @@ def operations(changes: Changes) -> list[Any]:
     ]
 
 
-def same(entry: Any, content: bytes) -> bool:
-    """Whether the Hub's entry of a file (or None) has exactly `content`."""
+def has_content(entry: Any, content: bytes) -> bool:
+    """Tell whether the Hub's entry of a file (or None) has exactly `content`."""
     return entry is not None and file_of(entry).has(content)
 
 

@@ -1,4 +1,4 @@
-"""Every way in which huggingface_hub fails -> one sentence of ours.
+"""Turns every way in which huggingface_hub fails into one sentence of ours.
 
 Texts of the library and the server are not passed on, as they can quote a header with
 the token; two exceptions are named below, cleaned.
@@ -22,19 +22,19 @@ from comigs_mlx.federation.formats.redaction import clean
 
 
 class Missing(NotThere):
-    """The Hub answered 404: final, or passing, where it was there a moment ago."""
+    """The Hub answered 404: the object is gone, or an answer lags behind."""
 
 
 class NoRevision(Missing):
-    """No such branch, or a commit that the history does not have (any more)."""
+    """The error for a branch or commit that the history does not have (any more)."""
 
 
 class NoFile(Missing):
-    """A commit without this file, or a copy of it that lags behind."""
+    """The error for a commit without this file, or a copy of it that lags behind."""
 
 
 class Garbled(Unreachable):
-    """An answer that makes no sense: it was cut, or it is no answer of the Hub's."""
+    """The error for an answer that was cut, or that is none of the Hub's."""
 
 
 STRAY = "the token has stray characters: check HF_TOKEN, or log in"
@@ -42,10 +42,10 @@ LOGIN = "hf auth login (or set HF_TOKEN)"
 
 
 def translated(error: Exception, where: str) -> FederationError:
-    """`error`, raised by a call of the library, as one of ours.
+    """Translate `error`, raised by a call of the library, into one of ours.
 
     Args:
-        error: An error of the library, its transport or the system, or one of ours
+        error: The error of the library, its transport or the system, or one of ours
             already.
         where: The name of the repository, `owner/name`.
     """
@@ -53,12 +53,12 @@ def translated(error: Exception, where: str) -> FederationError:
     ours = next((e for e in causes if isinstance(e, FederationError)), None)
     if ours is not None:
         return ours
-    for known in (_by_card, _by_type, _by_status, _by_transport, _by_system):
+    for translate in (_by_card, _by_type, _by_status, _by_transport, _by_system):
         for cause in causes:
-            found = known(cause, where)
-            if found is not None:
-                return found
-    # Mostly the library stumbling over an answer that was cut to shorter JSON.
+            translation = translate(cause, where)
+            if translation is not None:
+                return translation
+    # Mostly the library fails like that on an answer that was cut to shorter JSON.
     return Garbled(
         f"the Hub library failed on {where} with {type(error).__name__}: check that "
         "huggingface_hub is up to date and try again"
@@ -66,7 +66,9 @@ def translated(error: Exception, where: str) -> FederationError:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The library wraps what its upload threads raise."""
+    """Yield the error and its causes: the library wraps what its upload threads
+    raise.
+    """
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
@@ -162,8 +164,8 @@ def _by_status(error: BaseException, where: str) -> FederationError | None:
     if status in STATUS:
         return STATUS[status](where)
     return FederationError(
-        f"the Hub refused a request on {where} (status {status}{_said(error)}): check "
-        "the repository's page and try again"
+        f"the Hub refused a request on {where} (status {status}{_reason(error)}): "
+        "check the repository's page and try again"
     )
 
 
@@ -186,8 +188,8 @@ STATUS: dict[int, Callable[[str], FederationError]] = {
 }
 
 
-def _said(error: BaseException) -> str:
-    """The server's own reason, without anything like a token."""
+def _reason(error: BaseException) -> str:
+    """Return the server's own reason, without anything like a token."""
     text = (getattr(error, "server_message", None) or "").strip().splitlines()
     shown = "".join(c for c in text[0] if c.isprintable())[:200] if text else ""
     return f", {clean(shown)!r}" if shown else ""

@@ -1,8 +1,8 @@
-"""A Hub model repository as an exchange; only this and `hub_commit` write there.
+"""A Hub model repository as an exchange; only this and `hub.commit` write there.
 
-What the Hub's commit call leaves open is settled here: an answer lost after the commit
-landed is found again by content, a commit that changes nothing still minds its parent,
-and files are never skipped in silence (a `.gitignore` in the repository).
+It settles what the Hub's commit call leaves open: a commit whose answer was lost is
+found again by its content, a commit that changes nothing still respects its parent, and
+files are never skipped in silence (a `.gitignore` in the repository).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class HubExchange:
         self._offered: set[int] = set()
 
     def account(self) -> str | None:
-        """The account the token belongs to; None without a token."""
+        """Return the account that the token belongs to; None without a token."""
         if self._account is None:
             headers = self._ask(lambda: reading.headers(self._api))
             if "authorization" in headers:
@@ -74,24 +74,26 @@ class HubExchange:
         self._ask(lambda: self._create(private))
 
     def snapshot(self) -> Snapshot:
-        """The branch's newest commit."""
+        """Return the branch's newest commit."""
         return self._ask(lambda: self._listed(self._head()))
 
     def read(self, path: str, revision: str, max_bytes: int) -> bytes:
-        """From any commit; small files are remembered by their hash, in memory."""
+        """Read a file of any commit; small files are remembered by their hash, in
+        memory.
+        """
         check_path(path)
         api, repo = self._api, self.repo
 
         def action() -> bytes:
             # A listing can be damaged as well: each further try asks for the file's
             # entry again.
-            known = self._known.listing(revision) if not tries else None
+            files = self._known.listing(revision) if not tries else None
             tries.append(None)
-            if known is None:
-                known = reading.files(api, repo, [path], revision)
-            if path not in known:
+            if files is None:
+                files = reading.files(api, repo, [path], revision)
+            if path not in files:
                 raise NotThere(f"{path} is not in {repo} at {revision}")
-            file = known[path]
+            file = files[path]
             check_size(path, file.size, max_bytes)
             place = path, revision, file
             return self._known.content(file, lambda: reading.content(api, repo, *place))
@@ -101,21 +103,21 @@ class HubExchange:
             return self._ask(action)
 
     def authors(self, paths: Iterable[str], revision: str) -> dict[str, str | None]:
-        """The first author of each path's last commit: the account that committed.
+        """Return the first author of each path's last commit, the committing account.
 
-        Others a commit names come from its text (`Co-authored-by`), which anybody can
-        write.
+        The other authors of a commit come from its text (`Co-authored-by`), which
+        anybody can write.
         """
-        asked = list(paths)
+        requested = list(paths)
         with self._rewritten(revision):
             return self._ask(
                 lambda: reading.authors(
-                    self._api, self.repo, asked, revision, self._known.authors
+                    self._api, self.repo, requested, revision, self._known.authors
                 )
             )
 
     def origins(self, paths: Iterable[str], revision: str) -> dict[str, str | None]:
-        """By the history, commit by commit; answers are remembered by content."""
+        """Search the history commit by commit; answers are remembered by content."""
         api, repo, authors = self._api, self.repo, self._known.authors
 
         def ask(new: list[str]) -> dict[str, str | None]:
@@ -125,7 +127,7 @@ class HubExchange:
             return self._known.origins(paths, revision, ask)
 
     def before(self, path: str, revision: str) -> Snapshot | None:
-        """By the history; what a commit builds upon never changes."""
+        """Search the history; what a commit builds upon never changes."""
         api, repo, parents = self._api, self.repo, self._known.parents
         with self._rewritten(revision):
             earlier = self._ask(
@@ -134,34 +136,34 @@ class HubExchange:
             return None if earlier is None else self._ask(lambda: self._listed(earlier))
 
     def committed(self, path: str, revision: str) -> float | None:
-        """The date of the last commit of `path`."""
+        """Return the date of the last commit of `path`."""
         with self._rewritten(revision):
             return self._ask(
                 lambda: reading.committed(self._api, self.repo, path, revision)
             )
 
     def clock(self) -> float | None:
-        """As the Hub dates its answers."""
+        """Return the date of one of the Hub's answers."""
         return self._ask(lambda: reading.clock(self._api, self.repo))
 
     def known_as(self, account: str) -> str | None:
-        """The Hub sends on from an account's old name."""
+        """Return the name that the Hub redirects an account's old name to."""
         return self._ask(lambda: reading.known_as(self._api, account))
 
     def commit(self, changes: Changes, message: str, parent: str | None = None) -> str:
-        """One commit by `create_commit`, tried again until it surely landed once."""
+        """Commit by `create_commit`, tried again until it has surely landed once."""
         check_changes(changes, message)
 
         def entries(paths: list[str], revision: str) -> dict[str, Any]:
             return reading.entries(self._api, self.repo, paths, revision)
 
         def send(real: Changes, parent: str | None) -> tuple[str, bool]:
-            info, made = commit.send(
+            info, is_new = commit.send(
                 self._api, self.repo, self.branch, real, message, parent
             )
-            note = self._newest.made if made else self._newest.seen
+            note = self._newest.committed if is_new else self._newest.latest
             note(str(info.oid))
-            return str(info.oid), made
+            return str(info.oid), is_new
 
         attempt = commit.Attempt(self._head, entries, send, changes, parent)
         return self._ask(
@@ -195,7 +197,7 @@ class HubExchange:
         return self._ask(action)
 
     def proposals(self) -> list[Proposal]:
-        """Open pull requests."""
+        """List the open pull requests."""
         pulls = self._ask(lambda: reading.pulls(self._api, self.repo, "open"))
         self._offered.update(d.num for d in pulls)
         return [
@@ -204,7 +206,7 @@ class HubExchange:
         ]
 
     def proposed(self, number: int) -> tuple[Snapshot, frozenset[str]]:
-        """Against the commit of the branch that the pull request builds upon."""
+        """Compare a pull request with the commit of the branch that it builds upon."""
         api, repo = self._api, self.repo
         offered = number in self._offered
         head = self._ask(lambda: self._at(f"refs/pr/{number}"), was_there=offered)
@@ -234,7 +236,7 @@ class HubExchange:
         self._ask(action)
 
     def url(self, path: str = "") -> str:
-        """The page of the repository or a file."""
+        """Return the page of the repository or a file."""
         page = clean(f"{self._api.endpoint}/{self.repo}")
         return f"{page}/blob/{self.branch}/{path}" if path else page
 
@@ -256,14 +258,16 @@ class HubExchange:
         was_there: bool = True,
     ) -> T:
         def passes(error: Exception) -> bool:
-            known = self._was_there and was_there
-            return again(error) or (known and isinstance(error, Missing))
+            seen_before = self._was_there and was_there
+            return again(error) or (seen_before and isinstance(error, Missing))
 
         return patiently(action, self.repo, self.patience, self.say, passes)
 
     @contextlib.contextmanager
     def _rewritten(self, revision: str) -> Iterator[None]:
-        """Around questions about `revision`, which the Hub itself has named."""
+        """Translate errors of requests about `revision`, which the Hub itself has
+        named.
+        """
         try:
             yield
         except NoRevision:
@@ -276,10 +280,10 @@ class HubExchange:
             ) from None
 
     def _proposed(self, title: str) -> int | None:
-        """An open pull request of ours with this title: the answer was lost."""
+        """Return an open pull request of ours with this title: its answer was lost."""
         pulls = reading.pulls(self._api, self.repo, "open")
-        ours = (title, self.account())
-        numbers = [d.num for d in pulls if (d.title, d.author) == ours]
+        own = (title, self.account())
+        numbers = [d.num for d in pulls if (d.title, d.author) == own]
         return max(numbers, default=None)
 
     def _proposal_url(self, number: int) -> str:
@@ -292,7 +296,7 @@ class HubExchange:
         return Snapshot(revision, dict(files))
 
     def _head(self) -> str:
-        return self._newest.seen(self._at(self.branch))
+        return self._newest.latest(self._at(self.branch))
 
     def _at(self, ref: str) -> str:
         sha = self._api.model_info(self.repo, revision=ref, expand=["sha"]).sha

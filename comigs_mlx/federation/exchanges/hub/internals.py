@@ -1,4 +1,4 @@
-"""What huggingface_hub offers under private names only, and this program needs.
+"""The private names of huggingface_hub that this program needs.
 
 Everything else goes by the library's public interface. `check` looks for these names
 once, when the library is set up, so that a release without one of them is named in one
@@ -25,7 +25,7 @@ another request, and could be answered from a copy that lags behind."""
 
 
 def client_factory() -> Callable[[], Any]:
-    """What makes the library's HTTP clients now."""
+    """Return the function that makes the library's HTTP clients now."""
     from huggingface_hub.utils import _http
 
     factory: Callable[[], Any] = getattr(_http, FACTORY)
@@ -33,12 +33,12 @@ def client_factory() -> Callable[[], Any]:
 
 
 def is_ignored(operation: Any) -> bool:
-    """Whether a .gitignore of the repository kept an added file out of the commit."""
+    """Tell whether a .gitignore in the repository kept an added file out."""
     return bool(getattr(operation, IGNORED))
 
 
 def is_committed(operation: Any) -> bool:
-    """Whether an added file was part of a commit that was really made."""
+    """Tell whether an added file was part of a commit that was really made."""
     return bool(getattr(operation, COMMITTED))
 
 

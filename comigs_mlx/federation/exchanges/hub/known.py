@@ -1,4 +1,4 @@
-"""What a `HubExchange` knows already and need not ask for again.
+"""Remembers what a `HubExchange` knows, so that it need not be requested again.
 
 Listings of commits, authors of commits and contents by their hash never change; so they
 cost requests once, however often a round is looked at and however long its history is.
@@ -15,21 +15,21 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 LISTINGS, CONTENTS = 4, 1000
-"""How many are remembered."""
+"""The number of listings and of contents that are remembered."""
 
 SMALL = 1 << 14
-"""Bytes of a file that is remembered: contribution.json, not tensors."""
+"""The most bytes of a file that is remembered: contribution.json, not tensors."""
 
 Authors = dict[str, str | None]
 
 
 class Known:
-    """What was met so far.
+    """The listings, contents and authors that were read so far.
 
     Attributes:
-        authors: Commit -> the account of its first author.
-        parents: Revision and path -> the path's last commit; commit -> the commit
-            before it.
+        authors: Maps a commit to the account of its first author.
+        parents: Maps revision and path to the path's last commit, and a commit to the
+            one before it.
     """
 
     def __init__(self) -> None:
@@ -40,43 +40,49 @@ class Known:
         self._first: dict[tuple[str, File], str | None] = {}
 
     def listing(self, revision: str) -> dict[str, File] | None:
-        """Path -> file of a commit, where it was listed a moment ago."""
+        """Return the files of a commit by path, if it was listed a moment ago."""
         return self._listings.get(revision)
 
     def listed(
         self, revision: str, ask: Callable[[], dict[str, File]]
     ) -> dict[str, File]:
-        """The same; asked for where it is not known."""
+        """Return the files of a commit by path; `ask` is called if they are not
+        known.
+        """
         if revision not in self._listings:
             self._listings[revision] = ask()
             _forget(self._listings, LISTINGS)
         return self._listings[revision]
 
     def content(self, file: File, ask: Callable[[], bytes]) -> bytes:
-        """The content of a file; asked for where it is not known by its hash."""
-        if (found := self._contents.get(file)) is None:
-            found = ask()
+        """Return the content of a file; `ask` is called if its hash is not known."""
+        if (content := self._contents.get(file)) is None:
+            content = ask()
             if file.size <= SMALL and (file.sha256 or file.blob):
-                self._contents[file] = found
+                self._contents[file] = content
                 _forget(self._contents, CONTENTS)
-        return found
+        return content
 
     def origins(
         self, paths: Iterable[str], revision: str, ask: Callable[[list[str]], Authors]
     ) -> Authors:
-        """Path -> who first committed its content; see `Exchange.origins`."""
-        listed, found, new = self._listings.get(revision, {}), Authors(), []
+        """Return the account that first committed each path's content; see
+        `Exchange.origins`.
+        """
+        listed, remembered, new = self._listings.get(revision, {}), Authors(), []
         for path in paths:
             key = (path, listed.get(path, File(-1)))
             if key in self._first:
-                found[path] = self._first[key]
+                remembered[path] = self._first[key]
             else:
                 new.append(path)
-        told = ask(new) if new else {}
-        self._first.update({(p, listed[p]): a for p, a in told.items() if p in listed})
-        return {**found, **told}
+        answers = ask(new) if new else {}
+        self._first.update(
+            {(p, listed[p]): a for p, a in answers.items() if p in listed}
+        )
+        return {**remembered, **answers}
 
 
-def _forget(known: dict[K, V], most: int) -> None:
-    for old in list(known)[:-most]:
-        del known[old]
+def _forget(entries: dict[K, V], most: int) -> None:
+    for old in list(entries)[:-most]:
+        del entries[old]

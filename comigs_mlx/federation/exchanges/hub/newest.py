@@ -1,8 +1,8 @@
 """A branch's newest commit, which must not go back while the Hub's answers lag.
 
-What this process committed or saw a moment ago is newer than any of its ancestors, so
-an answer that names one of those is an old one. After a while it is believed all the
-same: somebody has put an older state back.
+A commit that this process made or saw a moment ago is newer than its ancestors, so an
+answer that names one of those is out of date. After a while it is believed all the
+same: an older state has been put back.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Collection
 
 LAG = 60.0
-"""Seconds for which answers may be behind what is known."""
+"""The most seconds for which answers may be behind what is known."""
 
 
 class Newest:
-    """The newest commit known; `ancestors` gives some of a commit's, newest first."""
+    """The newest commit known; `ancestors` returns some of a commit's, newest first."""
 
     def __init__(self, ancestors: Callable[[str], Collection[str]]):
         self._ancestors = ancestors
@@ -24,13 +24,13 @@ class Newest:
         self._looked = True
         self._since = 0.0
 
-    def made(self, revision: str) -> None:
-        """Note a commit of our own, whose ancestors are not known yet."""
+    def committed(self, revision: str) -> None:
+        """Record a commit of our own, whose ancestors are not known yet."""
         self._note(revision)
         self._looked = False
 
-    def seen(self, head: str) -> str:
-        """The newest commit, where the Hub says that it is `head`."""
+    def latest(self, head: str) -> str:
+        """Return the newest commit, where the Hub says that it is `head`."""
         if head != self._newest:
             if self._newest is not None and self._is_old(head):
                 return self._newest

@@ -1,6 +1,7 @@
-"""What is read from a Hub repository: listings, contents, authors, pull requests.
+"""Reads a Hub repository: listings, contents, authors, pull requests.
 
-Functions take the library's `HfApi` and raise its errors; `hub` translates them.
+Its functions take the library's `HfApi` and raise its errors, which `hub.client`
+translates.
 """
 
 from __future__ import annotations
@@ -16,20 +17,24 @@ from comigs_mlx.federation.exchanges.hub.client import check_time
 from comigs_mlx.federation.exchanges.paths import is_allowed
 
 AT_ONCE = 500
-"""Paths in one question; the Hub takes 1,000."""
+"""The paths in one request; the Hub takes 1,000."""
 
 RECENT = 20
-"""Commits; fewer than the Hub's page, so that one answer has them."""
+"""The commits that `recent` reads: fewer than the Hub's page, so that one answer
+has them.
+"""
 
 FAR = 50
-"""Commits; a page of the Hub's."""
+"""The commits that are searched: a page of the Hub's."""
 
 PIECE = 1 << 16
-"""Bytes."""
+"""The bytes that are read of an answer at once."""
 
 
 def headers(api: Any) -> dict[str, str]:
-    """Headers of a request of ours, with the token the library would choose."""
+    """Return the headers of our requests, with the token that the library would
+    choose.
+    """
     from huggingface_hub.utils import build_hf_headers
 
     fields = build_hf_headers(
@@ -41,20 +46,20 @@ def headers(api: Any) -> dict[str, str]:
 
 
 def listing(api: Any, repo: str, revision: str) -> dict[str, File]:
-    """Path -> file, of all files at `revision` that an exchange may hold."""
+    """Return all files at `revision` that an exchange may hold, by path."""
     tree = api.list_repo_tree(repo, recursive=True, revision=revision)
     return _files(tree)
 
 
 def files(api: Any, repo: str, paths: Sequence[str], revision: str) -> dict[str, File]:
-    """Path -> file, of those of `paths` that are there."""
+    """Return those of `paths` that are there, by path."""
     return _files(entries(api, repo, paths, revision).values())
 
 
 def entries(
     api: Any, repo: str, paths: Sequence[str], revision: str, expand: bool = False
 ) -> dict[str, Any]:
-    """Path -> the library's `RepoFile`, of those of `paths` that are there."""
+    """Return the library's `RepoFile` of those of `paths` that are there, by path."""
     listed = []
     for start in range(0, len(paths), AT_ONCE):
         some = list(paths[start : start + AT_ONCE])
@@ -63,13 +68,13 @@ def entries(
 
 
 def content(api: Any, repo: str, path: str, revision: str, file: File) -> bytes:
-    """The bytes of one file as the listing has it, stopped where they are more.
+    """Read one file as the listing has it, and stop if more bytes come.
 
-    Through the library's session: what it downloads itself goes to HF_HOME, is not
-    capped, and is accepted with other bytes of the right number.
+    It uses the library's session, not its download, which writes to HF_HOME, has no
+    limit, and accepts any bytes of the right number.
 
     Raises:
-        Unreachable: If they are not those of `file`.
+        Unreachable: If the bytes are not those of `file`.
     """
     from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import get_session, hf_raise_for_status
@@ -79,13 +84,13 @@ def content(api: Any, repo: str, path: str, revision: str, file: File) -> bytes:
     fields = {**headers(api), "accept-encoding": "identity"}
     with get_session().stream("GET", url, headers=fields) as response:
         hf_raise_for_status(response)
-        got = bytearray()
+        received = bytearray()
         for piece in response.iter_raw(PIECE):
-            got += piece
-            if len(got) > file.size:
+            received += piece
+            if len(received) > file.size:
                 break
             check_time()
-    return undamaged(path, file, bytes(got))
+    return undamaged(path, file, bytes(received))
 
 
 def authors(
@@ -93,28 +98,31 @@ def authors(
     repo: str,
     paths: Sequence[str],
     revision: str,
-    known: dict[str, str | None],
+    known_authors: dict[str, str | None],
 ) -> dict[str, str | None]:
-    """Path -> first author of the last commit that touched it, up to `revision`.
+    """Return the first author of the last commit of each path, up to `revision`.
 
-    `known` is commit -> first author, of those met so far; it grows. What is not in
-    the newest page of the history is asked for by itself, so that a long history costs
-    no more than a short one.
+    `known_authors` maps the commits met so far to their first authors, and grows. A
+    commit that is not in the newest page of the history is requested by itself, so that
+    a long history costs no more than a short one.
     """
-    last = {
+    last_commits = {
         path: getattr(entry.last_commit, "oid", None)
         for path, entry in entries(api, repo, paths, revision, expand=True).items()
     }
-    commits = {oid for oid in last.values() if oid is not None}
-    if commits - known.keys():
-        known.update(islice(_commits(api, repo, revision), FAR))
-    for oid in commits - known.keys():
-        known.update(islice(_commits(api, repo, oid), 1))
-    return {path: known.get(oid) if oid else None for path, oid in last.items()}
+    commits = {oid for oid in last_commits.values() if oid is not None}
+    if commits - known_authors.keys():
+        known_authors.update(islice(_commits(api, repo, revision), FAR))
+    for oid in commits - known_authors.keys():
+        known_authors.update(islice(_commits(api, repo, oid), 1))
+    return {
+        path: known_authors.get(oid) if oid else None
+        for path, oid in last_commits.items()
+    }
 
 
 def recent(api: Any, repo: str, revision: str) -> set[str]:
-    """The newest commits up to `revision`, as many as come in one answer."""
+    """Return the newest commits up to `revision`, as many as come in one answer."""
     return {commit for commit, _ in islice(_commits(api, repo, revision), RECENT)}
 
 
@@ -123,55 +131,63 @@ def origins(
     repo: str,
     paths: Sequence[str],
     revision: str,
-    known: dict[str, str | None],
+    known_authors: dict[str, str | None],
     ask: Callable[[Callable[[], Any]], Any],
 ) -> dict[str, str | None]:
-    """Path -> who first committed what it has at `revision`; see `Exchange.origins`.
+    """Return the account that first committed each path's content; see
+    `Exchange.origins`.
 
-    One question a commit, of the newest `FAR`: it is for files that somebody else has
-    committed again, which is rare. Each goes through `ask`, which tries again.
+    It makes one request for each of the newest `FAR` commits: it is for files that
+    another account has committed again, which is rare. Each request goes through `ask`,
+    which tries again.
     """
     now = ask(lambda: files(api, repo, paths, revision))
-    left, firsts = set(now), dict[str, str | None]()
+    remaining, firsts = set(now), dict[str, str | None]()
     newest = ask(lambda: list(islice(_commits(api, repo, revision), FAR)))
     for commit, _ in reversed(newest):
-        if not left:
+        if not remaining:
             break
-        there = ask(partial(files, api, repo, sorted(left), commit))
-        if first := [path for path in left if there.get(path) == now[path]]:
-            firsts |= ask(partial(authors, api, repo, first, commit, known))
-            left.difference_update(first)
+        files_then = ask(partial(files, api, repo, sorted(remaining), commit))
+        if first_paths := [
+            path for path in remaining if files_then.get(path) == now[path]
+        ]:
+            firsts |= ask(
+                partial(authors, api, repo, first_paths, commit, known_authors)
+            )
+            remaining.difference_update(first_paths)
     return firsts
 
 
 def before(
-    api: Any, repo: str, path: str, revision: str, known: dict[str, str | None]
+    api: Any, repo: str, path: str, revision: str, known_parents: dict[str, str | None]
 ) -> str | None:
-    """The commit that the last commit of `path`, up to `revision`, builds upon.
+    """Return the commit that the last commit of `path`, up to `revision`, builds upon.
 
-    `known` is revision and path -> its last commit, and commit -> the one before, of
-    those met so far; it grows.
+    `known_parents` maps revision and path to the path's last commit, and a commit to
+    the one before, for those met so far; it grows.
     """
     place = f"{revision} {path}"
-    if place not in known:
-        found = _last_commit(api, repo, path, revision)
-        known[place] = None if found is None else str(found.oid)
-    if (last := known[place]) is None:
+    if place not in known_parents:
+        last_commit_of_path = _last_commit(api, repo, path, revision)
+        known_parents[place] = (
+            None if last_commit_of_path is None else str(last_commit_of_path.oid)
+        )
+    if (last_commit := known_parents[place]) is None:
         return None
-    if last not in known:
-        pair = [commit for commit, _ in islice(_commits(api, repo, last), 2)]
-        known[last] = pair[1] if len(pair) > 1 else None
-    return known[last]
+    if last_commit not in known_parents:
+        pair = [commit for commit, _ in islice(_commits(api, repo, last_commit), 2)]
+        known_parents[last_commit] = pair[1] if len(pair) > 1 else None
+    return known_parents[last_commit]
 
 
 def committed(api: Any, repo: str, path: str, revision: str) -> float | None:
-    """When `path` was last committed, in seconds since the epoch."""
-    last = _last_commit(api, repo, path, revision)
-    return None if last is None else float(last.date.timestamp())
+    """Return when `path` was last committed, in seconds since the epoch."""
+    last_commit = _last_commit(api, repo, path, revision)
+    return None if last_commit is None else float(last_commit.date.timestamp())
 
 
 def clock(api: Any, repo: str) -> float | None:
-    """The time of an answer, in seconds since the epoch; None where it has none."""
+    """Return the time of an answer, in seconds since the epoch, if it has one."""
     from email.utils import parsedate_to_datetime
 
     from huggingface_hub.utils import get_session, hf_raise_for_status
@@ -191,7 +207,7 @@ def _last_commit(api: Any, repo: str, path: str, revision: str) -> Any:
 
 
 def known_as(api: Any, account: str) -> str | None:
-    """The name that an account has now: its old address leads to the new one."""
+    """Return the name that an account has now: its old address leads to the new one."""
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
@@ -203,21 +219,23 @@ def known_as(api: Any, account: str) -> str | None:
     return str(name) if name else None
 
 
-def ancestor(api: Any, repo: str, one: str, other: str) -> str | None:
-    """The newest commit that two revisions have in common; None: there is none."""
-    seen: tuple[set[str], set[str]] = (set(), set())
-    histories = (_commits(api, repo, revision) for revision in (one, other))
+def ancestor(api: Any, repo: str, left: str, right: str) -> str | None:
+    """Return the newest commit that two revisions have in common, if there is one."""
+    met: tuple[set[str], set[str]] = (set(), set())
+    histories = (_commits(api, repo, revision) for revision in (left, right))
     for pair in zip_longest(*histories):
-        for own, theirs, commit in zip(seen, reversed(seen), pair, strict=True):
+        for own, others, commit in zip(met, reversed(met), pair, strict=True):
             if commit is not None:
                 own.add(commit[0])
-                if commit[0] in theirs:
+                if commit[0] in others:
                     return commit[0]
     return None
 
 
 def changed(api: Any, repo: str, old: str | None, new: str) -> frozenset[str]:
-    """Paths that differ between two revisions, hidden ones too; None is empty."""
+    """List the paths that differ between two revisions, hidden ones too; None is
+    empty.
+    """
     before, after = ({} if at is None else _hashes(api, repo, at) for at in (old, new))
     return frozenset(
         path for path in {*before, *after} if before.get(path) != after.get(path)
@@ -225,7 +243,7 @@ def changed(api: Any, repo: str, old: str | None, new: str) -> frozenset[str]:
 
 
 def pulls(api: Any, repo: str, status: str | None) -> list[Any]:
-    """The library's pull requests with this status, or all."""
+    """Return the library's pull requests with this status, or all."""
     return list(
         api.get_repo_discussions(
             repo, discussion_type="pull_request", discussion_status=status
@@ -234,17 +252,17 @@ def pulls(api: Any, repo: str, status: str | None) -> list[Any]:
 
 
 def _commits(api: Any, repo: str, revision: str) -> Iterator[tuple[str, str | None]]:
-    """Commits and their first authors, newest first, page by page.
+    """Yield commits and their first authors, newest first, page by page.
 
-    The library's `list_repo_commits` reads the whole history before it returns.
+    The library's own `list_repo_commits` reads the whole history before it returns.
     """
     from huggingface_hub.utils import paginate
 
     url = f"{api.endpoint}/api/models/{repo}/commits/{quote(revision, safe='')}"
     for item in paginate(url, params={}, headers=headers(api)):
         check_time()
-        people = item.get("authors") or [{}]
-        yield item["id"], people[0].get("user")
+        authors = item.get("authors") or [{}]
+        yield item["id"], authors[0].get("user")
 
 
 def _hashes(api: Any, repo: str, revision: str) -> dict[str, str]:
@@ -261,7 +279,7 @@ def _files(tree: Any) -> dict[str, File]:
 
 
 def file_of(entry: Any) -> File:
-    """What the library's `RepoFile` says; an LFS file's blob is that of its pointer."""
+    """Convert the library's `RepoFile`; an LFS file's blob is that of its pointer."""
     if entry.lfs is not None:
         return File(int(entry.size), str(entry.lfs.sha256))
     return File(int(entry.size), None, str(entry.blob_id))

@@ -1,8 +1,8 @@
-"""Which answers of the Hub mean "later", and how long to wait: one table for all.
+"""Finds the Hub's answers that mean "later", and how long to wait, in one table.
 
 The Hub takes one commit at a time for a repository, limits requests in a window of five
 minutes, and answers from copies that lag behind. None of that says that anything is
-wrong with a request, so it must never end what somebody has been training for hours.
+wrong with a request, so it must never end a training that has run for hours.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Any
 from comigs_mlx.federation.exchanges.base import Unreachable
 
 LONGEST_ASKED = 300.0
-"""Seconds waited at most where the Hub asks for a wait: the length of its window."""
+"""The most seconds to wait where the Hub asks for a wait: the length of its window."""
 
 MOST_TEXT = 1 << 16
-"""Bytes of an error's text that are looked at."""
+"""The most bytes of an error's text that are looked at."""
 
 TOO_MANY = r"too (many|often|fast|frequent)|rate.?limit|throttl|slow.?down|try again"
 IN_PROGRESS = r"in progress|conflicting operation|try again|locked"
@@ -33,7 +33,7 @@ class Row:
 
     Attributes:
         statuses: The HTTP statuses that the answer may have.
-        reason: What the Hub does, in words for people.
+        reason: The reason, which is what the Hub does, in words for the user.
         words: A pattern that the answer's text must have.
         request: A pattern that "METHOD path" must have.
         maybe_done: Whether the request may have been carried out all the same.
@@ -62,7 +62,7 @@ STATUSES = frozenset(status for row in TABLE for status in row.statuses)
 
 
 def later(response: Any) -> Unreachable | None:
-    """What to raise for an answer that passes; None for any other."""
+    """Return what to raise for an answer that passes; None for any other."""
     if response.status_code not in STATUSES:
         return None
     for row in TABLE:
@@ -70,7 +70,7 @@ def later(response: Any) -> Unreachable | None:
             return Unreachable(
                 f"the Hub {row.reason} (status {response.status_code}): try again "
                 "later",
-                asked(response.headers),
+                requested_wait(response.headers),
                 maybe_done=row.maybe_done,
             )
     return None
@@ -84,18 +84,18 @@ def _fits(row: Row, response: Any) -> bool:
 
 
 def _text(response: Any) -> str:
-    """The error's text, from the header the Hub puts it in and from the body."""
-    said = response.headers.get("x-error-message", "")
+    """Return the error's text, from the Hub's header for it and from the body."""
+    text = response.headers.get("x-error-message", "")
     size = response.headers.get("content-length", "")
     if size.isdecimal() and int(size) <= MOST_TEXT:
-        said += " " + response.read().decode(errors="replace")
-    return str(said)
+        text += " " + response.read().decode(errors="replace")
+    return str(text)
 
 
-def asked(headers: Any) -> float | None:
-    """Seconds that `Retry-After` or the Hub's `RateLimit` header ask to wait.
+def requested_wait(headers: Any) -> float | None:
+    """Return the seconds that the headers ask to wait (`Retry-After` or `RateLimit`).
 
-    None where they ask for nothing that can be read, or for no wait at all.
+    It is None where they ask for nothing that can be read, or for no wait at all.
     """
     value = headers.get("retry-after", "").strip()
     if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", value, re.ASCII):
@@ -109,7 +109,9 @@ def asked(headers: Any) -> float | None:
 
 
 def _until(moment: str, now: str) -> float | None:
-    """Seconds from the server's `now`, or ours, to a date of HTTP; None: it is past."""
+    """Return the seconds from the server's time, or ours, to an HTTP date in the
+    future.
+    """
     end = _date(moment)
     if end is None:
         return None
@@ -126,19 +128,19 @@ def _date(text: str) -> datetime | None:
 
 
 def pause(
-    asked: float | None,
+    requested: float | None,
     own: float,
     shortest: float,
     uniform: Callable[[float, float], float] = random.uniform,
 ) -> float:
-    """Seconds to wait: never none, never for ever, never all at the same moment.
+    """Choose the seconds to wait: not none, not too many, and with a share of chance.
 
     Args:
-        asked: How many seconds the other side asked to wait; None where it did not ask.
-        own: How many seconds to wait where it did not ask.
-        shortest: The fewest seconds to wait where it asked.
+        requested: The seconds that the other side asked to wait, or None.
+        own: The seconds to wait if it asked for no wait.
+        shortest: The fewest seconds to wait if it asked for a wait.
         uniform: The source of chance, so that many clients do not come back together.
     """
-    if asked is None:
+    if requested is None:
         return own * uniform(0.5, 1.0)
-    return min(max(asked, shortest), LONGEST_ASKED) * uniform(1.0, 1.25)
+    return min(max(requested, shortest), LONGEST_ASKED) * uniform(1.0, 1.25)

@@ -2,7 +2,7 @@
 
 A scheme's file has
 
-    SUMMARY: str                                         what such a URI names
+    SUMMARY: str                                         the kind of place it names
     connect(uri, *, patience, say, **others) -> Exchange
 
 `uri` is the whole URI, such as `hf://owner/repo`; `patience` and `say` are those of

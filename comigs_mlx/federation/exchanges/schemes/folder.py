@@ -12,6 +12,6 @@ SUMMARY = "a folder on this machine or on a shared drive"
 
 
 def connect(uri: str, *, patience: float, **others: Any) -> Exchange:
-    """The folder at the path `uri`, where `~` is the home folder."""
+    """Open the folder at the path `uri`, where `~` is the home folder."""
     del others
     return FolderExchange(Path(uri).expanduser(), patience=patience)

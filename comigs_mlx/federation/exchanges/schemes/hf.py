@@ -12,7 +12,9 @@ SUMMARY = "a repository on the Hugging Face Hub"
 
 
 def connect(uri: str, *, patience: float, say: Say, **others: Any) -> Exchange:
-    """The repository and branch that `uri` names; the token says who commits."""
+    """Open the repository and branch that `uri` names; the token decides who
+    commits.
+    """
     del others
     repo, branch = hub_address(uri)
     return exchange.HubExchange(repo, branch, patience=patience, say=say)

@@ -7,7 +7,7 @@ A partitioner module has
     assign(labels, participants, seed, **options) -> list[str]
                                       the participant of each document
 
-`labels` is the label of each document, in the corpus' order; `participants` the number
-of participants, or None where the partitioner decides. A participant's name is a folder
-name. `comigs_mlx.simulation.datasets.dividing` makes the folders.
+`labels` has the label of each document, in the corpus' order; `participants` is the
+number of participants, or None where the partitioner decides. A participant's name is a
+folder name. `comigs_mlx.simulation.datasets.dividing` makes the folders.
 """

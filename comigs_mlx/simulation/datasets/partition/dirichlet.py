@@ -1,4 +1,4 @@
-"""Every label is shared out in random proportions: from one label each to all alike.
+"""Divides every label in random proportions: from one label each to all alike.
 
     q_c ~ Dirichlet(alpha, ..., alpha) over participants, for each label c
     participant(d) <- drawn so that label c is divided in the proportions q_c
@@ -27,19 +27,21 @@ def assign(
     seed: int,
     alpha: float = OPTIONS["alpha"],
 ) -> list[str]:
-    """The participant of each document.
+    """Choose the participant of each document.
 
     Args:
-        labels: Of each document.
-        participants: How many, default 4.
-        seed: Of proportions and draws.
-        alpha: Concentration, above 0.
+        labels: The label of each document.
+        participants: The number of participants, by default 4.
+        seed: The seed of proportions and draws.
+        alpha: The concentration, above 0.
     """
     count = participants or PARTICIPANTS
     rng = np.random.default_rng(seed)
     owners = np.empty(len(labels), np.int64)
     for label in sorted(set(labels)):
-        members = np.flatnonzero(np.array([other == label for other in labels]))
+        members = np.flatnonzero(
+            np.array([of_document == label for of_document in labels])
+        )
         shares = rng.dirichlet(np.full(count, alpha))
         bounds = np.round(np.cumsum(shares)[:-1] * len(members)).astype(np.int64)
         for owner, part in enumerate(np.split(rng.permutation(members), bounds)):

@@ -1,4 +1,4 @@
-"""Participants as alike as chance makes them: the control of every comparison.
+"""Makes participants as alike as chance allows: the control of every comparison.
 
     participant(d) <- position of d in a random order, modulo the number of participants
 
@@ -15,16 +15,16 @@ SUMMARY = "every participant a random share"
 OPTIONS: dict[str, float] = {}
 
 PARTICIPANTS = 4
-"""As many as there are without `--participants`."""
+"""The number of participants without `--participants`."""
 
 
 def assign(labels: Sequence[str], participants: int | None, seed: int) -> list[str]:
-    """The participant of each document.
+    """Choose the participant of each document.
 
     Args:
-        labels: Of each document; only their number matters.
-        participants: How many, default 4.
-        seed: Of the random order.
+        labels: The label of each document; only their number matters.
+        participants: The number of participants, by default 4.
+        seed: The seed of the random order.
     """
     count = participants or PARTICIPANTS
     order = np.random.default_rng(seed).permutation(len(labels))
@@ -34,5 +34,5 @@ def assign(labels: Sequence[str], participants: int | None, seed: int) -> list[s
 
 
 def numbered(number: int, count: int) -> str:
-    """`p03`: with as many digits as the last of `count` participants needs."""
+    """Return `p03`, with as many digits as the last of `count` participants needs."""
     return f"p{number:0{len(str(count - 1))}d}"

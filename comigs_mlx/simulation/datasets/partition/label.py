@@ -1,4 +1,4 @@
-"""Every label is one participant: as different as the corpus allows.
+"""Makes every label one participant: as different as the corpus allows.
 
     participant(d) <- label(d)
 
@@ -18,16 +18,16 @@ SUMMARY = "one participant a label"
 OPTIONS: dict[str, float] = {}
 
 LONGEST = 39
-"""Characters of a participant's name."""
+"""The most characters of a participant's name."""
 
 
 def assign(labels: Sequence[str], participants: int | None, seed: int) -> list[str]:
-    """The participant of each document.
+    """Choose the participant of each document.
 
     Args:
-        labels: Of each document.
-        participants: None, or the number of labels.
-        seed: Nothing is drawn.
+        labels: The label of each document.
+        participants: The number of labels, or None.
+        seed: A seed that has no effect, because nothing is drawn.
 
     Raises:
         ConfigError: If `participants` is another number.
@@ -45,7 +45,9 @@ def assign(labels: Sequence[str], participants: int | None, seed: int) -> list[s
 
 
 def folder_name(label: str) -> str:
-    """`Sci/Tech` -> `sci-tech`; a name that a participant of a federation may have."""
+    """Turn `Sci/Tech` into `sci-tech`, a name that a federation's participant may
+    have.
+    """
     plain = unicodedata.normalize("NFKD", label).encode("ascii", "ignore").decode()
     name = re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")
     return name[:LONGEST].strip("-") or "label"
@@ -54,8 +56,8 @@ def folder_name(label: str) -> str:
 def _check_distinct(names: dict[str, str]) -> None:
     owners: dict[str, str] = {}
     for label, name in names.items():
-        if (other := owners.setdefault(name, label)) != label:
+        if (first := owners.setdefault(name, label)) != label:
             raise DataError(
-                f"labels {other!r} and {label!r} are both the folder {name!r}: rename "
+                f"labels {first!r} and {label!r} are both the folder {name!r}: rename "
                 "one of them"
             )

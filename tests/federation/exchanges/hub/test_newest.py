@@ -23,20 +23,20 @@ def watched():
 
 def test_an_older_answer_is_not_believed_for_a_while(monkeypatch):
     found, asked = watched()
-    assert [found.seen(head) for head in ("c0", "c1", "c0", "c2", "c1", "c0")] == [
+    assert [found.latest(head) for head in ("c0", "c1", "c0", "c2", "c1", "c0")] == [
         "c0", "c1", "c1", "c2", "c2", "c2",
     ]  # fmt: skip
     assert asked == []
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now + newest.LAG + 1)
-    assert found.seen("c1") == "c1"  # put back by somebody, then
+    assert found.latest("c1") == "c1"  # put back by somebody, then
 
 
 def test_our_own_commit_is_newer_than_all_before_it():
     found, asked = watched()
-    assert found.seen("c0") == "c0"
-    found.made("c3")  # upon c2, which somebody else made meanwhile
-    assert [found.seen(head) for head in ("c0", "c2", "c1", "c4", "c3")] == [
+    assert found.latest("c0") == "c0"
+    found.committed("c3")  # upon c2, which somebody else made meanwhile
+    assert [found.latest(head) for head in ("c0", "c2", "c1", "c4", "c3")] == [
         "c3", "c3", "c3", "c4", "c4",
     ]  # fmt: skip
     assert asked == ["c3"]

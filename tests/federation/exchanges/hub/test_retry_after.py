@@ -15,9 +15,9 @@ from comigs_mlx.federation.exchanges.hub import client, retry_after
 from comigs_mlx.federation.exchanges.hub.known import Known
 from comigs_mlx.federation.exchanges.hub.retry_after import (
     LONGEST_ASKED,
-    asked,
     later,
     pause,
+    requested_wait,
 )
 from tests.federation.conftest import TOKENS
 from tests.hub_server import Fault, Server
@@ -103,22 +103,22 @@ def http_date(seconds, now):
 
 def test_a_wait_that_is_asked_for():
     for value, seconds in (("0", None), ("7", 7), ("1.5", 1.5), (" 30 ", 30)):
-        assert asked({"retry-after": value}) == seconds
+        assert requested_wait({"retry-after": value}) == seconds
     now = datetime.now(UTC)
-    assert 50 < asked({"retry-after": http_date(60, now)}) <= 61
-    assert asked({"retry-after": http_date(-60, now)}) is None
+    assert 50 < requested_wait({"retry-after": http_date(60, now)}) <= 61
+    assert requested_wait({"retry-after": http_date(-60, now)}) is None
     wrong = now + timedelta(days=3)  # a clock here that is wrong does not matter
     dates = {"retry-after": http_date(60, wrong), "date": http_date(0, wrong)}
-    assert asked(dates) == 60
-    assert asked({"ratelimit": '"api";r=0;t=55, "pages";r=3;t=9'}) == 55
-    assert asked({"ratelimit": '"api";r=0;t=0'}) is None
-    assert asked({"ratelimit": '"api";r=949;t=55'}) is None
-    assert asked({}) is None
+    assert requested_wait(dates) == 60
+    assert requested_wait({"ratelimit": '"api";r=0;t=55, "pages";r=3;t=9'}) == 55
+    assert requested_wait({"ratelimit": '"api";r=0;t=0'}) is None
+    assert requested_wait({"ratelimit": '"api";r=949;t=55'}) is None
+    assert requested_wait({}) is None
 
 
 @given(st.text(max_size=60), st.text(max_size=60), st.text(max_size=60))
 def test_headers_are_a_strangers(retry, date, limit):
-    found = asked({"retry-after": retry, "date": date, "ratelimit": limit})
+    found = requested_wait({"retry-after": retry, "date": date, "ratelimit": limit})
     assert found is None or found > 0
 
 
