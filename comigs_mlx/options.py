@@ -142,6 +142,15 @@ class TrainingOptions:
     )
     router_every: int = option(30, "expert steps between two router phases", "N")
     router_steps: int = option(10, "router steps in one phase", "N")
+    top_k_from: int = option(
+        0, "let top-k grow from K to --top-k over all steps; 0 = it is fixed", "K"
+    )
+    teach: str = option(
+        "",
+        "teach the router which experts predict each token best: losses, with options "
+        "as NAME:key=value,key=value",
+        "TEACHER",
+    )
     balance_weight: float = option(
         0.01, "weight of the load-balancing loss, used only when top-k < experts", "W"
     )
@@ -161,9 +170,19 @@ class TrainingOptions:
         counts = ("steps", "router_every", "router_steps", "grad_accumulation")
         yield from _at_least(self, 1, *counts)
         factors = ("weight_decay", "balance_weight", "generalist_importance")
-        yield from _at_least(self, 0, "seed", *factors)
+        yield from _at_least(self, 0, "seed", "top_k_from", *factors)
+        if self.teach:
+            yield from self._teach_problems()
         if not 0 < self.learning_rate < math.inf:
             yield f"--learning-rate {self.learning_rate} must be a number above 0"
+
+    def _teach_problems(self) -> Iterator[str]:
+        try:
+            configured("teacher", self.teach)
+        except ConfigError as error:
+            yield f"--teach: {error}"
+        if self.router != "alternating":
+            yield f"--teach needs --router alternating, not {self.router}"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ load-balancing loss are the same with and without it.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +17,7 @@ import mlx.core as mx
 from comigs_mlx.errors import UnsupportedModel, line
 from comigs_mlx.model import params
 from comigs_mlx.model.attach import family_name, mix_in_class
-from comigs_mlx.model.mixture import Call, Mixture
+from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.model.params import Tree
 from comigs_mlx.model.routing import Routing
 
@@ -75,7 +76,7 @@ class RecomputedBlock:
         x, *rest = args
 
         mixture = self._mixture
-        training, given = mixture.call.training, mixture.call.arrays()
+        call, given = mixture.call, mixture.call.arrays()
 
         # An array that `inner` captured would get a gradient of 0, without a word.
         def inner(values: Tree, x: mx.array, given: dict[str, Any]) -> tuple[Any, ...]:
@@ -85,7 +86,7 @@ class RecomputedBlock:
             with (
                 mixture.frozen(False),
                 mixture.fast_functions(),
-                mixture.calling(Call(training, **given)),
+                mixture.calling(dataclasses.replace(call, **given)),
                 mixture.collecting() as blocks,
             ):
                 y = run(x, *rest, **by_name)

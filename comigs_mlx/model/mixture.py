@@ -69,12 +69,14 @@ class Call:
         noise: The draw of a step, for routers that want it; None while it is used.
         tilt: None adds nothing to the logits.
         carry: The arrays that the last block's router handed on.
+        k: The slots that a token may use at most; None means the options' top-k.
     """
 
     training: bool = False
     noise: Noise | None = None
     tilt: Tilt | None = None
     carry: tuple[mx.array, ...] = ()
+    k: int | None = None
 
     def arrays(self) -> dict[str, Any]:
         """The fields that hold arrays, by name."""
@@ -289,17 +291,20 @@ class Mixture:
         noise = None if call.noise is None else call.noise[:, :, layer]
         tilt = None if call.tilt is None else call.tilt[..., layer, :]
         carry = call.carry if layer else ()
-        k = min(self.options.top_k, len(among))
+        k = min(call.k or self.options.top_k, len(among))
         return Ask(k, among, call.training, noise, tilt, carry)
 
     @contextlib.contextmanager
-    def training(self, noise: Noise | None = None) -> Iterator[None]:
+    def training(
+        self, noise: Noise | None = None, k: int | None = None
+    ) -> Iterator[None]:
         """Forward passes inside the `with` are those that parameters learn from.
 
         Args:
             noise: The noise for routers that want it (`router.noise`).
+            k: The slots that a token may use at most; None means the options' top-k.
         """
-        with self.calling(Call(True, noise, self._call.tilt)):
+        with self.calling(Call(True, noise, self._call.tilt, k=k)):
             yield
 
     @contextlib.contextmanager

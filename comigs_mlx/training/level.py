@@ -42,6 +42,12 @@ Penalty = Callable[[Mapping[str, mx.array], Mapping[str, mx.array]], mx.array]
 """Maps the values of a level and of its anchor to nats, added to the mean loss."""
 
 
+Inputs = dict[str, mx.array]
+"""What a compiled step is given of one micro-batch: `tokens` `[B, T + 1]`, `mask`
+`[B, T]`, `target` `[B, T, E]` where a teacher has one, and `key` where a router wants
+noise: a draw of the global generator would be the same in every compiled step."""
+
+
 @dataclass(frozen=True)
 class Task:
     """The parameters that the lower level trains, and how; the defaults are the
@@ -53,12 +59,14 @@ class Task:
         selection: The selection of the experts that speak while training; see
             `Mixture.select`.
         penalty: The function whose value is added to the mean loss.
+        teacher: It says what routers should have chosen; see `training.teachers`.
     """
 
     roles: tuple[str, ...] = params.EXPERTS
     frozen: tuple[str, ...] = ()
     selection: Selection = "auto"
     penalty: Penalty | None = None
+    teacher: Any = None
 
     def trains(self, path: str) -> bool:
         """Tell whether the parameter at `path` learns."""
@@ -224,7 +232,9 @@ class Level:
         self._one_batch = mx.compile(self._gradients)
         self._update = mx.compile(self._apply)
 
-    def step(self, batches: Sequence[Batch], number: int = 0) -> StepResult:
+    def step(
+        self, batches: Sequence[Batch], number: int = 0, k: int | None = None
+    ) -> StepResult:
         """One update from the token-weighted mean gradient of `batches`.
 
         If the result is not finite, nothing has been changed.
@@ -233,6 +243,8 @@ class Level:
             batches: The micro-batches of the step.
             number: The steps that were made before; with the seed, the level and the
                 micro-batch it decides the noise that a router draws.
+            k: The slots that a token may use at most, where that grows while training;
+                the step is compiled once for each.
         """
         for batch in batches:
             self.mixture.tables.check_tokens(batch.tokens)
@@ -240,14 +252,13 @@ class Level:
         trained = self._values(self.trains)
         others = self._values(lambda path: not self.trains(path))
         states = [group.optimizer.state for group in self.groups]
+        inputs = [self._inputs(b, number, i) for i, b in enumerate(batches)]
         with self.mixture.selected(self.task.selection):
-            if len(batches) == 1:
-                inputs = self._inputs(batches[0], number, 0)
-                values = (trained, others, states)
-                outcome = self._whole_step(*values, inputs, *self._anchor)
+            if len(inputs) == 1:
+                given = (trained, others, states, k, inputs[0])
+                outcome = self._whole_step(*given, *self._anchor)
             else:
-                each = [self._inputs(b, number, i) for i, b in enumerate(batches)]
-                outcome = self._accumulated(trained, others, states, each)
+                outcome = self._accumulated(trained, others, states, k, inputs)
         (updated, new_states, stats, norms) = outcome
         model.update(trained)
         model.update(others)
@@ -264,17 +275,16 @@ class Level:
         """Tell whether this level changes the parameter at `path`."""
         return any(group.trains(path) for group in self.groups)
 
-    def _inputs(self, batch: Batch, number: int, index: int) -> tuple[mx.array, ...]:
-        """What a compiled step is given of one micro-batch: tokens, mask, key.
-
-        A key, and not a draw of the global generator: a compiled step would repeat it.
-        """
-        arrays = (mx.array(batch.tokens), mx.array(batch.mask))
-        if not self.mixture.router.noise:
-            return arrays
-        counters = (self.options.seed, int(self.trains_routers), number, index)
-        (seed,) = np.random.SeedSequence(counters).generate_state(1, np.uint64)
-        return (*arrays, mx.random.key(int(seed)))
+    def _inputs(self, batch: Batch, number: int, index: int) -> Inputs:
+        """Make what a compiled step is given of one micro-batch."""
+        inputs = {"tokens": mx.array(batch.tokens), "mask": mx.array(batch.mask)}
+        if self.mixture.router.noise:
+            counters = (self.options.seed, int(self.trains_routers), number, index)
+            (seed,) = np.random.SeedSequence(counters).generate_state(1, np.uint64)
+            inputs["key"] = mx.random.key(int(seed))
+        if self.task.teacher is not None:
+            inputs["target"] = mx.array(self.task.teacher.targets(batch))
+        return inputs
 
     @property
     def _anchor(self) -> tuple[dict[str, mx.array], ...]:
@@ -290,13 +300,14 @@ class Level:
         trained: Tree,
         others: Tree,
         states: list[Tree],
-        batches: Sequence[tuple[mx.array, ...]],
+        k: int | None,
+        batches: Sequence[Inputs],
     ) -> tuple[Tree, list[Tree], Stats, dict[str, mx.array]]:
         total: Any = None
         for batch in batches:
-            one = self._one_batch(trained, others, batch)
+            one = self._one_batch(trained, others, k, batch)
             total = one if total is None else tree_map(mx.add, total, one)
-            with cpu_streams.evaluating(len(batch[0])):
+            with cpu_streams.evaluating(len(batch["tokens"])):
                 mx.eval(total)
         gradients, stats = total
         updated, new_states, norms = self._update(
@@ -309,31 +320,31 @@ class Level:
         trained: Tree,
         others: Tree,
         states: list[Tree],
-        batch: tuple[mx.array, ...],
+        k: int | None,
+        batch: Inputs,
         *anchor: dict[str, mx.array],
     ) -> tuple[Tree, list[Tree], Stats, dict[str, mx.array]]:
-        gradients, stats = self._gradients(trained, others, batch)
+        gradients, stats = self._gradients(trained, others, k, batch)
         applied = self._apply(trained, states, gradients, stats, *anchor)
         updated, new_states, norms = applied
         return updated, new_states, stats, norms
 
     def _gradients(
-        self, trained: Tree, others: Tree, batch: tuple[mx.array, ...]
+        self, trained: Tree, others: Tree, k: int | None, batch: Inputs
     ) -> tuple[Tree, Stats]:
         """Derive the summed loss with respect to this level's roles only."""
         model = self.mixture.model
         model.update(others)
         differentiate = params.value_and_grad(model, self._objective)
-        (_, stats), gradients = differentiate(trained, *batch)
+        (_, stats), gradients = differentiate(trained, k, batch)
         return gradients, stats
 
-    def _objective(
-        self, tokens: mx.array, mask: mx.array, *key: mx.array
-    ) -> tuple[mx.array, Stats]:
-        """Summed loss of a batch `[B, T + 1]` whose targets count where `mask` is 1."""
-        experts = self.mixture.options
-        noise = [self._noise(mask.shape, each) for each in key]
-        parts = cpu_streams.each(self._loss, tokens, mask, *noise)
+    def _objective(self, k: int | None, batch: Inputs) -> tuple[mx.array, Stats]:
+        """Sum the loss of a batch `[B, T + 1]` over the targets where `mask` is 1."""
+        experts, mask = self.mixture.options, batch["mask"]
+        noise = [self._noise(mask.shape, batch["key"])] if "key" in batch else []
+        loss_of = partial(self._loss, k)
+        parts = cpu_streams.each(loss_of, batch["tokens"], mask, *noise)
         losses, routings = zip(*parts, strict=True)
         loss = functools.reduce(mx.add, losses)
         routing = Routing.joined(list(routings))
@@ -342,7 +353,11 @@ class Level:
         stats = Stats(loss, count, share)
         if routing.penalty is not None and self.trains_routers:
             loss = loss + (routing.penalty.mean(0) * mask).sum()
-        if experts.top_k == experts.experts and not self.mixture.router.sparse:
+        if (teacher := self.task.teacher) is not None:
+            apart = teacher.divergence(batch["target"], routing.probabilities)
+            loss = loss + teacher.weight * (apart.mean(0) * mask).sum()
+        uses_all = (k or experts.top_k) == experts.experts
+        if uses_all and not self.mixture.router.sparse:
             return loss, stats
         balance = load_balancing(
             routing, mask, experts.generalists, self.options.generalist_importance
@@ -356,10 +371,12 @@ class Level:
         return mx.random.uniform(shape=size, key=key)
 
     def _loss(
-        self, tokens: mx.array, mask: mx.array, *noise: mx.array
+        self, k: int | None, tokens: mx.array, mask: mx.array, *noise: mx.array
     ) -> tuple[mx.array, Routing]:
-        """Summed cross-entropy of some rows of a batch, and how they were routed."""
-        with self.mixture.training(*noise):
+        """Sum the cross-entropy of some rows of a batch; return it with their
+        routing.
+        """
+        with self.mixture.training(noise[0] if noise else None, k):
             hidden, routing = self.mixture.body(tokens[:, :-1])
         return summed_loss(self.mixture.head, hidden, tokens[:, 1:], mask), routing
 
