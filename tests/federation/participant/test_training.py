@@ -1,12 +1,11 @@
 """`train --federation`: rounds alone, with others, late, out of reach, and killed."""
 
+import contextlib
 import dataclasses
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import comigs_mlx.train as train
+import tests.processes as processes
 import tests.tiny as tiny
 from comigs_mlx import sync
 from comigs_mlx.config import read_yaml
@@ -331,13 +331,6 @@ def test_with_noise_the_privacy_spent_is_told_and_counts_every_round(pool, flags
     assert "epsilon" in notes[0]
 
 
-def start(script, options, count, env):
-    """A process that is killed at one call, or runs to its end."""
-    argv = [sys.executable, script, *count, *tiny.flags(**options)]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), **env}
-    return subprocess.Popen(argv, env=env, stderr=subprocess.PIPE, text=True)
-
-
 @pytest.mark.parametrize(
     "moment",
     [
@@ -355,9 +348,9 @@ def test_killed_and_resumed_no_contribution_is_lost_or_made_twice(pool, flags, m
     train.main(tiny.flags(**wanted))
     options = flags(uri)
     count = [moment[0], moment[1], str(moment[2])]
-    process = start(KILLED, options, count, {})
-    _, err = process.communicate(timeout=100)
-    assert process.returncode == -signal.SIGKILL, err
+    with processes.start(KILLED, *count, *tiny.flags(**options)) as process:
+        _, err = process.communicate(timeout=100)
+        assert process.returncode == -signal.SIGKILL, err
     found = options["run"]
     begun = (found / "config.yaml").exists()
     train.main(tiny.flags(**({"run": found, "resume": True} if begun else options)))
@@ -379,14 +372,22 @@ def test_three_processes_share_three_rounds_over_the_hub(
     repository.initialise(exchange, agreed(origin, 3), origin.generalists, 0.0)
     hub.store.repos[repo].rights |= {"ben": "write", "eve": "write"}
     hub.commit_seconds, hub.lag = 0.3, 0.3  # it takes one commit at a time, and lags
-    processes = []
-    for name in names:
-        options = flags(uri, name, wait=120, seed=len(name))
-        env = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKENS[name]}
-        processes.append(start("-m", options, ["comigs_mlx.train"], env))
-    for process in processes:
-        _, err = process.communicate(timeout=150)
-        assert process.returncode == 0, err
+    time.sleep(hub.lag)  # until it shows the federation
+    with contextlib.ExitStack() as started:
+        for process in [
+            started.enter_context(
+                processes.start(
+                    "-m",
+                    "comigs_mlx.train",
+                    *tiny.flags(**flags(uri, name, wait=120, seed=len(name))),
+                    HF_ENDPOINT=hub.url,
+                    HF_TOKEN=TOKENS[name],
+                )
+            )
+            for name in names
+        ]:
+            _, err = process.communicate(timeout=150)
+            assert process.returncode == 0, err
     found = repository.current(exchange).round
     closed = [(one.round, one.contributors) for one in found.history]
     assert closed == [(number, names) for number in (1, 2, 3)]
