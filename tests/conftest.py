@@ -27,6 +27,8 @@ from filelock import FileLock
 
 import tests.tiny as tiny
 from comigs_mlx import command, train
+from comigs_mlx.federation.exchanges import retry
+from comigs_mlx.federation.exchanges.hub import client
 from comigs_mlx.files import cache_dir
 
 side_by_side.one_core_each()
@@ -64,6 +66,18 @@ def _no_waiting_for_disks():
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda number: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _short_pauses():
+    """What others overtook, or the Hub refused, is tried again at once at first.
+
+    The pauses grow as they do for users, up to the same longest one.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retry, "FIRST_PAUSE", 0.002)
+        patch.setattr(client, "FIRST_WAIT", 0.05)
         yield
 
 
