@@ -306,7 +306,6 @@ class TestTraining:
                 "participant": name,
                 "rounds": 2,
                 "local_steps": 2,
-                "valid_batches": 8,
                 "wait": 0,
                 "personal": "by_loss",
                 **options,
