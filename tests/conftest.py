@@ -5,12 +5,10 @@ Environment variables:
     COMIGS_TEST_ORDER=SEED: The test files run in a random order drawn from SEED.
 """
 
-import os
+import tests.side_by_side as side_by_side
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # Threads of several workers that wait for each other keep all cores busy: tests
-    # side by side take one each, those that run alone (real, browser) take them all.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+if side_by_side.WORKER:
+    side_by_side.one_blas_thread()  # before MLX is imported
 
 import comigs_mlx  # noqa: F401  isort: skip
 
@@ -18,6 +16,7 @@ import gc
 import hashlib
 import itertools
 import json
+import os
 import random
 import shutil
 import warnings
@@ -28,8 +27,11 @@ from filelock import FileLock
 
 import tests.tiny as tiny
 from comigs_mlx import command, train
+from comigs_mlx.federation.exchanges import retry
+from comigs_mlx.federation.exchanges.hub import client
 from comigs_mlx.files import cache_dir
 
+side_by_side.one_core_each()
 # Other work on the machine is no fault of an example that takes long.
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
@@ -67,6 +69,18 @@ def _no_waiting_for_disks():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _short_pauses():
+    """What others overtook, or the Hub refused, is tried again at once at first.
+
+    The pauses grow as they do for users, up to the same longest one.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retry, "FIRST_PAUSE", 0.002)
+        patch.setattr(client, "FIRST_WAIT", 0.05)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _private_hub_cache(tmp_path, monkeypatch):
     """No test reads or writes the user's Hugging Face folder."""
@@ -92,7 +106,7 @@ def once(tmp_path_factory):
     Tests only read it; the first worker that asks makes it, and others wait for that.
     """
     root = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
+    if side_by_side.WORKER:
         root = root.parent  # a worker's own folder is in the one of the whole session
     (root / "once").mkdir(exist_ok=True)
 

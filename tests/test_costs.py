@@ -208,15 +208,15 @@ def traced(monkeypatch):
     return found
 
 
-def test_two_hundred_steps_trace_each_level_once_a_shape(traced):
-    options = TrainingOptions(steps=140, router_every=14, router_steps=6)
+def test_a_hundred_steps_trace_each_level_once_a_shape(traced):
+    options = TrainingOptions(steps=70, router_every=14, router_steps=6)
     saving = SavingOptions(report_every=50, save_every=35)
     valid = [conversations(3).batch(i) for i in range(6)]
     sources = conversations(1), conversations(2)
     run = trainer.Trainer(mixture_of(), *sources, valid, options, saving)
     list(run.run())
     position = run.position
-    assert position.step + position.router_step == 200
+    assert position.step + position.router_step == 100
     shapes = [(2, length + 1) for length in (32, 64, 96)]
     assert {batch.tokens.shape for batch in valid} == {*shapes}
     kinds = [params.EXPERTS, params.ROUTERS, "evaluation"]

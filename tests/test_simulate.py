@@ -1,16 +1,15 @@
 """The command: files it writes, what it refuses, and going on after a kill."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 import comigs_mlx.simulate as simulate
+import tests.processes as processes
 import tests.tiny as tiny
 from comigs_mlx.simulation.method import names
 from comigs_mlx.simulation.options import SimulateConfig
@@ -118,12 +117,9 @@ def test_killed_and_resumed_it_ends_the_same(given, whole, tmp_path):
         "checkpoint.save = save\n"
         "simulate.main(sys.argv[1:])\n"
     )
-    root = Path(__file__).parents[1]
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    killed = subprocess.run(
-        [sys.executable, "-c", script, *argv], env=environment, capture_output=True
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    with processes.start("-c", script, *argv) as killed:
+        _, err = killed.communicate(timeout=100)
+        assert killed.returncode == -signal.SIGKILL, err
     assert [f.name for f in (out / "state").iterdir()] == ["comigs-1g1s-seed-0"]
     simulate.main([*argv, "--resume"])
     assert without_clock(out) == without_clock(whole)

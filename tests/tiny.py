@@ -91,6 +91,7 @@ TRAINING = {
     "router_steps": 2,
     "report_every": 4,
     "save_every": 2,
+    "valid_batches": 3,
 }
 
 

@@ -11,9 +11,14 @@ from app.options import USER, AppConfig
 
 
 class Lazy:
-    """`app.server`, imported when it is asked for: Gradio takes seconds of a worker."""
+    """`app.server`, imported when it is asked for: Gradio takes seconds of a worker.
+
+    While it collects, pytest asks every global for names that begin so.
+    """
 
     def __getattr__(self, name):
+        if name.startswith(("__", "_pytest", "pytest")):
+            raise AttributeError(name)
         return getattr(importlib.import_module("app.server"), name)
 
 

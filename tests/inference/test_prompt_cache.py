@@ -40,13 +40,18 @@ def engine(run):
     made.close()
 
 
+@pytest.fixture(scope="module")
+def told():
+    """What `fresh` has said already."""
+    return {}
+
+
 @pytest.fixture
-def fresh(run, engine):
+def fresh(run, engine, told):
     """(messages, settings) -> what an engine says that has read nothing."""
-    told = {}
 
     def say(messages, settings=GREEDY):
-        key = repr((messages, settings))
+        key = repr((run, messages, settings))
         if key not in told:
             engine._loaded._prompts.clear()
             told[key] = list(engine.reply(messages, settings))

@@ -66,10 +66,13 @@ def test_trains_to_the_end(run, options):
 
 
 def test_stops_saves_and_goes_on(run, options):
-    process.start(run, {**options, "steps": 100_000})
-    running = until(lambda state: state.progress and state.progress[0], run)
+    """Steps are counted as they are made, not as they are reported."""
+    process.start(run, {**options, "steps": 100_000, "report_every": 50_000})
+    running = until(lambda state: state.progress and state.progress[0] > 1, run)
     assert running.running
+    assert not metrics(run)
     assert running.progress[1] == 100_000
+    assert running.eta_seconds is None or running.eta_seconds > 0
     assert entry(run).training
     process.stop(run)
     process.stop(run)  # a second signal would end it unsaved
@@ -184,17 +187,6 @@ def test_nothing_was_ever_started(run):
     assert found == process.TrainingState(running=False)
     with pytest.raises(ComigsError, match="is not being trained"):
         process.stop(run)
-
-
-def test_steps_are_counted_as_they_are_made(run, options):
-    """Not as they are reported: reports may be far apart."""
-    process.start(run, {**options, "steps": 100_000, "report_every": 50_000})
-    found = until(lambda state: state.progress and state.progress[0] > 1, run)
-    assert not metrics(run)
-    assert found.progress[1] == 100_000
-    assert found.eta_seconds is None or found.eta_seconds > 0
-    process.stop(run)
-    until(ended, run)
 
 
 def test_progress_of_an_older_training_is_not_that_of_this_one(run, options):

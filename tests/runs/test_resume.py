@@ -3,13 +3,12 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import comigs_mlx.train as train
+import tests.processes as processes
 from comigs_mlx import tensors
 from comigs_mlx.errors import RunError
 from comigs_mlx.runs.folder import RunFolder
@@ -127,34 +126,26 @@ MOMENTS = {
 
 
 @pytest.fixture(scope="module")
-def processes(options, tmp_path_factory):
-    """All of them at once: most of their time is importing."""
+def killed(options, tmp_path_factory):
+    """All of them at once."""
     root, started = tmp_path_factory.mktemp("killed"), {}
     for number, (name, moment) in enumerate(MOMENTS.items()):
         run = root / str(number)
         started[name] = (run, start(run, moment, options))
     yield started
     for _, process in started.values():
-        process.kill()
-        process.wait()
-        process.stdout.close()
+        process.close()
 
 
 def start(run, moment, options):
     script = Path(__file__).with_name("killed.py")
-    return subprocess.Popen(
-        [sys.executable, str(script), *moment, *flags(**options, run=run)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-    )
+    return processes.start(script, *moment, *flags(**options, run=run))
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_sigkill(moment, processes, whole):
-    run, process = processes[moment]
-    output, _ = process.communicate(timeout=100)
+def test_sigkill(moment, killed, whole):
+    run, process = killed[moment]
+    output = process.communicate(timeout=100)
     assert process.returncode == -signal.SIGKILL, output
     resume(run)
     same_run(run, whole)
@@ -165,9 +156,9 @@ def test_asked_to_end_it_saves_and_resumes(options, whole, tmp_path, end):
     """Ctrl-C, a system that shuts down, a terminal that is closed."""
     run = tmp_path / "run"
     moment = ("Level", "step", f"{end}:5")  # the third expert step
-    process = start(run, moment, options)
-    output, _ = process.communicate(timeout=100)
-    assert process.returncode == 130, output
+    with start(run, moment, options) as process:
+        output = "".join(process.communicate(timeout=100))
+        assert process.returncode == 130, output
     assert f"stopped and saved at step 3: --run {run} --resume goes on" in output
     assert (run / "state" / "step-0000003").is_dir()
     resume(run)

@@ -48,8 +48,8 @@ def people(names=NAMES, devices=None):
             name,
             (devices or {}).get(name, Device()),
             stream([i, 0], 120, 4 * i),
-            stream([i, 1], 60, 4 * i),
-            stream([i, 2], 60, 4 * i),
+            stream([i, 1], 40, 4 * i),
+            stream([i, 2], 40, 4 * i),
         )
         for i, name in enumerate(names)
     ]

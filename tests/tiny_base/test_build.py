@@ -60,7 +60,7 @@ def test_equal_seeds_equal_files(tmp_path):
 
 
 def test_minutes_instead_of_steps(tmp_path):
-    *updates, outcome = make(recipe(tmp_path / "base", minutes=0.02), TEXTS)
+    *updates, outcome = make(recipe(tmp_path / "base", minutes=0.005), TEXTS)
     assert outcome.steps == len(updates) == updates[0].steps
     # The trial that measures the speed leaves no trace in the weights.
     again = recipe(tmp_path / "again", steps=outcome.steps)

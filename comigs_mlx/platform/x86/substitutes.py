@@ -38,11 +38,12 @@ def substitutes(model: nn.Module) -> list[Substitute]:
         return []
     classes = {type(module) for _, module in model.named_modules()}
     names = {parent.__module__ for kind in classes for parent in kind.__mro__}
+    pairs = _pairs()
     return [
         Substitute(module, name, slow, cheap)
         for module in [nn, *(sys.modules[name] for name in sorted(names))]
         for name, value in list(vars(module).items())
-        for slow, cheap in _pairs()
+        for slow, cheap in pairs
         if value is slow
     ]
 

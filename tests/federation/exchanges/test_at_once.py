@@ -1,14 +1,13 @@
 """Eight contribute while three close: nothing is lost, and every round closes once."""
 
+import contextlib
 import json
 import re
-import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import tests.federation.exchanges.at_once as at_once
 import tests.federation.sharing as sharing
+import tests.processes as processes
 from comigs_mlx.federation.exchanges.folder import FolderExchange
 from comigs_mlx.federation.exchanges.memory import MemoryExchange
 from comigs_mlx.federation.formats.tensor_source import Arrays, shapes
@@ -17,7 +16,6 @@ from comigs_mlx.federation.rounds.closing import close_if_due
 from comigs_mlx.federation.rounds.submit import contribute
 
 NAMES = [f"p{i}" for i in range(at_once.PUSHERS)]
-ROOT = Path(__file__).parents[3]
 
 
 def test_processes_on_a_folder(tmp_path):
@@ -25,23 +23,16 @@ def test_processes_on_a_folder(tmp_path):
     at_once.begin(exchange)
 
     def start(role, name):
-        argv = [
-            "-m",
-            "tests.federation.exchanges.at_once",
-            role,
-            str(exchange.root),
-            name,
-        ]
-        return subprocess.Popen(
-            [sys.executable, *argv], cwd=ROOT, stdout=subprocess.PIPE
-        )
+        program = ("-m", "tests.federation.exchanges.at_once")
+        return stack.enter_context(processes.start(*program, role, exchange.root, name))
 
-    closers = [start("close", f"c{i}") for i in range(at_once.CLOSERS)]
-    pushers = {name: start("push", name) for name in NAMES}
-    outputs = {name: process.communicate()[0] for name, process in pushers.items()}
-    for process in closers:
-        process.communicate()
-    assert {p.returncode for p in [*closers, *pushers.values()]} == {0}
+    with contextlib.ExitStack() as stack:
+        closers = [start("close", f"c{i}") for i in range(at_once.CLOSERS)]
+        pushers = {name: start("push", name) for name in NAMES}
+        outputs = {name: one.communicate()[0] for name, one in pushers.items()}
+        for process in closers:
+            process.communicate()
+        assert {p.returncode for p in [*closers, *pushers.values()]} == {0}
     told = {name: json.loads(output)[0] for name, output in outputs.items()}
     federation = repository.current(exchange)
     at_once.check(federation, told)

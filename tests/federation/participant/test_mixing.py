@@ -132,8 +132,11 @@ def loss_on_validation_text(run, tensors):
     config = (run / "config.yaml").read_text()
     data = next(s[6:] for s in config.splitlines() if s.startswith("data: "))
     samples, _ = load_split(data, "valid")
-    stream = token_stream(samples, base.tokenizer)
-    return Evaluator(mixture).score(sampled_batches(stream, 16, 2, 8)).loss
+    stream, count = (
+        token_stream(samples, base.tokenizer),
+        tiny.TRAINING["valid_batches"],
+    )
+    return Evaluator(mixture).score(sampled_batches(stream, 16, 2, count)).loss
 
 
 def mixed_by_hand(uri, run, names=("ann", "ben")):
@@ -303,7 +306,6 @@ class TestTraining:
                 "participant": name,
                 "rounds": 2,
                 "local_steps": 2,
-                "valid_batches": 8,
                 "wait": 0,
                 "personal": "by_loss",
                 **options,

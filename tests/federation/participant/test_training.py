@@ -1,12 +1,11 @@
 """`train --federation`: rounds alone, with others, late, out of reach, and killed."""
 
+import contextlib
 import dataclasses
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import comigs_mlx.train as train
+import tests.processes as processes
 import tests.tiny as tiny
 from comigs_mlx import sync
 from comigs_mlx.config import read_yaml
@@ -37,17 +37,29 @@ SHORT = {"report_every": 2, "valid_batches": 2, "save_every": 2, "keep": 2}
 ROUNDS = {"rounds": 3, "local_steps": 2, "wait": 0}
 
 
+def founded(uri, **options):
+    """A new federation in that folder."""
+    given = {"rank": 2, "encoding": "fp32", **options}
+    sync.main(["init", *tiny.flags(federation=uri, **given)])
+    return uri
+
+
 @pytest.fixture
 def pool(tmp_path, tiny_folder):
     """(flags of init) -> the folder of a new federation on the tiny model."""
 
     def made(**options):
         uri = tmp_path / f"pool-{len(list(tmp_path.iterdir()))}"
-        given = {"model": tiny_folder(), "rank": 2, "encoding": "fp32", **options}
-        sync.main(["init", *tiny.flags(federation=uri, **given)])
-        return uri
+        return founded(uri, **{"model": tiny_folder(), **options})
 
     return made
+
+
+def sharing_flags(uri, name="ann", **options):
+    """The options of a training that takes part, by name."""
+    shape = {k: v for k, v in tiny.TRAINING.items() if k not in ("steps", "rank")}
+    sharing = {"federation": uri, "participant": name, **ROUNDS}
+    return {**shape, **SHORT, **sharing, **options}
 
 
 @pytest.fixture
@@ -55,12 +67,19 @@ def flags(tiny_folder, text_folder, tmp_path):
     """(federation, participant) -> the options of its training, by name."""
 
     def made(uri, name="ann", **options):
-        shape = {k: v for k, v in tiny.TRAINING.items() if k not in ("steps", "rank")}
         paths = {"model": tiny_folder(), "data": text_folder, "run": tmp_path / name}
-        sharing = {"federation": uri, "participant": name, **ROUNDS}
-        return {**shape, **SHORT, **paths, **sharing, **options}
+        return sharing_flags(uri, name, **{**paths, **options})
 
     return made
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_folder, text_folder, tmp_path_factory):
+    """Federation, run and events of a training of ann's that nothing disturbs."""
+    root, model = tmp_path_factory.mktemp("undisturbed"), tiny_folder()
+    uri, run = founded(root / "pool", model=model), root / "run"
+    options = sharing_flags(uri, model=model, data=text_folder, run=run)
+    return uri, run, take_part(options)
 
 
 def take_part(options, exchange=None, meanwhile=lambda event: None):
@@ -283,12 +302,11 @@ def test_out_of_reach_training_goes_on_and_the_contribution_waits(pool, flags):
 
 
 @pytest.mark.parametrize("call", [1, 2, 3, 4, 5, 6])
-def test_an_answer_lost_after_a_commit_changes_nothing(pool, flags, call):
-    plain, spoilt = pool(), pool()
-    wanted = take_part(flags(plain))
-    again = flags(spoilt)
-    again["run"] = again["run"].with_name("again")
-    found = take_part(again, Flaky(open_exchange(spoilt), "commit", [call], True))
+def test_an_answer_lost_after_a_commit_changes_nothing(pool, flags, undisturbed, call):
+    plain, _, wanted = undisturbed
+    spoilt = pool()
+    flaky = Flaky(open_exchange(spoilt), "commit", [call], True)
+    found = take_part(flags(spoilt), flaky)
     assert exchanges(found) == exchanges(wanted)
     assert equal(shared(spoilt), shared(plain))
     assert last_round(spoilt)["round"] == 3
@@ -331,13 +349,6 @@ def test_with_noise_the_privacy_spent_is_told_and_counts_every_round(pool, flags
     assert "epsilon" in notes[0]
 
 
-def start(script, options, count, env):
-    """A process that is killed at one call, or runs to its end."""
-    argv = [sys.executable, script, *count, *tiny.flags(**options)]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), **env}
-    return subprocess.Popen(argv, env=env, stderr=subprocess.PIPE, text=True)
-
-
 @pytest.mark.parametrize(
     "moment",
     [
@@ -349,19 +360,20 @@ def start(script, options, count, env):
         ("os", "rename", 7),
     ],
 )
-def test_killed_and_resumed_no_contribution_is_lost_or_made_twice(pool, flags, moment):
-    plain, uri = pool(), pool()
-    wanted = flags(plain, name="plain", participant="ann")
-    train.main(tiny.flags(**wanted))
+def test_killed_and_resumed_no_contribution_is_lost_or_made_twice(
+    pool, flags, undisturbed, moment
+):
+    plain, whole, _ = undisturbed
+    uri = pool()
     options = flags(uri)
     count = [moment[0], moment[1], str(moment[2])]
-    process = start(KILLED, options, count, {})
-    _, err = process.communicate(timeout=100)
-    assert process.returncode == -signal.SIGKILL, err
+    with processes.start(KILLED, *count, *tiny.flags(**options)) as process:
+        _, err = process.communicate(timeout=100)
+        assert process.returncode == -signal.SIGKILL, err
     found = options["run"]
     begun = (found / "config.yaml").exists()
     train.main(tiny.flags(**({"run": found, "resume": True} if begun else options)))
-    for name, tensors in values(wanted["run"]).items():
+    for name, tensors in values(whole).items():
         assert equal(values(found)[name], tensors), name
     assert equal(shared(uri), shared(plain))
     closed = [(c["round"], c["contributors"]) for c in last_round(uri)["history"]]
@@ -379,14 +391,22 @@ def test_three_processes_share_three_rounds_over_the_hub(
     repository.initialise(exchange, agreed(origin, 3), origin.generalists, 0.0)
     hub.store.repos[repo].rights |= {"ben": "write", "eve": "write"}
     hub.commit_seconds, hub.lag = 0.3, 0.3  # it takes one commit at a time, and lags
-    processes = []
-    for name in names:
-        options = flags(uri, name, wait=120, seed=len(name))
-        env = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKENS[name]}
-        processes.append(start("-m", options, ["comigs_mlx.train"], env))
-    for process in processes:
-        _, err = process.communicate(timeout=150)
-        assert process.returncode == 0, err
+    time.sleep(hub.lag)  # until it shows the federation
+    with contextlib.ExitStack() as started:
+        for process in [
+            started.enter_context(
+                processes.start(
+                    "-m",
+                    "comigs_mlx.train",
+                    *tiny.flags(**flags(uri, name, wait=120, seed=len(name))),
+                    HF_ENDPOINT=hub.url,
+                    HF_TOKEN=TOKENS[name],
+                )
+            )
+            for name in names
+        ]:
+            _, err = process.communicate(timeout=150)
+            assert process.returncode == 0, err
     found = repository.current(exchange).round
     closed = [(one.round, one.contributors) for one in found.history]
     assert closed == [(number, names) for number in (1, 2, 3)]

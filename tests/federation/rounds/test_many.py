@@ -58,7 +58,10 @@ def growth(work):
     """How much more `MANY` contributions hold at once than `FEW`."""
     given = [Lazy(i) for i in range(MANY)]
     work(given[:FEW])  # imports, BLAS buffers
-    return peak(lambda: work(given)) - peak(lambda: work(given[:FEW]))
+    each = (
+        peak(lambda: work(given)) - peak(lambda: work(given[:FEW])) for _ in range(3)
+    )
+    return min(each)  # what another thread allocates meanwhile is no growth
 
 
 @pytest.fixture
