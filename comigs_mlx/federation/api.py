@@ -289,6 +289,16 @@ def kept_as(run: Path) -> dict[int, str]:
     }
 
 
+def kept_generalists(run: Path, number: int) -> dict[str, Array]:
+    """The tensors of one of `kept`.
+
+    Raises:
+        FederationError: If it is not kept, damaged or of another federation.
+    """
+    record = membership.read(Place(run).path)
+    return round_history.read(Place(run).path, number, record.uri if record else "")
+
+
 def roll_back(run: Path, round: int) -> None:
     """Give a run the generalists of an earlier round again; needs no network.
 
