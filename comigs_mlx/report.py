@@ -20,17 +20,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     target = None if config.html is None else Path(config.html).expanduser()
     if target is not None:
         _check(target)
-    from comigs_mlx.reports import page, report
     from comigs_mlx.reports.measuring import measure
+    from comigs_mlx.reports.page import to_html
+    from comigs_mlx.reports.report import text, to_json
 
     found = measure(config, command.say, partial(command.progress, what="batch"))
     if target is not None:
-        write_text(target, page.to_html(found))
+        write_text(target, to_html(found))
         command.say(f"wrote {target}")
     if config.json:
-        command.show(json.dumps(report.to_json(found), allow_nan=False))
+        command.show(json.dumps(to_json(found), allow_nan=False))
     else:
-        command.show(report.text(found))
+        command.show(text(found))
 
 
 def _check(target: Path) -> None:
