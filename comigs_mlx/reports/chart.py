@@ -46,7 +46,7 @@ def intervals(marks: Sequence[Mark], title: str, axis: str) -> str:
 
     Args:
         marks: The rows, top to bottom; at least one.
-        title: What the picture shows, for those who do not see it.
+        title: The words for those who do not see the picture.
         axis: The words below the axis.
     """
     ends = [end for mark in marks for end in (mark.value, *(mark.interval or ()))]
@@ -84,7 +84,7 @@ def curves(lines: Sequence[Line], labels: Sequence[str], title: str, axis: str) 
     Args:
         lines: The curves, all as long as `labels`.
         labels: The short name of each block.
-        title: What the picture shows, for those who do not see it.
+        title: The words for those who do not see the picture.
         axis: The words above the axis at the left.
     """
     known = [v for line in lines for v in line.values if v is not None]

@@ -94,7 +94,7 @@ def sentences(
         found: The divergence of the two groups.
         within: That of two halves of the first group, as a measure of chance.
         layers: The paths of the blocks.
-        other: What the second group is called.
+        other: The name of the second group.
     """
     if (mean := found.mean) is None:
         return [f"Every block gives {other} to one expert and this text to another."]

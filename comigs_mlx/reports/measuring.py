@@ -51,7 +51,7 @@ class Text:
     Attributes:
         batches: All its tokens, once; where there is one document only, its windows
             stand for documents.
-        over: What intervals are drawn over: `documents` or `windows`.
+        over: The units that intervals are drawn over: `documents` or `windows`.
     """
 
     batches: list[Batch]
@@ -67,7 +67,7 @@ class Prepared:
         base: The base model in memory.
         mixture: The run's mixture on it.
         data: The name of the text, as it was given.
-        own: The text.
+        own: The text that the report is about.
         against: Another text; None where there is none to compare with.
         other: Another run; None where there is none to compare with.
     """
@@ -85,7 +85,7 @@ def measure(config: ReportConfig, say: Say, progress: Progress) -> Report:
     """Measure all that a report tells.
 
     Args:
-        config: What is asked for.
+        config: The run, the texts and the options that were asked for.
         say: Receives a sentence before each step that takes time, and notes.
         progress: It is asked once, with the number of batches.
 

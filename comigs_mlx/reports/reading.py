@@ -83,7 +83,7 @@ def read(
     """Read all batches once for each selection, `auto` among them.
 
     Args:
-        evaluator: A `BlockEvaluator`.
+        evaluator: The `BlockEvaluator` of the mixture.
         batches: The text; see `resampling_units`.
         selections: Maps a name to what is selected; the routing is that of `auto`.
         advance: It is called after each batch.

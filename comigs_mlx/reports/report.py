@@ -55,7 +55,7 @@ class Report:
         split: The part of the text that was measured.
         tokens: The number of predicted tokens.
         units: The number of documents or windows that intervals are drawn over.
-        interval_over: Which of them: `documents` or `windows`.
+        interval_over: The kind of these units: `documents` or `windows`.
         layers: The paths of the adapted blocks.
         sharing: Whether sharing helps.
         oracle: The oracle gap; None for a run with one expert.

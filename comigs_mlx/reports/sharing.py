@@ -120,7 +120,7 @@ def measured(
 
     Args:
         mixture: The run's mixture; its values are as before afterwards.
-        batches: The text.
+        batches: The text that all are measured on.
         known: The scores of `base`, `mixture` and, where there are specialists,
             `specialist`, on the same batches.
         rounds: Maps the number of a kept generalist to its tensors.
