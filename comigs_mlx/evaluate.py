@@ -6,16 +6,13 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from comigs_mlx import command
-from comigs_mlx.config import option, parse, read_yaml
-from comigs_mlx.options import BATCH, WINDOW, DataOptions, parse_experts
+from comigs_mlx.config import option, parse
+from comigs_mlx.options import BATCH, WINDOW, parse_experts
 
 if TYPE_CHECKING:
-    from comigs_mlx.data.content import Content
-    from comigs_mlx.model.base import Base
     from comigs_mlx.training.evaluation import Score
 
 
@@ -80,12 +77,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     from comigs_mlx.data.tokens import TokenStream
     from comigs_mlx.model.selection import check, usable
     from comigs_mlx.runs.folder import RunFolder
+    from comigs_mlx.runs.held_out import data_options, tokens_of
     from comigs_mlx.training.evaluation import RESULTS, Evaluator, result_name
     from comigs_mlx.training.fitting import check_texts
 
     folder = RunFolder(config.run)
     folder.check_exists()
-    data = _data_options(config, folder.config)
+    data = data_options(folder.config, vars(config))
     samples, kind = load_split(
         data["data"], config.split, in_sentences(command.say), command.say
     )
@@ -94,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     selections = everybody if wanted is None else [wanted]
     for selection in selections:
         check(selection, mixture.options)
-    content, notes = _content(samples, kind, base, data, config.split)
+    content, notes = tokens_of(samples, kind, base, data, config.split, command.say)
     parts = {} if isinstance(content, TokenStream) else _parts(samples, content, data)
     fits = check_texts(base, {config.split: content}, data["seq_len"])
     for note in [*notes, *_parts_note(parts, data), *fits]:
@@ -110,25 +108,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = summary(config.split, scores, mixture.options.names) | parts
     command.show(
         json.dumps(results, allow_nan=False) if config.json else table(results)
-    )
-
-
-def _content(
-    samples: Sequence[Any], kind: str, base: Base, data: dict[str, Any], split: str
-) -> tuple[Content, list[str]]:
-    """All tokens of the text, nothing cut off, and notes on what has no target."""
-    from comigs_mlx.data.cache import TokenCache
-    from comigs_mlx.data.content import tokenised
-
-    return tokenised(
-        samples,
-        kind,
-        base.tokenizer,
-        seq_len=None,
-        mask_prompt=data["mask_prompt"],
-        cache=TokenCache.of_user(command.say) if data["token_cache"] else None,
-        say=command.say,
-        split=split,
     )
 
 
@@ -149,18 +128,6 @@ def _parts_note(parts: dict[str, Any], data: dict[str, Any]) -> Iterator[str]:
             "measured in windows without context from the one before; raise --seq-len "
             "to measure them at once"
         )
-
-
-def _data_options(config: EvaluateConfig, saved: Path) -> dict[str, Any]:
-    """Data, batch size and so on: as given, else as in the run, else the defaults."""
-    defaults = DataOptions()
-    names = ("data", "seq_len", "batch_size", "mask_prompt", "token_cache")
-    values = {name: getattr(defaults, name) for name in names}
-    if saved.is_file():
-        run = read_yaml(saved)
-        values |= {name: run[name] for name in names if name in run}
-    given = {name: getattr(config, name, None) for name in names}
-    return values | {name: value for name, value in given.items() if value is not None}
 
 
 def _watched(batches: Sequence[Any], advance: Any) -> Iterator[Any]:

@@ -21,6 +21,7 @@ ROOMS = (
     "federation/rounds",
     "model",
     "platform",
+    "reports",
     "runs",
     "simulation",
     "tiny_base",

@@ -8,12 +8,13 @@ interval can be drawn by resampling documents.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
+import numpy.typing as npt
 
 from comigs_mlx.data.batches import Batch
 from comigs_mlx.errors import DataError, ModelError
@@ -26,6 +27,7 @@ from comigs_mlx.training.losses import token_losses
 
 RESAMPLES = 1000
 
+Floats = npt.NDArray[Any]
 
 RESULTS = {
     "base": "base",
@@ -114,13 +116,89 @@ class Score:
         """Return the 95 % percentile bootstrap interval of the perplexity, over
         documents.
         """
-        losses = np.array([self.losses[d] for d in sorted(self.losses)])
-        tokens = np.array([self.tokens[d] for d in sorted(self.tokens)])
-        rng = np.random.default_rng(seed)
-        resampled = rng.integers(0, len(losses), (RESAMPLES, len(losses)))
-        means = losses[resampled].sum(1) / tokens[resampled].sum(1)
-        low, high = np.percentile(means, [2.5, 97.5])
-        return perplexity_of(float(low)), perplexity_of(float(high))
+        documents = sorted(self.losses)
+        losses = np.array([self.losses[d] for d in documents])
+        tokens = np.array([self.tokens[d] for d in documents])
+        low, high = resampled_interval(losses, tokens, seed)
+        return perplexity_of(low), perplexity_of(high)
+
+
+def resampled_interval(
+    sums: Floats, tokens: Floats, seed: int = 0
+) -> tuple[float, float]:
+    """Return the 95 % percentile bootstrap interval of a mean over tokens.
+
+    Args:
+        sums: The sum of each unit that is resampled (a document), `[units]`.
+        tokens: The number of tokens in each unit, `[units]`.
+        seed: The seed of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    resampled = rng.integers(0, len(sums), (RESAMPLES, len(sums)))
+    means = sums[resampled].sum(1) / tokens[resampled].sum(1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much larger one loss is than another on the same tokens, in nats a token.
+
+    Attributes:
+        mean: The difference of the mean losses; below 0 the first one is better.
+        interval: The 95 % interval of `mean`; None where there is only one document.
+    """
+
+    mean: float
+    interval: tuple[float, float] | None
+
+    @property
+    def worse(self) -> bool:
+        """Whether the first loss is larger, beyond the interval where there is one."""
+        return (self.mean if self.interval is None else self.interval[0]) > 0
+
+    @property
+    def better(self) -> bool:
+        """Whether the first loss is smaller, beyond the interval where there is one."""
+        return (self.mean if self.interval is None else self.interval[1]) < 0
+
+
+def difference(one: Score, other: Score, seed: int = 0) -> Difference:
+    """Compare two scores of the same text, document by document.
+
+    The interval is that of paired differences: what makes a document hard for both is
+    no part of it.
+
+    Raises:
+        ValueError: If the scores are not of the same documents.
+    """
+    if one.tokens != other.tokens:
+        raise ValueError("the scores are of different texts")
+    documents = sorted(one.losses)
+    sums = np.array([one.losses[d] - other.losses[d] for d in documents])
+    tokens = np.array([one.tokens[d] for d in documents])
+    mean = math.fsum(sums) / max(one.token_count, 1)
+    if len(documents) < 2:
+        return Difference(mean, None)
+    return Difference(mean, resampled_interval(sums, tokens, seed))
+
+
+def resampling_units(batches: Sequence[Batch]) -> tuple[list[Batch], str]:
+    """Let windows count as documents where there is only one document.
+
+    Returns:
+        The batches, and what is resampled: `documents` or `windows`.
+    """
+    used = [batch.documents[batch.mask > 0] for batch in batches]
+    if len(np.unique(np.concatenate(used))) > 1:
+        return list(batches), "documents"
+    numbered, first = [], 0
+    for batch in batches:
+        rows = np.arange(first, first + len(batch.tokens), dtype=np.int32)[:, None]
+        numbers = np.where(batch.mask > 0, rows, 0).astype(np.int32)
+        numbered.append(batch._replace(documents=numbers))
+        first += len(batch.tokens)
+    return numbered, "windows"
 
 
 def perplexity_of(loss: float) -> float:

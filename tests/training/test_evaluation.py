@@ -10,7 +10,14 @@ from comigs_mlx.data.batches import Batch, evaluation_batches
 from comigs_mlx.data.tokens import TokenStream
 from comigs_mlx.errors import DataError, ModelError
 from comigs_mlx.options import ExpertOptions
-from comigs_mlx.training.evaluation import Evaluator, NotFinite, Score
+from comigs_mlx.training.evaluation import (
+    Difference,
+    Evaluator,
+    NotFinite,
+    Score,
+    difference,
+    resampling_units,
+)
 from tests.training.setting import batch_of, mixture_of
 
 SEQ_LEN = 8
@@ -182,3 +189,61 @@ def test_tokens_that_the_base_does_not_know_are_refused(mixture):
     tokens[-1, -1] = mixture.tables.vocabulary
     with pytest.raises(ModelError, match="token id 64"):
         Evaluator(mixture).score([batch._replace(tokens=tokens)])
+
+
+class TestDifference:
+    def test_is_paired(self):
+        """Documents that are hard for both leave no doubt: all differ by 0.1."""
+        hard = np.array([1.0, 50.0, 3.0, 200.0])
+        found = difference(score_of(hard + 0.1, [1] * 4), score_of(hard, [1] * 4))
+        assert found.mean == pytest.approx(0.1)
+        assert found.interval == pytest.approx((0.1, 0.1))
+        assert (found.worse, found.better) == (True, False)
+
+    def test_is_of_the_mean_over_tokens(self):
+        found = difference(score_of([3.0, 1.0], [1, 9]), score_of([1.0, 2.0], [1, 9]))
+        assert found.mean == pytest.approx(0.1)
+        assert found.interval == pytest.approx((-1 / 9, 2.0))
+        assert (found.worse, found.better) == (False, False)
+
+    def test_turned_around_it_is_the_negative(self):
+        rng = np.random.default_rng(0)
+        one, other = (score_of(rng.uniform(1, 9, 30), [3] * 30) for _ in range(2))
+        found, turned = difference(one, other), difference(other, one)
+        assert turned.mean == pytest.approx(-found.mean)
+        low, high = turned.interval
+        assert (-high, -low) == pytest.approx(found.interval)
+
+    def test_of_one_document_has_no_interval(self):
+        found = difference(score_of([1.0], [2]), score_of([2.0], [2]))
+        assert found == Difference(-0.5, None)
+        assert (found.worse, found.better) == (False, True)
+
+    def test_of_other_texts_is_refused(self):
+        with pytest.raises(ValueError, match="different texts"):
+            difference(score_of([1.0], [2]), score_of([1.0], [3]))
+
+
+class TestResamplingUnits:
+    def test_documents_stay_documents(self):
+        batches = [batch_of(0), batch_of(1)]
+        batches = [
+            b._replace(documents=b.documents * 0 + i) for i, b in enumerate(batches)
+        ]
+        found, over = resampling_units(batches)
+        assert over == "documents"
+        assert all(one is other for one, other in zip(found, batches, strict=True))
+
+    def test_windows_of_one_document_are_numbered(self):
+        batches = [
+            b._replace(documents=b.documents * 0 + 7) for b in map(batch_of, (0, 1))
+        ]
+        found, over = resampling_units(batches)
+        assert over == "windows"
+        rows = [row for b in found for row in zip(b.documents, b.mask > 0, strict=True)]
+        for number, (documents, counts) in enumerate(rows):
+            assert set(documents[counts]) <= {number}
+        assert all(
+            np.array_equal(b.tokens, f.tokens)
+            for b, f in zip(batches, found, strict=True)
+        )
