@@ -147,7 +147,7 @@ def finish(run: Path) -> None:
         os.rename(done, gone)  # half removed it must not look like a whole one
     (run / DECIDED).unlink()
     shutil.rmtree(run / BEFORE / NEXT, ignore_errors=True)  # of one never decided
-    sweep(run / BEFORE)
+    sweep(run)
     with contextlib.suppress(OSError):  # there may be earlier versions
         (run / BEFORE).rmdir()
 
