@@ -252,7 +252,7 @@ def make_trainer(
             for.
         texts: The tokens of train and valid.
         say: Receives a sentence on what to expect of the batches.
-        task: What the experts' level trains, and how.
+        task: The task that says what the experts' level trains, and how.
 
     Raises:
         DataError: If a split is too small, or nothing in it can be learned from.
