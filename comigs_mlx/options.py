@@ -155,6 +155,17 @@ class TrainingOptions:
         False, "recompute each block in the backward pass: less memory, more time"
     )
     seed: int = option(0, "of the initial values and the order of the text", "N")
+    frozen: str = option(
+        "",
+        "experts that do not learn, such as specialist,specialist-1; of a run that is "
+        "there, python -m comigs_mlx.freeze changes it",
+        "NAME,...",
+    )
+
+    @property
+    def frozen_names(self) -> list[str]:
+        """The names of the experts that do not learn."""
+        return [name.strip() for name in self.frozen.split(",") if name.strip()]
 
     def problems(self) -> Iterator[str]:
         """One sentence for each value that cannot work."""
@@ -395,6 +406,10 @@ class TrainConfig:
                 yield "--join trains the router alone: leave out --router"
             if self.privacy.dp_noise is not None:
                 yield "--join contributes nothing: leave out --dp-clip and --dp-noise"
+        names = self.experts.names
+        for name in self.training.frozen_names:
+            if name not in names:
+                yield f"--frozen {name}: the experts are {', '.join(names)}"
 
     @property
     def folder(self) -> Path:

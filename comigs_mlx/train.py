@@ -34,6 +34,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _trained(argv: Sequence[str] | None, say: Say) -> Path:
     """Train as the flags say; the run's folder."""
     config = train_config(argv)
+    from comigs_mlx.runs.place import Place
+
+    if config.resume and Place(config.folder).settle():
+        config = train_config(argv)  # the run was changed, and now says so
     from comigs_mlx.runs.loggers import check_installed
     from comigs_mlx.runs.session import session
 

@@ -32,7 +32,7 @@ def test_comigs_json_is_the_public_format(tmp_path):
     assert " ".join(written.split()) == (
         '{ "attention_lora": true, "generalists": 2, "num_layers": 5, "rank": 4, '
         '"router": "topk", '
-        '"router_options": { "entropy": 0.0, "soft_training": false }, '
+        '"router_options": { "bias": false, "entropy": 0.0, "soft_training": false }, '
         '"scale": 8.0, "specialists": 3, '
         '"targets": [ "mlp.down_proj", "mlp.up_proj" ], "top_k": 1 }'
     )

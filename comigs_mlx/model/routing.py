@@ -148,6 +148,11 @@ def restricted(values: mx.array, ask: Ask, axis: int = -1) -> mx.array:
     return mx.take(values, mx.array(ask.among), axis=axis)
 
 
+def with_copy(rows: mx.array, expert: int) -> mx.array:
+    """The rows `[E, ...]` of all experts, and after them that of one expert again."""
+    return mx.concatenate([rows, rows[expert : expert + 1]])
+
+
 def tilted(logits: mx.array, ask: Ask) -> mx.array:
     """Logits `[..., n]` with the tilt that is asked for."""
     return logits if ask.tilt is None else logits + restricted(ask.tilt, ask)

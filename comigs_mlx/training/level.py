@@ -31,6 +31,7 @@ from comigs_mlx.model.routing import Routing
 from comigs_mlx.model.selection import Selection
 from comigs_mlx.options import TrainingOptions
 from comigs_mlx.platform import cpu_streams
+from comigs_mlx.training import freezing
 from comigs_mlx.training.losses import load_balancing, summed_loss
 
 BETAS = [0.9, 0.95]
@@ -392,6 +393,8 @@ class Level:
                 )
             )
             new_states.append(group.optimizer.state)
+        frozen = self.options.frozen_names
+        updated = freezing.keep(updated, values, frozen, self.mixture.options)
         return params.unflatten(updated), new_states, params.norms(mean)
 
 

@@ -125,6 +125,8 @@ class Trainer:
             )
         if self.mixture.options.experts == 1:
             yield "one expert only: there is nothing to route"
+        if set(self.mixture.options.names) <= set(options.frozen_names):
+            yield "all experts are frozen: only the router can learn"
         if self.position.step >= options.steps:
             yield (
                 f"the run has its {options.steps} steps already: raise --steps, or "

@@ -11,6 +11,12 @@ A file holds
     NOISE = True                  if it wants `ask.noise` while training
     SPARSE = True                 if a token may use fewer than k experts
     RESTS = True                  if its weights may sum to less than 1 for k > 1
+    ROWS = ("weight",)            the parameters whose first axis is the experts'; one
+                                  without it cannot lose an expert
+    split(rows, expert) -> rows   those of E + 1 experts, the last a copy of `expert`,
+                                  so that no output changes where all are used (k = E);
+                                  one without it cannot gain an expert
+    SPLIT_OPTIONS = {"bias": True}    the options that it has once it was split
 
 Parameters that blocks share travel from block to block in the choice's `carry`. A block
 that captured them would give them no gradient under `--grad-checkpoint`.
@@ -19,6 +25,7 @@ that captured them would give them no gradient under `--grad-checkpoint`.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -27,8 +34,11 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from comigs_mlx import registry
-from comigs_mlx.config import configured
+from comigs_mlx.config import configured, written
 from comigs_mlx.options import ExpertOptions
+
+Split = Callable[[Mapping[str, mx.array], int], dict[str, mx.array]]
+"""Maps the rows of a block's router, and an expert, to the rows with a copy of it."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,17 @@ class RouterKind:
     def sparse(self) -> bool:
         """Whether a token may use fewer than k experts."""
         return bool(getattr(self.plugin, "SPARSE", False))
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The names of the parameters whose first axis is the experts'."""
+        return tuple(getattr(self.plugin, "ROWS", ()))
+
+    @property
+    def split(self) -> Split | None:
+        """What splits an expert in two; None if this router cannot."""
+        found: Split | None = getattr(self.plugin, "split", None)
+        return found
 
     def slots(self, options: ExpertOptions) -> int:
         """The hidden vectors that each token has: k, and one more for the base's rest.
@@ -77,6 +98,13 @@ class RouterKind:
         given = () if self.options is None else (self.options,)
         router: nn.Module = kind(dims, experts, key, *given)
         return router
+
+
+def split_type(text: str) -> str:
+    """The `--router-type` of a router once it was split, from what it was before."""
+    router = configured("router", text, always=True)
+    added = getattr(registry.load("router", router.name), "SPLIT_OPTIONS", {})
+    return written(router.name, {**router.given, **added}) if added else text
 
 
 @functools.lru_cache(maxsize=64)

@@ -40,6 +40,8 @@ from comigs_mlx.model.routing import (
 
 SPARSE = True
 
+ROWS = ("weight",)
+
 
 @dataclass(frozen=True)
 class Options:

@@ -18,6 +18,8 @@ import mlx.nn as nn
 from comigs_mlx.model.routers.topk import INIT_STD
 from comigs_mlx.model.routing import Ask, Choice, largest, restricted
 
+ROWS = ("weight",)
+
 
 class Router(nn.Module):
     """Every block but the first: it has no parameters."""

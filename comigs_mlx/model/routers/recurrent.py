@@ -29,6 +29,8 @@ from comigs_mlx.config import option
 from comigs_mlx.model.routers.topk import INIT_STD
 from comigs_mlx.model.routing import Ask, Choice, largest, restricted
 
+ROWS = ("outward",)
+
 
 @dataclass(frozen=True)
 class Options:

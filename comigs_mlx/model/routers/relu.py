@@ -21,6 +21,7 @@ products are shared anyway. It is meant for simulations with E >= 4.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -35,9 +36,12 @@ from comigs_mlx.model.routing import (
     linear_logits,
     restricted,
     tilted,
+    with_copy,
 )
 
 SPARSE = RESTS = True
+
+ROWS = ("weight", "bias")
 
 CHUNK, STEEPNESS, EPS = 64, 100.0, 1e-5
 START = 0.5
@@ -114,3 +118,18 @@ def chunk_use(active: mx.array) -> mx.array:
     sums = mx.pad(unused, width).reshape(*batch, chunks, CHUNK, n).sum(-2)
     used = (1 - mx.exp(sums)).mean(-1)  # [..., chunks]
     return mx.repeat(used, CHUNK, axis=-1)[..., :tokens]
+
+
+def split(rows: Mapping[str, mx.array], expert: int) -> dict[str, mx.array]:
+    """Give one expert a copy behind the last one: relu(z / 2) + relu(z / 2) = relu(z).
+
+    Args:
+        rows: The parameters of `ROWS`.
+        expert: The expert whose row and bias are halved and copied.
+    """
+    halved = {}
+    for name, array in rows.items():
+        share = mx.where(mx.arange(array.shape[0]) == expert, 0.5, 1.0)
+        array = array * share.reshape(-1, *[1] * (array.ndim - 1))
+        halved[name] = with_copy(array, expert)
+    return halved

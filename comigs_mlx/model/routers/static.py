@@ -16,10 +16,15 @@ place of sigmoid and division by the sum.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import mlx.core as mx
 import mlx.nn as nn
 
-from comigs_mlx.model.routing import Ask, Choice, largest, restricted
+from comigs_mlx.model.routing import Ask, Choice, largest, restricted, with_copy
+
+ROWS = ("logits",)
 
 
 class Router(nn.Module):
@@ -34,3 +39,10 @@ class Router(nn.Module):
         """The same choice for every token of `x` `[..., dims]`."""
         logits = restricted(self.logits, ask)
         return largest(mx.broadcast_to(logits, (*x.shape[:-1], logits.size)), ask)
+
+
+def split(rows: Mapping[str, mx.array], expert: int) -> dict[str, mx.array]:
+    """Give one expert a copy behind the last one: both logits are ln 2 lower."""
+    logits = rows["logits"]
+    lower = logits - math.log(2) * (mx.arange(logits.size) == expert)
+    return {"logits": with_copy(lower, expert)}

@@ -26,9 +26,11 @@ import mlx.core as mx
 
 from comigs_mlx.config import option
 from comigs_mlx.model.routers import topk
-from comigs_mlx.model.routing import Ask, Choice, largest, linear_logits
+from comigs_mlx.model.routing import Ask, Choice, largest
 
 NOISE = True
+
+ROWS, SPLIT_OPTIONS, split = topk.ROWS, topk.SPLIT_OPTIONS, topk.split
 
 CERTAIN = 1e4
 """Added to a logit so that softmax gives exactly 1 for it and 0 for the others."""
@@ -39,6 +41,7 @@ class Options:
     """What `stochastic:share=...` sets."""
 
     share: float = option(0.25, "share of rows that use one expert in training", "Q")
+    bias: bool = option(False, "a bias for each expert, as grown runs have")
 
     def problems(self) -> Iterator[str]:
         """One sentence for each value that cannot work."""
@@ -47,17 +50,18 @@ class Options:
 
 
 class Router(topk.Router):
-    """`topk`'s parameters: `weight` is `[E, dims]` float32."""
+    """`topk`'s parameters: `weight` is `[E, dims]`, `bias` `[E]`, float32."""
 
     def __init__(
         self, dims: int, experts: int, key: mx.array, options: Options | None = None
     ):
-        super().__init__(dims, experts, key)
-        self._share = (options or Options()).share
+        options = options or Options()
+        super().__init__(dims, experts, key, topk.Options(bias=options.bias))
+        self._share = options.share
 
     def __call__(self, x: mx.array, ask: Ask) -> Choice:
         """Choose for `x` `[batch, tokens, dims]`; the draw is in `carry`."""
-        logits = linear_logits(self.weight, x, ask)
+        logits = self.logits(x, ask)
         if not ask.training or ask.noise is None:
             return largest(logits, ask)
         # One value a row, which all blocks share: `[batch, 1, 1]`.
