@@ -109,7 +109,7 @@ class Session:
         values = params.flatten(params.select(mixture.model, params.ROLES))
         if has_learnt(values, "specialist") or not has_learnt(values, "generalist"):
             return False
-        mixture.model.update(params.unflatten(_copies(values)))
+        mixture.model.update(params.unflatten(copies(values)))
         self.save(Boundary(self.trainer.position.step, None))
         return True
 
@@ -128,15 +128,15 @@ def has_learnt(values: Mapping[str, mx.array], role: str) -> bool:
     )
 
 
-def _copies(values: Mapping[str, mx.array]) -> dict[str, mx.array]:
+def copies(values: Mapping[str, mx.array]) -> dict[str, mx.array]:
     """Return the values of specialists that are copies of the generalists."""
-    copies = {}
+    copied = {}
     for path, array in values.items():
         if params.role_of(path) == "specialist":
             names = ("generalist" if n == "specialist" else n for n in path.split("."))
             source = values[".".join(names)]  # [G, ...]
-            copies[path] = source[mx.arange(array.shape[0]) % source.shape[0]]
-    return copies
+            copied[path] = source[mx.arange(array.shape[0]) % source.shape[0]]
+    return copied
 
 
 Check = Callable[[dict[str, Any]], None]
