@@ -24,8 +24,8 @@ def batches(
     """Read held-out text, cut as the run was trained.
 
     Args:
-        folder: The run.
-        base: Its base model with the tokenizer.
+        folder: The run that is exported.
+        base: The run's base model with its tokenizer.
         source: The text, all of which is read; None reads the test part of the run's
             own, and where it has none, the part that its routers learnt from.
         say: Receives a sentence on each thing that was noticed.

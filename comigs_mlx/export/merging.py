@@ -194,7 +194,7 @@ def write(folder: Path, mixture: Mixture, base_id: str, adapter: MergedAdapter) 
         folder: The folder, which appears when it is complete.
         mixture: The mixture that was merged.
         base_id: The name of the base model.
-        adapter: The adapter.
+        adapter: The adapter that was made of it.
     """
     keys = targets(mixture)
     shape = ExpertShape.of_options(mixture.options, len(mixture.sites), keys)

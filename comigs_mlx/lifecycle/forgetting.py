@@ -203,7 +203,7 @@ class Unlearning:
     """Makes steps that let one specialist in one block forget.
 
     Attributes:
-        target: What learns.
+        target: The specialist and the block that learn.
         goal: The loss of the documents at which they count as forgotten, in nats per
             token: that of the generalist alone, or of the base where there is none.
     """
@@ -335,10 +335,10 @@ class Unlearning:
 
         Args:
             forget: The tokens to forget, `[B, T + 1]` integer.
-            counted: Which of their targets count, `[B, T]`.
+            counted: The factor of each of their targets, 1 where it counts, `[B, T]`.
             reference: log pi_ref of each row, `[B]`.
             retain: The tokens to retain, `[B', T' + 1]` integer.
-            retained: Which of their targets count, `[B', T']`.
+            retained: The factor of each of their targets, as above, `[B', T']`.
         """
         mixture, head = self.mixture, self.mixture.head
         hidden, routing = mixture.body(forget[:, :-1])

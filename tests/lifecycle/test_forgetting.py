@@ -198,6 +198,34 @@ class TestParts:
         layer, specialist = np.unravel_index(expected[:, 1:].argmax(), (2, 2))
         assert forgetting.target_of(mixture, batches) == Target(specialist, layer)
 
+    def test_the_loss_is_what_the_module_says(self, trained_on, documents):
+        run = RunFolder(trained_on(**OPTIONS))
+        base, mixture = run.load()
+        config = config_of(run)
+        texts = forgetting.read_texts(config, base, str(documents), print)
+        unlearning = forgetting.Unlearning(mixture, texts, config, 0.1)
+        forget, retain = unlearning._forget[-1], unlearning._retain[0]
+        reference = np.random.default_rng(0).normal(-60, 9, len(forget.tokens))
+
+        def losses(batch):
+            logits, routing = mixture(mx.array(batch.tokens[:, :-1]))
+            z = np.array(logits).astype(np.float64)
+            picked = np.take_along_axis(z, batch.tokens[:, 1:, None], -1)[..., 0]
+            return (np.log(np.exp(z).sum(-1)) - picked) * batch.mask, routing
+
+        each, routing = losses(forget)
+        tokens, rows = forget.mask.sum(), forget.mask.sum(1) > 0
+        difference = -each.sum(1) - reference
+        expected = (20 * np.log1p(np.exp(0.1 * difference)))[rows].sum() / tokens
+        target = np.eye(3)[1 + unlearning.target.specialist]
+        p = np.array(routing.probabilities)[unlearning.target.layer]
+        distance = ((p - target) ** 2).sum(-1)
+        expected += (distance * forget.mask).sum() / tokens
+        expected += losses(retain)[0].sum() / retain.mask.sum()
+        arrays = (forget.tokens, forget.mask, reference, retain.tokens, retain.mask)
+        found = unlearning._objective(*(mx.array(array) for array in arrays))
+        assert found.item() == pytest.approx(expected, rel=1e-4)
+
     def test_npo_is_bounded_and_its_slope_starts_at_one(self):
         reference = mx.array([-20.0])
         npo = forgetting.npo
