@@ -222,6 +222,18 @@ PERSONAL = (
 )
 
 
+JOIN = (
+    "for little text: take the federation's generalists as they are, and let the "
+    "router alone learn, on the training text; nothing is contributed, so no "
+    "--participant is needed"
+)
+
+SPECIALIST_FROM = (
+    "start a new run's specialists as copies of the generalists that it pulls, instead "
+    "of from nothing: its outputs then begin as the generalist's, not as the base's"
+)
+
+
 @dataclass(frozen=True)
 class SharingOptions:
     """Train in a federation: pull, train, contribute, close the round, repeat."""
@@ -251,6 +263,8 @@ class SharingOptions:
         "SECONDS",
     )
     personal: Literal["by_loss"] | None = option(None, PERSONAL)
+    join: bool = option(False, JOIN)
+    specialist_from: Literal["generalist"] | None = option(None, SPECIALIST_FROM)
     trust: bool = option(
         False,
         "accept what was changed in the federation since this run took part, and what "
@@ -261,12 +275,31 @@ class SharingOptions:
         """One sentence for each value that cannot work."""
         yield from _at_least(self, 1, "rounds", "local_steps")
         yield from _at_least(self, 0, "router_refresh", "wait")
-        if self.federation is not None and self.participant is None:
+        named = self.participant is not None or self.join
+        if self.federation is not None and not named:
             yield "--participant NAME is missing: your name in the federation"
         if self.federation is None and self.participant is not None:
             yield "--participant needs --federation URI"
         if self.federation is None and self.personal is not None:
             yield "--personal needs --federation URI"
+        yield from self._joining_problems()
+
+    def _joining_problems(self) -> Iterator[str]:
+        if self.federation is None:
+            if self.join:
+                yield "--join needs --federation URI: whose generalists it joins"
+            if self.specialist_from is not None:
+                yield (
+                    "--specialist-from generalist needs --federation URI: the "
+                    "generalist of a new run alone has learnt nothing"
+                )
+        if self.join and self.specialist_from is not None:
+            yield (
+                "--join trains no specialist, and a router learns nothing from two "
+                "equal experts: leave out --specialist-from, or --join"
+            )
+        if self.join and self.router_refresh:
+            yield "--join trains the router anyway: leave out --router-refresh"
 
 
 @dataclass(frozen=True)
@@ -325,7 +358,7 @@ CHANGEABLE = {
     "memory_limit",
     *(field.name for field in dataclasses.fields(SharingOptions)),
     *(field.name for field in dataclasses.fields(PrivacyOptions)),
-}
+} - {"join", "specialist_from"}
 """Options that may differ from the run's own when it is resumed."""
 
 PATHS = {"model", "data"}
@@ -352,6 +385,8 @@ class TrainConfig:
           --data ~/Notes --run runs/llama --grad-checkpoint
       python -m comigs_mlx.train --data ~/Notes --run runs/notes \\
           --federation hf://you/notes --participant ann --rounds 20
+      python -m comigs_mlx.train --data ~/Notes --run runs/notes \\
+          --federation hf://you/notes --join
     """
 
     model: str = option(
@@ -385,6 +420,11 @@ class TrainConfig:
         limit, (least, most) = self.memory_limit, MEMORY_GB
         if limit is not None and not least <= limit <= most:
             yield f"--memory-limit {limit} must be from {least} to {most} (GB)"
+        if self.sharing.join:
+            if self.training.router != "joint":
+                yield "--join trains the router alone: leave out --router"
+            if self.privacy.dp_noise is not None:
+                yield "--join contributes nothing: leave out --dp-clip and --dp-noise"
         names = self.experts.names
         for name in self.training.frozen_names:
             if name not in names:
@@ -412,6 +452,8 @@ def train_config(argv: Sequence[str] | None = None) -> TrainConfig:
     for name in PATHS & values.keys():
         if isinstance(values[name], str):
             values[name] = from_anywhere(values[name])
+    if values.get("join") is True:
+        values = {"router": "joint", **values}
     config = from_dict(TrainConfig, values)
     if config.resume:
         config = from_dict(TrainConfig, {**_saved(config, values), **values})

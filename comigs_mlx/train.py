@@ -75,11 +75,18 @@ def _shared(config: TrainConfig, flags: Collection[str], say: Say) -> Session:
 
 def _introduce(opened: Session, say: Say) -> None:
     """What is trained on what, before the first step."""
+    from comigs_mlx.model.params import EXPERTS
+
     counts = opened.trainer.trainable()
     documents = (f"{name} {count}" for name, count in opened.documents.items())
     say(f"documents: {', '.join(documents)}")
     parts = (f"{role} {count:,}" for role, count in counts.items())
-    say(f"trainable: {', '.join(parts)}; in all {sum(counts.values()):,}")
+    if set(opened.trainer.experts.roles).isdisjoint(EXPERTS):
+        say(
+            f"trainable: the router alone, {counts['router']:,}; nothing is contributed"
+        )
+    else:
+        say(f"trainable: {', '.join(parts)}; in all {sum(counts.values()):,}")
     for warning in opened.trainer.warnings():
         say(Note(warning))
 

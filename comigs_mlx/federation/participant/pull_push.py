@@ -164,7 +164,7 @@ def bring(
     if judge is not None:
         measure = if_better.measure_of(run, record, own.generalists)
         if_better.check(judge, federation.round.round, tensors, *measure)
-    if _only_here(record, own.step):
+    if not has_joined(run) and _only_here(record, own.step):
         number = round_history.keep_own(run, own.generalists, own.step)
         say(
             f"what {run} had learnt itself is replaced, and kept on this device: sync "
@@ -253,6 +253,12 @@ def trusting(run: Path, uri: str, accept: bool = False) -> Trust:
     return Trust(accept, frozenset({record.generalist}), have)
 
 
+def has_joined(run: Path) -> bool:
+    """Tell whether a run trains its router alone, over generalists of others."""
+    file = run / "config.yaml"
+    return file.is_file() and read_yaml(file).get("join") is True
+
+
 def _only_here(record: Membership | None, step: int) -> bool:
     """Whether a run's generalists hold training that no federation was given."""
     if record is None:  # in no federation yet, or in another one
@@ -326,6 +332,11 @@ def prepare(
     Raises:
         FederationError: If the run did not start from the last closed round.
     """
+    if has_joined(run):
+        raise FederationError(
+            f"{run} was trained with --join: its generalists are those that it pulled, "
+            "so there is nothing to contribute; train a run without --join to take part"
+        )
     record, own = membership.read(run), of_run(run)
     manifest, last = federation.manifest, federation.round.round
     membership.check_fits(manifest, own.experts, own.base.fingerprint)
