@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from comigs_mlx.data.batches import Batch
-from comigs_mlx.errors import ConfigError
 from comigs_mlx.lifecycle import drift
 from comigs_mlx.lifecycle.drift import Descriptor
 from comigs_mlx.lifecycle.reshaping import Growth
@@ -59,9 +58,7 @@ def grow(folder: RunFolder, wish: Wish, say: Say) -> dict[str, Any]:
     with folder.in_use():
         run = Rewriting.of(folder, say)
         options = run.config.experts
-        if options.specialists < 1:
-            raise ConfigError("the run has no specialist that could be copied")
-        Growth(options, options.generalists).split  # noqa: B018  it refuses here
+        Growth(options, options.generalists).check()
         reader = Reader(run.base, run.config.data, say)
         new_text = reader.windows(wish.data, wish.split, wish.windows)
         known = _known(run, reader, wish.windows, say)
