@@ -40,6 +40,7 @@ from comigs_mlx.data.batches import Batch
 from comigs_mlx.errors import DataError, RunError
 from comigs_mlx.files import replacing
 from comigs_mlx.model.mixture import Mixture
+from comigs_mlx.platform import cpu_streams
 
 COMPONENTS = 128
 """The most components; SEMA's width."""
@@ -172,15 +173,26 @@ def window_means(
     """
     found: list[Floats] = []
     heard: dict[int, mx.array] = {}
+
+    def some_rows(tokens: mx.array, mask: mx.array) -> mx.array:
+        mixture.body(tokens[:, :-1])
+        counted = mask[..., None]
+        total = mx.maximum(counted.sum(1), 1)
+        inputs = (heard[layer].astype(mx.float32) for layer in layers)
+        return mx.stack([(x * counted).sum(1) / total for x in inputs])
+
+    @mx.compile
+    def means_of(tokens: mx.array, mask: mx.array) -> mx.array:
+        parts = cpu_streams.each(some_rows, tokens, mask)
+        return mx.concatenate(parts, axis=1)
+
     usual = max((batch.mask.sum(1).max() for batch in batches), default=0)
     with mixture.selected("base"), _listening(mixture, layers, heard):
         for batch in batches:
             mixture.tables.check_tokens(batch.tokens)
-            mixture.body(mx.array(batch.tokens[:, :-1]))
-            counted = mx.array(batch.mask)[..., None]
-            total = mx.maximum(counted.sum(1), 1)
-            inputs = (heard[layer].astype(mx.float32) for layer in layers)
-            means = mx.stack([(x * counted).sum(1) / total for x in inputs])
+            means = means_of(mx.array(batch.tokens), mx.array(batch.mask))
+            with cpu_streams.evaluating(len(batch.tokens)):
+                mx.eval(means)
             long = batch.mask.sum(1) >= usual / 2
             found.append(np.array(means).astype(np.float64)[:, long])
             advance()

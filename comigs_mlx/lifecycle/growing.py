@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from comigs_mlx.data.batches import Batch
-from comigs_mlx.errors import ConfigError
 from comigs_mlx.lifecycle import drift
 from comigs_mlx.lifecycle.drift import Descriptor
 from comigs_mlx.lifecycle.reshaping import Growth
@@ -59,9 +58,7 @@ def grow(folder: RunFolder, wish: Wish, say: Say) -> dict[str, Any]:
     with folder.in_use():
         run = Rewriting.of(folder, say)
         options = run.config.experts
-        if options.specialists < 1:
-            raise ConfigError("the run has no specialist that could be copied")
-        Growth(options, options.generalists).split  # noqa: B018  it refuses here
+        Growth(options, options.generalists).check()
         reader = Reader(run.base, run.config.data, say)
         new_text = reader.windows(wish.data, wish.split, wish.windows)
         known = _known(run, reader, wish.windows, say)
@@ -105,14 +102,14 @@ def _grown(
                 "copy changes the output where both are among them"
             )
         )
-    drift.save(run.folder.path / DESCRIPTORS[0], known)
+    drift.save(run.folder.path / DESCRIPTORS, known)
     run.write(growth, ordered, "grow", f"{name} is a copy of {nearest}")
     return {"expert": name, "of": nearest, "after": after, "frozen": ordered}
 
 
 def _known(run: Rewriting, reader: Reader, count: int, say: Say) -> list[Any]:
     """Return the descriptors of the run's texts; the first is made where it lacks."""
-    file = run.folder.path / DESCRIPTORS[0]
+    file = run.folder.path / DESCRIPTORS
     if file.is_file():
         return drift.load(file)
     source, layers = reader.options.data, drift.last_quarter(run.mixture)

@@ -80,8 +80,13 @@ class Growth:
             router_type=split_type(old.router_type),
         )
 
-    @property
-    def split(self) -> Split:
+    def check(self) -> None:
+        """Raise `ConfigError` unless an expert can be born."""
+        if self.before.specialists < 1:
+            raise ConfigError("the run has no specialist that could be copied")
+        self._split()
+
+    def _split(self) -> Split:
         """What splits a row of the router.
 
         Raises:
@@ -104,7 +109,7 @@ class Growth:
             for path, array in values.items()
         }
         for router, rows in _routers(values, self.before):
-            halves = self.split(rows, self.expert)
+            halves = self._split()(rows, self.expert)
             result |= {f"{router}.{name}": array for name, array in halves.items()}
         return result
 

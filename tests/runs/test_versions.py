@@ -32,6 +32,8 @@ def folder(tmp_path):
     (folder / "metrics.jsonl").write_text('{"step": 6}\n')
     (folder / "federation.json").write_text("what others know of this run")
     (folder / "privacy.jsonl").write_text("what was spent")
+    (folder / "state/rounds").mkdir()
+    (folder / "state/rounds/own-1.safetensors").write_text("what was contributed")
     return folder
 
 
@@ -64,7 +66,8 @@ def test_a_change_replaces_all_and_keeps_what_belongs_to_no_version(folder):
     assert now["state/step-0000006/values.safetensors"] == b"new state/step-0000006"
     gone = {"state/step-0000004/values.safetensors", "best/b/values.safetensors"}
     assert before.keys() - now.keys() == gone
-    for name in ("metrics.jsonl", "federation.json", "privacy.jsonl"):
+    others = ("federation.json", "privacy.jsonl", "state/rounds/own-1.safetensors")
+    for name in ("metrics.jsonl", *others):
         assert now[name] == before[name]
     (version,) = versions.versions(folder)
     assert (version.command, version.step, version.what) == ("grow", 6, "one more")
