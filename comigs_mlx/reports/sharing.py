@@ -252,5 +252,5 @@ def worse(each: Candidate) -> str | None:
         f"Round {each.round} made it worse than round {each.before}: "
         f"{each.score.loss:.4f} against {each.score.loss - change.mean:.4f} "
         f"({told(change)}); sync pull --back={each.before} brings round "
-        f"{each.before} again, and sync pull --if-better would have refused it."
+        f"{each.before} again, and sync pull --if-better refuses such a round."
     )
