@@ -229,7 +229,7 @@ ANSWERS = {
 
 def sentences(found: Sharing) -> list[str]:
     """Say whether sharing helps, and which round made it worse, a sentence each."""
-    lines = list(found.notes)
+    lines = []
     if (change := found.named("now").against_none) is not None:
         lines.append(f"{ANSWERS[verdict(found)]} ({told(change)}).")
     lines += [text for each in found.rounds if (text := worse(each))]
@@ -238,7 +238,7 @@ def sentences(found: Sharing) -> list[str]:
             "No round of a federation is kept in this run: only what it has now is "
             "compared."
         )
-    return lines
+    return [*lines, *found.notes]
 
 
 def worse(each: Candidate) -> str | None:
