@@ -58,10 +58,10 @@ def intervals(marks: Sequence[Mark], title: str, axis: str) -> str:
     bottom = HEAD + ROW * len(marks)
     parts = []
     for tick in ticks(low, high):
-        kind = ' class="zero"' if tick == 0 else ""
+        kind, number = ("", f"{tick:+.3g}") if tick else (' class="zero"', "0")
         parts.append(
             f'<line{kind} x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{HEAD}" '
-            f'y2="{bottom}"/>{_text(x(tick), bottom + 18, f"{tick:+.3g}", "axis")}'
+            f'y2="{bottom}"/>{_text(x(tick), bottom + 18, number, "axis")}'
         )
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, bottom + 38, axis, "axis"))
     for row, mark in enumerate(marks):
@@ -131,7 +131,7 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     size = 10.0 ** math.floor(math.log10(rough))
     step = next(size * m for m in (1, 2, 5, 10) if size * m >= rough * 0.999)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [number * step for number in range(first, last + 1)]
+    return [number * step if number else 0.0 for number in range(first, last + 1)]
 
 
 def _widened(low: float, high: float) -> tuple[float, float]:
@@ -170,6 +170,7 @@ def _short(text: str, most: int) -> str:
 
 def _picture(height: float, title: str, parts: Sequence[str]) -> str:
     return (
-        f'<div class="wide"><svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" '
+        '<div class="wide" tabindex="0">'
+        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" '
         f'aria-label="{html.escape(title)}">{"".join(parts)}</svg></div>'
     )

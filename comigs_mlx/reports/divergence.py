@@ -98,9 +98,9 @@ def sentences(
     """
     if (mean := found.mean) is None:
         return [f"Every block gives {other} to one expert and this text to another."]
-    told = f"Against {other}, the mean divergence over blocks is {mean:.4f}"
+    told = f"Against {other}, the mean divergence over blocks is {mean:.3g}"
     if within is not None and within.mean is not None:
-        told += f"; between two halves of the text itself it is {within.mean:.4f}"
+        told += f"; between two halves of the text itself it is {within.mean:.3g}"
     values = [float("inf") if v is None else v for v in found.normalised]
     most, least = int(np.argmax(values)), int(np.argmin(values))
     return [

@@ -18,7 +18,7 @@ from comigs_mlx.reports.sharing import Candidate, Sharing
 
 NAMES = {
     "base": "base model",
-    "specialist": "specialist, with the shared attention",
+    "specialist": "specialist alone",
     "none": "nothing shared",
     "now": "as it is now",
 }
@@ -69,8 +69,8 @@ def _table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> 
 
     lines = [row(head, True), *map(row, rows)]
     return (
-        f'<div class="wide"><table><caption>{html.escape(caption)}</caption>'
-        f"{''.join(lines)}</table></div>"
+        f'<div class="wide" tabindex="0"><table><caption>{html.escape(caption)}'
+        f"</caption>{''.join(lines)}</table></div>"
     )
 
 
@@ -84,13 +84,14 @@ def _sharing(found: Sharing, over: str) -> str:
     reference = NAMES[found.reference]
     if drawn:
         title = f"Difference of the loss to: {reference}"
-        axis = f"← better   difference to: {reference}, nats per token   worse →"
+        axis = f"← better | difference to: {reference}, nats per token | worse →"
         parts.append(intervals(drawn, title, axis))
     parts.append(_losses(found, reference, over))
     parts.append(
         '<p class="note">All rows use the specialists and the router that the run has '
         "now. The specialists have learnt beside generalists: a run that had never "
-        "shared might do better than “nothing shared”.</p>"
+        "shared might do better than “nothing shared”, which also leaves out the "
+        "attention LoRA, a part of the generalist that “specialist alone” has.</p>"
     )
     return _section("Is sharing helping me?", parts)
 
@@ -134,7 +135,7 @@ def _oracle(gap: OracleGap) -> str:
 
 def _compared(each: Compared, layers: list[str]) -> str:
     blocks = [short_name(path, index) for index, path in enumerate(layers)]
-    lines = [Line("the two", each.found.normalised, "shared")]
+    lines = [Line(f"against the other {each.kind}", each.found.normalised, "shared")]
     if each.within is not None:
         halves = Line("two halves of this text", each.within.normalised, "plain")
         lines.insert(0, halves)
@@ -163,9 +164,9 @@ def _blocks(each: Compared, layers: list[str]) -> Iterable[list[str]]:
         weights = zip(*(group[block] for group in each.weights), strict=True)
         yield [
             path,
-            f"{found.nats[block]:.5f}",
+            f"{found.nats[block]:.3g}",
             f"{found.entropy[block]:.4f}",
-            "infinite" if divided is None else f"{divided:.5f}",
+            "infinite" if divided is None else f"{divided:.3g}",
             *(f"{weight:.3f}" for pair in weights for weight in pair),
         ]
 

@@ -208,5 +208,5 @@ def _curve(compared: Compared, layers: list[str]) -> list[str]:
             lines.append(f"  {path:{width}}entirely different")
             continue
         bar = "#" * round(BAR * value / most) if most else ""
-        lines.append(f"  {path:{width}}{value:8.4f}  {bar}".rstrip())
+        lines.append(f"  {path:{width}}{value:9.3g}  {bar}".rstrip())
     return lines

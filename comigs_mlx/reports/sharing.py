@@ -229,7 +229,7 @@ ANSWERS = {
 
 def sentences(found: Sharing) -> list[str]:
     """Say whether sharing helps, and which round made it worse, a sentence each."""
-    lines = list(found.notes)
+    lines = []
     if (change := found.named("now").against_none) is not None:
         lines.append(f"{ANSWERS[verdict(found)]} ({told(change)}).")
     lines += [text for each in found.rounds if (text := worse(each))]
@@ -238,7 +238,7 @@ def sentences(found: Sharing) -> list[str]:
             "No round of a federation is kept in this run: only what it has now is "
             "compared."
         )
-    return lines
+    return [*lines, *found.notes]
 
 
 def worse(each: Candidate) -> str | None:
@@ -252,5 +252,5 @@ def worse(each: Candidate) -> str | None:
         f"Round {each.round} made it worse than round {each.before}: "
         f"{each.score.loss:.4f} against {each.score.loss - change.mean:.4f} "
         f"({told(change)}); sync pull --back={each.before} brings round "
-        f"{each.before} again, and sync pull --if-better would have refused it."
+        f"{each.before} again, and sync pull --if-better refuses such a round."
     )
