@@ -105,14 +105,14 @@ def _grown(
                 "copy changes the output where both are among them"
             )
         )
-    drift.save(run.folder.path / DESCRIPTORS[0], known)
+    drift.save(run.folder.path / DESCRIPTORS, known)
     run.write(growth, ordered, "grow", f"{name} is a copy of {nearest}")
     return {"expert": name, "of": nearest, "after": after, "frozen": ordered}
 
 
 def _known(run: Rewriting, reader: Reader, count: int, say: Say) -> list[Any]:
     """Return the descriptors of the run's texts; the first is made where it lacks."""
-    file = run.folder.path / DESCRIPTORS[0]
+    file = run.folder.path / DESCRIPTORS
     if file.is_file():
         return drift.load(file)
     source, layers = reader.options.data, drift.last_quarter(run.mixture)

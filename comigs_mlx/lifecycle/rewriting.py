@@ -24,8 +24,7 @@ from comigs_mlx.runs.folder import BEST, RunFolder
 from comigs_mlx.training import checkpoint
 from comigs_mlx.training.level import Schedule
 
-DESCRIPTORS = ("state/descriptors.safetensors",)
-METRICS = ("metrics.jsonl", "rounds.jsonl")
+DESCRIPTORS = "state/descriptors.safetensors"
 
 
 def config_of(folder: RunFolder) -> TrainConfig:
@@ -120,7 +119,7 @@ class Rewriting:
             info = description.describe(self.mixture, *base)
             write_json(new / self.folder.info.name, info)
             self._write_save(newest, state, change, new)
-            for name in METRICS:
+            for name in (self.folder.metrics.name, DESCRIPTORS):
                 versions.copy_unchanged(self.folder.path, new, name)
 
     def _write_save(
@@ -147,8 +146,6 @@ class Rewriting:
         folder = new / self.folder.states.name / newest.name
         told = self._told(state, change)
         checkpoint.rewrite(folder, told, changed, states)
-        for name in DESCRIPTORS:
-            versions.copy_unchanged(self.folder.path, new, name)
         best = self.folder.best()
         if best is not None and self.best is not None:
             name = f"best/step-{best[0]:07d}"

@@ -41,8 +41,21 @@ def undo(folder: RunFolder, command: str, force: bool = False) -> str:
                 f"{folder.path} was trained for {steps} steps since: --undo would lose "
                 "them; add --force to lose them"
             )
+        if _exchanged(folder, last) and not force:
+            raise RunError(
+                f"{folder.path} and its federation have exchanged generalists since: "
+                "--undo would bring back those from before; add --force to do so, and "
+                "pull them again"
+            )
         versions.undo(folder.path, last)
     return f"undone: {last.what}; the run is as it was at step {last.step}"
+
+
+def _exchanged(folder: RunFolder, last: versions.Version) -> bool:
+    """Tell whether what the run knows of its federation has changed since."""
+    before, now = last.folder / versions.WITNESS, folder.path / versions.WITNESS
+    contents = [f.read_bytes() if f.is_file() else b"" for f in (before, now)]
+    return contents[0] != contents[1]
 
 
 def _step(folder: RunFolder) -> int:

@@ -27,12 +27,17 @@ from comigs_mlx.errors import RunError
 from comigs_mlx.files import replacing, replacing_dir, sweep, write_json
 
 ITEMS = re.compile(
-    r"config\.yaml|comigs\.json|(metrics|rounds)\.jsonl"
-    r"|generalist(-\d+)?|specialist|router|state|best"
+    r"config\.yaml|comigs\.json|metrics\.jsonl"
+    r"|generalist(-\d+)?|specialist|router|best"
+    r"|state/(step-\d+|descriptors\.safetensors)"
 )
-"""The names in a run's folder that a version of it has. What a federation knows of the
-run, and the account of its privacy, belong to none: they are never taken back.
+"""The paths in a run's folder that a version of it has. What the run and a federation
+have exchanged, and the account of its privacy, belong to none: they are never taken
+back.
 """
+
+WITNESS = "federation.json"
+"""A version remembers it, to tell whether anything was exchanged since."""
 
 BEFORE, NEXT, OLD, NEW = "before", "next", "old", "new"
 DECIDED = "changing.json"
@@ -96,6 +101,7 @@ def changing(run: Path, command: str, step: int, what: str) -> Iterator[Path]:
     with replacing_dir(run / BEFORE / NEXT) as folder:
         (folder / OLD).mkdir()
         copy_all(run, folder / OLD)
+        copy_unchanged(run, folder / OLD, WITNESS)
         about = {"command": command, "step": step, "what": what}
         about |= {"format_version": FORMAT_VERSION, "seconds": round(time.time())}
         write_json(folder / OLD / ABOUT, about)
@@ -114,9 +120,20 @@ def undo(run: Path, version: Version) -> None:
     _decide(run, str(version.folder.relative_to(run)))
 
 
+def items(folder: Path) -> list[str]:
+    """List the paths in a folder that belong to a version, relative to it."""
+    found = [*folder.iterdir(), *(folder / "state").glob("*")]
+    names = sorted(str(path.relative_to(folder)) for path in found)
+    return [name for name in names if ITEMS.fullmatch(name)]
+
+
 def copy_unchanged(run: Path, folder: Path, name: str) -> None:
-    """Put a file of the run into the folder of `changing` as it is, if it is there."""
+    """Put a file of the run into the folder of `changing` as it is, if it is there.
+
+    It is no link, as metrics are appended to.
+    """
     if (run / name).is_file():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(run / name, folder / name)
 
 
@@ -147,7 +164,7 @@ def finish(run: Path) -> None:
         os.rename(done, gone)  # half removed it must not look like a whole one
     (run / DECIDED).unlink()
     shutil.rmtree(run / BEFORE / NEXT, ignore_errors=True)  # of one never decided
-    sweep(run / BEFORE)
+    sweep(run)
     with contextlib.suppress(OSError):  # there may be earlier versions
         (run / BEFORE).rmdir()
 
@@ -168,27 +185,26 @@ def _keep_old(run: Path) -> None:
 
 def _apply(source: Path, run: Path) -> None:
     """Give the run the files of a version, and no others."""
-    names = {path.name for path in source.iterdir() if ITEMS.fullmatch(path.name)}
-    for name in sorted(names):
+    names = items(source)
+    for name in names:
         if (source / name).is_dir():
             with replacing_dir(run / name) as temporary:
                 _copy_folder(source / name, temporary)
         else:
             with replacing(run / name) as temporary:
                 shutil.copyfile(source / name, temporary)
-    for path in list(run.iterdir()):
-        if ITEMS.fullmatch(path.name) and path.name not in names:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for name in set(items(run)) - set(names):
+        path = run / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def copy_all(run: Path, folder: Path) -> None:
     """Put all files that a version has into a folder, as they are in the run."""
-    for path in run.iterdir():
-        if ITEMS.fullmatch(path.name):
-            if path.is_dir():
-                _copy_folder(path, folder / path.name)
-            else:  # metrics are appended to: a link would grow with them
-                shutil.copyfile(path, folder / path.name)
+    for name in items(run):
+        if (run / name).is_dir():
+            _copy_folder(run / name, folder / name)
+        else:
+            copy_unchanged(run, folder, name)
 
 
 def _copy_folder(source: Path, into: Path) -> None:
