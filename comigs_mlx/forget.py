@@ -29,6 +29,10 @@ KEPT = (
     "the run as it was, which knows the documents, is kept in {run}/before for --undo: "
     "remove that folder once you are sure"
 )
+WORSE = (
+    "the remaining text got worse by more than 1 %: --undo brings the run back, and a "
+    "lower --learning-rate then changes less"
+)
 TEXT = "remove the documents from the run's own text, or --resume learns them again"
 
 
@@ -178,6 +182,8 @@ def lines(results: dict[str, Any], config: ForgetConfig) -> str:
             "generalist alone; nothing was changed"
         )
     else:
+        remaining = results["remaining"]
+        told += [WORSE] * (remaining["after"] > 1.01 * remaining["before"])
         told += [KEPT.format(run=config.run), TEXT]
     return "\n".join([*told, *([] if config.retrain else [NO_PROOF]), GENERALIST])
 

@@ -9,7 +9,7 @@ import pytest
 
 import tests.tiny as tiny
 from comigs_mlx import train
-from comigs_mlx.forget import main
+from comigs_mlx.forget import ForgetConfig, lines, main
 from comigs_mlx.lifecycle import forgetting
 from comigs_mlx.lifecycle.forgetting import Target
 from comigs_mlx.lifecycle.rewriting import config_of
@@ -149,6 +149,13 @@ class TestUnlearning:
         assert f"{known}/before" in said
         assert "or --resume learns them again" in said
         assert "20 documents are among them" in told
+        assert "got worse" not in said
+
+    def test_that_the_rest_got_worse_is_said(self):
+        after = {"before": 1.0, "after": 1.02}
+        parts = {"documents": after, "remaining": after, "generalist": 1.02}
+        said = lines({**parts, "steps": 3}, ForgetConfig(run="x", data="y"))
+        assert "got worse by more than 1 %: --undo brings the run back" in said
 
 
 class TestRetraining:
