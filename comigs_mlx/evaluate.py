@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from comigs_mlx import command
 from comigs_mlx.config import option, parse, read_yaml
+from comigs_mlx.errors import ConfigError
 from comigs_mlx.options import BATCH, WINDOW, DataOptions, parse_experts
 
 if TYPE_CHECKING:
+    from comigs_mlx.data.batches import Batch
     from comigs_mlx.data.content import Content
+    from comigs_mlx.inference.settings import Settings
     from comigs_mlx.model.base import Base
-    from comigs_mlx.training.evaluation import Score
+    from comigs_mlx.runs.place import Place
+    from comigs_mlx.training.evaluation import Evaluator, Score
 
 
 @dataclass(frozen=True)
@@ -29,8 +35,13 @@ class EvaluateConfig:
     the interval is a 95 % bootstrap of the perplexity over documents, where there are
     at least two.
 
+    --lean X adds X to the specialists' logits of the mixture; --calibrate-lean looks
+    for the X that serves best on the validation text, and keeps it in the run for
+    generate and the app.
+
       python -m comigs_mlx.evaluate --run runs/notes
       python -m comigs_mlx.evaluate --run runs/notes --data ~/Other --split all --json
+      python -m comigs_mlx.evaluate --run runs/notes --calibrate-lean
     """
 
     run: str = option("", "folder of the run", "DIR")
@@ -47,6 +58,17 @@ class EvaluateConfig:
         "measure only this: auto, base, generalist, specialist, or one weight an "
         "expert, such as 0.3,0.7 (default: all four)",
         "WHO",
+    )
+    lean: float | None = option(
+        None,
+        "add this to the specialists' logits of the mixture (default: what is kept in "
+        "the run, else 0)",
+        "X",
+    )
+    calibrate_lean: bool = option(
+        False,
+        "first find the --lean that serves best on validation text, and keep it in the "
+        "run",
     )
     best: bool = option(False, "use the save with the lowest validation loss")
     batch_size: int | None = option(
@@ -68,49 +90,114 @@ class EvaluateConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 yield f"--{name.replace('_', '-')} {value} must be at least 1"
+        yield from self._lean_problems()
+
+    def _lean_problems(self) -> Iterator[str]:
+        if self.lean is not None and self.calibrate_lean:
+            yield "--lean and --calibrate-lean exclude each other: drop one"
+        if self.calibrate_lean and self.experts not in (None, "auto"):
+            yield "--calibrate-lean needs the mixture: drop --experts"
+        with contextlib.suppress(ConfigError):  # of --experts: said elsewhere
+            yield from self.settings().problems(lambda field: f"--{field}")
+
+    def settings(self) -> Settings:
+        """What is asked for as the engine takes it: the lean is the mixture's.
+
+        Raises:
+            ConfigError: If --experts names no experts.
+        """
+        from comigs_mlx.inference.settings import Settings
+
+        wanted = "auto" if self.experts is None else parse_experts(self.experts)
+        return Settings(selection=wanted, lean=self.lean)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Load run and text, measure, print."""
     config = parse(EvaluateConfig, "comigs_mlx.evaluate", argv)
     wanted = None if config.experts is None else parse_experts(config.experts)
-    from comigs_mlx.data.batches import evaluation_batches
-    from comigs_mlx.data.reading_progress import in_sentences
-    from comigs_mlx.data.splits import load_split
-    from comigs_mlx.data.tokens import TokenStream
+    from comigs_mlx.inference import lean, tilts
     from comigs_mlx.model.selection import check, usable
     from comigs_mlx.runs.folder import RunFolder
     from comigs_mlx.training.evaluation import RESULTS, Evaluator, result_name
-    from comigs_mlx.training.fitting import check_texts
 
     folder = RunFolder(config.run)
     folder.check_exists()
     data = _data_options(config, folder.config)
-    samples, kind = load_split(
-        data["data"], config.split, in_sentences(command.say), command.say
-    )
+    text = _samples(data, config.split)
+    validation = _samples(data, "valid") if config.calibrate_lean else None
     base, mixture = folder.load(best=config.best, report=command.say)
     everybody = [name for name in RESULTS if name in usable(mixture.options)]
     selections = everybody if wanted is None else [wanted]
     for selection in selections:
         check(selection, mixture.options)
-    content, notes = _content(samples, kind, base, data, config.split)
-    parts = {} if isinstance(content, TokenStream) else _parts(samples, content, data)
-    fits = check_texts(base, {config.split: content}, data["seq_len"])
-    for note in [*notes, *_parts_note(parts, data), *fits]:
-        command.say(f"note: {config.split}: {note}")
-    sizes = (data["seq_len"], data["batch_size"])
-    batches = list(evaluation_batches(content, *sizes))
+    tilts.of_settings(mixture, config.settings())  # refused before anything is measured
+    batches, parts = _batches(*text, base, data, config.split)
     evaluator, scores = Evaluator(mixture), {}
+    if validation is not None:
+        _calibrate(folder, evaluator, _batches(*validation, base, data, "valid")[0])
+    values = partial(lean.values_digest, mixture)
+    settings = lean.with_kept(config.settings(), folder, values, command.say)
+    tilt = tilts.of_settings(mixture, settings)
     with command.progress(len(batches) * len(selections), "batch") as advance:
         for selection in selections:
             name = result_name(selection)
             watched = _watched(batches, lambda: advance(name))  # noqa: B023
-            scores[name] = evaluator.score(watched, selection)
+            added = tilt if selection == "auto" else None
+            scores[name] = evaluator.score(watched, selection, added)
     results = summary(config.split, scores, mixture.options.names) | parts
+    results |= {"lean": settings.lean} if settings.lean else {}
     command.show(
         json.dumps(results, allow_nan=False) if config.json else table(results)
     )
+
+
+def _samples(data: dict[str, Any], split: str) -> tuple[Sequence[Any], str]:
+    from comigs_mlx.data.reading_progress import in_sentences
+    from comigs_mlx.data.splits import load_split
+
+    return load_split(data["data"], split, in_sentences(command.say), command.say)
+
+
+def _batches(
+    samples: Sequence[Any], kind: str, base: Base, data: dict[str, Any], split: str
+) -> tuple[list[Batch], dict[str, Any]]:
+    """All batches of one split, and what the results say of its conversations."""
+    from comigs_mlx.data.batches import evaluation_batches
+    from comigs_mlx.data.tokens import TokenStream
+    from comigs_mlx.training.fitting import check_texts
+
+    content, notes = _content(samples, kind, base, data, split)
+    parts = {} if isinstance(content, TokenStream) else _parts(samples, content, data)
+    fits = check_texts(base, {split: content}, data["seq_len"])
+    for note in [*notes, *_parts_note(parts, data), *fits]:
+        command.say(f"note: {split}: {note}")
+    sizes = (data["seq_len"], data["batch_size"])
+    return list(evaluation_batches(content, *sizes)), parts
+
+
+def _calibrate(folder: Place, evaluator: Evaluator, batches: list[Batch]) -> None:
+    """Find the lean that serves best on validation text, and keep it in the run."""
+    from comigs_mlx.inference import lean, tilts
+
+    mixture, trials, tokens = evaluator.mixture, list[lean.Trial](), 0
+
+    def loss(value: float) -> float:
+        nonlocal tokens
+        rows = tilts.lean_rows(mixture, value)
+        watched = _watched(batches, lambda: advance(f"lean {value:+g}"))
+        score = evaluator.score(watched, "auto", tilts.as_input(rows))
+        tokens = score.token_count
+        return score.loss
+
+    tilts.lean_rows(mixture, 1.0)  # refused before the first pass
+    with command.progress(len(batches) * lean.MOST_TRIALS, "batch") as advance:
+        for trial in lean.search(loss):
+            trials.append(trial)
+    for trial in sorted(trials, key=lambda trial: trial.lean):
+        command.say(f"lean {trial.lean:+.2f}: valid loss {trial.loss:.4f}")
+    kept = lean.keep(folder, mixture, trials, tokens)
+    command.say(f"kept lean {kept.lean:+g} in {folder.path / lean.FILE}")
 
 
 def _content(
@@ -219,6 +306,8 @@ def table(results: dict[str, Any]) -> str:
             interval = " to ".join(map(_shown, found["ci95"]))
         perplexity = _shown(found["perplexity"])
         lines.append(f"{name:12}{found['loss']:8.4f}{perplexity:>12}   {interval}")
+    if lean := results.get("lean"):
+        lines.append(f"the mixture leans by {lean:+g}")
     shares = (f"{name} {share:.1%}" for name, share in results["expert_share"].items())
     return "\n".join([*lines, f"expert share: {', '.join(shares)}"])
 

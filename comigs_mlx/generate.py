@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -38,6 +39,7 @@ class GenerateConfig:
       python -m comigs_mlx.generate --run runs/notes --prompt "What did I plan?"
       python -m comigs_mlx.generate --run runs/notes --prompt "Dear" \\
           --ignore-chat-template --experts specialist --html who.html
+      python -m comigs_mlx.generate --run runs/notes --prompt "Dear" --lean 1.5
     """
 
     run: str = option("", "folder of the run", "DIR")
@@ -54,6 +56,13 @@ class GenerateConfig:
         "weights in memory, so that it costs what the base costs",
     )
     best: bool = option(False, "use the save with the lowest validation loss")
+    lean: float | None = option(
+        None,
+        "more me, more everyone: add this to the specialists' logits in every block; "
+        "0 = the router as it is (default: what evaluate --calibrate-lean has kept in "
+        "the run, else 0)",
+        "X",
+    )
     max_tokens: int = option(256, "tokens to generate at most", "N")
     temp: float = option(0.0, "sampling temperature; 0 takes the likeliest token", "T")
     top_p: float = option(
@@ -118,6 +127,7 @@ class GenerateConfig:
             selection=parse_experts(self.experts),
             temperature=self.temp,
             max_tokens=self.max_tokens,
+            lean=self.lean,
             system=self.system_prompt,
             logit_bias=_biases(self.logit_bias),
             stop=_stop_words(self.stop),
@@ -212,6 +222,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Load the run, stream the answer, write the traces asked for."""
     config = parse(GenerateConfig, "comigs_mlx.generate", argv)
     settings = config.settings()
+    from comigs_mlx.inference import lean
     from comigs_mlx.inference.generation import Generation
     from comigs_mlx.inference.replies import Watch
     from comigs_mlx.model.fusing import fused
@@ -220,6 +231,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     folder = RunFolder(config.run)
     base, mixture = folder.load(best=config.best, report=command.say)
+    values = partial(lean.values_digest, mixture)
+    settings = lean.with_kept(settings, folder, values, command.say)
     prompt, watch = _tokens(base, config, settings), Watch(listen=_Reading())
     generation = Generation(base, mixture, prompt, settings, watch)
     speaking = fused if config.fuse else Mixture.selected

@@ -16,6 +16,7 @@ import pytest
 from comigs_mlx import generate
 from comigs_mlx.generate import main
 from comigs_mlx.inference import generation as inference
+from comigs_mlx.inference import lean
 from comigs_mlx.inference.generation import Recorder
 from comigs_mlx.runs.folder import RunFolder
 from tests.runs.compare import tree
@@ -126,6 +127,25 @@ class TestText:
         prompt = "".join(token["text"] for token in tokens if token["prompt"])
         assert prompt.startswith("<|im_start|>system\nbe kind<|im_end|>\n")
         assert "user\nhello" in prompt
+
+
+class TestLean:
+    def test_more_me_and_more_everyone(self, cli, run):
+        """As far as it goes, they are the specialists and the generalist alone."""
+        for most, side in ((50, "specialist"), (-50, "generalist")):
+            leaning = generated(cli, run, lean=most, max_tokens=24)
+            assert leaning == generated(cli, run, experts=side, max_tokens=24)
+
+    def test_of_the_run_is_used_unless_another_is_given(self, cli, run, tmp_path):
+        mine = shutil.copytree(run, tmp_path / "mine")
+        plain = generated(cli, run, max_tokens=24)
+        leaning = generated(cli, run, max_tokens=24, lean=50)
+        trials = [lean.Trial(0.0, 2.0), lean.Trial(50.0, 1.0)]
+        lean.keep(RunFolder(mine), RunFolder(mine).load()[1], trials, 9)
+        code, out, err = cli(main, run=mine, prompt="hello", max_tokens=24)
+        assert (code, out[:-1]) == (0, leaning)
+        assert "note: leaning by +50, as calibrated (--lean 0 turns it off)" in err
+        assert generated(cli, mine, max_tokens=24, lean=0) == plain != leaning
 
 
 class TestWhileItWorks:
@@ -291,6 +311,9 @@ class TestRefused:
             ({"frequency_penalty": "nan"}, "--frequency-penalty nan must be a finite"),
             ({"logit_bias": "x"}, "--logit-bias expects JSON such as"),
             ({"logit_bias": '{"a": 1}'}, "--logit-bias expects JSON such as"),
+            ({"lean": "nan"}, "--lean nan must be a finite number"),
+            ({"lean": 51}, "--lean 51.0 must be from -50 to 50"),
+            ({"lean": 1, "experts": "base"}, "--lean moves the router's choice"),
             ({"stop": "[1"}, "--stop expects JSON such as"),
             ({"stop": ""}, "--stop must not hold an empty text"),
             ({"chat_template_args": "[]"}, "--chat-template-args expects JSON"),

@@ -15,7 +15,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from comigs_mlx.errors import ComigsError, ConfigError, is_out_of_memory
-from comigs_mlx.inference import scoring
+from comigs_mlx.inference import lean, scoring
 from comigs_mlx.inference.generation import Generation
 from comigs_mlx.inference.prompt_cache import PromptCache
 from comigs_mlx.inference.prompts import fitting
@@ -28,9 +28,7 @@ from comigs_mlx.inference.replies import (
     Watch,
 )
 from comigs_mlx.inference.settings import Settings
-from comigs_mlx.model import params
 from comigs_mlx.model.base import Base, load_base
-from comigs_mlx.model.fingerprint import array_digest
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.model.selection import Selection, usable
 from comigs_mlx.options import ExpertOptions
@@ -115,7 +113,7 @@ class LoadedRun:
         if mixture.options != options.resolved():
             mixture = self._attach(options)
         step = folder.load_values(mixture, best)
-        self._values = _digest(mixture)
+        self._values = lean.values_digest(mixture)
         return step
 
     def _attach(self, options: ExpertOptions) -> Mixture:
@@ -154,6 +152,7 @@ class LoadedRun:
         settings.check()
         base, mixture = self._ready()
         selection = self._selection(settings.selection)
+        settings = self._tilted(settings)
         given = (messages, settings.system, settings.max_tokens)
         prompt, left_out = fitting(base, *given, settings.template_args)
         told = replace(watch, listen=partial(_mention, watch.listen, left_out))
@@ -162,6 +161,24 @@ class LoadedRun:
             kept = (self._prompts, speaker)
             answer = Generation(base, mixture, prompt, settings, told, True, *kept)
             yield from answer if self._has_run() else _without_weights(answer)
+
+    def _tilted(self, settings: Settings) -> Settings:
+        """The settings with the run's own lean, where none is asked for.
+
+        It is looked up for each reply, as it may be calibrated while the run is open.
+
+        Raises:
+            ConfigError: If a base model without a run is to be tilted.
+        """
+        assert self.info is not None
+        if self.info.run is None and (settings.lean or settings.tilt):
+            raise ConfigError(
+                "without a run there are no experts to lean to: choose one"
+            )
+        if self.info.run is None or settings.selection != "auto":
+            return settings
+        folder = RunFolder(self.info.run)
+        return lean.with_kept(settings, folder, lambda: self._values)
 
     def _has_run(self) -> bool:
         return self.info is not None and self.info.run is not None
@@ -187,12 +204,6 @@ class LoadedRun:
             tokens = scoring.encode(base, text)
             read = scoring.read(mixture, tokens, chosen, watch)
         return scoring.scored(base, self.info, tokens, selections, read)
-
-
-def _digest(mixture: Mixture) -> str:
-    """SHA-256 of all values of the experts and routers."""
-    values = params.flatten(params.select(mixture.model, params.ROLES))
-    return array_digest(values, repr(mixture.options))
 
 
 def _without_weights(tokens: Iterable[SpokenToken]) -> Iterator[SpokenToken]:

@@ -36,6 +36,12 @@ RESERVED = frozenset(
 
 Name = Callable[[str], str]
 
+Rows = tuple[tuple[float, ...], ...]
+"""One row a block, in it one number for each expert."""
+
+MOST_LEAN = 50.0
+"""Beyond this, one side has all the weight already."""
+
 
 def plain_name(field: str) -> str:
     """The name of a setting in a sentence: `top_p` is "top-p"."""
@@ -67,6 +73,11 @@ class Settings:
         frequency_penalty: The same, once for each time that a token stands there.
         logit_bias: Token id -> what is added to its logit.
         stop: The reply ends before the first of these texts.
+        lean: What is added to the specialists' logits in every block: above 0 more of
+            "me", below 0 more of "everyone", 0 the router as it is. None takes what
+            was calibrated and kept in the run, or 0. It needs the selection auto.
+        tilt: What is added to the logits besides, one row a block and one number an
+            expert (from `inference.steering`); () for nothing. It needs auto, too.
     """
 
     temperature: float = 0.7
@@ -85,6 +96,8 @@ class Settings:
     frequency_penalty: float = 0.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     stop: tuple[str, ...] = ()
+    lean: float | None = None
+    tilt: Rows = ()
 
     def problems(
         self,
@@ -115,6 +128,7 @@ class Settings:
         if any(not isinstance(word, str) or not word for word in self.stop):
             yield f"{name('stop')} must not hold an empty text"
         yield from self._length_problems(name, most_tokens)
+        yield from self._tilt_problems(name)
         for key in sorted(RESERVED & set(self.template_args)):
             yield f"{name('chat_template_args')} must not set {key}"
 
@@ -128,6 +142,16 @@ class Settings:
         elif self.max_tokens > most:
             given = f"{name('max_tokens')} {self.max_tokens}"
             yield f"{given} must be at most {most:,.0f}"
+
+    def _tilt_problems(self, name: Name) -> Iterator[str]:
+        lean = self.lean or 0.0
+        if not _within(lean, -MOST_LEAN, MOST_LEAN):
+            yield f"{name('lean')} {lean} must be from {-MOST_LEAN:g} to {MOST_LEAN:g}"
+        if not all(math.isfinite(value) for row in self.tilt for value in row):
+            yield f"{name('tilt')} must hold finite numbers"
+        for key, given in (("lean", lean), ("tilt", self.tilt)):
+            if given and self.selection != "auto":
+                yield f"{name(key)} moves the router's choice: it needs experts auto"
 
     def _penalty_problems(self, name: Name) -> Iterator[str]:
         penalty = self.repetition_penalty

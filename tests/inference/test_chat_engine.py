@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 import tests.tiny as tiny
 from comigs_mlx.errors import ComigsError, ConfigError
 from comigs_mlx.inference import generation as loop
-from comigs_mlx.inference import loaded_run
+from comigs_mlx.inference import lean, loaded_run
 from comigs_mlx.inference.chat_engine import ChatEngine, Settings, Stopped
 from comigs_mlx.inference.generation import Generation
 from comigs_mlx.inference.prompts import chat_tokens, own_text
@@ -80,6 +80,33 @@ def turn(tokens, words="and then"):
     """The conversation goes on after a reply."""
     answer = {"role": "assistant", "content": "".join(t.text for t in tokens)}
     return [*SAY, answer, {"role": "user", "content": words}]
+
+
+class TestLean:
+    def test_is_that_of_the_settings_or_of_the_run(self, engine, runs, tmp_path):
+        """Also where it is calibrated while the run is open, and changed again."""
+        mine = shutil.copytree(runs[0], tmp_path / "mine")
+        engine.choose(mine)
+        plain, leaning = GREEDY, replace(GREEDY, lean=2.0)
+        assert same_as(before := spoken(engine), generation(mine))
+        assert same_as(
+            expected := spoken(engine, settings=leaning),
+            generation(mine, settings=leaning),
+        )
+        assert [t.weights for t in expected] != [t.weights for t in before]
+        folder = RunFolder(mine)
+        trials = [lean.Trial(0.0, 2.0), lean.Trial(2.0, 1.0)]
+        lean.keep(folder, folder.load()[1], trials, 9)
+        assert spoken(engine) == expected
+        assert spoken(engine, settings=replace(GREEDY, lean=0.0)) == before
+        assert spoken(engine, settings=replace(GREEDY, selection="generalist"))
+        (mine / lean.FILE).unlink()
+        assert spoken(engine, settings=plain) == before
+
+    def test_without_a_run(self, engine, tiny_folder):
+        engine.choose(None, str(tiny_folder()))
+        with pytest.raises(ConfigError, match="no experts to lean to: choose one"):
+            spoken(engine, settings=replace(GREEDY, lean=1.0))
 
 
 class TestChoose:

@@ -182,3 +182,35 @@ def test_tokens_that_the_base_does_not_know_are_refused(mixture):
     tokens[-1, -1] = mixture.tables.vocabulary
     with pytest.raises(ModelError, match="token id 64"):
         Evaluator(mixture).score([batch._replace(tokens=tokens)])
+
+
+class TestTilts:
+    TILTS = (mx.zeros((2, 3)), mx.array([[0.0, 1.0, 0.5]] * 2))
+
+    def test_a_tilt_of_0_is_none_bit_for_bit(self, mixture):
+        batch, evaluator = batch_of(0), Evaluator(mixture)
+        losses, weights = evaluator.batch_losses(batch, "auto")
+        same, also = evaluator.batch_losses(batch, "auto", self.TILTS[0])
+        assert np.array_equal(same, losses)
+        assert np.array_equal(also, weights)
+
+    def test_is_what_the_mixture_computes_with_it(self, mixture):
+        tilt, batch = self.TILTS[1], batch_of(0)
+        found, weights = Evaluator(mixture).batch_losses(batch, "auto", tilt)
+        with mixture.tilted(tilt):
+            _, routing = mixture(mx.array(batch.tokens[:, :-1]))
+        assert weights == pytest.approx(np.array(routing.weights.mean(0)), abs=1e-5)
+        without, _ = Evaluator(mixture).batch_losses(batch, "auto")
+        assert np.abs(found - without).max() > 1e-4
+
+    def test_another_value_traces_nothing_again(self, mixture, monkeypatch):
+        evaluator, batch, traced = Evaluator(mixture), batch_of(0), []
+        rows = evaluator._rows
+        monkeypatch.setattr(
+            evaluator, "_rows", lambda tokens: traced.append(1) or rows(tokens)
+        )
+        first = evaluator.score([batch], tilt=self.TILTS[0]).loss
+        once = len(traced)
+        others = [evaluator.score([batch], tilt=self.TILTS[1] * x) for x in (1, 2, 3)]
+        assert len(traced) == once > 0
+        assert len({first, *(score.loss for score in others)}) == 4
