@@ -70,6 +70,15 @@ class EvaluateConfig:
         "first find the --lean that serves best on validation text, and keep it in the "
         "run",
     )
+    steer: str | None = option(
+        None,
+        "steer the mixture by this text: more of the experts that are busier on it "
+        "than on other text, in the middle blocks",
+        "FILE",
+    )
+    steer_by: float = option(
+        1.0, "what --steer adds to their logits; below 0 steers away from it", "X"
+    )
     best: bool = option(False, "use the save with the lowest validation loss")
     batch_size: int | None = option(
         None, "sequences in a batch (default: the run's)", "N", BATCH
@@ -90,13 +99,16 @@ class EvaluateConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 yield f"--{name.replace('_', '-')} {value} must be at least 1"
-        yield from self._lean_problems()
+        yield from self._tilt_problems()
 
-    def _lean_problems(self) -> Iterator[str]:
+    def _tilt_problems(self) -> Iterator[str]:
         if self.lean is not None and self.calibrate_lean:
             yield "--lean and --calibrate-lean exclude each other: drop one"
         if self.calibrate_lean and self.experts not in (None, "auto"):
             yield "--calibrate-lean needs the mixture: drop --experts"
+        from comigs_mlx.inference.settings import steer_problems
+
+        yield from steer_problems(self.steer, self.steer_by, self.experts)
         with contextlib.suppress(ConfigError):  # of --experts: said elsewhere
             yield from self.settings().problems(lambda field: f"--{field}")
 
@@ -116,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Load run and text, measure, print."""
     config = parse(EvaluateConfig, "comigs_mlx.evaluate", argv)
     wanted = None if config.experts is None else parse_experts(config.experts)
-    from comigs_mlx.inference import lean, tilts
+    from comigs_mlx.inference import lean, steering, tilts
     from comigs_mlx.model.selection import check, usable
     from comigs_mlx.runs.folder import RunFolder
     from comigs_mlx.training.evaluation import RESULTS, Evaluator, result_name
@@ -124,6 +136,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = RunFolder(config.run)
     folder.check_exists()
     data = _data_options(config, folder.config)
+    steering_text = None if config.steer is None else steering.read(config.steer)
     text = _samples(data, config.split)
     validation = _samples(data, "valid") if config.calibrate_lean else None
     base, mixture = folder.load(best=config.best, report=command.say)
@@ -138,6 +151,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         _calibrate(folder, evaluator, _batches(*validation, base, data, "valid")[0])
     values = partial(lean.values_digest, mixture)
     settings = lean.with_kept(config.settings(), folder, values, command.say)
+    if steering_text is not None:
+        asked = (steering_text, config.steer_by, str(config.steer))
+        settings = steering.steered(settings, base, mixture, *asked, command.say)
     tilt = tilts.of_settings(mixture, settings)
     with command.progress(len(batches) * len(selections), "batch") as advance:
         for selection in selections:

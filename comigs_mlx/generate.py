@@ -63,6 +63,15 @@ class GenerateConfig:
         "the run, else 0)",
         "X",
     )
+    steer: str | None = option(
+        None,
+        "steer by this text: more of the experts that are busier on it than on other "
+        "text, in the middle blocks",
+        "FILE",
+    )
+    steer_by: float = option(
+        1.0, "what --steer adds to their logits; below 0 steers away from it", "X"
+    )
     max_tokens: int = option(256, "tokens to generate at most", "N")
     temp: float = option(0.0, "sampling temperature; 0 takes the likeliest token", "T")
     top_p: float = option(
@@ -147,6 +156,7 @@ class GenerateConfig:
             yield from self.settings().problems(_flag)
         except ConfigError as error:
             yield str(error)
+        yield from self._steer_problems()
         if self.ignore_chat_template and self.chat_template_args is not None:
             yield "--chat-template-args needs the chat template: drop one of the two"
         if self.fuse and (self.trace is not None or self.html is not None):
@@ -154,6 +164,11 @@ class GenerateConfig:
         for name in ("trace", "html"):
             if (file := getattr(self, name)) is not None:
                 yield from _unwritable(f"--{name} {file}", Path(file).expanduser())
+
+    def _steer_problems(self) -> Iterator[str]:
+        from comigs_mlx.inference.settings import steer_problems
+
+        return steer_problems(self.steer, self.steer_by, self.experts)
 
 
 def _stop_words(text: str | None) -> tuple[str, ...]:
@@ -222,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Load the run, stream the answer, write the traces asked for."""
     config = parse(GenerateConfig, "comigs_mlx.generate", argv)
     settings = config.settings()
-    from comigs_mlx.inference import lean
+    from comigs_mlx.inference import lean, steering
     from comigs_mlx.inference.generation import Generation
     from comigs_mlx.inference.replies import Watch
     from comigs_mlx.model.fusing import fused
@@ -230,9 +245,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     from comigs_mlx.runs.folder import RunFolder
 
     folder = RunFolder(config.run)
+    steering_text = None if config.steer is None else steering.read(config.steer)
     base, mixture = folder.load(best=config.best, report=command.say)
     values = partial(lean.values_digest, mixture)
     settings = lean.with_kept(settings, folder, values, command.say)
+    if steering_text is not None:
+        asked = (steering_text, config.steer_by, str(config.steer))
+        settings = steering.steered(settings, base, mixture, *asked, command.say)
     prompt, watch = _tokens(base, config, settings), Watch(listen=_Reading())
     generation = Generation(base, mixture, prompt, settings, watch)
     speaking = fused if config.fuse else Mixture.selected

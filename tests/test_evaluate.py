@@ -266,6 +266,13 @@ class TestLean:
             assert "a lean weighs specialists against generalists" in err
 
 
+def test_steering_moves_the_mixture_alone(cli, run, tmp_path):
+    (tmp_path / "it.txt").write_text("zzzz qqqq " * 30)
+    plain, found = results(cli, run), results(cli, run, steer=tmp_path / "it.txt")
+    assert found["results"].pop("mixture") != plain["results"].pop("mixture")
+    assert found["results"] == plain["results"]
+
+
 class TestConversations:
     """Whole, in windows where they are longer; nothing is left out without a word."""
 
@@ -377,6 +384,13 @@ class TestRefused:
             ({"experts": "0.5,0.5"}, "expected 3 weights"),
             ({"experts": "0,0,0"}, "use base instead"),
             ({"experts": "1,x,0"}, "expected auto, base, generalist"),
+            ({"steer": "/no/such/text"}, "/no/such/text: cannot be read"),
+            ({"steer_by": 51}, "--steer-by 51.0 must be from -50 to 50"),
+            (
+                {"steer": "/dev/null", "experts": "base"},
+                "--steer moves the router's choice: it needs experts auto",
+            ),
+            ({"steer": "/dev/null"}, "/dev/null has 0 tokens, too few to tell"),
             ({"lean": 60}, "--lean 60.0 must be from -50 to 50"),
             ({"lean": 1, "experts": "base"}, "--lean moves the router's choice"),
             ({"lean": 1, "calibrate_lean": True}, "exclude each other: drop one"),

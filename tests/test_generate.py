@@ -148,6 +148,19 @@ class TestLean:
         assert generated(cli, mine, max_tokens=24, lean=0) == plain != leaning
 
 
+class TestSteer:
+    def test_says_who_is_steered_to(self, cli, run, tmp_path):
+        file = tmp_path / "letters.txt"
+        file.write_text("zzzz qqqq " * 30)
+        given = {"run": run, "prompt": "hello", "max_tokens": 24}
+        code, out, err = cli(main, **given, steer=file, steer_by=50)
+        assert code == 0, err
+        (note,) = (line for line in err.splitlines() if "letters.txt" in line)
+        assert note.startswith(f"note: steering by {file}: +50 for the ")
+        assert out[:-1] != generated(cli, run, max_tokens=24)
+        assert out[:-1] == generated(cli, run, max_tokens=24, steer=file, steer_by=50)
+
+
 class TestWhileItWorks:
     @pytest.fixture
     def interrupted(self, monkeypatch):
@@ -311,6 +324,13 @@ class TestRefused:
             ({"frequency_penalty": "nan"}, "--frequency-penalty nan must be a finite"),
             ({"logit_bias": "x"}, "--logit-bias expects JSON such as"),
             ({"logit_bias": '{"a": 1}'}, "--logit-bias expects JSON such as"),
+            ({"steer": "/no/such/text"}, "/no/such/text: cannot be read"),
+            ({"steer_by": 51}, "--steer-by 51.0 must be from -50 to 50"),
+            (
+                {"steer": "/dev/null", "experts": "base"},
+                "--steer moves the router's choice: it needs experts auto",
+            ),
+            ({"steer": "/dev/null"}, "/dev/null has 0 tokens, too few to tell"),
             ({"lean": "nan"}, "--lean nan must be a finite number"),
             ({"lean": 51}, "--lean 51.0 must be from -50 to 50"),
             ({"lean": 1, "experts": "base"}, "--lean moves the router's choice"),

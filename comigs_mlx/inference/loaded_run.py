@@ -15,7 +15,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from comigs_mlx.errors import ComigsError, ConfigError, is_out_of_memory
-from comigs_mlx.inference import lean, scoring
+from comigs_mlx.inference import lean, scoring, steering
 from comigs_mlx.inference.generation import Generation
 from comigs_mlx.inference.prompt_cache import PromptCache
 from comigs_mlx.inference.prompts import fitting
@@ -192,6 +192,18 @@ class LoadedRun:
         if wanted in ("auto", "base"):
             return "base"
         raise ConfigError(f"there is no {wanted} without a run: choose a run, or base")
+
+    def steer(
+        self, settings: Settings, text: str, strength: float, watch: Watch = UNWATCHED
+    ) -> Settings:
+        """Settings that steer by a text; see `ChatEngine.steer`."""
+        base, mixture = self._ready()
+        if not self._has_run():
+            raise ConfigError("without a run there are no experts to steer: choose one")
+        step = partial(watch.step, "scoring")
+        with _memory(mx.clear_cache):
+            asked = (settings, base, mixture, text, strength)
+            return steering.steered(*asked, say=self._say, step=step)
 
     def score(
         self, text: str, selections: Sequence[str], watch: Watch = UNWATCHED

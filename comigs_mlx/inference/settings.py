@@ -170,6 +170,16 @@ def _within(value: float, least: float, most: float) -> bool:
     return math.isfinite(value) and least <= value <= most
 
 
+def steer_problems(
+    file: str | None, strength: float, experts: str | None
+) -> Iterator[str]:
+    """One sentence for each value of --steer and --steer-by that cannot work."""
+    if file is not None and experts not in (None, "auto"):
+        yield "--steer moves the router's choice: it needs experts auto"
+    if not _within(strength, -MOST_LEAN, MOST_LEAN):
+        yield f"--steer-by {strength} must be from {-MOST_LEAN:g} to {MOST_LEAN:g}"
+
+
 class StopTexts:
     """Ends a text before the first of some words, however tokens divide them."""
 

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 import tests.tiny as tiny
 from comigs_mlx.errors import ComigsError, ConfigError
 from comigs_mlx.inference import generation as loop
-from comigs_mlx.inference import lean, loaded_run
+from comigs_mlx.inference import lean, loaded_run, steering
 from comigs_mlx.inference.chat_engine import ChatEngine, Settings, Stopped
 from comigs_mlx.inference.generation import Generation
 from comigs_mlx.inference.prompts import chat_tokens, own_text
@@ -107,6 +107,33 @@ class TestLean:
         engine.choose(None, str(tiny_folder()))
         with pytest.raises(ConfigError, match="no experts to lean to: choose one"):
             spoken(engine, settings=replace(GREEDY, lean=1.0))
+
+
+class TestSteer:
+    TEXT = "zzzz qqqq " * 30
+
+    def test_gives_settings_that_tilt(self, engine, runs):
+        engine.choose(runs[0])
+        told = []
+        asked = (GREEDY, self.TEXT, 1.5)
+        steered = engine.steer(*asked, listen=told.append)
+        assert replace(steered, tilt=()) == GREEDY
+        base, mixture = RunFolder(runs[0]).load()
+        assert steered == steering.steered(GREEDY, base, mixture, self.TEXT, 1.5)
+        assert told[-1].done == told[-1].total
+        assert same_as(
+            spoken(engine, settings=steered), generation(runs[0], settings=steered)
+        )
+
+    def test_is_stopped(self, engine, runs):
+        engine.choose(runs[0])
+        with pytest.raises(Stopped):
+            engine.steer(GREEDY, self.TEXT, stop=lambda: True)
+
+    def test_without_a_run(self, engine, tiny_folder):
+        engine.choose(None, str(tiny_folder()))
+        with pytest.raises(ConfigError, match="no experts to steer: choose one"):
+            engine.steer(GREEDY, self.TEXT)
 
 
 class TestChoose:
