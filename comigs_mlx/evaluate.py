@@ -37,7 +37,8 @@ class EvaluateConfig:
 
     --lean X adds X to the specialists' logits of the mixture; --calibrate-lean looks
     for the X that serves best on the validation text, and keeps it in the run for
-    generate and the app.
+    generate and the app. --calibrate-prior does the same for generate --prior, which
+    belongs to a prompt: it does not change what is measured here.
 
       python -m comigs_mlx.evaluate --run runs/notes
       python -m comigs_mlx.evaluate --run runs/notes --data ~/Other --split all --json
@@ -69,6 +70,11 @@ class EvaluateConfig:
         False,
         "first find the --lean that serves best on validation text, and keep it in the "
         "run",
+    )
+    calibrate_prior: bool = option(
+        False,
+        "first find how far a prompt that is like the training text should lean to the "
+        "specialists (generate --prior), and keep it in the run",
     )
     steer: str | None = option(
         None,
@@ -104,8 +110,9 @@ class EvaluateConfig:
     def _tilt_problems(self) -> Iterator[str]:
         if self.lean is not None and self.calibrate_lean:
             yield "--lean and --calibrate-lean exclude each other: drop one"
-        if self.calibrate_lean and self.experts not in (None, "auto"):
-            yield "--calibrate-lean needs the mixture: drop --experts"
+        for name in ("calibrate_lean", "calibrate_prior"):
+            if getattr(self, name) and self.experts not in (None, "auto"):
+                yield f"--{name.replace('_', '-')} needs the mixture: drop --experts"
         from comigs_mlx.inference.settings import steer_problems
 
         yield from steer_problems(self.steer, self.steer_by, self.experts)
@@ -138,7 +145,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     data = _data_options(config, folder.config)
     steering_text = None if config.steer is None else steering.read(config.steer)
     text = _samples(data, config.split)
-    validation = _samples(data, "valid") if config.calibrate_lean else None
+    calibrating = config.calibrate_lean or config.calibrate_prior
+    validation = _samples(data, "valid") if calibrating else None
+    training = _samples(data, "train") if config.calibrate_prior else None
     base, mixture = folder.load(best=config.best, report=command.say)
     everybody = [name for name in RESULTS if name in usable(mixture.options)]
     selections = everybody if wanted is None else [wanted]
@@ -147,10 +156,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     tilts.of_settings(mixture, config.settings())  # refused before anything is measured
     batches, parts = _batches(*text, base, data, config.split)
     evaluator, scores = Evaluator(mixture), {}
+    heldout: list[Batch] = []
     if validation is not None:
-        _calibrate(folder, evaluator, _batches(*validation, base, data, "valid")[0])
+        heldout, _ = _batches(*validation, base, data, "valid")
+    if config.calibrate_lean:
+        _calibrate_lean(folder, evaluator, heldout)
     values = partial(lean.values_digest, mixture)
     settings = lean.with_kept(config.settings(), folder, values, command.say)
+    if training is not None:
+        own = _sampled(*training, base, data)
+        _calibrate_prior(folder, base, evaluator, own, heldout, settings)
     if steering_text is not None:
         asked = (steering_text, config.steer_by, str(config.steer))
         settings = steering.steered(settings, base, mixture, *asked, command.say)
@@ -192,7 +207,19 @@ def _batches(
     return list(evaluation_batches(content, *sizes)), parts
 
 
-def _calibrate(folder: Place, evaluator: Evaluator, batches: list[Batch]) -> None:
+def _sampled(
+    samples: Sequence[Any], kind: str, base: Base, data: dict[str, Any]
+) -> list[Batch]:
+    """Some windows of the training text, from all parts of it."""
+    from comigs_mlx.data.batches import sampled_batches
+    from comigs_mlx.inference.prior import TRAINING_WINDOWS
+
+    content, _ = _content(samples, kind, base, data, "train")
+    count = -(-TRAINING_WINDOWS // data["batch_size"])
+    return sampled_batches(content, data["seq_len"], data["batch_size"], count)
+
+
+def _calibrate_lean(folder: Place, evaluator: Evaluator, batches: list[Batch]) -> None:
     """Find the lean that serves best on validation text, and keep it in the run."""
     from comigs_mlx.inference import lean, tilts
 
@@ -214,6 +241,33 @@ def _calibrate(folder: Place, evaluator: Evaluator, batches: list[Batch]) -> Non
         command.say(f"lean {trial.lean:+.2f}: valid loss {trial.loss:.4f}")
     kept = lean.keep(folder, mixture, trials, tokens)
     command.say(f"kept lean {kept.lean:+g} in {folder.path / lean.FILE}")
+
+
+def _calibrate_prior(
+    folder: Place,
+    base: Base,
+    evaluator: Evaluator,
+    own: list[Batch],
+    heldout: list[Batch],
+    settings: Settings,
+) -> None:
+    """Find what prompts are compared with, and by how much they lean, and keep it."""
+    from comigs_mlx.inference import prior, tilts, windows
+
+    mixture = evaluator.mixture
+    rows = tilts.lean_rows(mixture, settings.lean or 0.0)
+    tilts.lean_rows(mixture, 1.0)  # refused before the first pass
+    command.say("comparing the training text with other text")
+    other = prior.of_windows(mixture, windows.generic(base))
+    centres = prior.Centres(prior.of_batches(mixture, own), other)
+    halves = prior.Halves(evaluator, centres, heldout)
+    total = len(halves) * prior.MOST_TRIALS
+    with command.progress(total, "batch") as advance:
+        trials, tokens = prior.search(halves, rows, lambda: advance("prior"))
+    for trial in sorted(trials, key=lambda trial: trial.lean):
+        command.say(f"prior {trial.lean:.4g}: valid loss {trial.loss:.4f}")
+    kept = prior.keep(folder, mixture, centres, trials, tokens)
+    command.say(f"kept prior {kept.scale:.4g} in {folder.path / prior.FILE}")
 
 
 def _content(

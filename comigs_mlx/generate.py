@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from comigs_mlx.inference.replies import Progress
     from comigs_mlx.inference.settings import Settings
     from comigs_mlx.model.base import Base
+    from comigs_mlx.model.mixture import Mixture
+    from comigs_mlx.runs.place import Place
 
 T = TypeVar("T", dict[str, Any], list[Any])
 
@@ -62,6 +64,13 @@ class GenerateConfig:
         "0 = the router as it is (default: what evaluate --calibrate-lean has kept in "
         "the run, else 0)",
         "X",
+    )
+    prior: float | None = option(
+        None,
+        "lean to the specialists by this times how much more the prompt is like the "
+        "run's training text than like other text; 0 = off (default: what evaluate "
+        "--calibrate-prior has kept in the run, else 0)",
+        "SCALE",
     )
     steer: str | None = option(
         None,
@@ -137,6 +146,7 @@ class GenerateConfig:
             temperature=self.temp,
             max_tokens=self.max_tokens,
             lean=self.lean,
+            prior=self.prior,
             system=self.system_prompt,
             logit_bias=_biases(self.logit_bias),
             stop=_stop_words(self.stop),
@@ -236,8 +246,7 @@ def _unwritable(option: str, file: Path) -> Iterator[str]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Load the run, stream the answer, write the traces asked for."""
     config = parse(GenerateConfig, "comigs_mlx.generate", argv)
-    settings = config.settings()
-    from comigs_mlx.inference import lean, steering
+    from comigs_mlx.inference import steering
     from comigs_mlx.inference.generation import Generation
     from comigs_mlx.inference.replies import Watch
     from comigs_mlx.model.fusing import fused
@@ -245,19 +254,43 @@ def main(argv: Sequence[str] | None = None) -> None:
     from comigs_mlx.runs.folder import RunFolder
 
     folder = RunFolder(config.run)
-    steering_text = None if config.steer is None else steering.read(config.steer)
+    text = None if config.steer is None else steering.read(config.steer)
     base, mixture = folder.load(best=config.best, report=command.say)
-    values = partial(lean.values_digest, mixture)
-    settings = lean.with_kept(settings, folder, values, command.say)
-    if steering_text is not None:
-        asked = (steering_text, config.steer_by, str(config.steer))
-        settings = steering.steered(settings, base, mixture, *asked, command.say)
+    settings = _tilted(config, folder, base, mixture, text)
     prompt, watch = _tokens(base, config, settings), Watch(listen=_Reading())
     generation = Generation(base, mixture, prompt, settings, watch)
     speaking = fused if config.fuse else Mixture.selected
     with speaking(mixture, settings.selection):
         _stream(generation)
     _write(generation, config)
+
+
+def _tilted(
+    config: GenerateConfig,
+    folder: Place,
+    base: Base,
+    mixture: Mixture,
+    text: str | None,
+) -> Settings:
+    """The settings with everything that tilts the router: kept, or asked for.
+
+    Args:
+        config: The options.
+        folder: The run.
+        base: The model of the mixture, and its tokenizer.
+        mixture: Attached.
+        text: The text to steer by.
+    """
+    from comigs_mlx.inference import lean, prior, steering
+
+    values = partial(lean.values_digest, mixture)
+    settings = lean.with_kept(config.settings(), folder, values, command.say)
+    speaking = (base, mixture, config.prompt, values, command.say)
+    settings = prior.with_prior(settings, folder, *speaking)
+    if text is None:
+        return settings
+    asked = (text, config.steer_by, str(config.steer), command.say)
+    return steering.steered(settings, base, mixture, *asked)
 
 
 def _tokens(base: Base, config: GenerateConfig, settings: Settings) -> list[int]:

@@ -273,6 +273,21 @@ def test_steering_moves_the_mixture_alone(cli, run, tmp_path):
     assert found["results"] == plain["results"]
 
 
+def test_a_prior_is_calibrated_and_kept(cli, run, tmp_path):
+    """What is measured does not change: a prior is a prompt's."""
+    mine = shutil.copytree(run, tmp_path / "mine")
+    before = results(cli, mine)
+    code, out, err = cli(main, "--calibrate-prior", "--json", run=mine)
+    assert code == 0, err
+    assert json.loads(out) == before == results(cli, mine)
+    kept = json.loads((mine / "prior.json").read_text())
+    assert len(kept["mine"]) == len(kept["generic"]) == 32
+    assert kept["scale"] >= 0
+    assert kept["loss"] <= kept["loss_without"]
+    assert f"prior 0: valid loss {kept['loss_without']:.4f}" in err
+    assert f"kept prior {kept['scale']:.4g} in {mine / 'prior.json'}" in err
+
+
 class TestConversations:
     """Whole, in windows where they are longer; nothing is left out without a word."""
 
@@ -397,6 +412,10 @@ class TestRefused:
             (
                 {"calibrate_lean": True, "experts": "base"},
                 "--calibrate-lean needs the mixture: drop --experts",
+            ),
+            (
+                {"calibrate_prior": True, "experts": "base"},
+                "--calibrate-prior needs the mixture: drop --experts",
             ),
             ({"split": "rest"}, "invalid choice: 'rest'"),
             ({"seq_len": 0}, "--seq-len 0 must be at least 1"),

@@ -13,7 +13,7 @@ import mlx_lm
 import numpy as np
 import pytest
 
-from comigs_mlx import generate
+from comigs_mlx import evaluate, generate
 from comigs_mlx.generate import main
 from comigs_mlx.inference import generation as inference
 from comigs_mlx.inference import lean
@@ -146,6 +146,26 @@ class TestLean:
         assert (code, out[:-1]) == (0, leaning)
         assert "note: leaning by +50, as calibrated (--lean 0 turns it off)" in err
         assert generated(cli, mine, max_tokens=24, lean=0) == plain != leaning
+
+
+class TestPrior:
+    def test_is_that_of_the_prompt(self, cli, run, tmp_path):
+        mine = shutil.copytree(run, tmp_path / "mine")
+        assert evaluate.main(["--run", str(mine), "--calibrate-prior"]) is None
+        given = {"run": mine, "prompt": "hello, dear diary", "max_tokens": 24}
+        _, _, err = cli(main, **given, prior=1000)
+        leaning = float(re.search(r"the prompt leans by ([+-]\S+) \(--prior 0", err)[1])
+        assert abs(leaning) > 1
+        plain = generated(cli, run, given["prompt"], max_tokens=24)
+        assert cli(main, **given, prior=0)[1][:-1] == plain
+        side = "specialist" if leaning > 0 else "generalist"
+        far = cli(main, **given, prior=10**6)[1][:-1]
+        assert far == cli(main, **given, prior=0, experts=side)[1][:-1]
+
+    def test_of_a_run_that_keeps_none(self, cli, run):
+        code, _, err = cli(main, run=run, prompt="hello", prior=1)
+        assert code == 2
+        assert "keeps no prior.json: make it with comigs_mlx.evaluate" in err
 
 
 class TestSteer:
@@ -331,6 +351,7 @@ class TestRefused:
                 "--steer moves the router's choice: it needs experts auto",
             ),
             ({"steer": "/dev/null"}, "/dev/null has 0 tokens, too few to tell"),
+            ({"prior": -1}, "--prior -1.0 must be from 0 to 1e+06"),
             ({"lean": "nan"}, "--lean nan must be a finite number"),
             ({"lean": 51}, "--lean 51.0 must be from -50 to 50"),
             ({"lean": 1, "experts": "base"}, "--lean moves the router's choice"),

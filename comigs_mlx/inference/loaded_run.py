@@ -15,7 +15,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from comigs_mlx.errors import ComigsError, ConfigError, is_out_of_memory
-from comigs_mlx.inference import lean, scoring, steering
+from comigs_mlx.inference import lean, prior, scoring, steering
 from comigs_mlx.inference.generation import Generation
 from comigs_mlx.inference.prompt_cache import PromptCache
 from comigs_mlx.inference.prompts import fitting
@@ -25,6 +25,7 @@ from comigs_mlx.inference.replies import (
     Progress,
     Scored,
     SpokenToken,
+    Stopped,
     Watch,
 )
 from comigs_mlx.inference.settings import Settings
@@ -152,7 +153,7 @@ class LoadedRun:
         settings.check()
         base, mixture = self._ready()
         selection = self._selection(settings.selection)
-        settings = self._tilted(settings)
+        settings = self._tilted(settings, messages, watch)
         given = (messages, settings.system, settings.max_tokens)
         prompt, left_out = fitting(base, *given, settings.template_args)
         told = replace(watch, listen=partial(_mention, watch.listen, left_out))
@@ -162,23 +163,32 @@ class LoadedRun:
             answer = Generation(base, mixture, prompt, settings, told, True, *kept)
             yield from answer if self._has_run() else _without_weights(answer)
 
-    def _tilted(self, settings: Settings) -> Settings:
-        """The settings with the run's own lean, where none is asked for.
+    def _tilted(
+        self, settings: Settings, messages: Sequence[Message], watch: Watch
+    ) -> Settings:
+        """The settings with the run's own lean and prior, where none is asked for.
 
-        It is looked up for each reply, as it may be calibrated while the run is open.
+        They are looked up for each reply, as they may be calibrated while the run is
+        open.
 
         Raises:
             ConfigError: If a base model without a run is to be tilted.
         """
+        base, mixture = self._ready()
         assert self.info is not None
-        if self.info.run is None and (settings.lean or settings.tilt):
-            raise ConfigError(
-                "without a run there are no experts to lean to: choose one"
-            )
-        if self.info.run is None or settings.selection != "auto":
+        if self.info.run is None:
+            if settings.lean or settings.tilt or settings.prior:
+                raise ConfigError(
+                    "without a run there are no experts to lean to: choose one"
+                )
             return settings
-        folder = RunFolder(self.info.run)
-        return lean.with_kept(settings, folder, lambda: self._values)
+        folder, values = RunFolder(self.info.run), lambda: self._values
+        settings = lean.with_kept(settings, folder, values)
+        first = messages[0].get("content", "") if messages else ""
+        with _memory(mx.clear_cache):
+            speaking = (base, mixture, first, values)
+            step = partial(_unless_stopped, watch)
+            return prior.with_prior(settings, folder, *speaking, step=step)
 
     def _has_run(self) -> bool:
         return self.info is not None and self.info.run is not None
@@ -216,6 +226,11 @@ class LoadedRun:
             tokens = scoring.encode(base, text)
             read = scoring.read(mixture, tokens, chosen, watch)
         return scoring.scored(base, self.info, tokens, selections, read)
+
+
+def _unless_stopped(watch: Watch, done: int, total: int) -> None:
+    if watch.stop():
+        raise Stopped
 
 
 def _without_weights(tokens: Iterable[SpokenToken]) -> Iterator[SpokenToken]:

@@ -34,6 +34,8 @@ RESERVED = frozenset(
 )
 """Arguments of a chat template that are set here, so that a user cannot set them."""
 
+MOST_PRIOR = 1e6
+
 Name = Callable[[str], str]
 
 Rows = tuple[tuple[float, ...], ...]
@@ -78,6 +80,8 @@ class Settings:
             was calibrated and kept in the run, or 0. It needs the selection auto.
         tilt: What is added to the logits besides, one row a block and one number an
             expert (from `inference.steering`); () for nothing. It needs auto, too.
+        prior: The scale of the lean that a conversation's first message brings along
+            (`inference.prior`). None takes what is kept in the run, 0 is off.
     """
 
     temperature: float = 0.7
@@ -98,6 +102,7 @@ class Settings:
     stop: tuple[str, ...] = ()
     lean: float | None = None
     tilt: Rows = ()
+    prior: float | None = None
 
     def problems(
         self,
@@ -149,7 +154,10 @@ class Settings:
             yield f"{name('lean')} {lean} must be from {-MOST_LEAN:g} to {MOST_LEAN:g}"
         if not all(math.isfinite(value) for row in self.tilt for value in row):
             yield f"{name('tilt')} must hold finite numbers"
-        for key, given in (("lean", lean), ("tilt", self.tilt)):
+        prior = self.prior or 0.0
+        if not _within(prior, 0, MOST_PRIOR):
+            yield f"{name('prior')} {prior} must be from 0 to {MOST_PRIOR:g}"
+        for key, given in (("lean", lean), ("tilt", self.tilt), ("prior", prior)):
             if given and self.selection != "auto":
                 yield f"{name(key)} moves the router's choice: it needs experts auto"
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -171,7 +172,8 @@ class Evaluator:
         Args:
             batches: The batches to measure on.
             selection: The experts that speak.
-            tilt: The tilt `[layers, E]` of the routers' logits; None adds nothing.
+            tilt: The tilt of the routers' logits, `[layers, E]` or, for each row of the
+                one batch there is, `[batch, 1, layers, E]`; None adds nothing.
 
         Raises:
             NotFinite: If a loss or an expert's weight is not a finite number.
@@ -190,14 +192,17 @@ class Evaluator:
         self, values: Tree, tokens: mx.array, tilt: Tilt | None = None
     ) -> tuple[mx.array, mx.array]:
         self.mixture.model.update(values)
-        with self.mixture.tilted(tilt):
-            rows = cpu_streams.each(self._rows, tokens)
+        if tilt is not None and tilt.ndim == 4:  # each row has its own
+            rows = cpu_streams.each(self._rows, tokens, tilt)
+        else:
+            rows = cpu_streams.each(partial(self._rows, tilt=tilt), tokens)
         losses, weights = zip(*rows, strict=True)
         return mx.concatenate(list(losses)), mx.concatenate(list(weights))
 
-    def _rows(self, tokens: mx.array) -> tuple[mx.array, mx.array]:
+    def _rows(self, tokens: mx.array, tilt: Tilt | None) -> tuple[mx.array, mx.array]:
         """Return losses `[rows, T]` and expert weights `[rows, T, E]` of some rows."""
-        hidden, routing = self.mixture.body(tokens[:, :-1])
+        with self.mixture.tilted(tilt):
+            hidden, routing = self.mixture.body(tokens[:, :-1])
         layers = max(routing.weights.shape[0], 1)
         losses = token_losses(self.mixture.head, hidden, tokens[:, 1:])
         return losses, routing.weights.sum(0) / layers

@@ -18,9 +18,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import tests.tiny as tiny
+from comigs_mlx import evaluate
 from comigs_mlx.errors import ComigsError, ConfigError
 from comigs_mlx.inference import generation as loop
-from comigs_mlx.inference import lean, loaded_run, steering
+from comigs_mlx.inference import lean, loaded_run, prior, steering
 from comigs_mlx.inference.chat_engine import ChatEngine, Settings, Stopped
 from comigs_mlx.inference.generation import Generation
 from comigs_mlx.inference.prompts import chat_tokens, own_text
@@ -107,6 +108,28 @@ class TestLean:
         engine.choose(None, str(tiny_folder()))
         with pytest.raises(ConfigError, match="no experts to lean to: choose one"):
             spoken(engine, settings=replace(GREEDY, lean=1.0))
+
+
+class TestPrior:
+    def test_every_turn_has_that_of_the_first_message(self, engine, run):
+        mine = run(**OPTIONS)
+        evaluate.main(["--run", str(mine), "--calibrate-prior"])
+        engine.choose(mine)
+        told = replace(GREEDY, prior=1000.0)
+        folder = RunFolder(mine)
+        base, mixture = folder.load()
+        say = [{"role": "user", "content": "Dear diary, today"}]
+        asked = (told, folder, base, mixture, say[0]["content"], lambda: "")
+        leaning = prior.with_prior(*asked)
+        assert leaning.lean
+        first = spoken(engine, say, told)
+        assert same_as(first, generation(mine, say, leaning))
+        answer = {"role": "assistant", "content": "it rained"}
+        more = [*say, answer, {"role": "user", "content": "and then"}]
+        assert same_as(spoken(engine, more, told), generation(mine, more, leaning))
+        assert same_as(
+            spoken(engine, say, replace(GREEDY, prior=0.0)), generation(mine, say)
+        )
 
 
 class TestSteer:

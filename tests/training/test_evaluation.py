@@ -207,10 +207,22 @@ class TestTilts:
         evaluator, batch, traced = Evaluator(mixture), batch_of(0), []
         rows = evaluator._rows
         monkeypatch.setattr(
-            evaluator, "_rows", lambda tokens: traced.append(1) or rows(tokens)
+            evaluator,
+            "_rows",
+            lambda tokens, tilt: traced.append(1) or rows(tokens, tilt),
         )
         first = evaluator.score([batch], tilt=self.TILTS[0]).loss
         once = len(traced)
         others = [evaluator.score([batch], tilt=self.TILTS[1] * x) for x in (1, 2, 3)]
         assert len(traced) == once > 0
         assert len({first, *(score.loss for score in others)}) == 4
+
+    def test_each_row_may_have_its_own(self, mixture):
+        """Also where the rows are divided among several streams."""
+        batch, evaluator = batch_of(0, rows=3), Evaluator(mixture)
+        tilts = [self.TILTS[1] * size for size in (-1.0, 0.0, 2.0)]
+        own = mx.stack(tilts)[:, None]  # [3, 1, layers, E]
+        found, _ = evaluator.batch_losses(batch, "auto", own)
+        for row, tilt in enumerate(tilts):
+            expected, _ = evaluator.batch_losses(batch, "auto", tilt)
+            assert found[row] == pytest.approx(expected[row], abs=1e-5)
