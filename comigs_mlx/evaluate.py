@@ -260,10 +260,10 @@ def _calibrate_prior(
     command.say("comparing the training text with other text")
     other = prior.of_windows(mixture, windows.generic(base))
     centres = prior.Centres(prior.of_batches(mixture, own), other)
-    halves = prior.Halves(evaluator, centres, heldout)
-    total = len(halves) * prior.MOST_TRIALS
+    parts = prior.PromptWindows(evaluator, centres, heldout)
+    total = len(parts) * prior.MOST_TRIALS
     with command.progress(total, "batch") as advance:
-        trials, tokens = prior.search(halves, rows, lambda: advance("prior"))
+        trials, tokens = prior.search(parts, rows, lambda: advance("prior"))
     for trial in sorted(trials, key=lambda trial: trial.lean):
         command.say(f"prior {trial.lean:.4g}: valid loss {trial.loss:.4f}")
     kept = prior.keep(folder, mixture, centres, trials, tokens)

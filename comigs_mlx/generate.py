@@ -81,6 +81,13 @@ class GenerateConfig:
     steer_by: float = option(
         1.0, "what --steer adds to their logits; below 0 steers away from it", "X"
     )
+    reroute: str | None = option(
+        None,
+        "experimental: fit the router's choice to this text by some steps of gradient; "
+        "give text that the prompt is about and that you did not write",
+        "FILE",
+    )
+    reroute_steps: int = option(5, "steps of --reroute", "N")
     max_tokens: int = option(256, "tokens to generate at most", "N")
     temp: float = option(0.0, "sampling temperature; 0 takes the likeliest token", "T")
     top_p: float = option(
@@ -147,6 +154,7 @@ class GenerateConfig:
             max_tokens=self.max_tokens,
             lean=self.lean,
             prior=self.prior,
+            reroute=0 if self.reroute is None else self.reroute_steps,
             system=self.system_prompt,
             logit_bias=_biases(self.logit_bias),
             stop=_stop_words(self.stop),
@@ -164,6 +172,8 @@ class GenerateConfig:
             yield "--prompt is blank: give some text"
         try:
             yield from self.settings().problems(_flag)
+            if self.reroute is not None and self.reroute_steps == 0:
+                yield "--reroute-steps 0 must be at least 1: or drop --reroute"
         except ConfigError as error:
             yield str(error)
         yield from self._steer_problems()
@@ -194,7 +204,8 @@ def _stop_words(text: str | None) -> tuple[str, ...]:
 
 def _flag(field: str) -> str:
     """What a setting is called on the command line."""
-    return "--temp" if field == "temperature" else f"--{field.replace('_', '-')}"
+    flags = {"temperature": "--temp", "reroute": "--reroute-steps"}
+    return flags.get(field, f"--{field.replace('_', '-')}")
 
 
 def _json(text: str | None, kind: type[T], flag: str, example: str) -> T:
@@ -254,9 +265,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     from comigs_mlx.runs.folder import RunFolder
 
     folder = RunFolder(config.run)
-    text = None if config.steer is None else steering.read(config.steer)
+    texts = {
+        name: None if file is None else steering.read(file)
+        for name, file in (("steer", config.steer), ("reroute", config.reroute))
+    }
     base, mixture = folder.load(best=config.best, report=command.say)
-    settings = _tilted(config, folder, base, mixture, text)
+    settings = _tilted(config, folder, base, mixture, **texts)
     prompt, watch = _tokens(base, config, settings), Watch(listen=_Reading())
     generation = Generation(base, mixture, prompt, settings, watch)
     speaking = fused if config.fuse else Mixture.selected
@@ -270,7 +284,8 @@ def _tilted(
     folder: Place,
     base: Base,
     mixture: Mixture,
-    text: str | None,
+    steer: str | None,
+    reroute: str | None,
 ) -> Settings:
     """The settings with everything that tilts the router: kept, or asked for.
 
@@ -279,18 +294,27 @@ def _tilted(
         folder: The run.
         base: The model of the mixture, and its tokenizer.
         mixture: Attached.
-        text: The text to steer by.
+        steer: The text to steer by.
+        reroute: The text to fit the router's choice to.
     """
-    from comigs_mlx.inference import lean, prior, steering
+    from comigs_mlx.inference import lean, prior, rerouting, steering
 
     values = partial(lean.values_digest, mixture)
     settings = lean.with_kept(config.settings(), folder, values, command.say)
     speaking = (base, mixture, config.prompt, values, command.say)
     settings = prior.with_prior(settings, folder, *speaking)
-    if text is None:
+    if steer is not None:
+        asked = (steer, config.steer_by, str(config.steer), command.say)
+        settings = steering.steered(settings, base, mixture, *asked)
+    if reroute is None:
         return settings
-    asked = (text, config.steer_by, str(config.steer), command.say)
-    return steering.steered(settings, base, mixture, *asked)
+    tokens = rerouting.context(base, pasted=reroute)
+    if len(tokens) < rerouting.LEAST_TOKENS:
+        raise ConfigError(
+            f"{config.reroute} has {len(tokens)} tokens, too few to fit anything to: "
+            f"give at least {rerouting.LEAST_TOKENS}"
+        )
+    return rerouting.rerouted(settings, mixture, tokens, command.say)
 
 
 def _tokens(base: Base, config: GenerateConfig, settings: Settings) -> list[int]:

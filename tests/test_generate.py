@@ -16,8 +16,9 @@ import pytest
 from comigs_mlx import evaluate, generate
 from comigs_mlx.generate import main
 from comigs_mlx.inference import generation as inference
-from comigs_mlx.inference import lean
+from comigs_mlx.inference import lean, rerouting
 from comigs_mlx.inference.generation import Recorder
+from comigs_mlx.inference.settings import Settings
 from comigs_mlx.runs.folder import RunFolder
 from tests.runs.compare import tree
 
@@ -179,6 +180,26 @@ class TestSteer:
         assert note.startswith(f"note: steering by {file}: +50 for the ")
         assert out[:-1] != generated(cli, run, max_tokens=24)
         assert out[:-1] == generated(cli, run, max_tokens=24, steer=file, steer_by=50)
+
+
+class TestReroute:
+    def test_fits_the_router_to_a_text(self, cli, run, tmp_path):
+        file = tmp_path / "letter.txt"
+        file.write_text("the keeper wrote down the wind and the sails")
+        given = {"run": run, "prompt": "hello", "max_tokens": 24}
+        code, out, err = cli(main, **given, reroute=file, reroute_steps=3)
+        assert code == 0, err
+        losses = re.search(r"loss of the context from (\S+) to (\S+)", err)
+        assert float(losses[2]) < float(losses[1])
+        base, mixture = RunFolder(run).load()
+        tokens = rerouting.context(base, pasted=file.read_text())
+        settings = Settings(
+            temperature=0.0, top_p=1.0, max_tokens=24, seed=0, reroute=3
+        )
+        settings = rerouting.rerouted(settings, mixture, tokens)
+        prompt = prompt_ids(base.tokenizer, "hello")
+        made = inference.Generation(base, mixture, prompt, settings)
+        assert out[:-1] == "".join(token.text for token in made)
 
 
 class TestWhileItWorks:
@@ -352,6 +373,16 @@ class TestRefused:
             ),
             ({"steer": "/dev/null"}, "/dev/null has 0 tokens, too few to tell"),
             ({"prior": -1}, "--prior -1.0 must be from 0 to 1e+06"),
+            ({"reroute": "/no/such/text"}, "/no/such/text: cannot be read"),
+            ({"reroute": "/dev/null"}, "/dev/null has 0 tokens, too few to fit"),
+            (
+                {"reroute": "/dev/null", "reroute_steps": 0},
+                "--reroute-steps 0 must be at least 1",
+            ),
+            (
+                {"reroute": "/dev/null", "reroute_steps": 101},
+                "--reroute-steps 101 must be from 0 to 100",
+            ),
             ({"lean": "nan"}, "--lean nan must be a finite number"),
             ({"lean": 51}, "--lean 51.0 must be from -50 to 50"),
             ({"lean": 1, "experts": "base"}, "--lean moves the router's choice"),

@@ -15,7 +15,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from comigs_mlx.errors import ComigsError, ConfigError, is_out_of_memory
-from comigs_mlx.inference import lean, prior, scoring, steering
+from comigs_mlx.inference import lean, prior, rerouting, scoring, steering
 from comigs_mlx.inference.generation import Generation
 from comigs_mlx.inference.prompt_cache import PromptCache
 from comigs_mlx.inference.prompts import fitting
@@ -166,10 +166,10 @@ class LoadedRun:
     def _tilted(
         self, settings: Settings, messages: Sequence[Message], watch: Watch
     ) -> Settings:
-        """The settings with the run's own lean and prior, where none is asked for.
+        """The settings with all tilts that are asked for or that the run keeps.
 
-        They are looked up for each reply, as they may be calibrated while the run is
-        open.
+        Lean and prior are looked up for each reply, as they may be calibrated while
+        the run is open.
 
         Raises:
             ConfigError: If a base model without a run is to be tilted.
@@ -177,7 +177,8 @@ class LoadedRun:
         base, mixture = self._ready()
         assert self.info is not None
         if self.info.run is None:
-            if settings.lean or settings.tilt or settings.prior:
+            asked = (settings.lean, settings.tilt, settings.prior, settings.reroute)
+            if any(asked):
                 raise ConfigError(
                     "without a run there are no experts to lean to: choose one"
                 )
@@ -188,7 +189,11 @@ class LoadedRun:
         with _memory(mx.clear_cache):
             speaking = (base, mixture, first, values)
             step = partial(_unless_stopped, watch)
-            return prior.with_prior(settings, folder, *speaking, step=step)
+            settings = prior.with_prior(settings, folder, *speaking, step=step)
+            if not settings.reroute:
+                return settings
+            tokens = rerouting.context(base, messages, settings.pasted)
+            return rerouting.rerouted(settings, mixture, tokens, step=step)
 
     def _has_run(self) -> bool:
         return self.info is not None and self.info.run is not None

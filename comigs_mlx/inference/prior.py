@@ -138,7 +138,7 @@ def of_batches(mixture: Mixture, batches: Sequence[Batch]) -> Vector:
     return np.concatenate(vectors).mean(0)
 
 
-class Halves:
+class PromptWindows:
     """Validation windows whose first half is a prompt, to find the scale on.
 
     Attributes:
@@ -156,7 +156,7 @@ class Halves:
             batches: Of validation text.
 
         Raises:
-            DataError: If no window is long enough for both halves.
+            DataError: If no window is long enough for a prompt and what follows.
         """
         self._evaluator = evaluator
         self._parts: list[tuple[Batch, Vector]] = []
@@ -169,7 +169,7 @@ class Halves:
             rows += int((part[0].mask.sum(1) > 0).sum())
         if not rows:
             raise DataError(
-                "valid: no window has two halves to find the scale of the prior on: "
+                "valid: no window has a prompt and a rest to find the prior on: "
                 "raise --seq-len, or give more text"
             )
         self.unit = math.sqrt(squares / rows)
@@ -191,7 +191,7 @@ class Halves:
     def loss(
         self, scale: float, rows: tilts.Values, advance: Callable[[], None]
     ) -> tuple[float, int]:
-        """The mean loss of all second halves, in nats a token, and their tokens.
+        """The mean loss of what follows the prompts, in nats a token, and their tokens.
 
         Args:
             scale: The factor of each prompt's nearness.
@@ -214,7 +214,7 @@ class Halves:
 
 
 def search(
-    halves: Halves, rows: tilts.Values, advance: Callable[[], None]
+    parts: PromptWindows, rows: tilts.Values, advance: Callable[[], None]
 ) -> tuple[list[Trial], int]:
     """Try scales as `lean.search` tries leans; `Trial.lean` is the scale.
 
@@ -227,11 +227,11 @@ def search(
 
     def loss(leaning: float) -> float:
         nonlocal tokens
-        found, tokens = halves.loss(leaning / halves.unit, rows, advance)
+        found, tokens = parts.loss(leaning / parts.unit, rows, advance)
         return found
 
     trials = lean.search(loss)
-    return [Trial(one.lean / halves.unit, one.loss) for one in trials], tokens
+    return [Trial(one.lean / parts.unit, one.loss) for one in trials], tokens
 
 
 def keep(

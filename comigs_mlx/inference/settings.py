@@ -35,6 +35,8 @@ RESERVED = frozenset(
 """Arguments of a chat template that are set here, so that a user cannot set them."""
 
 MOST_PRIOR = 1e6
+MOST_STEPS = 100
+"""Of rerouting; the paper takes 5."""
 
 Name = Callable[[str], str]
 
@@ -82,6 +84,9 @@ class Settings:
             expert (from `inference.steering`); () for nothing. It needs auto, too.
         prior: The scale of the lean that a conversation's first message brings along
             (`inference.prior`). None takes what is kept in the run, 0 is off.
+        reroute: Steps by gradient that fit the router's choice to what the assistant
+            has said and to `pasted` (`inference.rerouting`); 0 is off. Experimental.
+        pasted: Text in the conversation that the user did not write, for `reroute`.
     """
 
     temperature: float = 0.7
@@ -103,6 +108,8 @@ class Settings:
     lean: float | None = None
     tilt: Rows = ()
     prior: float | None = None
+    reroute: int = 0
+    pasted: str = ""
 
     def problems(
         self,
@@ -157,7 +164,10 @@ class Settings:
         prior = self.prior or 0.0
         if not _within(prior, 0, MOST_PRIOR):
             yield f"{name('prior')} {prior} must be from 0 to {MOST_PRIOR:g}"
-        for key, given in (("lean", lean), ("tilt", self.tilt), ("prior", prior)):
+        if not 0 <= self.reroute <= MOST_STEPS:
+            yield f"{name('reroute')} {self.reroute} must be from 0 to {MOST_STEPS}"
+        asked = {"lean": lean, "tilt": self.tilt, "prior": prior}
+        for key, given in (asked | {"reroute": self.reroute}).items():
             if given and self.selection != "auto":
                 yield f"{name(key)} moves the router's choice: it needs experts auto"
 

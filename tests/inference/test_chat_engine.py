@@ -21,7 +21,7 @@ import tests.tiny as tiny
 from comigs_mlx import evaluate
 from comigs_mlx.errors import ComigsError, ConfigError
 from comigs_mlx.inference import generation as loop
-from comigs_mlx.inference import lean, loaded_run, prior, steering
+from comigs_mlx.inference import lean, loaded_run, prior, rerouting, steering
 from comigs_mlx.inference.chat_engine import ChatEngine, Settings, Stopped
 from comigs_mlx.inference.generation import Generation
 from comigs_mlx.inference.prompts import chat_tokens, own_text
@@ -130,6 +130,30 @@ class TestPrior:
         assert same_as(
             spoken(engine, say, replace(GREEDY, prior=0.0)), generation(mine, say)
         )
+
+
+class TestReroute:
+    def test_fits_to_what_the_assistant_said_and_to_pasted_text(self, engine, run):
+        mine = run(**OPTIONS)
+        engine.choose(mine)
+        asked = replace(GREEDY, reroute=3, pasted="the keeper wrote down the wind")
+        assert same_as(
+            spoken(engine, SAY, replace(asked, pasted="")), generation(mine, SAY)
+        )  # nothing but the user's own words
+        answer = {"role": "assistant", "content": "it rained all day"}
+        more = [*SAY, answer, {"role": "user", "content": "and then"}]
+        for given in (asked, replace(asked, pasted="")):
+            base, mixture = RunFolder(mine).load()
+            tokens = rerouting.context(base, more, given.pasted)
+            settings = rerouting.rerouted(given, mixture, tokens)
+            assert np.any(settings.tilt)
+            tokens = spoken(engine, more, given)
+            assert same_as(tokens, generation(mine, more, settings))
+
+    def test_is_stopped(self, engine, run):
+        engine.choose(run(**OPTIONS))
+        asked = replace(GREEDY, reroute=3, pasted="the keeper wrote down the wind")
+        assert spoken(engine, SAY, asked, stop=lambda: True) == []
 
 
 class TestSteer:

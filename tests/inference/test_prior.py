@@ -11,7 +11,7 @@ from comigs_mlx.data.batches import evaluation_batches
 from comigs_mlx.data.tokens import TokenStream
 from comigs_mlx.errors import ConfigError, DataError, RunError
 from comigs_mlx.inference import lean, prior, tilts, windows
-from comigs_mlx.inference.prior import FILE, Centres, Halves
+from comigs_mlx.inference.prior import FILE, Centres, PromptWindows
 from comigs_mlx.inference.settings import Settings
 from comigs_mlx.runs.folder import RunFolder
 from comigs_mlx.training.evaluation import Evaluator
@@ -144,7 +144,7 @@ class TestWithPrior:
         assert self.used(loaded, prior=0.0) == (None, [])
 
 
-class TestHalves:
+class TestPromptWindows:
     STREAM = TokenStream(
         np.random.default_rng(0).integers(97, 120, 100).astype(np.int32),
         np.zeros(100, np.int32),
@@ -156,9 +156,9 @@ class TestHalves:
     def test_the_loss_is_that_of_second_halves_each_with_its_own_lean(self, loaded):
         _, base, mixture = loaded
         found = centres(base, mixture)
-        halves = Halves(Evaluator(mixture), found, self.batches())
+        parts = PromptWindows(Evaluator(mixture), found, self.batches())
         rows, advanced = tilts.lean_rows(mixture, 0.25), []
-        loss, tokens = halves.loss(40.0, rows, lambda: advanced.append(1))
+        loss, tokens = parts.loss(40.0, rows, lambda: advanced.append(1))
         losses = []
         for start in range(0, 99, 16):
             window = self.STREAM.tokens[start : start + 17].tolist()
@@ -173,13 +173,15 @@ class TestHalves:
             losses += [-logs[i, targets[i]] for i in range(8, len(targets))]
         assert tokens == len(losses)
         assert loss == pytest.approx(np.mean(losses), rel=1e-5)
-        assert len(advanced) == len(halves)
+        assert len(advanced) == len(parts)
 
     def test_a_scale_of_0_is_none(self, loaded):
         _, base, mixture = loaded
-        halves = Halves(Evaluator(mixture), centres(base, mixture), self.batches())
+        parts = PromptWindows(
+            Evaluator(mixture), centres(base, mixture), self.batches()
+        )
         trials, tokens = prior.search(
-            halves, tilts.lean_rows(mixture, 0.0), lambda: None
+            parts, tilts.lean_rows(mixture, 0.0), lambda: None
         )
         without = next(trial for trial in trials if not trial.lean)
         masked = []
@@ -194,8 +196,8 @@ class TestHalves:
 
     def test_windows_without_halves(self, loaded):
         _, base, mixture = loaded
-        with pytest.raises(DataError, match="no window has two halves"):
-            Halves(Evaluator(mixture), centres(base, mixture), self.batches(1))
+        with pytest.raises(DataError, match="no window has a prompt and a rest"):
+            PromptWindows(Evaluator(mixture), centres(base, mixture), self.batches(1))
 
 
 def test_settings_below_0():
