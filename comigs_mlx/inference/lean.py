@@ -146,7 +146,7 @@ def keep(folder: Place, mixture: Mixture, trials: Sequence[Trial], tokens: int) 
     """Write the best of some trials into a run's folder.
 
     Args:
-        folder: The run.
+        folder: The folder of the run.
         mixture: The mixture with the values that the trials were made with.
         trials: All trials; one of them has the lean 0.
         tokens: The number of predicted tokens of each.
@@ -188,7 +188,7 @@ def with_kept(
     """The settings with the run's own lean, where they ask for none.
 
     Args:
-        settings: What was asked for.
+        settings: The settings that were asked for.
         folder: The run that speaks.
         values: Gives the digest of the values that speak; is called only if needed.
         say: Receives a sentence where a lean is used, or is too old to be used.

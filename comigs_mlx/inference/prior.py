@@ -79,7 +79,7 @@ class Kept:
     Attributes:
         values: The digest of the experts and routers that the scale was found for.
         scale: The factor of the nearness; 0 where none was found to help.
-        centres: What prompts are compared with.
+        centres: The vectors that prompts are compared with.
     """
 
     values: str
@@ -151,9 +151,9 @@ class PromptWindows:
         """Compare all prompts with the centres.
 
         Args:
-            evaluator: Of the mixture.
-            centres: What prompts are compared with.
-            batches: Of validation text.
+            evaluator: The evaluator of the mixture.
+            centres: The vectors that prompts are compared with.
+            batches: The batches of validation text.
 
         Raises:
             DataError: If no window is long enough for a prompt and what follows.
@@ -299,14 +299,15 @@ def with_prior(
     """The settings with what the first message of a conversation brings along.
 
     Args:
-        settings: What was asked for: `prior` is the scale; None takes the kept one.
+        settings: The settings that were asked for; `prior` is the scale, and None
+            takes the kept one.
         folder: The run that speaks.
         base: The model of the mixture, and its tokenizer.
-        mixture: Attached.
+        mixture: The mixture, attached.
         text: The first message; one that is too short to tell anything brings nothing.
         values: Gives the digest of the values that speak; is called only if needed.
         say: Receives a sentence where it leans, or what is kept cannot be used.
-        step: Told how many windows of the message have been read; may raise.
+        step: Is called with the number of windows read and of all; may raise.
 
     Raises:
         ConfigError: If a scale is asked for and the run keeps no centres.

@@ -81,7 +81,7 @@ def loss(mixture: Mixture, tokens: mx.array, tilt: mx.array) -> mx.array:
     Args:
         mixture: Attached; its router is asked.
         tokens: Token ids, `[1, tokens]`.
-        tilt: `[layers, E]`.
+        tilt: The tilt of the routers' logits, `[layers, E]`.
     """
     targets = tokens[:, 1:]
     with mixture.selected("auto"), mixture.tilted(tilt):
@@ -103,8 +103,8 @@ def found(
         mixture: Attached; no parameter changes.
         tokens: The context, at least two tokens.
         start: The tilt `[layers, E]` that is there besides.
-        steps: How many.
-        step: Told how far it is, before each; may raise.
+        steps: The number of steps, at least 1.
+        step: Is called before each step with the number done and of all; may raise.
 
     Returns:
         What is to be added to `start`: of the smallest loss, so 0 if no step helped;
@@ -137,11 +137,11 @@ def rerouted(
     """The settings with the tilt that a context asks for; itself where it is off.
 
     Args:
-        settings: What was asked for; `reroute` is the number of steps.
-        mixture: Attached.
-        tokens: From `context`.
+        settings: The settings that were asked for; `reroute` is the number of steps.
+        mixture: The mixture, attached.
+        tokens: The tokens that `context` returns.
         say: Receives a sentence on what it has brought.
-        step: Told how far it is; may raise.
+        step: Is called before each step with the number done and of all; may raise.
     """
     if not settings.reroute or len(tokens) < LEAST_TOKENS:
         return settings

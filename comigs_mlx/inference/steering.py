@@ -63,9 +63,9 @@ def activity(
     """Read windows with the router as it is, and see whom it chooses.
 
     Args:
-        mixture: Attached; whatever is selected and tilted.
-        texts: At least one window `[1, tokens]`.
-        step: Told how far it is.
+        mixture: The mixture, attached; its selection and tilt do not matter.
+        texts: The windows `[1, tokens]`, at least one.
+        step: Is called with the number of windows read and of all; may raise.
     """
     total, squares, tokens = 0.0, 0.0, 0
     with mixture.selected("auto"), mixture.tilted(None):
@@ -127,14 +127,15 @@ def steered(
     """Settings that steer by a text, besides what they tilt already.
 
     Args:
-        settings: What was asked for.
+        settings: The settings that were asked for.
         base: The model of the mixture, and its tokenizer.
-        mixture: Attached.
+        mixture: The mixture, attached.
         text: Its beginning is read.
-        strength: What is added to the logits of the experts that are busy on it.
-        what: What the text is, for people: "letters.txt".
+        strength: The number that is added to the logits of the experts that are busy
+            on the text.
+        what: The name that sentences give to the text, such as "letters.txt".
         say: Receives a sentence on who is steered to.
-        step: Told how many windows have been read.
+        step: Is called with the number of windows read and of all; may raise.
 
     Raises:
         ConfigError: If the text is too short to tell anything from.

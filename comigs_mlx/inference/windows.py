@@ -39,7 +39,7 @@ def of_text(base: Base, text: str, what: str) -> list[mx.array]:
     Args:
         base: The base model, whose tokenizer is used.
         text: The text; `MOST_TOKENS` of it are taken.
-        what: What it is, for people: "notes.txt".
+        what: The name that errors give to the text, such as "notes.txt".
 
     Raises:
         ConfigError: If there is no text, or too little.
