@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from comigs_mlx.data.batches import Batch
 from comigs_mlx.errors import DataError
+from comigs_mlx.model.routing import Routing
 from comigs_mlx.model.selection import Selection
 from comigs_mlx.options import ExpertOptions
 from comigs_mlx.training.evaluation import Evaluator, NotFinite, Score
-from comigs_mlx.training.losses import token_losses
 
 Array = npt.NDArray[Any]
 Advance = Callable[[str], None]
@@ -57,10 +57,8 @@ class TextRead:
 class BlockEvaluator(Evaluator):
     """An `Evaluator` whose weights are those of every block, `[B, T, L, E]`."""
 
-    def _rows(self, tokens: mx.array) -> tuple[mx.array, mx.array]:
-        hidden, routing = self.mixture.body(tokens[:, :-1])
-        losses = token_losses(self.mixture.head, hidden, tokens[:, 1:])
-        return losses, routing.weights.transpose(1, 2, 0, 3)
+    def _weights(self, routing: Routing) -> mx.array:
+        return routing.weights.transpose(1, 2, 0, 3)
 
 
 def single_experts(options: ExpertOptions) -> dict[str, Selection]:

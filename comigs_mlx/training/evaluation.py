@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -19,8 +20,9 @@ import numpy.typing as npt
 from comigs_mlx.data.batches import Batch
 from comigs_mlx.errors import DataError, ModelError
 from comigs_mlx.model import params
-from comigs_mlx.model.mixture import Mixture
+from comigs_mlx.model.mixture import Mixture, Tilt
 from comigs_mlx.model.params import Tree
+from comigs_mlx.model.routing import Routing
 from comigs_mlx.model.selection import Selection
 from comigs_mlx.platform import cpu_streams
 from comigs_mlx.training.losses import token_losses
@@ -215,25 +217,42 @@ class Evaluator:
 
     def __init__(self, mixture: Mixture):
         self.mixture = mixture
-        self._compiled: dict[Selection, Any] = {}
+        self._compiled: dict[tuple[Selection, bool], Any] = {}
 
-    def batch_losses(self, batch: Batch, selection: Selection) -> tuple[Any, Any]:
+    def batch_losses(
+        self, batch: Batch, selection: Selection, tilt: Tilt | None = None
+    ) -> tuple[Any, Any]:
         """Return losses `[B, T]` in nats and expert weights `[B, T, E]` (mean over
         blocks).
+
+        A tilt is an input of what is compiled: another one traces nothing again.
         """
         self.mixture.tables.check_tokens(batch.tokens)
-        if selection not in self._compiled:
-            self._compiled[selection] = mx.compile(self._run)
+        key = (selection, tilt is not None)
+        if key not in self._compiled:
+            self._compiled[key] = mx.compile(self._run)
         values = params.select(self.mixture.model, params.ROLES)
+        given = (values, mx.array(batch.tokens), *([] if tilt is None else [tilt]))
         with self.mixture.selected(selection):
-            losses, weights = self._compiled[selection](values, mx.array(batch.tokens))
+            losses, weights = self._compiled[key](*given)
         self.mixture.model.update(values)
         with cpu_streams.evaluating(len(batch.tokens)):
             mx.eval(losses, weights)
         return np.array(losses), np.array(weights)
 
-    def score(self, batches: Iterable[Batch], selection: Selection = "auto") -> Score:
+    def score(
+        self,
+        batches: Iterable[Batch],
+        selection: Selection = "auto",
+        tilt: Tilt | None = None,
+    ) -> Score:
         """Add up the losses of all batches under one expert selection.
+
+        Args:
+            batches: The batches to measure on.
+            selection: The experts that speak.
+            tilt: The tilt of the routers' logits, `[layers, E]` or, for each row of the
+                one batch there is, `[batch, 1, layers, E]`; None adds nothing.
 
         Raises:
             NotFinite: If a loss or an expert's weight is not a finite number.
@@ -241,21 +260,31 @@ class Evaluator:
         """
         score = Score()
         for batch in batches:
-            score.add(*self.batch_losses(batch, selection), batch)
+            score.add(*self.batch_losses(batch, selection, tilt), batch)
         if not score.token_count:
             raise DataError("there is nothing to measure: no token is predicted")
         if not score.finite:
             raise NotFinite(selection, score.loss)
         return score
 
-    def _run(self, values: Tree, tokens: mx.array) -> tuple[mx.array, mx.array]:
+    def _run(
+        self, values: Tree, tokens: mx.array, tilt: Tilt | None = None
+    ) -> tuple[mx.array, mx.array]:
         self.mixture.model.update(values)
-        losses, weights = zip(*cpu_streams.each(self._rows, tokens), strict=True)
+        if tilt is not None and tilt.ndim == 4:  # each row has its own
+            rows = cpu_streams.each(self._rows, tokens, tilt)
+        else:
+            rows = cpu_streams.each(partial(self._rows, tilt=tilt), tokens)
+        losses, weights = zip(*rows, strict=True)
         return mx.concatenate(list(losses)), mx.concatenate(list(weights))
 
-    def _rows(self, tokens: mx.array) -> tuple[mx.array, mx.array]:
+    def _rows(self, tokens: mx.array, tilt: Tilt | None) -> tuple[mx.array, mx.array]:
         """Return losses `[rows, T]` and expert weights `[rows, T, E]` of some rows."""
-        hidden, routing = self.mixture.body(tokens[:, :-1])
-        layers = max(routing.weights.shape[0], 1)
+        with self.mixture.tilted(tilt):
+            hidden, routing = self.mixture.body(tokens[:, :-1])
         losses = token_losses(self.mixture.head, hidden, tokens[:, 1:])
-        return losses, routing.weights.sum(0) / layers
+        return losses, self._weights(routing)
+
+    def _weights(self, routing: Routing) -> mx.array:
+        """Return the mean over blocks: `[rows, T, E]`."""
+        return routing.weights.sum(0) / max(routing.weights.shape[0], 1)

@@ -247,3 +247,47 @@ class TestResamplingUnits:
             np.array_equal(b.tokens, f.tokens)
             for b, f in zip(batches, found, strict=True)
         )
+
+
+class TestTilts:
+    TILTS = (mx.zeros((2, 3)), mx.array([[0.0, 1.0, 0.5]] * 2))
+
+    def test_a_tilt_of_0_is_none_bit_for_bit(self, mixture):
+        batch, evaluator = batch_of(0), Evaluator(mixture)
+        losses, weights = evaluator.batch_losses(batch, "auto")
+        same, also = evaluator.batch_losses(batch, "auto", self.TILTS[0])
+        assert np.array_equal(same, losses)
+        assert np.array_equal(also, weights)
+
+    def test_is_what_the_mixture_computes_with_it(self, mixture):
+        tilt, batch = self.TILTS[1], batch_of(0)
+        found, weights = Evaluator(mixture).batch_losses(batch, "auto", tilt)
+        with mixture.tilted(tilt):
+            _, routing = mixture(mx.array(batch.tokens[:, :-1]))
+        assert weights == pytest.approx(np.array(routing.weights.mean(0)), abs=1e-5)
+        without, _ = Evaluator(mixture).batch_losses(batch, "auto")
+        assert np.abs(found - without).max() > 1e-4
+
+    def test_another_value_traces_nothing_again(self, mixture, monkeypatch):
+        evaluator, batch, traced = Evaluator(mixture), batch_of(0), []
+        rows = evaluator._rows
+        monkeypatch.setattr(
+            evaluator,
+            "_rows",
+            lambda tokens, tilt: traced.append(1) or rows(tokens, tilt),
+        )
+        first = evaluator.score([batch], tilt=self.TILTS[0]).loss
+        once = len(traced)
+        others = [evaluator.score([batch], tilt=self.TILTS[1] * x) for x in (1, 2, 3)]
+        assert len(traced) == once > 0
+        assert len({first, *(score.loss for score in others)}) == 4
+
+    def test_each_row_may_have_its_own(self, mixture):
+        """Also where the rows are divided among several streams."""
+        batch, evaluator = batch_of(0, rows=3), Evaluator(mixture)
+        tilts = [self.TILTS[1] * size for size in (-1.0, 0.0, 2.0)]
+        own = mx.stack(tilts)[:, None]  # [3, 1, layers, E]
+        found, _ = evaluator.batch_losses(batch, "auto", own)
+        for row, tilt in enumerate(tilts):
+            expected, _ = evaluator.batch_losses(batch, "auto", tilt)
+            assert found[row] == pytest.approx(expected[row], abs=1e-5)
