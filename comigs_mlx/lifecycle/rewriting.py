@@ -115,7 +115,8 @@ class Rewriting:
         )
         with versions.changing(self.folder.path, command, step, what) as new:
             write_text(new / self.folder.config.name, dump_yaml(config))
-            base = (self.base.id, self.base.fingerprint(), self.base.revision)
+            info = self.folder.read_info()
+            base = (*description.base_model(info), description.revision(info))
             info = description.describe(self.mixture, *base)
             write_json(new / self.folder.info.name, info)
             self._write_save(newest, state, change, new)

@@ -215,7 +215,7 @@ def rewrite(
 
     Args:
         folder: The folder of the save, which may be there already.
-        state: What `read_state` returned, which may have been changed.
+        state: The JSON part of the other save, with what is changed in it.
         values: The experts, attention LoRA and routers, by path.
         optimizers: The states of the optimisers, as `load_optimizers` returns them.
     """

@@ -9,6 +9,7 @@ import pytest
 import tests.tiny as tiny
 from comigs_mlx import freeze, grow, train
 from comigs_mlx.config import read_yaml
+from comigs_mlx.model import base
 from comigs_mlx.runs.folder import RunFolder
 from tests.lifecycle.conftest import generalist_bytes, logits, resumed, values
 from tests.runs.compare import same_run, tree
@@ -48,7 +49,10 @@ def test_its_birth_changes_no_output(grown, options):
     assert np.abs(logits(folder) - logits(folder, selection="base")).max() > 0.1
     specialists = 1 + options.get("specialists", 1)
     assert report["expert"] == f"specialist-{specialists - 1}"
-    info = json.loads((folder / "comigs.json").read_text())
+    old, info = (
+        json.loads((run / "comigs.json").read_text()) for run in (before, folder)
+    )
+    assert info["base_model"] == old["base_model"]
     assert info["specialists"] == specialists
     assert info["top_k"] == options.get("top_k", 2) + 1
 
@@ -197,3 +201,14 @@ def test_the_configuration_says_what_the_run_is(grown):
     assert changed == {"specialists", "top_k", "router_type", "frozen"}
     assert new["router_type"] == "topk:bias=true"
     train.train_config(tiny.flags(run=folder, resume=True))  # and it can be resumed
+
+
+def test_the_base_stays_the_one_it_was_where_no_fingerprint_is_remembered(
+    grown, monkeypatch
+):
+    """With experts attached, a fingerprint would be that of another model."""
+    monkeypatch.setattr(base, "recall", lambda *_: None)
+    folder, before, _ = grown()
+    assert np.isfinite(logits(folder)).all()
+    infos = [RunFolder(run).read_info()["base_model"] for run in (before, folder)]
+    assert infos[0] == infos[1]

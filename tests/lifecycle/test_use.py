@@ -83,7 +83,7 @@ def test_a_member_grows_between_two_rounds(run, do, cli, text_folder, tmp_path):
     train.main(tiny.flags(run=ann, resume=True, steps=8))
     assert do(sync.main, "push", federation=uri, run=ann, participant="ann")["closed"]
     assert do(sync.main, "pull", federation=uri, run=ann)["round"] == 1
-    code, _, err = cli(grow.main, run=ann, undo=True, force=False)
+    code, _, err = cli(grow.main, run=ann, undo=True)
     assert code == 2
     assert "was trained for 2 steps since" in err
 
