@@ -21,6 +21,7 @@ from comigs_mlx.options import (
     parse_experts,
     train_config,
 )
+from comigs_mlx.reports.options import ReportConfig
 from comigs_mlx.simulation.options import SimulateConfig
 
 PACKAGE = Path(comigs_mlx.__file__).parent
@@ -29,7 +30,12 @@ COMMANDS = sorted(
     for path in PACKAGE.glob("*.py")
     if 'if __name__ == "__main__":' in path.read_text(encoding="utf-8")
 )
-CONFIGS = {"train": TrainConfig, "evaluate": EvaluateConfig, "generate": GenerateConfig}
+CONFIGS = {
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "generate": GenerateConfig,
+    "report": ReportConfig,
+}
 HEAVY = ("mlx.core", "mlx_lm", "numpy", "transformers", "huggingface_hub", "yaml")
 
 

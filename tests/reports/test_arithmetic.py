@@ -39,6 +39,16 @@ class TestOracleGap:
         assert found.decided == 2
         assert found.agreement == 0.5
 
+    def test_the_router_is_right_where_the_better_side_weighs_more(self):
+        """All on the generalist, which is better on two tokens of three."""
+        generalist, specialist = np.array([1.0, 2, 1]), np.array([2.0, 1, 3])
+        experts = {"generalist": generalist, "specialist": specialist}
+        sides, weights = (generalist, specialist), np.tile([0.6, 0.4], (3, 1))
+        found = gap(generalist, experts, sides, weights)
+        assert found.agreement == pytest.approx(2 / 3)
+        turned = gap(generalist, experts, sides, weights[:, ::-1])
+        assert turned.agreement == pytest.approx(1 / 3)
+
     def test_equal_weights_are_no_agreement(self):
         assert gap(weights=np.full((4, 2), 0.5)).agreement == 0.0
 

@@ -200,6 +200,13 @@ class TestSharing:
         told = reported(cli, kept)["sharing"]["sentences"]
         assert told[-1] == "round 3 is of another shape than the run: not measured"
 
+    def test_rounds_of_another_federation_are_told_not_fatal(self, cli, kept):
+        membership.write(kept, Membership("/another/pool", "ann", 1))
+        told = reported(cli, kept)["sharing"]["sentences"]
+        about = [line for line in told if line.startswith("not measured: ")]
+        assert len(about) == 3
+        assert "is of another federation" in about[0]
+
 
 class TestDivergence:
     def test_of_the_same_text_is_0(self, cli, plain, text_folder, tmp_path):
