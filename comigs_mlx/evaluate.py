@@ -166,8 +166,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         own = _sampled(*training, base, data)
         _calibrate_prior(folder, base, evaluator, own, heldout, settings)
     if steering_text is not None:
-        asked = (steering_text, config.steer_by, str(config.steer))
-        settings = steering.steered(settings, base, mixture, *asked, command.say)
+        step = command.Steps("comparing texts", "windows")
+        asked = (steering_text, config.steer_by, str(config.steer), command.say, step)
+        settings = steering.steered(settings, base, mixture, *asked)
     tilt = tilts.of_settings(mixture, settings)
     with command.progress(len(batches) * len(selections), "batch") as advance:
         for selection in selections:
@@ -259,8 +260,10 @@ def _calibrate_prior(
     rows = tilts.lean_rows(mixture, settings.lean or 0.0)
     tilts.lean_rows(mixture, 1.0)  # refused before the first pass
     command.say("comparing the training text with other text")
-    other = prior.of_windows(mixture, windows.generic(base))
-    centres = prior.Centres(prior.of_batches(mixture, own), other)
+    step = command.Steps("comparing texts", "windows")
+    other = prior.of_windows(mixture, windows.generic(base), step)
+    step = command.Steps("comparing texts", "batches")
+    centres = prior.Centres(prior.of_batches(mixture, own, step), other)
     parts = prior.PromptWindows(evaluator, centres, heldout)
     total = len(parts) * prior.MOST_TRIALS
     with command.progress(total, "batch") as advance:

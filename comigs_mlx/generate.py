@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -305,7 +304,8 @@ def _tilted(
     settings = prior.with_prior(settings, folder, *speaking)
     if steer is not None:
         asked = (steer, config.steer_by, str(config.steer), command.say)
-        settings = steering.steered(settings, base, mixture, *asked)
+        step = command.Steps("comparing texts", "windows", QUIET_SECONDS)
+        settings = steering.steered(settings, base, mixture, *asked, step)
     if reroute is None:
         return settings
     tokens = rerouting.context(base, pasted=reroute)
@@ -314,7 +314,8 @@ def _tilted(
             f"{config.reroute} has {len(tokens)} tokens, too few to fit anything to: "
             f"give at least {rerouting.LEAST_TOKENS}"
         )
-    return rerouting.rerouted(settings, mixture, tokens, command.say)
+    step = command.Steps("rerouting", "steps", QUIET_SECONDS)
+    return rerouting.rerouted(settings, mixture, tokens, command.say, step)
 
 
 def _tokens(base: Base, config: GenerateConfig, settings: Settings) -> list[int]:
@@ -345,17 +346,13 @@ def _stream(generation: Generation) -> None:
 
 
 class _Reading:
-    """Says on stderr how far a long prompt has been read; of a short one nothing."""
+    """Says how far a long prompt has been read; of a short one nothing."""
 
     def __init__(self) -> None:
-        self._first = self._last = time.monotonic()
+        self._say = command.Steps("reading the prompt", "tokens", QUIET_SECONDS)
 
     def __call__(self, progress: Progress) -> None:
-        now, done, total = time.monotonic(), progress.done, progress.total
-        if 0 < done < total and now - self._last > QUIET_SECONDS:
-            self._last = now
-            left = command.clock((now - self._first) / done * (total - done))
-            command.say(f"reading the prompt {done:,}/{total:,} tokens  eta {left}")
+        self._say(progress.done, progress.total)
 
 
 def _write(generation: Generation, config: GenerateConfig) -> None:

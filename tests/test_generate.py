@@ -170,12 +170,14 @@ class TestPrior:
 
 
 class TestSteer:
-    def test_says_who_is_steered_to(self, cli, run, tmp_path):
+    def test_says_who_is_steered_to(self, cli, run, tmp_path, monkeypatch):
         file = tmp_path / "letters.txt"
         file.write_text("zzzz qqqq " * 30)
+        monkeypatch.setattr(generate, "QUIET_SECONDS", -1.0)
         given = {"run": run, "prompt": "hello", "max_tokens": 24}
         code, out, err = cli(main, **given, steer=file, steer_by=50)
         assert code == 0, err
+        assert re.search(r"^comparing texts 1/3 windows  eta \d", err, re.MULTILINE)
         (note,) = (line for line in err.splitlines() if "letters.txt" in line)
         assert note.startswith(f"note: steering by {file}: +50 for the ")
         assert out[:-1] != generated(cli, run, max_tokens=24)

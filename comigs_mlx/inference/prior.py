@@ -125,10 +125,13 @@ def of_windows(
     return np.average(np.concatenate(vectors), axis=0, weights=sizes)
 
 
-def of_batches(mixture: Mixture, batches: Sequence[Batch]) -> Vector:
+def of_batches(
+    mixture: Mixture, batches: Sequence[Batch], step: windows.Step = windows.nothing
+) -> Vector:
     """The mean of e over the rows of batches that have anything to predict."""
     vectors = []
-    for batch in batches:
+    for done, batch in enumerate(batches):
+        step(done, len(batches))
         used = batch.mask.sum(1) > 0
         tokens, mask = batch.tokens[used, :-1], batch.mask[used]
         if used.any():

@@ -14,7 +14,7 @@ from comigs_mlx.model.base import Base
 LENGTH = 128
 """Tokens of a window; fewer where a model cannot read so many."""
 
-MOST_TOKENS = 4096
+MOST_TOKENS = 2048
 """What is read of a text at most: its beginning."""
 
 LEAST_TOKENS = 8
@@ -22,7 +22,7 @@ LEAST_TOKENS = 8
 GENERIC = ("demo:reference", "demo:code", "demo:journal")
 """The text that another text is compared with, in equal parts: nobody's own."""
 
-GENERIC_CHARACTERS = 16_000
+GENERIC_CHARACTERS = 8_000
 """What is taken of it: about as much as `MOST_TOKENS`."""
 
 Step = Callable[[int, int], None]
