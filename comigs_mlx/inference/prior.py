@@ -34,7 +34,7 @@ import numpy.typing as npt
 
 from comigs_mlx import json_files
 from comigs_mlx.data.batches import Batch
-from comigs_mlx.errors import ConfigError, DataError, RunError
+from comigs_mlx.errors import ConfigError, DataError, RunError, reading
 from comigs_mlx.files import write_json
 from comigs_mlx.inference import lean, tilts, windows
 from comigs_mlx.inference.lean import MOST_TRIALS as MOST_TRIALS
@@ -277,15 +277,15 @@ def read(folder: Place) -> Kept | None:
         return None
     advice = "make it again with comigs_mlx.evaluate --calibrate-prior, or remove it"
     found = json_files.read(file, RunError, advice, FORMAT)
-    try:
+    with reading(file, RunError, advice):
         vectors = [np.array(found[name], np.float32) for name in ("mine", "generic")]
         kept = Kept(str(found["values"]), float(found["scale"]), Centres(*vectors))
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{file} is damaged or incomplete: {advice}") from error
-    shapes = {vector.shape for vector in vectors}
-    whole = len(shapes) == 1 and vectors[0].ndim == 1 and np.isfinite(vectors).all()
-    if not whole or not abs(kept.scale) <= MOST_PRIOR:
-        raise RunError(f"{file} is damaged: {advice}")
+        shapes = {vector.shape for vector in vectors}
+        whole = len(shapes) == 1 and vectors[0].ndim == 1
+        if not whole or not np.isfinite(vectors).all():
+            raise ValueError("no two vectors of the same length")
+        if not abs(kept.scale) <= MOST_PRIOR:
+            raise ValueError(f"the scale is {kept.scale:g}")
     return kept
 
 

@@ -130,8 +130,8 @@ class TestWithPrior:
         [
             ({"format_version": 2}, "has format 2, this version reads 1"),
             ({"mine": [1.0, "x"]}, "damaged or incomplete"),
-            ({"mine": [1.0]}, "damaged: make it again"),
-            ({"scale": 1e9}, "damaged: make it again"),
+            ({"mine": [1.0]}, "damaged or incomplete"),
+            ({"scale": 1e9}, "damaged or incomplete"),
             ({"scale": None}, "damaged or incomplete"),
             ({"mine": [1.0], "generic": [2.0]}, "not of this base model: remove it"),
         ],

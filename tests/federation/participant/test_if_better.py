@@ -59,7 +59,7 @@ def pool(run, uri, do):
     """
 
     def made(first, second):
-        ann, ben = run("ann"), run("ben")
+        ann, ben = run("ann", valid_batches=8), run("ben", valid_batches=8)
         given = {"quorum": 1, "encoding": "fp32", "outsized": "off"}
         do("init", federation=uri, run=ann, **given)
         close(ann, "ann", 8, first)
@@ -75,7 +75,7 @@ def pool(run, uri, do):
         spoil(folder, noise)
         do("push", federation=uri, run=folder, participant=name)
 
-    start, _ = generalists.read(run("like"), 1)
+    start, _ = generalists.read(run("like", valid_batches=8), 1)
     return made
 
 
@@ -130,7 +130,7 @@ class TestSyncPull:
         """After a refusal the run is not stuck."""
         ann = pool(0, 0.4)
         assert do("pull", federation=uri, run=ann, if_better=True)["refused"]
-        cy = run("cy")
+        cy = run("cy", valid_batches=8)
         do("pull", federation=uri, run=cy, participant="cy")
         own = history.read(ann, 1, membership.read(ann).uri)
         go_on(cy, 8)
@@ -141,7 +141,7 @@ class TestSyncPull:
 
     def test_who_is_new_is_compared_with_what_the_run_has(self, pool, uri, do, run):
         pool(0, 0.4)
-        dan = run("dan")
+        dan = run("dan", valid_batches=8)
         before = tree(dan)
         pulled = do("pull", federation=uri, run=dan, if_better=True)
         assert pulled["refused"]["compared_with"] == "what it has now"
@@ -161,7 +161,7 @@ class TestSyncPull:
         assert out.endswith("round 2, unless it makes this run worse\n")
 
     def test_going_back_compares_nothing(self, run, cli):
-        options = {"run": run("ann"), "back": 1, "if_better": True}
+        options = {"run": run("ann", valid_batches=8), "back": 1, "if_better": True}
         code, out, err = cli(sync.main, "pull", federation="x", **options)
         assert (code, out) == (2, "")
         assert "--if-better has no effect with --back: drop one of them" in err

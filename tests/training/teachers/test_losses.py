@@ -53,7 +53,7 @@ def test_the_better_expert_gets_more_weight_in_every_block():
     task = Task(teacher=teacher("losses:weight=5", evaluator))
     level = Level(mixture, [router_group(options)], options, task)
     before = shares(mixture, batch)
-    for number in range(8):
+    for number in range(20):
         assert level.step([batch], number).finite
     assert (shares(mixture, batch) > before + 0.02).all()
 
