@@ -24,6 +24,9 @@ MOST_TEMPERATURE = 2
 MOST_TOKENS = 4096
 """Longest answer that can be asked for."""
 
+MOST_LEAN = 4.0
+"""Farthest lean that can be asked for: the odds times e^4, or about 55."""
+
 
 @dataclass(frozen=True)
 class ReplyOptions:
@@ -39,6 +42,8 @@ class ReplyOptions:
         max_tokens: Tokens to generate at most.
         system: System prompt; empty is none.
         seed: Of the draws; None is another one each time.
+        lean: More of the specialists (above 0) or of the generalists; None is what the
+            run keeps, else 0. It counts where the router chooses, in the mixture.
     """
 
     run: Path | None = None
@@ -50,6 +55,7 @@ class ReplyOptions:
     max_tokens: int = 512
     system: str = ""
     seed: int | None = None
+    lean: float | None = None
 
     def check(self) -> None:
         """Raise `ConfigError` for values that no widget gives."""
@@ -61,8 +67,12 @@ class ReplyOptions:
             raise ConfigError(f"The base model alone has no {name}: choose a run.")
         if not all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers):
             raise ConfigError("temperature, top-p and blend must be numbers")
+        if self.run is None and self.lean:
+            raise ConfigError("The base model alone leans to nobody: choose a run.")
         if not 0 <= self.blend <= 1:
             raise ConfigError("blend is from 0 to 1")
+        if self.lean is not None and not abs(self.lean) <= MOST_LEAN:
+            raise ConfigError(f"lean is from {-MOST_LEAN:g} to {MOST_LEAN:g}")
         limits = {"most_temperature": MOST_TEMPERATURE, "most_tokens": MOST_TOKENS}
         raise_all(ConfigError, list(self.settings(()).problems(**limits)))
 
@@ -95,6 +105,7 @@ class ReplyOptions:
             max_tokens=self.max_tokens,
             seed=self.seed,
             system=self.system.strip() or None,
+            lean=self.lean if self.experts == "auto" else None,
         )
 
 

@@ -228,6 +228,29 @@ class _Lines:
         return f"  eta {clock(each * (self.total - self.done))}"
 
 
+class Steps:
+    """Says on stderr how far counted work is; of short work nothing."""
+
+    def __init__(self, what: str, unit: str, every: float = 2.0):
+        """Begin now.
+
+        Args:
+            what: What is done, such as "reading the prompt".
+            unit: What is counted, such as "tokens".
+            every: Seconds between two lines, at least.
+        """
+        self._what, self._unit, self._every = what, unit, every
+        self._first = self._last = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        """`done` of `total` steps are done."""
+        now = time.monotonic()
+        if 0 < done < total and now - self._last > self._every:
+            self._last = now
+            left = clock((now - self._first) / done * (total - done))
+            say(f"{self._what} {done:,}/{total:,} {self._unit}  eta {left}")
+
+
 def clock(seconds: float) -> str:
     """`65` -> `1:05`."""
     minutes, rest = divmod(round(seconds), 60)

@@ -15,8 +15,9 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+from comigs_mlx import registry
 from comigs_mlx.errors import ConfigError, line, raise_all
 
 T = TypeVar("T")
@@ -87,6 +88,62 @@ def from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
     config = _build(kind, values, problems)
     raise_all(ConfigError, [*problems, *_problems(config)])
     return config
+
+
+class Configured(NamedTuple):
+    """A plugin's name, and its options.
+
+    Attributes:
+        name: What `registry.load` finds it by.
+        given: The options that were set, by name.
+        options: An instance of the module's `Options`; None where it was not needed.
+    """
+
+    name: str
+    given: dict[str, Any]
+    options: Any
+
+    @property
+    def every(self) -> dict[str, Any]:
+        """All options by name, also those that were not set."""
+        return {} if self.options is None else dataclasses.asdict(self.options)
+
+
+def configured(kind: str, text: str, always: bool = False) -> Configured:
+    """A plugin and its options, written `NAME` or `NAME:key=value,key=value`.
+
+    The module says what its options are in a dataclass `Options` of `option` fields. It
+    is imported where options are given, and only then unless `always`.
+
+    Args:
+        kind: A key of `registry.KINDS`.
+        text: What the user wrote.
+        always: Whether the defaults are wanted, too.
+
+    Raises:
+        ConfigError: If there is no such plugin, or it has no such options.
+    """
+    name, given = registry.parse(text)
+    if name not in (known := registry.names(kind)):
+        raise ConfigError(f"unknown {kind} {name!r}: choose one of {', '.join(known)}")
+    if not (given or always):
+        return Configured(name, given, None)
+    options = getattr(registry.load(kind, name), "Options", None)
+    if options is None and given:
+        raise ConfigError(f"{text}: {name} has no options: write {name} alone")
+    try:
+        return Configured(name, given, options and from_dict(options, given))
+    except ConfigError as error:
+        raise ConfigError(f"{text}: {error}") from error
+
+
+def written(name: str, given: Mapping[str, Any]) -> str:
+    """What `configured` reads as this plugin with these options."""
+    words = [
+        f"{key}={str(value).lower() if isinstance(value, bool) else value}"
+        for key, value in given.items()
+    ]
+    return f"{name}:{','.join(words)}" if words else name
 
 
 def _build(kind: type[T], values: Mapping[str, Any], problems: list[str]) -> T:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from comigs_mlx import command
-from comigs_mlx.config import option, parse, read_yaml
-from comigs_mlx.options import BATCH, WINDOW, DataOptions, parse_experts
+from comigs_mlx.config import option, parse
+from comigs_mlx.errors import ConfigError
+from comigs_mlx.options import BATCH, WINDOW, parse_experts
 
 if TYPE_CHECKING:
-    from comigs_mlx.data.content import Content
+    from comigs_mlx.data.batches import Batch
+    from comigs_mlx.inference.settings import Settings
     from comigs_mlx.model.base import Base
-    from comigs_mlx.training.evaluation import Score
+    from comigs_mlx.runs.place import Place
+    from comigs_mlx.training.evaluation import Evaluator, Score
 
 
 @dataclass(frozen=True)
@@ -29,8 +33,14 @@ class EvaluateConfig:
     the interval is a 95 % bootstrap of the perplexity over documents, where there are
     at least two.
 
+    --lean X adds X to the specialists' logits of the mixture; --calibrate-lean looks
+    for the X that serves best on the validation text, and keeps it in the run for
+    generate and the app. --calibrate-prior does the same for generate --prior, which
+    belongs to a prompt: it does not change what is measured here.
+
       python -m comigs_mlx.evaluate --run runs/notes
       python -m comigs_mlx.evaluate --run runs/notes --data ~/Other --split all --json
+      python -m comigs_mlx.evaluate --run runs/notes --calibrate-lean
     """
 
     run: str = option("", "folder of the run", "DIR")
@@ -47,6 +57,31 @@ class EvaluateConfig:
         "measure only this: auto, base, generalist, specialist, or one weight an "
         "expert, such as 0.3,0.7 (default: all four)",
         "WHO",
+    )
+    lean: float | None = option(
+        None,
+        "add this to the specialists' logits of the mixture (default: what is kept in "
+        "the run, else 0)",
+        "X",
+    )
+    calibrate_lean: bool = option(
+        False,
+        "first find the --lean that serves best on validation text, and keep it in the "
+        "run",
+    )
+    calibrate_prior: bool = option(
+        False,
+        "first find how far a prompt that is like the training text should lean to the "
+        "specialists (generate --prior), and keep it in the run",
+    )
+    steer: str | None = option(
+        None,
+        "steer the mixture by this text: more of the experts that are busier on it "
+        "than on other text, in the middle blocks",
+        "FILE",
+    )
+    steer_by: float = option(
+        1.0, "what --steer adds to their logits; below 0 steers away from it", "X"
     )
     best: bool = option(False, "use the save with the lowest validation loss")
     batch_size: int | None = option(
@@ -68,68 +103,175 @@ class EvaluateConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 yield f"--{name.replace('_', '-')} {value} must be at least 1"
+        yield from self._tilt_problems()
+
+    def _tilt_problems(self) -> Iterator[str]:
+        if self.lean is not None and self.calibrate_lean:
+            yield "--lean and --calibrate-lean exclude each other: drop one"
+        for name in ("calibrate_lean", "calibrate_prior"):
+            if getattr(self, name) and self.experts not in (None, "auto"):
+                yield f"--{name.replace('_', '-')} needs the mixture: drop --experts"
+        from comigs_mlx.inference.settings import steer_problems
+
+        yield from steer_problems(self.steer, self.steer_by, self.experts)
+        with contextlib.suppress(ConfigError):  # of --experts: said elsewhere
+            yield from self.settings().problems(lambda field: f"--{field}")
+
+    def settings(self) -> Settings:
+        """What is asked for as the engine takes it: the lean is the mixture's.
+
+        Raises:
+            ConfigError: If --experts names no experts.
+        """
+        from comigs_mlx.inference.settings import Settings
+
+        wanted = "auto" if self.experts is None else parse_experts(self.experts)
+        return Settings(selection=wanted, lean=self.lean)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Load run and text, measure, print."""
     config = parse(EvaluateConfig, "comigs_mlx.evaluate", argv)
     wanted = None if config.experts is None else parse_experts(config.experts)
-    from comigs_mlx.data.batches import evaluation_batches
-    from comigs_mlx.data.reading_progress import in_sentences
-    from comigs_mlx.data.splits import load_split
-    from comigs_mlx.data.tokens import TokenStream
+    from comigs_mlx.inference import lean, steering, tilts
     from comigs_mlx.model.selection import check, usable
     from comigs_mlx.runs.folder import RunFolder
+    from comigs_mlx.runs.held_out import data_options
     from comigs_mlx.training.evaluation import RESULTS, Evaluator, result_name
-    from comigs_mlx.training.fitting import check_texts
 
     folder = RunFolder(config.run)
     folder.check_exists()
-    data = _data_options(config, folder.config)
-    samples, kind = load_split(
-        data["data"], config.split, in_sentences(command.say), command.say
-    )
+    data = data_options(folder.config, vars(config))
+    steering_text = None if config.steer is None else steering.read(config.steer)
+    text = _samples(data, config.split)
+    calibrating = config.calibrate_lean or config.calibrate_prior
+    validation = _samples(data, "valid") if calibrating else None
+    training = _samples(data, "train") if config.calibrate_prior else None
     base, mixture = folder.load(best=config.best, report=command.say)
     everybody = [name for name in RESULTS if name in usable(mixture.options)]
     selections = everybody if wanted is None else [wanted]
     for selection in selections:
         check(selection, mixture.options)
-    content, notes = _content(samples, kind, base, data, config.split)
-    parts = {} if isinstance(content, TokenStream) else _parts(samples, content, data)
-    fits = check_texts(base, {config.split: content}, data["seq_len"])
-    for note in [*notes, *_parts_note(parts, data), *fits]:
-        command.say(f"note: {config.split}: {note}")
-    sizes = (data["seq_len"], data["batch_size"])
-    batches = list(evaluation_batches(content, *sizes))
+    tilts.of_settings(mixture, config.settings())  # refused before anything is measured
+    batches, parts = _batches(*text, base, data, config.split)
     evaluator, scores = Evaluator(mixture), {}
+    heldout: list[Batch] = []
+    if validation is not None:
+        heldout, _ = _batches(*validation, base, data, "valid")
+    if config.calibrate_lean:
+        _calibrate_lean(folder, evaluator, heldout)
+    values = partial(lean.values_digest, mixture)
+    settings = lean.with_kept(config.settings(), folder, values, command.say)
+    if training is not None:
+        own = _sampled(*training, base, data)
+        _calibrate_prior(folder, base, evaluator, own, heldout, settings)
+    if steering_text is not None:
+        step = command.Steps("comparing texts", "windows")
+        asked = (steering_text, config.steer_by, str(config.steer), command.say, step)
+        settings = steering.steered(settings, base, mixture, *asked)
+    tilt = tilts.of_settings(mixture, settings)
     with command.progress(len(batches) * len(selections), "batch") as advance:
         for selection in selections:
             name = result_name(selection)
             watched = _watched(batches, lambda: advance(name))  # noqa: B023
-            scores[name] = evaluator.score(watched, selection)
+            added = tilt if selection == "auto" else None
+            scores[name] = evaluator.score(watched, selection, added)
     results = summary(config.split, scores, mixture.options.names) | parts
+    results |= {"lean": settings.lean} if settings.lean else {}
     command.show(
         json.dumps(results, allow_nan=False) if config.json else table(results)
     )
 
 
-def _content(
-    samples: Sequence[Any], kind: str, base: Base, data: dict[str, Any], split: str
-) -> tuple[Content, list[str]]:
-    """All tokens of the text, nothing cut off, and notes on what has no target."""
-    from comigs_mlx.data.cache import TokenCache
-    from comigs_mlx.data.content import tokenised
+def _samples(data: dict[str, Any], split: str) -> tuple[Sequence[Any], str]:
+    from comigs_mlx.data.reading_progress import in_sentences
+    from comigs_mlx.data.splits import load_split
 
-    return tokenised(
-        samples,
-        kind,
-        base.tokenizer,
-        seq_len=None,
-        mask_prompt=data["mask_prompt"],
-        cache=TokenCache.of_user(command.say) if data["token_cache"] else None,
-        say=command.say,
-        split=split,
-    )
+    return load_split(data["data"], split, in_sentences(command.say), command.say)
+
+
+def _batches(
+    samples: Sequence[Any], kind: str, base: Base, data: dict[str, Any], split: str
+) -> tuple[list[Batch], dict[str, Any]]:
+    """All batches of one split, and what the results say of its conversations."""
+    from comigs_mlx.data.batches import evaluation_batches
+    from comigs_mlx.data.tokens import TokenStream
+    from comigs_mlx.runs.held_out import tokens_of
+    from comigs_mlx.training.fitting import check_texts
+
+    content, notes = tokens_of(samples, kind, base, data, split, command.say)
+    parts = {} if isinstance(content, TokenStream) else _parts(samples, content, data)
+    fits = check_texts(base, {split: content}, data["seq_len"])
+    for note in [*notes, *_parts_note(parts, data), *fits]:
+        command.say(f"note: {split}: {note}")
+    sizes = (data["seq_len"], data["batch_size"])
+    return list(evaluation_batches(content, *sizes)), parts
+
+
+def _sampled(
+    samples: Sequence[Any], kind: str, base: Base, data: dict[str, Any]
+) -> list[Batch]:
+    """Some windows of the training text, from all parts of it."""
+    from comigs_mlx.data.batches import sampled_batches
+    from comigs_mlx.inference.prior import TRAINING_WINDOWS
+    from comigs_mlx.runs.held_out import tokens_of
+
+    content, _ = tokens_of(samples, kind, base, data, "train", command.say)
+    count = -(-TRAINING_WINDOWS // data["batch_size"])
+    return sampled_batches(content, data["seq_len"], data["batch_size"], count)
+
+
+def _calibrate_lean(folder: Place, evaluator: Evaluator, batches: list[Batch]) -> None:
+    """Find the lean that serves best on validation text, and keep it in the run."""
+    from comigs_mlx.inference import lean, tilts
+
+    mixture, trials, tokens = evaluator.mixture, list[lean.Trial](), 0
+
+    def loss(value: float) -> float:
+        nonlocal tokens
+        rows = tilts.lean_rows(mixture, value)
+        watched = _watched(batches, lambda: advance(f"lean {value:+g}"))
+        score = evaluator.score(watched, "auto", tilts.as_input(rows))
+        tokens = score.token_count
+        return score.loss
+
+    tilts.lean_rows(mixture, 1.0)  # refused before the first pass
+    with command.progress(len(batches) * lean.MOST_TRIALS, "batch") as advance:
+        for trial in lean.search(loss):
+            trials.append(trial)
+    for trial in sorted(trials, key=lambda trial: trial.lean):
+        command.say(f"lean {trial.lean:+.2f}: valid loss {trial.loss:.4f}")
+    kept = lean.keep(folder, mixture, trials, tokens)
+    command.say(f"kept lean {kept.lean:+g} in {folder.path / lean.FILE}")
+
+
+def _calibrate_prior(
+    folder: Place,
+    base: Base,
+    evaluator: Evaluator,
+    own: list[Batch],
+    heldout: list[Batch],
+    settings: Settings,
+) -> None:
+    """Find what prompts are compared with, and by how much they lean, and keep it."""
+    from comigs_mlx.inference import prior, tilts, windows
+
+    mixture = evaluator.mixture
+    rows = tilts.lean_rows(mixture, settings.lean or 0.0)
+    tilts.lean_rows(mixture, 1.0)  # refused before the first pass
+    command.say("comparing the training text with other text")
+    step = command.Steps("comparing texts", "windows")
+    other = prior.of_windows(mixture, windows.generic(base), step)
+    step = command.Steps("comparing texts", "batches")
+    centres = prior.Centres(prior.of_batches(mixture, own, step), other)
+    parts = prior.PromptWindows(evaluator, centres, heldout)
+    total = len(parts) * prior.MOST_TRIALS
+    with command.progress(total, "batch") as advance:
+        trials, tokens = prior.search(parts, rows, lambda: advance("prior"))
+    for trial in sorted(trials, key=lambda trial: trial.lean):
+        command.say(f"prior {trial.lean:.4g}: valid loss {trial.loss:.4f}")
+    kept = prior.keep(folder, mixture, centres, trials, tokens)
+    command.say(f"kept prior {kept.scale:.4g} in {folder.path / prior.FILE}")
 
 
 def _parts(
@@ -149,18 +291,6 @@ def _parts_note(parts: dict[str, Any], data: dict[str, Any]) -> Iterator[str]:
             "measured in windows without context from the one before; raise --seq-len "
             "to measure them at once"
         )
-
-
-def _data_options(config: EvaluateConfig, saved: Path) -> dict[str, Any]:
-    """Data, batch size and so on: as given, else as in the run, else the defaults."""
-    defaults = DataOptions()
-    names = ("data", "seq_len", "batch_size", "mask_prompt", "token_cache")
-    values = {name: getattr(defaults, name) for name in names}
-    if saved.is_file():
-        run = read_yaml(saved)
-        values |= {name: run[name] for name in names if name in run}
-    given = {name: getattr(config, name, None) for name in names}
-    return values | {name: value for name, value in given.items() if value is not None}
 
 
 def _watched(batches: Sequence[Any], advance: Any) -> Iterator[Any]:
@@ -219,6 +349,8 @@ def table(results: dict[str, Any]) -> str:
             interval = " to ".join(map(_shown, found["ci95"]))
         perplexity = _shown(found["perplexity"])
         lines.append(f"{name:12}{found['loss']:8.4f}{perplexity:>12}   {interval}")
+    if lean := results.get("lean"):
+        lines.append(f"the mixture leans by {lean:+g}")
     shares = (f"{name} {share:.1%}" for name, share in results["expert_share"].items())
     return "\n".join([*lines, f"expert share: {', '.join(shares)}"])
 

@@ -20,6 +20,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from comigs_mlx.config import configured, written
+
 ADAPTER = "adapters.safetensors"
 """The tensor file of one generalist, in mlx-lm's adapter format."""
 
@@ -79,7 +81,11 @@ class SharedShape:
             KeyError: If a value is missing.
             TypeError: If the targets are no list.
         """
-        values = {field.name: info[field.name] for field in dataclasses.fields(cls)}
+        values = {
+            field.name: info[field.name]
+            for field in dataclasses.fields(cls)
+            if field.name in info or field.default_factory is dataclasses.MISSING
+        }
         return cls(**{**values, "targets": tuple(sorted(values["targets"]))})
 
     def to_json(self) -> dict[str, Any]:
@@ -95,11 +101,14 @@ class ExpertShape(SharedShape):
         specialists: The number of experts that stay on this device.
         top_k: The number of experts that a token uses in each block.
         router: The name of the routing function.
+        router_options: Its options, without which its parameters have no shape. A run
+            made before routers had any has none.
     """
 
     specialists: int
     top_k: int
     router: str
+    router_options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of_options(cls, options: Any, num_layers: int, targets: Sequence[str]) -> Self:
@@ -111,7 +120,8 @@ class ExpertShape(SharedShape):
             targets: The linears with LoRA pairs, relative to a block.
         """
         own: dict[str, Any] = {"num_layers": num_layers, "targets": tuple(targets)}
-        own["router"] = options.router_type
+        router = configured("router", options.router_type, always=True)
+        own["router"], own["router_options"] = router.name, router.every
         names = [field.name for field in dataclasses.fields(cls)]
         values = {n: own[n] if n in own else getattr(options, n) for n in names}
         return cls(**values)
@@ -120,7 +130,8 @@ class ExpertShape(SharedShape):
         """Give the `ExpertOptions` that attach such a mixture, by their names."""
         values = self.to_json()
         del values["targets"]
-        scale, router = values.pop("scale"), values.pop("router")
+        scale = values.pop("scale")
+        router = written(values.pop("router"), values.pop("router_options"))
         alpha = {"alpha": scale * self.rank, "scaling": "lora"}
         return {**values, **alpha, "router_type": router}
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from comigs_mlx.inference.replies import Progress
     from comigs_mlx.inference.settings import Settings
     from comigs_mlx.model.base import Base
+    from comigs_mlx.model.mixture import Mixture
+    from comigs_mlx.runs.place import Place
 
 T = TypeVar("T", dict[str, Any], list[Any])
 
@@ -38,6 +40,7 @@ class GenerateConfig:
       python -m comigs_mlx.generate --run runs/notes --prompt "What did I plan?"
       python -m comigs_mlx.generate --run runs/notes --prompt "Dear" \\
           --ignore-chat-template --experts specialist --html who.html
+      python -m comigs_mlx.generate --run runs/notes --prompt "Dear" --lean 1.5
     """
 
     run: str = option("", "folder of the run", "DIR")
@@ -54,6 +57,36 @@ class GenerateConfig:
         "weights in memory, so that it costs what the base costs",
     )
     best: bool = option(False, "use the save with the lowest validation loss")
+    lean: float | None = option(
+        None,
+        "more me, more everyone: add this to the specialists' logits in every block; "
+        "0 = the router as it is (default: what evaluate --calibrate-lean has kept in "
+        "the run, else 0)",
+        "X",
+    )
+    prior: float | None = option(
+        None,
+        "lean to the specialists by this times how much more the prompt is like the "
+        "run's training text than like other text; 0 = off (default: what evaluate "
+        "--calibrate-prior has kept in the run, else 0)",
+        "SCALE",
+    )
+    steer: str | None = option(
+        None,
+        "steer by this text: more of the experts that are busier on it than on other "
+        "text, in the middle blocks",
+        "FILE",
+    )
+    steer_by: float = option(
+        1.0, "what --steer adds to their logits; below 0 steers away from it", "X"
+    )
+    reroute: str | None = option(
+        None,
+        "experimental: fit the router's choice to this text by some steps of gradient; "
+        "give text that the prompt is about and that you did not write",
+        "FILE",
+    )
+    reroute_steps: int = option(5, "steps of --reroute", "N")
     max_tokens: int = option(256, "tokens to generate at most", "N")
     temp: float = option(0.0, "sampling temperature; 0 takes the likeliest token", "T")
     top_p: float = option(
@@ -118,6 +151,9 @@ class GenerateConfig:
             selection=parse_experts(self.experts),
             temperature=self.temp,
             max_tokens=self.max_tokens,
+            lean=self.lean,
+            prior=self.prior,
+            reroute=0 if self.reroute is None else self.reroute_steps,
             system=self.system_prompt,
             logit_bias=_biases(self.logit_bias),
             stop=_stop_words(self.stop),
@@ -135,8 +171,11 @@ class GenerateConfig:
             yield "--prompt is blank: give some text"
         try:
             yield from self.settings().problems(_flag)
+            if self.reroute is not None and self.reroute_steps == 0:
+                yield "--reroute-steps 0 must be at least 1: or drop --reroute"
         except ConfigError as error:
             yield str(error)
+        yield from self._steer_problems()
         if self.ignore_chat_template and self.chat_template_args is not None:
             yield "--chat-template-args needs the chat template: drop one of the two"
         if self.fuse and (self.trace is not None or self.html is not None):
@@ -144,6 +183,11 @@ class GenerateConfig:
         for name in ("trace", "html"):
             if (file := getattr(self, name)) is not None:
                 yield from _unwritable(f"--{name} {file}", Path(file).expanduser())
+
+    def _steer_problems(self) -> Iterator[str]:
+        from comigs_mlx.inference.settings import steer_problems
+
+        return steer_problems(self.steer, self.steer_by, self.experts)
 
 
 def _stop_words(text: str | None) -> tuple[str, ...]:
@@ -159,7 +203,8 @@ def _stop_words(text: str | None) -> tuple[str, ...]:
 
 def _flag(field: str) -> str:
     """What a setting is called on the command line."""
-    return "--temp" if field == "temperature" else f"--{field.replace('_', '-')}"
+    flags = {"temperature": "--temp", "reroute": "--reroute-steps"}
+    return flags.get(field, f"--{field.replace('_', '-')}")
 
 
 def _json(text: str | None, kind: type[T], flag: str, example: str) -> T:
@@ -211,7 +256,7 @@ def _unwritable(option: str, file: Path) -> Iterator[str]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Load the run, stream the answer, write the traces asked for."""
     config = parse(GenerateConfig, "comigs_mlx.generate", argv)
-    settings = config.settings()
+    from comigs_mlx.inference import steering
     from comigs_mlx.inference.generation import Generation
     from comigs_mlx.inference.replies import Watch
     from comigs_mlx.model.fusing import fused
@@ -219,13 +264,58 @@ def main(argv: Sequence[str] | None = None) -> None:
     from comigs_mlx.runs.folder import RunFolder
 
     folder = RunFolder(config.run)
+    texts = {
+        name: None if file is None else steering.read(file)
+        for name, file in (("steer", config.steer), ("reroute", config.reroute))
+    }
     base, mixture = folder.load(best=config.best, report=command.say)
+    settings = _tilted(config, folder, base, mixture, **texts)
     prompt, watch = _tokens(base, config, settings), Watch(listen=_Reading())
     generation = Generation(base, mixture, prompt, settings, watch)
     speaking = fused if config.fuse else Mixture.selected
     with speaking(mixture, settings.selection):
         _stream(generation)
     _write(generation, config)
+
+
+def _tilted(
+    config: GenerateConfig,
+    folder: Place,
+    base: Base,
+    mixture: Mixture,
+    steer: str | None,
+    reroute: str | None,
+) -> Settings:
+    """The settings with everything that tilts the router: kept, or asked for.
+
+    Args:
+        config: The options.
+        folder: The run.
+        base: The model of the mixture, and its tokenizer.
+        mixture: Attached.
+        steer: The text to steer by.
+        reroute: The text to fit the router's choice to.
+    """
+    from comigs_mlx.inference import lean, prior, rerouting, steering
+
+    values = partial(lean.values_digest, mixture)
+    settings = lean.with_kept(config.settings(), folder, values, command.say)
+    speaking = (base, mixture, config.prompt, values, command.say)
+    settings = prior.with_prior(settings, folder, *speaking)
+    if steer is not None:
+        asked = (steer, config.steer_by, str(config.steer), command.say)
+        step = command.Steps("comparing texts", "windows", QUIET_SECONDS)
+        settings = steering.steered(settings, base, mixture, *asked, step)
+    if reroute is None:
+        return settings
+    tokens = rerouting.context(base, pasted=reroute)
+    if len(tokens) < rerouting.LEAST_TOKENS:
+        raise ConfigError(
+            f"{config.reroute} has {len(tokens)} tokens, too few to fit anything to: "
+            f"give at least {rerouting.LEAST_TOKENS}"
+        )
+    step = command.Steps("rerouting", "steps", QUIET_SECONDS)
+    return rerouting.rerouted(settings, mixture, tokens, command.say, step)
 
 
 def _tokens(base: Base, config: GenerateConfig, settings: Settings) -> list[int]:
@@ -256,17 +346,13 @@ def _stream(generation: Generation) -> None:
 
 
 class _Reading:
-    """Says on stderr how far a long prompt has been read; of a short one nothing."""
+    """Says how far a long prompt has been read; of a short one nothing."""
 
     def __init__(self) -> None:
-        self._first = self._last = time.monotonic()
+        self._say = command.Steps("reading the prompt", "tokens", QUIET_SECONDS)
 
     def __call__(self, progress: Progress) -> None:
-        now, done, total = time.monotonic(), progress.done, progress.total
-        if 0 < done < total and now - self._last > QUIET_SECONDS:
-            self._last = now
-            left = command.clock((now - self._first) / done * (total - done))
-            command.say(f"reading the prompt {done:,}/{total:,} tokens  eta {left}")
+        self._say(progress.done, progress.total)
 
 
 def _write(generation: Generation, config: GenerateConfig) -> None:

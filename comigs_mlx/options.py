@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from comigs_mlx import registry
-from comigs_mlx.config import from_dict, given, group, option, read_yaml
+from comigs_mlx.config import configured, from_dict, given, group, option, read_yaml
 from comigs_mlx.errors import ConfigError
 
 BATCH, WINDOW, RANK, EXPERTS = 2**16, 2**24, 2**16, 2**10
@@ -68,7 +67,12 @@ class ExpertOptions:
     scaling: Literal["rslora", "lora"] = option(
         "rslora", "scale = alpha / sqrt(rank) (rslora) or alpha / rank (lora)"
     )
-    router_type: str = option("topk", "routing function (a file of model/routers)")
+    router_type: str = option(
+        "topk",
+        "how tokens find experts (a file of model/routers), with options as "
+        "NAME:key=value,key=value",
+        "ROUTER",
+    )
     num_layers: int = option(-1, "adapt the last N blocks; -1 = all", "N")
     attention_lora: bool = option(
         True, "one shared LoRA pair on every attention linear"
@@ -110,8 +114,10 @@ class ExpertOptions:
             )
         if not 0 < self.alpha < math.inf:
             yield f"--alpha {self.alpha} must be a number above 0"
-        if self.router_type not in (known := registry.names("router")):
-            yield f"--router-type {self.router_type}: choose {', '.join(known)}"
+        try:
+            configured("router", self.router_type)
+        except ConfigError as error:
+            yield f"--router-type: {error}"
         if self.num_layers == 0 or self.num_layers < -1:
             yield f"--num-layers {self.num_layers} must be at least 1, or -1 for all"
 
@@ -136,6 +142,15 @@ class TrainingOptions:
     )
     router_every: int = option(30, "expert steps between two router phases", "N")
     router_steps: int = option(10, "router steps in one phase", "N")
+    top_k_from: int = option(
+        0, "let top-k grow from K to --top-k over all steps; 0 = it is fixed", "K"
+    )
+    teach: str = option(
+        "",
+        "teach the router which experts predict each token best: losses, with options "
+        "as NAME:key=value,key=value",
+        "TEACHER",
+    )
     balance_weight: float = option(
         0.01, "weight of the load-balancing loss, used only when top-k < experts", "W"
     )
@@ -149,15 +164,36 @@ class TrainingOptions:
         False, "recompute each block in the backward pass: less memory, more time"
     )
     seed: int = option(0, "of the initial values and the order of the text", "N")
+    frozen: str = option(
+        "",
+        "experts that do not learn, such as specialist,specialist-1; of a run that is "
+        "there, python -m comigs_mlx.freeze changes it",
+        "NAME,...",
+    )
+
+    @property
+    def frozen_names(self) -> list[str]:
+        """The names of the experts that do not learn."""
+        return [name.strip() for name in self.frozen.split(",") if name.strip()]
 
     def problems(self) -> Iterator[str]:
         """One sentence for each value that cannot work."""
         counts = ("steps", "router_every", "router_steps", "grad_accumulation")
         yield from _at_least(self, 1, *counts)
         factors = ("weight_decay", "balance_weight", "generalist_importance")
-        yield from _at_least(self, 0, "seed", *factors)
+        yield from _at_least(self, 0, "seed", "top_k_from", *factors)
+        if self.teach:
+            yield from self._teach_problems()
         if not 0 < self.learning_rate < math.inf:
             yield f"--learning-rate {self.learning_rate} must be a number above 0"
+
+    def _teach_problems(self) -> Iterator[str]:
+        try:
+            configured("teacher", self.teach)
+        except ConfigError as error:
+            yield f"--teach: {error}"
+        if self.router != "alternating":
+            yield f"--teach needs --router alternating, not {self.router}"
 
 
 @dataclass(frozen=True)
@@ -183,6 +219,18 @@ PERSONAL = (
     "what everybody receives: by_loss trusts each the more the lower its loss on your "
     "validation text; the losses stay here, and your next contribution starts from "
     "the mixture"
+)
+
+
+JOIN = (
+    "for little text: take the federation's generalists as they are, and let the "
+    "router alone learn, on the training text; nothing is contributed, so no "
+    "--participant is needed"
+)
+
+SPECIALIST_FROM = (
+    "start a new run's specialists as copies of the generalists that it pulls, instead "
+    "of from nothing: its outputs then begin as the generalist's, not as the base's"
 )
 
 
@@ -215,6 +263,8 @@ class SharingOptions:
         "SECONDS",
     )
     personal: Literal["by_loss"] | None = option(None, PERSONAL)
+    join: bool = option(False, JOIN)
+    specialist_from: Literal["generalist"] | None = option(None, SPECIALIST_FROM)
     trust: bool = option(
         False,
         "accept what was changed in the federation since this run took part, and what "
@@ -225,12 +275,31 @@ class SharingOptions:
         """One sentence for each value that cannot work."""
         yield from _at_least(self, 1, "rounds", "local_steps")
         yield from _at_least(self, 0, "router_refresh", "wait")
-        if self.federation is not None and self.participant is None:
+        named = self.participant is not None or self.join
+        if self.federation is not None and not named:
             yield "--participant NAME is missing: your name in the federation"
         if self.federation is None and self.participant is not None:
             yield "--participant needs --federation URI"
         if self.federation is None and self.personal is not None:
             yield "--personal needs --federation URI"
+        yield from self._joining_problems()
+
+    def _joining_problems(self) -> Iterator[str]:
+        if self.federation is None:
+            if self.join:
+                yield "--join needs --federation URI: whose generalists it joins"
+            if self.specialist_from is not None:
+                yield (
+                    "--specialist-from generalist needs --federation URI: the "
+                    "generalist of a new run alone has learnt nothing"
+                )
+        if self.join and self.specialist_from is not None:
+            yield (
+                "--join trains no specialist, and a router learns nothing from two "
+                "equal experts: leave out --specialist-from, or --join"
+            )
+        if self.join and self.router_refresh:
+            yield "--join trains the router anyway: leave out --router-refresh"
 
 
 @dataclass(frozen=True)
@@ -289,7 +358,7 @@ CHANGEABLE = {
     "memory_limit",
     *(field.name for field in dataclasses.fields(SharingOptions)),
     *(field.name for field in dataclasses.fields(PrivacyOptions)),
-}
+} - {"join", "specialist_from"}
 """Options that may differ from the run's own when it is resumed."""
 
 PATHS = {"model", "data"}
@@ -316,6 +385,8 @@ class TrainConfig:
           --data ~/Notes --run runs/llama --grad-checkpoint
       python -m comigs_mlx.train --data ~/Notes --run runs/notes \\
           --federation hf://you/notes --participant ann --rounds 20
+      python -m comigs_mlx.train --data ~/Notes --run runs/notes \\
+          --federation hf://you/notes --join
     """
 
     model: str = option(
@@ -349,6 +420,15 @@ class TrainConfig:
         limit, (least, most) = self.memory_limit, MEMORY_GB
         if limit is not None and not least <= limit <= most:
             yield f"--memory-limit {limit} must be from {least} to {most} (GB)"
+        if self.sharing.join:
+            if self.training.router != "joint":
+                yield "--join trains the router alone: leave out --router"
+            if self.privacy.dp_noise is not None:
+                yield "--join contributes nothing: leave out --dp-clip and --dp-noise"
+        names = self.experts.names
+        for name in self.training.frozen_names:
+            if name not in names:
+                yield f"--frozen {name}: the experts are {', '.join(names)}"
 
     @property
     def folder(self) -> Path:
@@ -372,6 +452,8 @@ def train_config(argv: Sequence[str] | None = None) -> TrainConfig:
     for name in PATHS & values.keys():
         if isinstance(values[name], str):
             values[name] = from_anywhere(values[name])
+    if values.get("join") is True:
+        values = {"router": "joint", **values}
     config = from_dict(TrainConfig, values)
     if config.resume:
         config = from_dict(TrainConfig, {**_saved(config, values), **values})

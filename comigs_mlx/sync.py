@@ -109,7 +109,9 @@ def _pull(config: PullConfig) -> tuple[Any, str]:
     exchange, metered = _open(config)
     if config.dry_run:
         number = repository.current(exchange).round.round
-        return {"round": number}, f"would pull {_pulled(number, config.personal)}"
+        text = f"would pull {_pulled(number, config.personal)}"
+        unless = ", unless it makes this run worse" if config.if_better else ""
+        return {"round": number}, text + unless
     pulled = api.pull(
         run,
         exchange,
@@ -117,9 +119,13 @@ def _pull(config: PullConfig) -> tuple[Any, str]:
         config.trust,
         command.say,
         config.personal,
+        config.if_better,
     )
     what, counts = "now has" if pulled.changed else "has already", _counts(metered)
     text = f"{run} {what} {_pulled(pulled.round, pulled.personal)}{_traffic(counts)}"
+    if pulled.refused is not None:
+        kept = f"{run} keeps what it has: {pulled.refused.sentence}"
+        text = f"{kept}{_traffic(counts)}"
     return {**dataclasses.asdict(pulled), **counts}, text
 
 

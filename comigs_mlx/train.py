@@ -34,6 +34,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _trained(argv: Sequence[str] | None, say: Say) -> Path:
     """Train as the flags say; the run's folder."""
     config = train_config(argv)
+    from comigs_mlx.runs.place import Place
+
+    if config.resume and Place(config.folder).settle():
+        config = train_config(argv)  # the run was changed, and now says so
     from comigs_mlx.runs.loggers import check_installed
     from comigs_mlx.runs.session import session
 
@@ -71,11 +75,18 @@ def _shared(config: TrainConfig, flags: Collection[str], say: Say) -> Session:
 
 def _introduce(opened: Session, say: Say) -> None:
     """What is trained on what, before the first step."""
+    from comigs_mlx.model.params import EXPERTS
+
     counts = opened.trainer.trainable()
     documents = (f"{name} {count}" for name, count in opened.documents.items())
     say(f"documents: {', '.join(documents)}")
     parts = (f"{role} {count:,}" for role, count in counts.items())
-    say(f"trainable: {', '.join(parts)}; in all {sum(counts.values()):,}")
+    if set(opened.trainer.experts.roles).isdisjoint(EXPERTS):
+        say(
+            f"trainable: the router alone, {counts['router']:,}; nothing is contributed"
+        )
+    else:
+        say(f"trainable: {', '.join(parts)}; in all {sum(counts.values()):,}")
     for warning in opened.trainer.warnings():
         say(Note(warning))
 

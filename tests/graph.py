@@ -7,7 +7,18 @@ from collections import defaultdict
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
+from comigs_mlx.model.routing import Routing
+
 PRODUCTS = ("Matmul", "AddMM", "QuantizedMatmul", "GatherMM", "GatherQMM")
+
+
+def arrays_of(tree):
+    """The arrays of a tree; None where there could be one is left out."""
+    if isinstance(tree, Routing):
+        tree = tree.arrays()
+    elif isinstance(tree, tuple):
+        return [array for part in tree for array in arrays_of(part)]
+    return [array for _, array in tree_flatten(tree)]
 
 
 class Graph:
@@ -21,7 +32,7 @@ class Graph:
     def __init__(self, result, leaves):
         assert all("." in name for name in leaves)
         text = io.StringIO()
-        mx.export_to_dot(text, [a for _, a in tree_flatten(result)], **leaves)
+        mx.export_to_dot(text, arrays_of(result), **leaves)
         self._labels = dict(re.findall(r"\{ (\d+) \[label =\"(\w+)\"", text.getvalue()))
         self._readers = defaultdict(set)
         for line in text.getvalue().splitlines():

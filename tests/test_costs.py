@@ -102,8 +102,7 @@ def gradients_of(level):
     """The gradient tree of one batch, not evaluated."""
     model, batch = level.mixture.model, batch_of(0)
     trained, others = (params.select(model, r) for r in (level.roles, level.others))
-    given = mx.array(batch.tokens), mx.array(batch.mask)
-    return level._gradients(trained, others, *given)[0]
+    return level._gradients(trained, others, None, level._inputs(batch, 0, 0))[0]
 
 
 def test_low_rank_products_do_not_grow_in_number_with_the_experts():
@@ -194,9 +193,9 @@ def traced(monkeypatch):
     found = []
 
     class Counted(Level):
-        def _step(self, trained, others, states, tokens, mask):
-            found.append((self.roles, tuple(tokens.shape)))
-            return super()._step(trained, others, states, tokens, mask)
+        def _step(self, trained, others, states, k, batch):
+            found.append((self.roles, tuple(batch["tokens"].shape)))
+            return super()._step(trained, others, states, k, batch)
 
     class CountedEvaluator(Evaluator):
         def _run(self, values, tokens):
@@ -227,7 +226,8 @@ def test_a_hundred_steps_trace_each_level_once_a_shape(traced):
 class Plain(Level):
     """A level whose loss makes all logits at once."""
 
-    def _objective(self, tokens, mask):
+    def _objective(self, k, batch):
+        tokens, mask = batch["tokens"], batch["mask"]
         logits, routing = self.mixture(tokens[:, :-1])
         loss = (nn.losses.cross_entropy(logits, tokens[:, 1:]) * mask).sum()
         share = routing.weights.sum((1, 2)).mean(0)

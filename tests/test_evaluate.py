@@ -10,6 +10,7 @@ import pytest
 
 import tests.tiny as tiny
 from comigs_mlx.evaluate import main
+from comigs_mlx.inference.lean import FILE
 from comigs_mlx.runs.folder import RunFolder
 from tests.runs.compare import tree
 
@@ -210,6 +211,83 @@ def test_without_specialists_they_are_left_out(cli, trained):
     assert found["expert_share"] == {"generalist": pytest.approx(1.0)}
 
 
+class TestLean:
+    @pytest.fixture
+    def mine(self, run, tmp_path):
+        return shutil.copytree(run, tmp_path / "mine")
+
+    def test_leans_the_mixture_alone(self, cli, run):
+        plain = results(cli, run)["results"]
+        for lean, side in ((50, "specialist"), (-50, "generalist")):
+            found = results(cli, run, lean=lean)
+            assert found["lean"] == lean
+            for name in ("base", "generalist", "specialist"):
+                assert found["results"][name] == plain[name]
+            losses = found["results"]
+            expected = pytest.approx(losses[side]["loss"], rel=1e-5)
+            assert losses["mixture"]["loss"] == expected
+            assert losses["mixture"]["loss"] != plain["mixture"]["loss"]
+
+    def test_of_0_is_none(self, cli, run):
+        assert results(cli, run, lean=0) == results(cli, run)
+
+    def test_is_calibrated_on_validation_text_and_kept(self, cli, mine):
+        """The kept lean is what measures from then on, here and in `generate`."""
+        before = results(cli, mine)
+        code, out, err = cli(main, "--calibrate-lean", "--json", run=mine)
+        assert code == 0, err
+        kept = json.loads((mine / FILE).read_text())
+        assert kept["lean"]
+        assert f"kept lean {kept['lean']:+g} in {mine / FILE}" in err
+        assert f"lean +0.00: valid loss {kept['loss_without']:.4f}" in err
+        valid = results(cli, mine, split="valid")
+        assert valid["lean"] == kept["lean"]
+        assert valid["tokens"] == kept["tokens"]
+        assert valid["results"]["mixture"]["loss"] == pytest.approx(kept["loss"])
+        valid = results(cli, mine, split="valid", lean=0)
+        assert valid["results"]["mixture"]["loss"] == pytest.approx(
+            kept["loss_without"]
+        )
+        assert kept["loss"] < kept["loss_without"]
+        assert json.loads(out) == results(cli, mine) != before
+        assert results(cli, mine, lean=0) == before
+        (mine / FILE).unlink()
+        assert results(cli, mine) == before
+
+    def test_the_table_says_so(self, cli, run):
+        _, out, _ = cli(main, run=run, lean=-0.5)
+        assert "the mixture leans by -0.5\n" in out
+
+    def test_where_there_is_one_side_only(self, cli, trained):
+        run = trained(specialists=0, steps=2)
+        for flags in (["--lean", "1"], ["--calibrate-lean"]):
+            code, _, err = cli(main, *flags, run=run)
+            assert code == 2
+            assert "a lean weighs specialists against generalists" in err
+
+
+def test_steering_moves_the_mixture_alone(cli, run, tmp_path):
+    (tmp_path / "it.txt").write_text("zzzz qqqq " * 30)
+    plain, found = results(cli, run), results(cli, run, steer=tmp_path / "it.txt")
+    assert found["results"].pop("mixture") != plain["results"].pop("mixture")
+    assert found["results"] == plain["results"]
+
+
+def test_a_prior_is_calibrated_and_kept(cli, run, tmp_path):
+    """What is measured does not change: a prior is a prompt's."""
+    mine = shutil.copytree(run, tmp_path / "mine")
+    before = results(cli, mine)
+    code, out, err = cli(main, "--calibrate-prior", "--json", run=mine)
+    assert code == 0, err
+    assert json.loads(out) == before == results(cli, mine)
+    kept = json.loads((mine / "prior.json").read_text())
+    assert len(kept["mine"]) == len(kept["generic"]) == 32
+    assert kept["scale"] >= 0
+    assert kept["loss"] <= kept["loss_without"]
+    assert f"prior 0: valid loss {kept['loss_without']:.4f}" in err
+    assert f"kept prior {kept['scale']:.4g} in {mine / 'prior.json'}" in err
+
+
 class TestConversations:
     """Whole, in windows where they are longer; nothing is left out without a word."""
 
@@ -321,6 +399,24 @@ class TestRefused:
             ({"experts": "0.5,0.5"}, "expected 3 weights"),
             ({"experts": "0,0,0"}, "use base instead"),
             ({"experts": "1,x,0"}, "expected auto, base, generalist"),
+            ({"steer": "/no/such/text"}, "/no/such/text: cannot be read"),
+            ({"steer_by": 51}, "--steer-by 51.0 must be from -50 to 50"),
+            (
+                {"steer": "/dev/null", "experts": "base"},
+                "--steer moves the router's choice: it needs experts auto",
+            ),
+            ({"steer": "/dev/null"}, "/dev/null has 0 tokens, too few to tell"),
+            ({"lean": 60}, "--lean 60.0 must be from -50 to 50"),
+            ({"lean": 1, "experts": "base"}, "--lean moves the router's choice"),
+            ({"lean": 1, "calibrate_lean": True}, "exclude each other: drop one"),
+            (
+                {"calibrate_lean": True, "experts": "base"},
+                "--calibrate-lean needs the mixture: drop --experts",
+            ),
+            (
+                {"calibrate_prior": True, "experts": "base"},
+                "--calibrate-prior needs the mixture: drop --experts",
+            ),
             ({"split": "rest"}, "invalid choice: 'rest'"),
             ({"seq_len": 0}, "--seq-len 0 must be at least 1"),
             ({"data": "/no/such/text"}, "no such file or folder"),

@@ -31,7 +31,9 @@ def test_comigs_json_is_the_public_format(tmp_path):
     written = (tmp_path / "comigs.json").read_text()
     assert " ".join(written.split()) == (
         '{ "attention_lora": true, "generalists": 2, "num_layers": 5, "rank": 4, '
-        '"router": "topk", "scale": 8.0, "specialists": 3, '
+        '"router": "topk", '
+        '"router_options": { "bias": false, "entropy": 0.0, "soft_training": false }, '
+        '"scale": 8.0, "specialists": 3, '
         '"targets": [ "mlp.down_proj", "mlp.up_proj" ], "top_k": 1 }'
     )
     assert ExpertShape.from_json(SHAPE.to_json()) == SHAPE
@@ -42,11 +44,26 @@ def test_the_options_attach_the_same_mixture():
     assert ExpertShape.of_options(again, 5, SHAPE.targets) == SHAPE
 
 
-@pytest.mark.parametrize("name", sorted(FIELDS))
+@pytest.mark.parametrize("name", sorted(FIELDS - {"router_options"}))
 def test_a_missing_value_is_named(name):
     info = {key: value for key, value in SHAPE.to_json().items() if key != name}
     with pytest.raises(KeyError, match=name):
         ExpertShape.from_json(info)
+
+
+def test_a_run_from_before_routers_had_options_is_read():
+    info = SHAPE.to_json()
+    del info["router_options"]
+    shape = ExpertShape.from_json(info)
+    assert shape.router_options == {}
+    assert from_dict(ExpertOptions, shape.options()).router_type == "topk"
+
+
+def test_the_router_s_options_are_part_of_it():
+    options = ExpertOptions(router_type="recurrent:size=5")
+    shape = ExpertShape.of_options(options, 5, SHAPE.targets)
+    assert (shape.router, shape.router_options) == ("recurrent", {"size": 5})
+    assert shape.options()["router_type"] == "recurrent:size=5"
 
 
 def test_the_manifest_has_a_part_of_it():
@@ -59,7 +76,7 @@ def test_the_manifest_has_a_part_of_it():
         "attention_lora",
         "targets",
     ]
-    assert FIELDS - set(SHARED) == {"specialists", "top_k", "router"}
+    assert FIELDS - set(SHARED) == {"specialists", "top_k", "router", "router_options"}
     assert typing.get_type_hints(Manifest)["experts"] is SharedShape
     assert typing.get_type_hints(Contribution)["experts"] is SharedShape
 

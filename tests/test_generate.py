@@ -13,10 +13,12 @@ import mlx_lm
 import numpy as np
 import pytest
 
-from comigs_mlx import generate
+from comigs_mlx import evaluate, generate
 from comigs_mlx.generate import main
 from comigs_mlx.inference import generation as inference
+from comigs_mlx.inference import lean, rerouting
 from comigs_mlx.inference.generation import Recorder
+from comigs_mlx.inference.settings import Settings
 from comigs_mlx.runs.folder import RunFolder
 from tests.runs.compare import tree
 
@@ -126,6 +128,80 @@ class TestText:
         prompt = "".join(token["text"] for token in tokens if token["prompt"])
         assert prompt.startswith("<|im_start|>system\nbe kind<|im_end|>\n")
         assert "user\nhello" in prompt
+
+
+class TestLean:
+    def test_more_me_and_more_everyone(self, cli, run):
+        """As far as it goes, they are the specialists and the generalist alone."""
+        for most, side in ((50, "specialist"), (-50, "generalist")):
+            leaning = generated(cli, run, lean=most, max_tokens=24)
+            assert leaning == generated(cli, run, experts=side, max_tokens=24)
+
+    def test_of_the_run_is_used_unless_another_is_given(self, cli, run, tmp_path):
+        mine = shutil.copytree(run, tmp_path / "mine")
+        plain = generated(cli, run, max_tokens=24)
+        leaning = generated(cli, run, max_tokens=24, lean=50)
+        trials = [lean.Trial(0.0, 2.0), lean.Trial(50.0, 1.0)]
+        lean.keep(RunFolder(mine), RunFolder(mine).load()[1], trials, 9)
+        code, out, err = cli(main, run=mine, prompt="hello", max_tokens=24)
+        assert (code, out[:-1]) == (0, leaning)
+        assert "note: leaning by +50, as calibrated (--lean 0 turns it off)" in err
+        assert generated(cli, mine, max_tokens=24, lean=0) == plain != leaning
+
+
+class TestPrior:
+    def test_is_that_of_the_prompt(self, cli, run, tmp_path):
+        mine = shutil.copytree(run, tmp_path / "mine")
+        assert evaluate.main(["--run", str(mine), "--calibrate-prior"]) is None
+        given = {"run": mine, "prompt": "hello, dear diary", "max_tokens": 24}
+        _, _, err = cli(main, **given, prior=1000)
+        leaning = float(re.search(r"the prompt leans by ([+-]\S+) \(--prior 0", err)[1])
+        assert abs(leaning) > 1
+        plain = generated(cli, run, given["prompt"], max_tokens=24)
+        assert cli(main, **given, prior=0)[1][:-1] == plain
+        side = "specialist" if leaning > 0 else "generalist"
+        far = cli(main, **given, prior=10**6)[1][:-1]
+        assert far == cli(main, **given, prior=0, experts=side)[1][:-1]
+
+    def test_of_a_run_that_keeps_none(self, cli, run):
+        code, _, err = cli(main, run=run, prompt="hello", prior=1)
+        assert code == 2
+        assert "keeps no prior.json: make it with comigs_mlx.evaluate" in err
+
+
+class TestSteer:
+    def test_says_who_is_steered_to(self, cli, run, tmp_path, monkeypatch):
+        file = tmp_path / "letters.txt"
+        file.write_text("zzzz qqqq " * 30)
+        monkeypatch.setattr(generate, "QUIET_SECONDS", -1.0)
+        given = {"run": run, "prompt": "hello", "max_tokens": 24}
+        code, out, err = cli(main, **given, steer=file, steer_by=50)
+        assert code == 0, err
+        assert re.search(r"^comparing texts 1/3 windows  eta \d", err, re.MULTILINE)
+        (note,) = (line for line in err.splitlines() if "letters.txt" in line)
+        assert note.startswith(f"note: steering by {file}: +50 for the ")
+        assert out[:-1] != generated(cli, run, max_tokens=24)
+        assert out[:-1] == generated(cli, run, max_tokens=24, steer=file, steer_by=50)
+
+
+class TestReroute:
+    def test_fits_the_router_to_a_text(self, cli, run, tmp_path):
+        file = tmp_path / "letter.txt"
+        file.write_text("the keeper wrote down the wind and the sails")
+        given = {"run": run, "prompt": "hello", "max_tokens": 24}
+        code, out, err = cli(main, **given, reroute=file, reroute_steps=3)
+        assert code == 0, err
+        losses = re.search(r"loss of the context from (\S+) to (\S+)", err)
+        assert float(losses[2]) < float(losses[1])
+        base, mixture = RunFolder(run).load()
+        tokens = rerouting.context(base, pasted=file.read_text())
+        settings = Settings(
+            temperature=0.0, top_p=1.0, max_tokens=24, seed=0, reroute=3
+        )
+        settings = rerouting.rerouted(settings, mixture, tokens)
+        prompt = prompt_ids(base.tokenizer, "hello")
+        made = inference.Generation(base, mixture, prompt, settings)
+        assert out[:-1] == "".join(token.text for token in made)
 
 
 class TestWhileItWorks:
@@ -291,6 +367,27 @@ class TestRefused:
             ({"frequency_penalty": "nan"}, "--frequency-penalty nan must be a finite"),
             ({"logit_bias": "x"}, "--logit-bias expects JSON such as"),
             ({"logit_bias": '{"a": 1}'}, "--logit-bias expects JSON such as"),
+            ({"steer": "/no/such/text"}, "/no/such/text: cannot be read"),
+            ({"steer_by": 51}, "--steer-by 51.0 must be from -50 to 50"),
+            (
+                {"steer": "/dev/null", "experts": "base"},
+                "--steer moves the router's choice: it needs experts auto",
+            ),
+            ({"steer": "/dev/null"}, "/dev/null has 0 tokens, too few to tell"),
+            ({"prior": -1}, "--prior -1.0 must be from 0 to 1e+06"),
+            ({"reroute": "/no/such/text"}, "/no/such/text: cannot be read"),
+            ({"reroute": "/dev/null"}, "/dev/null has 0 tokens, too few to fit"),
+            (
+                {"reroute": "/dev/null", "reroute_steps": 0},
+                "--reroute-steps 0 must be at least 1",
+            ),
+            (
+                {"reroute": "/dev/null", "reroute_steps": 101},
+                "--reroute-steps 101 must be from 0 to 100",
+            ),
+            ({"lean": "nan"}, "--lean nan must be a finite number"),
+            ({"lean": 51}, "--lean 51.0 must be from -50 to 50"),
+            ({"lean": 1, "experts": "base"}, "--lean moves the router's choice"),
             ({"stop": "[1"}, "--stop expects JSON such as"),
             ({"stop": ""}, "--stop must not hold an empty text"),
             ({"chat_template_args": "[]"}, "--chat-template-args expects JSON"),

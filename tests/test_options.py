@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import comigs_mlx
+from comigs_mlx import registry
 from comigs_mlx.bench import BenchConfig
 from comigs_mlx.config import dump_yaml, from_dict, leaves, read_yaml, to_dict
 from comigs_mlx.errors import ConfigError
@@ -21,6 +22,7 @@ from comigs_mlx.options import (
     parse_experts,
     train_config,
 )
+from comigs_mlx.reports.options import ReportConfig
 from comigs_mlx.simulation.options import SimulateConfig
 
 PACKAGE = Path(comigs_mlx.__file__).parent
@@ -29,7 +31,12 @@ COMMANDS = sorted(
     for path in PACKAGE.glob("*.py")
     if 'if __name__ == "__main__":' in path.read_text(encoding="utf-8")
 )
-CONFIGS = {"train": TrainConfig, "evaluate": EvaluateConfig, "generate": GenerateConfig}
+CONFIGS = {
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "generate": GenerateConfig,
+    "report": ReportConfig,
+}
 HEAVY = ("mlx.core", "mlx_lm", "numpy", "transformers", "huggingface_hub", "yaml")
 
 
@@ -116,7 +123,11 @@ def test_defaults_are_the_papers_setting():
         ({"alpha": math.inf}, "--alpha inf must be a finite number"),
         ({"num_layers": 0}, "--num-layers 0 must be at least 1, or -1 for all"),
         ({"num_layers": -2}, "--num-layers -2 must be at least 1, or -1 for all"),
-        ({"router_type": "magic"}, "--router-type magic: choose topk"),
+        (
+            {"router_type": "magic"},
+            "--router-type: unknown router 'magic': choose one of "
+            + ", ".join(registry.names("router")),
+        ),
         ({"batch_size": 0}, "--batch-size 0 must be at least 1"),
         ({"memory_limit": 0}, "--memory-limit 0.0 must be from 0.1 to 100000 (GB)"),
         (

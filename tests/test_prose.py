@@ -16,11 +16,13 @@ PACKAGE = Path(__file__).parents[1] / "comigs_mlx"
 ROOMS = (
     "benchmark",
     "data",
+    "export",
     "federation/exchanges",
     "federation/formats",
     "federation/rounds",
     "model",
     "platform",
+    "reports",
     "runs",
     "simulation",
     "tiny_base",

@@ -1,6 +1,6 @@
 """The mixture without our idea: every expert runs the whole MLP, one after the other.
 
-    y = sum_e w_e * MLP(x; base + LoRA_e)
+    y = sum_e w_e * MLP(x; base + LoRA_e) + (1 - sum_e w_e) * MLP(x; base)
 
 It shows what `model.experts` saves. Parameters, router and training step are the same;
 only the MLP's computation differs. An expert that no token uses runs all the same, as
@@ -24,8 +24,9 @@ def mixture(model: nn.Module, options: ExpertOptions, seed: int = 0) -> Mixture:
     """Attach a mixture whose MLPs run naively; otherwise as `Mixture`."""
     bare = [type(site.mlp) for site in sites(model)]
     attached = Mixture(model, options, seed)
-    for site, kind in zip(attached.sites, bare, strict=True):
-        site.mlp._naive = _Naive(attached, site, kind)
+    blocks = zip(attached.sites, bare, strict=True)
+    for layer, (site, kind) in enumerate(blocks):
+        site.mlp._naive = _Naive(attached, layer, site, kind)
         attached.on_detach(partial(delattr, site.mlp, "_naive"))
         attached.on_detach(mix_in_class(site.mlp, NaiveMLP))
     return attached
@@ -44,20 +45,26 @@ class NaiveMLP:
 class _Naive:
     """Computes one block's MLP; `bare` is the MLP's class without experts."""
 
-    def __init__(self, mixture: Mixture, site: Site, bare: type[nn.Module]):
-        self._mixture, self._site, self._bare = mixture, site, bare
+    def __init__(self, mixture: Mixture, layer: int, site: Site, bare: type[nn.Module]):
+        self._mixture, self._layer = mixture, layer
+        self._site, self._bare = site, bare
 
     def mixed(self, x: mx.array) -> mx.array:
         """Sum every expert's output, weighted by the router."""
         mixture, mlp = self._mixture, self._site.mlp
-        if (choice := mixture.choose(mlp.router, x)) is None:
-            return self._run(x, lambda linear: linear.linear)
+        if (choice := mixture.choose(mlp.router, self._layer, x)) is None:
+            return self._base(x)
         weights = choice.routing(mixture.options.experts).weights.astype(x.dtype)
         outputs = [self._expert(e, x) for e in range(mixture.options.experts)]
         y = weights[..., :1] * outputs[0]
         for e, output in enumerate(outputs[1:], 1):
             y = y + weights[..., e : e + 1] * output
+        if not choice.normalised:
+            y = y + (1 - weights.sum(-1, keepdims=True)) * self._base(x)
         return y
+
+    def _base(self, x: mx.array) -> mx.array:
+        return self._run(x, lambda linear: linear.linear)
 
     def _expert(self, expert: int, x: mx.array) -> mx.array:
         options = self._mixture.options

@@ -7,6 +7,7 @@ Every function takes a run's folder and an exchange, and returns plain data. One
     pull           <---------------------------   generalists of round n - 1
       verify them                                 federation.json, round.json
       or mix its own (--personal)                 contributions/n-1/*
+      or refuse what is worse (--if-better)
       keep the run's own to go back to
     train          local steps of the run
     submit         --------------------------->   contributions/n/i/
@@ -46,6 +47,7 @@ from comigs_mlx.federation.participant import (
     pull_push,
     round_history,
 )
+from comigs_mlx.federation.participant.if_better import Refusal, Worse
 from comigs_mlx.federation.participant.privacy import GIVES_AWAY
 from comigs_mlx.federation.rounds import (
     attribution,
@@ -70,11 +72,13 @@ class Pulled:
         changed: Whether the run did not have it already.
         personal: How the run mixed its own generalists from the contributions of the
             round; None means that it has what everybody receives.
+        refused: Why the run keeps what it had (`if_better`); None: it was not refused.
     """
 
     round: int
     changed: bool
     personal: str | None = None
+    refused: Refusal | None = None
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,7 @@ def pull(
     accept: bool = False,
     say: Say = lambda line: None,
     personal: str | None = None,
+    if_better: bool = False,
 ) -> Pulled:
     """Replace a run's generalists by the federation's; they are kept to go back to.
 
@@ -151,6 +156,8 @@ def pull(
         say: It is told what is accepted, a sentence each.
         personal: How the run mixes its own generalists (see `mixing`); None gives it
             what everybody receives.
+        if_better: Whether to refuse generalists that make the run worse (see
+            `participant.if_better`).
 
     Raises:
         Untrusted: Unless `accept`, if the federation is not what the run takes part in
@@ -159,9 +166,14 @@ def pull(
             unchanged then.
     """
     federation = repository.current(exchange)
-    judge = functools.partial(mixing.loss_of_run, run, say)
-    how = None if personal is None else mixing.Mixing(personal, judge)
-    changed = pull_push.pull(run, exchange, federation, participant, accept, say, how)
+    scores = functools.cache(lambda: mixing.scores_of_run(run, say))
+    loss = lambda: mixing.as_loss(scores())
+    how = None if personal is None else mixing.Mixing(personal, loss)
+    given = participant, accept, say, how, scores if if_better else None
+    try:
+        changed = pull_push.pull(run, exchange, federation, *given)
+    except Worse as worse:
+        return Pulled(federation.round.round, False, personal, worse.refusal)
     return Pulled(federation.round.round, changed, personal)
 
 
@@ -287,6 +299,16 @@ def kept_as(run: Path) -> dict[int, str]:
     return {
         number: round_history.label(Place(run).path, number) for number in kept(run)
     }
+
+
+def kept_generalists(run: Path, number: int) -> dict[str, Array]:
+    """The tensors of one of `kept`.
+
+    Raises:
+        FederationError: If it is not kept, damaged or of another federation.
+    """
+    record = membership.read(Place(run).path)
+    return round_history.read(Place(run).path, number, record.uri if record else "")
 
 
 def roll_back(run: Path, round: int) -> None:

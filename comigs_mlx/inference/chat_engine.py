@@ -150,6 +150,33 @@ class ChatEngine:
 
         return self._worker.stream(speak)
 
+    def steer(
+        self,
+        settings: Settings,
+        text: str,
+        strength: float = 1.0,
+        stop: Callable[[], bool] = never,
+        listen: Listen = ignore,
+    ) -> Settings:
+        """Settings that steer by a text, to be used with what is chosen now.
+
+        Args:
+            settings: What is asked for besides; what it tilts already is kept.
+            text: More of the experts that are busier on it than on other text.
+            strength: What is added to their logits; below 0 it steers away.
+            stop: Asked between parts of the text, on the engine's thread.
+            listen: Told the progress, on the engine's thread.
+
+        Raises:
+            ComigsError: As for `reply`, or the text is too short.
+            Stopped: If it was stopped.
+        """
+
+        def steer(watch: Watch) -> Settings:
+            return self._open().steer(settings, text, strength, watch)
+
+        return self._call(steer, stop, listen)
+
     def score(
         self,
         text: str,

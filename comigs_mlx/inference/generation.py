@@ -19,6 +19,7 @@ import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
 
+from comigs_mlx.inference import tilts
 from comigs_mlx.inference.prompt_cache import PromptCache
 from comigs_mlx.inference.prompts import own_text, room, segments
 from comigs_mlx.inference.replies import (
@@ -53,14 +54,25 @@ def chunk_tokens() -> int:
 class Recorder:
     """Looks like the model to mlx-lm, and keeps the routing of every position."""
 
-    def __init__(self, mixture: Mixture):
-        self._mixture = mixture
+    def __init__(self, mixture: Mixture, tilt: mx.array | None = None):
+        """Record nothing yet.
+
+        Args:
+            mixture: Its current selection speaks.
+            tilt: What is added to the routers' logits, `[layers, E]`; None leaves
+                them as the mixture has them.
+        """
+        self._mixture, self._tilt = mixture, tilt
         self._chunks: list[mx.array] = []
         self._read = 0
 
     def __call__(self, tokens: mx.array, cache: Any = None, **kwargs: Any) -> mx.array:
         """Logits `[1, tokens, vocabulary]`, as the model itself."""
-        with self._mixture.frozen():
+        tilted = self._mixture.tilted(self._tilt)
+        with (
+            self._mixture.frozen(),
+            contextlib.nullcontext() if self._tilt is None else tilted,
+        ):
             logits, routing = self._mixture(tokens, cache=cache)
         weights = routing.weights[:, 0]  # [layers, tokens, E]
         if tokens.shape[1] > 1:
@@ -214,12 +226,13 @@ class Generation:
             base: Model, tokenizer and name.
             mixture: Attached to the base's model; its current selection speaks.
             prompt: Token ids, at least one.
-            settings: How many tokens are drawn, and how.
+            settings: How many tokens are drawn, and how; its tilts are applied.
             watch: Told how much of the prompt has been read; may end the answer.
             details: Whether each token comes with its routing and its alternatives.
                 It is handed out while the token after the next is being computed then.
             prompts: Keeps what is read, for the next turn of the conversation.
-            speaker: What the keys and values depend on; see `PromptCache`.
+            speaker: What the keys and values depend on besides the tilt; see
+                `PromptCache`.
 
         Raises:
             ConfigError: If a setting cannot work, or the prompt is empty or too long
@@ -232,12 +245,15 @@ class Generation:
         self.settings, self.tokens = settings, list[SpokenToken]()
         self._most = min(settings.max_tokens, room(base, self.prompt))
         self._watch, self._details = watch, details
-        self._prompts, self._speaker = prompts, speaker
-        self._recorder, self._read = Recorder(mixture), 0
+        self._tilt = tilts.of_settings(mixture, settings)
+        self._prompts = prompts
+        self._speaker = (speaker, tilts.digest(self._tilt))
+        self._recorder, self._read = Recorder(mixture, self._tilt), 0
 
     def __iter__(self) -> Iterator[SpokenToken]:
         """Generate, from the start each time; may be left early."""
-        self.tokens, self._recorder, self._read = [], Recorder(self.mixture), 0
+        recorder = Recorder(self.mixture, self._tilt)
+        self.tokens, self._recorder, self._read = [], recorder, 0
         cache = None
         if self._prompts is not None:
             taken = (self._speaker, self.prompt, self._recorder)

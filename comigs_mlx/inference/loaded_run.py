@@ -15,7 +15,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from comigs_mlx.errors import ComigsError, ConfigError, is_out_of_memory
-from comigs_mlx.inference import scoring
+from comigs_mlx.inference import lean, prior, rerouting, scoring, steering
 from comigs_mlx.inference.generation import Generation
 from comigs_mlx.inference.prompt_cache import PromptCache
 from comigs_mlx.inference.prompts import fitting
@@ -25,12 +25,11 @@ from comigs_mlx.inference.replies import (
     Progress,
     Scored,
     SpokenToken,
+    Stopped,
     Watch,
 )
 from comigs_mlx.inference.settings import Settings
-from comigs_mlx.model import params
 from comigs_mlx.model.base import Base, load_base
-from comigs_mlx.model.fingerprint import array_digest
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.model.selection import Selection, usable
 from comigs_mlx.options import ExpertOptions
@@ -115,7 +114,7 @@ class LoadedRun:
         if mixture.options != options.resolved():
             mixture = self._attach(options)
         step = folder.load_values(mixture, best)
-        self._values = _digest(mixture)
+        self._values = lean.values_digest(mixture)
         return step
 
     def _attach(self, options: ExpertOptions) -> Mixture:
@@ -154,6 +153,7 @@ class LoadedRun:
         settings.check()
         base, mixture = self._ready()
         selection = self._selection(settings.selection)
+        settings = self._tilted(settings, messages, watch)
         given = (messages, settings.system, settings.max_tokens)
         prompt, left_out = fitting(base, *given, settings.template_args)
         told = replace(watch, listen=partial(_mention, watch.listen, left_out))
@@ -162,6 +162,38 @@ class LoadedRun:
             kept = (self._prompts, speaker)
             answer = Generation(base, mixture, prompt, settings, told, True, *kept)
             yield from answer if self._has_run() else _without_weights(answer)
+
+    def _tilted(
+        self, settings: Settings, messages: Sequence[Message], watch: Watch
+    ) -> Settings:
+        """The settings with all tilts that are asked for or that the run keeps.
+
+        Lean and prior are looked up for each reply, as they may be calibrated while
+        the run is open.
+
+        Raises:
+            ConfigError: If a base model without a run is to be tilted.
+        """
+        base, mixture = self._ready()
+        assert self.info is not None
+        if self.info.run is None:
+            asked = (settings.lean, settings.tilt, settings.prior, settings.reroute)
+            if any(asked):
+                raise ConfigError(
+                    "without a run there are no experts to lean to: choose one"
+                )
+            return settings
+        folder, values = RunFolder(self.info.run), lambda: self._values
+        settings = lean.with_kept(settings, folder, values)
+        first = messages[0].get("content", "") if messages else ""
+        with _memory(mx.clear_cache):
+            speaking = (base, mixture, first, values)
+            step = partial(_unless_stopped, watch)
+            settings = prior.with_prior(settings, folder, *speaking, step=step)
+            if not settings.reroute:
+                return settings
+            tokens = rerouting.context(base, messages, settings.pasted)
+            return rerouting.rerouted(settings, mixture, tokens, step=step)
 
     def _has_run(self) -> bool:
         return self.info is not None and self.info.run is not None
@@ -176,6 +208,18 @@ class LoadedRun:
             return "base"
         raise ConfigError(f"there is no {wanted} without a run: choose a run, or base")
 
+    def steer(
+        self, settings: Settings, text: str, strength: float, watch: Watch = UNWATCHED
+    ) -> Settings:
+        """Settings that steer by a text; see `ChatEngine.steer`."""
+        base, mixture = self._ready()
+        if not self._has_run():
+            raise ConfigError("without a run there are no experts to steer: choose one")
+        step = partial(watch.step, "scoring")
+        with _memory(mx.clear_cache):
+            asked = (settings, base, mixture, text, strength)
+            return steering.steered(*asked, say=self._say, step=step)
+
     def score(
         self, text: str, selections: Sequence[str], watch: Watch = UNWATCHED
     ) -> Scored:
@@ -189,10 +233,9 @@ class LoadedRun:
         return scoring.scored(base, self.info, tokens, selections, read)
 
 
-def _digest(mixture: Mixture) -> str:
-    """SHA-256 of all values of the experts and routers."""
-    values = params.flatten(params.select(mixture.model, params.ROLES))
-    return array_digest(values, repr(mixture.options))
+def _unless_stopped(watch: Watch, done: int, total: int) -> None:
+    if watch.stop():
+        raise Stopped
 
 
 def _without_weights(tokens: Iterable[SpokenToken]) -> Iterator[SpokenToken]:

@@ -34,7 +34,17 @@ RESERVED = frozenset(
 )
 """Arguments of a chat template that are set here, so that a user cannot set them."""
 
+MOST_PRIOR = 1e6
+MOST_STEPS = 100
+"""Of rerouting; the paper takes 5."""
+
 Name = Callable[[str], str]
+
+Rows = tuple[tuple[float, ...], ...]
+"""One row a block, in it one number for each expert."""
+
+MOST_LEAN = 50.0
+"""Beyond this, one side has all the weight already."""
 
 
 def plain_name(field: str) -> str:
@@ -67,6 +77,16 @@ class Settings:
         frequency_penalty: The same, once for each time that a token stands there.
         logit_bias: Token id -> what is added to its logit.
         stop: The reply ends before the first of these texts.
+        lean: What is added to the specialists' logits in every block: above 0 more of
+            "me", below 0 more of "everyone", 0 the router as it is. None takes what
+            was calibrated and kept in the run, or 0. It needs the selection auto.
+        tilt: What is added to the logits besides, one row a block and one number an
+            expert (from `inference.steering`); () for nothing. It needs auto, too.
+        prior: The scale of the lean that a conversation's first message brings along
+            (`inference.prior`). None takes what is kept in the run, 0 is off.
+        reroute: Steps by gradient that fit the router's choice to what the assistant
+            has said and to `pasted` (`inference.rerouting`); 0 is off. Experimental.
+        pasted: Text in the conversation that the user did not write, for `reroute`.
     """
 
     temperature: float = 0.7
@@ -85,6 +105,11 @@ class Settings:
     frequency_penalty: float = 0.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     stop: tuple[str, ...] = ()
+    lean: float | None = None
+    tilt: Rows = ()
+    prior: float | None = None
+    reroute: int = 0
+    pasted: str = ""
 
     def problems(
         self,
@@ -115,6 +140,7 @@ class Settings:
         if any(not isinstance(word, str) or not word for word in self.stop):
             yield f"{name('stop')} must not hold an empty text"
         yield from self._length_problems(name, most_tokens)
+        yield from self._tilt_problems(name)
         for key in sorted(RESERVED & set(self.template_args)):
             yield f"{name('chat_template_args')} must not set {key}"
 
@@ -128,6 +154,22 @@ class Settings:
         elif self.max_tokens > most:
             given = f"{name('max_tokens')} {self.max_tokens}"
             yield f"{given} must be at most {most:,.0f}"
+
+    def _tilt_problems(self, name: Name) -> Iterator[str]:
+        lean = self.lean or 0.0
+        if not _within(lean, -MOST_LEAN, MOST_LEAN):
+            yield f"{name('lean')} {lean} must be from {-MOST_LEAN:g} to {MOST_LEAN:g}"
+        if not all(math.isfinite(value) for row in self.tilt for value in row):
+            yield f"{name('tilt')} must hold finite numbers"
+        prior = self.prior or 0.0
+        if not _within(prior, 0, MOST_PRIOR):
+            yield f"{name('prior')} {prior} must be from 0 to {MOST_PRIOR:g}"
+        if not 0 <= self.reroute <= MOST_STEPS:
+            yield f"{name('reroute')} {self.reroute} must be from 0 to {MOST_STEPS}"
+        asked = {"lean": lean, "tilt": self.tilt, "prior": prior}
+        for key, given in (asked | {"reroute": self.reroute}).items():
+            if given and self.selection != "auto":
+                yield f"{name(key)} moves the router's choice: it needs experts auto"
 
     def _penalty_problems(self, name: Name) -> Iterator[str]:
         penalty = self.repetition_penalty
@@ -144,6 +186,16 @@ class Settings:
 
 def _within(value: float, least: float, most: float) -> bool:
     return math.isfinite(value) and least <= value <= most
+
+
+def steer_problems(
+    file: str | None, strength: float, experts: str | None
+) -> Iterator[str]:
+    """One sentence for each value of --steer and --steer-by that cannot work."""
+    if file is not None and experts not in (None, "auto"):
+        yield "--steer moves the router's choice: it needs experts auto"
+    if not _within(strength, -MOST_LEAN, MOST_LEAN):
+        yield f"--steer-by {strength} must be from {-MOST_LEAN:g} to {MOST_LEAN:g}"
 
 
 class StopTexts:

@@ -7,10 +7,11 @@ is computed once, whatever the number of experts:
     activation:      the model's own code, broadcasting over that axis
     out-projection:  y = W (sum_e w_e h_e) + scale * sum_e w_e B_e A_e h_e
 
-This is exact; where the weights sum to s != 1, the out-projection's bias counts s
-times. A slot is one of the k experts a token uses. With k = E, slot e is expert e;
-with k < E every slot runs one hidden vector, and the low-rank products of the experts
-it does not hold are masked, so that unused experts never cost a pass of their own.
+This is exact. Where the weights of a token sum to s != 1, the base's own MLP takes
+1 - s (the rest rule): one more slot holds W x without a low-rank product. A slot is
+one of the k experts a token uses. With k = E, slot e is expert e; with k < E every
+slot runs one hidden vector, and the low-rank products of the experts it does not hold
+are masked, so that unused experts never cost a pass of their own.
 """
 
 from __future__ import annotations
@@ -152,13 +153,23 @@ def low_ranks(
 
 
 class FanOut(ExpertLinear):
-    """A linear that reads the MLP's input: `[..., in]` -> `[k, ..., out]`."""
+    """A linear that reads the MLP's input: `[..., in]` -> `[k, ..., out]`.
+
+    With a rest there is one slot more, the last, which holds the base's product alone.
+    """
 
     def __call__(self, x: mx.array) -> mx.array:
         """Compute the base's product once, and one low-rank product a slot."""
         base = self.linear(x)
         if (choice := self._routing.choice) is None:
             return base
+        y = self._slots(base, choice)
+        if not choice.normalised:
+            y = mx.concatenate([y, base.reshape(1, *y.shape[1:])])
+        return y.reshape(-1, *base.shape)
+
+    def _slots(self, base: mx.array, choice: Choice) -> mx.array:
+        """What each slot's expert makes of the input: `[k, tokens, out]`."""
         b = self.high_rank(choice.among)  # [n, r, out]
         n, rank, out = b.shape
         low = self._routing.low[self._name].reshape(-1, n, rank)  # [tokens, n, r]
@@ -174,7 +185,7 @@ class FanOut(ExpertLinear):
             low = hot.transpose(1, 0, 2)[..., None] * low  # [k, tokens, n, r]
             low = low.reshape(*low.shape[:2], n * rank)
             y = add_product(flat, low, b.reshape(n * rank, out))
-        return y.reshape(-1, *base.shape)
+        return y
 
 
 class MixBack(ExpertLinear):
@@ -184,13 +195,15 @@ class MixBack(ExpertLinear):
         """Compute the base's product of the weighted sum, and one low-rank product."""
         if (choice := self._routing.choice) is None:
             return self.linear(h)
-        k, *shape, dims = h.shape
-        h = h.reshape(k, -1, dims)
-        weights = choice.weights.reshape(-1, k)  # [tokens, k]
-        y = self.linear(_mixed(h, weights.astype(h.dtype), choice.normalised))
-        if "bias" in self.linear and not choice.normalised:
-            missing = weights.sum(-1, keepdims=True) - 1
-            y = y + (missing * self.linear.bias).astype(y.dtype)
+        slots, *shape, dims = h.shape
+        h, k = h.reshape(slots, -1, dims), choice.weights.shape[-1]
+        every = weights = choice.weights.reshape(-1, k)  # [tokens, k]
+        if not choice.normalised:
+            rest = 1 - weights.sum(-1, keepdims=True)
+            every = mx.concatenate([weights, rest], axis=-1)
+        y = self.linear(_mixed(h, every.astype(h.dtype)))
+        if not choice.normalised:
+            h = h[:k]
         b = self.high_rank(choice.among)
         if choice.slots is not None and h.shape[1] == 1:
             y = y + self._gathered(h, weights, choice, b).astype(y.dtype)
@@ -224,9 +237,9 @@ class MixBack(ExpertLinear):
         return mx.gather_mm(low, b, rhs_indices=slots).sum(0)
 
 
-def _mixed(h: mx.array, weights: mx.array, normalised: bool) -> mx.array:
-    """Compute the weighted sum of the slots: `[k, tokens, in]` -> `[tokens, in]`."""
-    if h.shape[0] == 1 and normalised:  # the weight is 1
+def _mixed(h: mx.array, weights: mx.array) -> mx.array:
+    """The weighted sum of the slots: `[k, tokens, in]` -> `[tokens, in]`."""
+    if h.shape[0] == 1:  # the weight is 1
         return h.squeeze(0)
     if h.shape[1] == 1:
         return weights @ h.squeeze(1)

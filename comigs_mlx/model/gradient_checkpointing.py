@@ -6,6 +6,7 @@ load-balancing loss are the same with and without it.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable
 from functools import partial
@@ -74,21 +75,27 @@ class RecomputedBlock:
             args = (by_name.pop(first),)
         x, *rest = args
 
-        def inner(values: Tree, x: mx.array) -> tuple[mx.array, list[Routing]]:
+        mixture = self._mixture
+        call, given = mixture.call, mixture.call.arrays()
+
+        # An array that `inner` captured would get a gradient of 0, without a word.
+        def inner(values: Tree, x: mx.array, given: dict[str, Any]) -> tuple[Any, ...]:
             self.update(values)  # type: ignore[attr-defined]
             # The contexts are entered here, because this runs a second time in the
             # backward pass, when those of the mixture's own call have ended.
-            mixture = self._mixture
             with (
                 mixture.frozen(False),
                 mixture.fast_functions(),
+                mixture.calling(dataclasses.replace(call, **given)),
                 mixture.collecting() as blocks,
             ):
                 y = run(x, *rest, **by_name)
-            return y, blocks
+                carry = mixture.call.carry
+            return y, [block.arrays() for block in blocks], carry
 
         values = self.trainable_parameters()  # type: ignore[attr-defined]
-        y, blocks = mx.checkpoint(inner)(values, x)
+        y, blocks, carry = mx.checkpoint(inner)(values, x, given)
+        mixture.call.carry = tuple(carry)
         for block in blocks:
-            self._mixture.record(Routing(*block))
+            mixture.record(Routing(*block))
         return y

@@ -28,35 +28,68 @@ The block's own MLP code runs between expert-aware linears. One call takes this 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from comigs_mlx import registry
 from comigs_mlx.errors import UnsupportedModel, line
 from comigs_mlx.model import params
 from comigs_mlx.model.attach import Site, family_name, mix_in_class, sites
 from comigs_mlx.model.backbone import Backbone
 from comigs_mlx.model.experts import BlockRouting, FanOut, MixBack, MixtureMLP
 from comigs_mlx.model.lora import DerivedCache, Mode, SharedLoRA
-from comigs_mlx.model.routing import Choice, Routing, fixed_choice
+from comigs_mlx.model.routers import RouterKind, router_kind
+from comigs_mlx.model.routing import Ask, Choice, Routing, fixed_choice
 from comigs_mlx.model.selection import Selection, allowed, check
 from comigs_mlx.model.tables import tables_of
 from comigs_mlx.options import ExpertOptions
 from comigs_mlx.platform.x86.substitutes import fast_functions
 
-Router = Callable[[mx.array, int, tuple[int, ...]], Choice]
-"""The `Router` of a file of `model/routers`, where its arguments are described."""
+Router = Callable[[mx.array, Ask], Choice]
+"""What a file of `model/routers` makes; see there."""
+
+Noise = mx.array
+"""`[batch, tokens, layers, E]` float32, uniform on (0, 1)."""
+
+Tilt = mx.array
+"""`[layers, E]` or `[batch, 1, layers, E]` float32, added to the routers' logits."""
+
+
+@dataclass
+class Call:
+    """What the blocks of one forward pass are given beside their inputs.
+
+    Attributes:
+        training: Whether parameters learn from this pass.
+        noise: The draw of a step, for routers that want it; None while it is used.
+        tilt: None adds nothing to the logits.
+        carry: The arrays that the last block's router handed on.
+        k: The slots that a token may use at most; None means the options' top-k.
+    """
+
+    training: bool = False
+    noise: Noise | None = None
+    tilt: Tilt | None = None
+    carry: tuple[mx.array, ...] = ()
+    k: int | None = None
+
+    def arrays(self) -> dict[str, Any]:
+        """The fields that hold arrays, by name."""
+        given = {"noise": self.noise, "tilt": self.tilt, "carry": self.carry}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 class Mixture:
     """A base model with experts attached; call it for logits and routing.
 
     Attributes:
-        model: The mlx-lm model, which can be used wherever mlx-lm expects one.
+        model: The mlx-lm model; usable as it is wherever mlx-lm wants one.
+        router: The kind of the blocks' routers, with its options.
         options: The number of experts, their rank and so on, with defaults resolved.
         sites: The adapted blocks, first to last.
         tables: The limits of token ids and positions; use `check_tokens` before ids
@@ -81,12 +114,13 @@ class Mixture:
         self._mode = Mode()
         self._collected: list[Routing] | None = None
         self._undo: list[Callable[[], None]] = []
-        router = registry.load("router", options.router_type).Router
+        self.router = router_kind(options.router_type)
+        self._call = Call()
         keys = mx.random.split(mx.random.key(seed), len(self.sites))
         try:
             self._freeze()
-            for site, key in zip(self.sites, keys, strict=True):
-                self._attach(site, router, key)
+            for layer, (site, key) in enumerate(zip(self.sites, keys, strict=True)):
+                self._attach(layer, site, self.router, key)
             self._backbone = Backbone(model, self.on_detach)
             self.fast_functions = fast_functions(model)
             self._check_forward()
@@ -106,7 +140,7 @@ class Mixture:
             self.on_detach(partial(setattr, module, "_no_grad", {*module._no_grad}))
         self.model.freeze()
 
-    def _attach(self, site: Site, router: Any, key: mx.array) -> None:
+    def _attach(self, layer: int, site: Site, kind: RouterKind, key: mx.array) -> None:
         """Put experts and a router into one block.
 
         Every part has a key of its own, in a fixed order (the MLP's linears, those of
@@ -116,8 +150,9 @@ class Mixture:
         attention = site.attention_linears if options.attention_lora else []
         count = len(site.mlp_linears) + len(attention) + 1
         *linear_keys, router_key = mx.random.split(key, count)
-        routed = router(site.dims, options.experts, router_key)
-        routing = BlockRouting(partial(self.choose, routed), DerivedCache(self._mode))
+        router = kind.make(layer == 0, site.dims, options.experts, router_key)
+        choose = partial(self.choose, router, layer)
+        routing = BlockRouting(choose, DerivedCache(self._mode))
         keys = iter(linear_keys)
         for name in site.mlp_linears:
             self._attach_experts(site, name, routing, next(keys))
@@ -125,7 +160,7 @@ class Mixture:
             linear, rank, scale = site.attention[name], options.rank, options.scale
             shared = SharedLoRA(linear, self._mode, rank, scale, next(keys))
             self._replace(site.attention, name, shared)
-        self._mix_in(site.mlp, routed, routing)
+        self._mix_in(site.mlp, router, routing)
 
     def _attach_experts(
         self, site: Site, name: str, routing: BlockRouting, key: mx.array
@@ -229,9 +264,13 @@ class Mixture:
         finally:
             self.select(before)
 
-    def choose(self, router: Router, x: mx.array) -> Choice | None:
-        """Choose the experts for a block's input `x` `[..., dims]`; None if none
-        speaks.
+    def choose(self, router: Router, layer: int, x: mx.array) -> Choice | None:
+        """What a block runs for its input `x` `[..., dims]`; None if no expert does.
+
+        Args:
+            router: The block's router.
+            layer: The number of the block among the adapted ones.
+            x: The input of the block's MLP.
         """
         if isinstance(self._selection, tuple):
             choice = fixed_choice(self._selection, x)
@@ -241,10 +280,52 @@ class Mixture:
             all_experts = range(self.options.experts)
             choice = fixed_choice(tuple(float(e in among) for e in all_experts), x)
         else:
-            choice = router(x, min(self.options.top_k, len(among)), among)
+            choice = router(x, self._ask(layer, among))
+            self._call.carry = choice.carry
         if self._collected is not None:
             self._collected.append(choice.routing(self.options.experts))
         return choice
+
+    def _ask(self, layer: int, among: tuple[int, ...]) -> Ask:
+        call = self._call
+        noise = None if call.noise is None else call.noise[:, :, layer]
+        tilt = None if call.tilt is None else call.tilt[..., layer, :]
+        carry = call.carry if layer else ()
+        k = min(call.k or self.options.top_k, len(among))
+        return Ask(k, among, call.training, noise, tilt, carry)
+
+    @contextlib.contextmanager
+    def training(
+        self, noise: Noise | None = None, k: int | None = None
+    ) -> Iterator[None]:
+        """Forward passes inside the `with` are those that parameters learn from.
+
+        Args:
+            noise: The noise for routers that want it (`router.noise`).
+            k: The slots that a token may use at most; None means the options' top-k.
+        """
+        with self.calling(Call(True, noise, self._call.tilt, k=k)):
+            yield
+
+    @contextlib.contextmanager
+    def tilted(self, tilt: Tilt | None) -> Iterator[None]:
+        """Add a tilt to the routers' logits inside the `with`; None adds nothing."""
+        with self.calling(dataclasses.replace(self._call, tilt=tilt)):
+            yield
+
+    @contextlib.contextmanager
+    def calling(self, call: Call) -> Iterator[None]:
+        """Forward passes inside the `with` are given this."""
+        before, self._call = self._call, call
+        try:
+            yield
+        finally:
+            self._call = before
+
+    @property
+    def call(self) -> Call:
+        """What the blocks of the forward pass under way are given."""
+        return self._call
 
     def record(self, routing: Routing) -> None:
         """Add the next block's routing to the list being collected, if any."""
@@ -292,10 +373,9 @@ class Mixture:
         with self.collecting() as blocks:
             result = run()
         if not blocks:
-            empty = mx.zeros((0, *tokens.shape, self.options.experts))
-            return result, Routing(empty, empty, empty)
-        fields = zip(*blocks, strict=True)
-        return result, Routing(*(mx.stack(list(field)) for field in fields))
+            nothing = mx.zeros((0, *tokens.shape, self.options.experts))
+            return result, Routing(nothing, nothing, nothing)
+        return result, Routing.stacked(blocks)
 
     @contextlib.contextmanager
     def frozen(self, frozen: bool = True) -> Iterator[None]:

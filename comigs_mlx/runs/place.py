@@ -14,7 +14,7 @@ from typing import Any
 from comigs_mlx.errors import RunError, line
 from comigs_mlx.expert_shape import ADAPTER, generalist_folders
 from comigs_mlx.files import LEFTOVER, restore, write_text
-from comigs_mlx.runs import description
+from comigs_mlx.runs import description, versions
 from comigs_mlx.runs.description import WRITE_AGAIN as WRITE_AGAIN
 
 LOCK = ".lock"
@@ -92,7 +92,20 @@ class Place:
         """
         with locked(self.path, "--run"):
             restore(self.path)
+            versions.finish(self.path)
             yield
+
+    def settle(self) -> bool:
+        """Complete a change of the whole run that a killed process had decided.
+
+        Returns:
+            Whether there was one; it may be left where another process is at work.
+        """
+        if not versions.is_pending(self.path):
+            return False
+        with contextlib.suppress(RunError, OSError), self.in_use():
+            pass
+        return True
 
     def is_in_use(self) -> bool:
         """Tell whether a process trains in this folder, or changes it, right now."""
@@ -104,6 +117,7 @@ class Place:
         Raises:
             RunError: If it is missing, damaged or of another format version.
         """
+        self.settle()
         self.check_exists()
         return description.read(self.info)
 

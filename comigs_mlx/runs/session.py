@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import mlx.core as mx
+
 from comigs_mlx.config import read_yaml, to_dict
 from comigs_mlx.data.batches import BatchSource, sampled_batches, training_batches
 from comigs_mlx.data.cache import TokenCache
@@ -20,7 +22,7 @@ from comigs_mlx.data.identity import (
 )
 from comigs_mlx.data.reading_progress import in_sentences
 from comigs_mlx.data.splits import SPLITS, Sample, Splits, load_splits
-from comigs_mlx.errors import RunError
+from comigs_mlx.errors import ConfigError, RunError
 from comigs_mlx.messages import Note, Say
 from comigs_mlx.model import params
 from comigs_mlx.model.base import Base, load_base
@@ -31,8 +33,12 @@ from comigs_mlx.runs import description
 from comigs_mlx.runs.folder import RunFolder
 from comigs_mlx.training import checkpoint, memory_estimate
 from comigs_mlx.training.fitting import check_texts
+from comigs_mlx.training.level import USUAL, Task
 from comigs_mlx.training.records import Boundary, Report, Step
 from comigs_mlx.training.trainer import Trainer
+
+ROUTER_ALONE = Task(roles=())
+"""An expert level without roles: with a joint router, only the router learns."""
 
 CHANGES = {
     "data": "the text has changed since the run was saved",
@@ -89,6 +95,49 @@ class Session:
         }
         self.trainer.mixture.model.update(params.unflatten(generalists))
 
+    def copy_generalists(self) -> bool:
+        """Let fresh specialists begin as copies of the generalists, and save that.
+
+        Specialist j becomes what generalist j modulo G is. The source is MHR-mu, Caccia
+        et al., arXiv 2211.03831, which fine-tunes one adapter from the average of all.
+
+        Returns:
+            Whether they do. Specialists that have learnt something stay as they are, as
+            do those of generalists that have not.
+        """
+        mixture = self.trainer.mixture
+        values = params.flatten(params.select(mixture.model, params.ROLES))
+        if has_learnt(values, "specialist") or not has_learnt(values, "generalist"):
+            return False
+        mixture.model.update(params.unflatten(copies(values)))
+        self.save(Boundary(self.trainer.position.step, None))
+        return True
+
+
+def has_learnt(values: Mapping[str, mx.array], role: str) -> bool:
+    """Tell whether an expert of a role changes anything: fresh ones have B = 0.
+
+    Args:
+        values: Maps a path in the model to its array.
+        role: `generalist` or `specialist`; the attention LoRA is not counted.
+    """
+    return any(
+        bool((array != 0).any().item())
+        for path, array in values.items()
+        if params.role_of(path) == role and array.ndim == 3 and path.endswith("lora_b")
+    )
+
+
+def copies(values: Mapping[str, mx.array]) -> dict[str, mx.array]:
+    """Return the values of specialists that are copies of the generalists."""
+    copied = {}
+    for path, array in values.items():
+        if params.role_of(path) == "specialist":
+            names = ("generalist" if n == "specialist" else n for n in path.split("."))
+            source = values[".".join(names)]  # [G, ...]
+            copied[path] = source[mx.arange(array.shape[0]) % source.shape[0]]
+    return copied
+
 
 Check = Callable[[dict[str, Any]], None]
 """Takes what comigs.json will say; raises where the run must not begin."""
@@ -137,7 +186,7 @@ def _opened(
     check(description.describe(mixture, base.id, fingerprint))
     read = {"train": splits.train, "valid": splits.valid}
     texts = contents(config, base, read, splits.kind, say)
-    trainer = make_trainer(config, mixture, texts, say)
+    trainer = make_trainer(config, mixture, texts, say, _task(config))
     for note in memory_estimate.plan(mixture, _work(config, trainer)).notes(
         config.memory_limit
     ):
@@ -172,8 +221,28 @@ def _revision(folder: RunFolder) -> str | None:
     return None
 
 
+def _task(config: TrainConfig) -> Task:
+    """Return what the lower level of a run trains.
+
+    Raises:
+        ConfigError: If the router alone is to learn, and there is nothing to route.
+    """
+    if not config.sharing.join:
+        return USUAL
+    if config.experts.experts < 2:
+        raise ConfigError(
+            "--join trains the router alone, and there is nothing to route with one "
+            "expert: raise --specialists"
+        )
+    return ROUTER_ALONE
+
+
 def make_trainer(
-    config: TrainConfig, mixture: Mixture, texts: Mapping[str, Content], say: Say
+    config: TrainConfig,
+    mixture: Mixture,
+    texts: Mapping[str, Content],
+    say: Say,
+    task: Task = USUAL,
 ) -> Trainer:
     """Make the trainer of a mixture: train text for experts, valid text for routers.
 
@@ -183,6 +252,7 @@ def make_trainer(
             for.
         texts: The tokens of train and valid.
         say: Receives a sentence on what to expect of the batches.
+        task: The task that says what the experts' level trains, and how.
 
     Raises:
         DataError: If a split is too small, or nothing in it can be learned from.
@@ -205,7 +275,8 @@ def make_trainer(
     train, router_train = source("train", 2 * seed), source("valid", 2 * seed + 1)
     count = config.saving.valid_batches
     valid = sampled_batches(texts["valid"], data.seq_len, data.batch_size, count)
-    return Trainer(mixture, train, router_train, valid, config.training, config.saving)
+    sources = train, router_train, valid
+    return Trainer(mixture, *sources, config.training, config.saving, task)
 
 
 def _work(config: TrainConfig, trainer: Trainer) -> memory_estimate.Work:

@@ -136,6 +136,7 @@ class Simulation:
             bytes_per_round=self.bytes / max(self.rounds, 1),
             seconds=self.seconds,
             similarity=self.measuring.similarity(),
+            by_selection=self.measuring.by_selection(self.method),
         )
 
     def _trainable(self, participant: Participant) -> int:

@@ -13,7 +13,7 @@ from comigs_mlx.data.tokens import TokenStream
 from comigs_mlx.errors import TrainingError
 from comigs_mlx.model import params
 from comigs_mlx.model.params import Tree
-from comigs_mlx.model.selection import Selection
+from comigs_mlx.model.selection import Selection, usable
 from comigs_mlx.simulation import similarity
 from comigs_mlx.simulation.layouts import Layouts
 from comigs_mlx.simulation.method import Method
@@ -57,6 +57,32 @@ class Measuring:
                 participant, batches, self.speaks(participant, method), values
             )
         return by_name
+
+    def by_selection(self, method: Method) -> dict[str, dict[str, float]]:
+        """Return each participant's loss under every selection, and the oracle's.
+
+        The oracle takes, at each token, the least loss of the single experts. It is one
+        of selections: an expert that speaks alone has also written the keys and values
+        that its later tokens read.
+        """
+        if not self.config.measuring.selections or method.router == "none":
+            return {}
+        return {p.name: self._by_selection(p) for p in self.participants}
+
+    def _by_selection(self, participant: Participant) -> dict[str, float]:
+        options, batches = participant.options, self.test[participant.name]
+        self.layouts.mixture(options).model.update(participant.values)
+        evaluator = self.layouts.evaluator(options)
+
+        def losses(selection: Selection) -> np.ndarray:
+            """Return the loss of every counted token under a selection."""
+            each = ((evaluator.batch_losses(b, selection)[0], b.mask) for b in batches)
+            return np.concatenate([loss[mask > 0] for loss, mask in each])
+
+        singles = [losses(tuple(map(float, row))) for row in np.eye(options.experts)]
+        by_name = {name: losses(name) for name in usable(options)}
+        by_name["oracle"] = np.minimum.reduce(singles)
+        return {name: float(values.mean()) for name, values in by_name.items()}
 
     def losses(self, method: Method) -> dict[str, float]:
         """Return each participant's loss on its test text, in nats per token."""

@@ -138,6 +138,11 @@ class MeasuringOptions:
         2, "validation batches that a method may choose by (pcl, fdlora)", "N"
     )
     save_every: int = option(5, "rounds between two saves for --resume", "ROUNDS")
+    selections: bool = option(
+        False,
+        "in the end, also measure each kind of expert alone, and the best expert of "
+        "each token (oracle)",
+    )
     plots: bool = option(True, "draw PNG files, where matplotlib is installed")
 
     def problems(self) -> Iterator[str]:

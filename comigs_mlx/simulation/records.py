@@ -99,6 +99,9 @@ class Outcome:
         bytes_per_round: The bytes of all participants together, mean over the rounds.
         seconds: The time of training and sharing, without measuring.
         similarity: The names and cosines of all experts; see `similarity`.
+        by_selection: Maps a participant and a selection to nats per token on its test
+            text, with `oracle` for the least of the single experts' at each token;
+            empty unless it is asked for.
     """
 
     method: str
@@ -110,6 +113,7 @@ class Outcome:
     bytes_per_round: float
     seconds: float
     similarity: dict[str, list[list[float]] | list[str]]
+    by_selection: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 SimulationEvent = Planned | Begun | Stepped | RoundDone | Outcome

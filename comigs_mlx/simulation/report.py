@@ -36,6 +36,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         _line(["---", *["---:"] * (len(head) - 1)]),
         *map(_line, rows),
         "",
+        *_selections(methods),
         "Seeds: "
         + "; ".join(f"{n} {_list(numbers['seeds'])}" for n, numbers in methods.items()),
         "",
@@ -43,6 +44,30 @@ def markdown(results: Mapping[str, Any]) -> str:
         + ", ".join(f"{k} {v}" for k, v in results["environment"].items()),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _selections(methods: Mapping[str, Any]) -> list[str]:
+    """Write the table of who speaks alone, where it was measured."""
+    measured = {
+        name: numbers["by_selection"]
+        for name, numbers in methods.items()
+        if "by_selection" in numbers
+    }
+    names = list(dict.fromkeys(name for each in measured.values() for name in each))
+    if not names:
+        return []
+    rows = [
+        [name, *(f"{each[n]:.2f}" if n in each else "" for n in names)]
+        for name, each in measured.items()
+    ]
+    return [
+        "Mean perplexity by who speaks; oracle: the best single expert at each token.",
+        "",
+        _line(["method", *names]),
+        _line(["---", *["---:"] * len(names)]),
+        *map(_line, rows),
+        "",
+    ]
 
 
 def comma_separated(results: Mapping[str, Any]) -> str:

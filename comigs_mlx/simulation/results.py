@@ -51,7 +51,22 @@ def _method(outcomes: Sequence[Outcome], reference: Sequence[Outcome]) -> Any:
         "trainable": outcomes[0].trainable,
         "test_tokens": outcomes[0].tokens,
         "speaks": {str(o.seed): o.speaks for o in outcomes},
+        **_by_selection(outcomes),
     }
+
+
+def _by_selection(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Compute the mean perplexity under every selection, where it was measured."""
+    names = list(next((each for each in outcomes[0].by_selection.values()), {}))
+    means = {
+        name: statistics.fmean(
+            perplexity(losses[name])
+            for o in outcomes
+            for losses in o.by_selection.values()
+        )
+        for name in names
+    }
+    return {"by_selection": means} if means else {}
 
 
 def _summary(

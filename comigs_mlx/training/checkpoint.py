@@ -131,7 +131,7 @@ def restore(
     state = read_state(save)
     problems = list(_foreign(state["identity"], identity))
     values = load_values(save)
-    optimizers = trainer_state.unpacked(_load(save / OPTIMIZERS))
+    optimizers = trainer_state.unpacked(load_optimizers(save))
     expected = params.flatten(params.select(trainer.mixture.model, params.ROLES))
     if not problems and _shapes(values) != _shapes(expected):
         problems.append("its tensors have other names or shapes")
@@ -189,6 +189,11 @@ def load_values(save: Path) -> dict[str, mx.array]:
     return _load(save / VALUES)
 
 
+def load_optimizers(save: Path) -> dict[str, mx.array]:
+    """Load the states of a save's optimisers, as `trainer_state.packed` named them."""
+    return _load(save / OPTIMIZERS)
+
+
 def replace_values(save: Path, values: dict[str, mx.array]) -> None:
     """Put other values into a save; optimisers and position stay as they are.
 
@@ -197,13 +202,30 @@ def replace_values(save: Path, values: dict[str, mx.array]) -> None:
     Raises:
         RunError: If the save is incomplete or damaged; it is left as it is.
     """
-    state = read_state(save)
-    content = {key: value for key, value in state.items() if key != "seal"}
-    with replacing_dir(save) as temporary:
-        tensors.save(temporary / VALUES, values)
-        shutil.copyfile(save / OPTIMIZERS, temporary / OPTIMIZERS)
-        digests = {**state["sha256"], VALUES: sha256(temporary / VALUES)}
-        content = {**content, "sha256": digests}
+    rewrite(save, read_state(save), values, load_optimizers(save))
+
+
+def rewrite(
+    folder: Path,
+    state: Mapping[str, Any],
+    values: Mapping[str, mx.array],
+    optimizers: Mapping[str, mx.array],
+) -> None:
+    """Write a save that goes on from another one with other arrays.
+
+    Args:
+        folder: The folder of the save, which may be there already.
+        state: The JSON part of the other save, with what is changed in it.
+        values: The experts, attention LoRA and routers, by path.
+        optimizers: The states of the optimisers, as `load_optimizers` returns them.
+    """
+    arrays = {VALUES: values, OPTIMIZERS: optimizers}
+    with replacing_dir(folder) as temporary:
+        for name, of_file in arrays.items():
+            tensors.save(temporary / name, dict(of_file))
+        digests = {name: sha256(temporary / name) for name in arrays}
+        content = {key: value for key, value in state.items() if key != "seal"}
+        content["sha256"] = digests
         write_json(temporary / STATE, {**content, "seal": _seal(content)})
 
 

@@ -8,24 +8,28 @@ interval can be drawn by resampling documents.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
+import numpy.typing as npt
 
 from comigs_mlx.data.batches import Batch
 from comigs_mlx.errors import DataError, ModelError
 from comigs_mlx.model import params
-from comigs_mlx.model.mixture import Mixture
+from comigs_mlx.model.mixture import Mixture, Tilt
 from comigs_mlx.model.params import Tree
+from comigs_mlx.model.routing import Routing
 from comigs_mlx.model.selection import Selection
 from comigs_mlx.platform import cpu_streams
 from comigs_mlx.training.losses import token_losses
 
 RESAMPLES = 1000
 
+Floats = npt.NDArray[Any]
 
 RESULTS = {
     "base": "base",
@@ -114,13 +118,89 @@ class Score:
         """Return the 95 % percentile bootstrap interval of the perplexity, over
         documents.
         """
-        losses = np.array([self.losses[d] for d in sorted(self.losses)])
-        tokens = np.array([self.tokens[d] for d in sorted(self.tokens)])
-        rng = np.random.default_rng(seed)
-        resampled = rng.integers(0, len(losses), (RESAMPLES, len(losses)))
-        means = losses[resampled].sum(1) / tokens[resampled].sum(1)
-        low, high = np.percentile(means, [2.5, 97.5])
-        return perplexity_of(float(low)), perplexity_of(float(high))
+        documents = sorted(self.losses)
+        losses = np.array([self.losses[d] for d in documents])
+        tokens = np.array([self.tokens[d] for d in documents])
+        low, high = resampled_interval(losses, tokens, seed)
+        return perplexity_of(low), perplexity_of(high)
+
+
+def resampled_interval(
+    sums: Floats, tokens: Floats, seed: int = 0
+) -> tuple[float, float]:
+    """Return the 95 % percentile bootstrap interval of a mean over tokens.
+
+    Args:
+        sums: The sum of each unit that is resampled (a document), `[units]`.
+        tokens: The number of tokens in each unit, `[units]`.
+        seed: The seed of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    resampled = rng.integers(0, len(sums), (RESAMPLES, len(sums)))
+    means = sums[resampled].sum(1) / tokens[resampled].sum(1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much larger one loss is than another on the same tokens, in nats a token.
+
+    Attributes:
+        mean: The difference of the mean losses; below 0 the first one is better.
+        interval: The 95 % interval of `mean`; None where there is only one document.
+    """
+
+    mean: float
+    interval: tuple[float, float] | None
+
+    @property
+    def worse(self) -> bool:
+        """Whether the first loss is larger, beyond the interval where there is one."""
+        return (self.mean if self.interval is None else self.interval[0]) > 0
+
+    @property
+    def better(self) -> bool:
+        """Whether the first loss is smaller, beyond the interval where there is one."""
+        return (self.mean if self.interval is None else self.interval[1]) < 0
+
+
+def difference(one: Score, other: Score, seed: int = 0) -> Difference:
+    """Compare two scores of the same text, document by document.
+
+    The interval is that of paired differences: what makes a document hard for both is
+    no part of it.
+
+    Raises:
+        ValueError: If the scores are not of the same documents.
+    """
+    if one.tokens != other.tokens:
+        raise ValueError("the scores are of different texts")
+    documents = sorted(one.losses)
+    sums = np.array([one.losses[d] - other.losses[d] for d in documents])
+    tokens = np.array([one.tokens[d] for d in documents])
+    mean = math.fsum(sums) / max(one.token_count, 1)
+    if len(documents) < 2:
+        return Difference(mean, None)
+    return Difference(mean, resampled_interval(sums, tokens, seed))
+
+
+def resampling_units(batches: Sequence[Batch]) -> tuple[list[Batch], str]:
+    """Let windows count as documents where there is only one document.
+
+    Returns:
+        The batches, and what is resampled: `documents` or `windows`.
+    """
+    used = [batch.documents[batch.mask > 0] for batch in batches]
+    if len(np.unique(np.concatenate(used))) > 1:
+        return list(batches), "documents"
+    numbered, first = [], 0
+    for batch in batches:
+        rows = np.arange(first, first + len(batch.tokens), dtype=np.int32)[:, None]
+        numbers = np.where(batch.mask > 0, rows, 0).astype(np.int32)
+        numbered.append(batch._replace(documents=numbers))
+        first += len(batch.tokens)
+    return numbered, "windows"
 
 
 def perplexity_of(loss: float) -> float:
@@ -137,25 +217,42 @@ class Evaluator:
 
     def __init__(self, mixture: Mixture):
         self.mixture = mixture
-        self._compiled: dict[Selection, Any] = {}
+        self._compiled: dict[tuple[Selection, bool], Any] = {}
 
-    def batch_losses(self, batch: Batch, selection: Selection) -> tuple[Any, Any]:
+    def batch_losses(
+        self, batch: Batch, selection: Selection, tilt: Tilt | None = None
+    ) -> tuple[Any, Any]:
         """Return losses `[B, T]` in nats and expert weights `[B, T, E]` (mean over
         blocks).
+
+        A tilt is an input of what is compiled: another one traces nothing again.
         """
         self.mixture.tables.check_tokens(batch.tokens)
-        if selection not in self._compiled:
-            self._compiled[selection] = mx.compile(self._run)
+        key = (selection, tilt is not None)
+        if key not in self._compiled:
+            self._compiled[key] = mx.compile(self._run)
         values = params.select(self.mixture.model, params.ROLES)
+        given = (values, mx.array(batch.tokens), *([] if tilt is None else [tilt]))
         with self.mixture.selected(selection):
-            losses, weights = self._compiled[selection](values, mx.array(batch.tokens))
+            losses, weights = self._compiled[key](*given)
         self.mixture.model.update(values)
         with cpu_streams.evaluating(len(batch.tokens)):
             mx.eval(losses, weights)
         return np.array(losses), np.array(weights)
 
-    def score(self, batches: Iterable[Batch], selection: Selection = "auto") -> Score:
+    def score(
+        self,
+        batches: Iterable[Batch],
+        selection: Selection = "auto",
+        tilt: Tilt | None = None,
+    ) -> Score:
         """Add up the losses of all batches under one expert selection.
+
+        Args:
+            batches: The batches to measure on.
+            selection: The experts that speak.
+            tilt: The tilt of the routers' logits, `[layers, E]` or, for each row of the
+                one batch there is, `[batch, 1, layers, E]`; None adds nothing.
 
         Raises:
             NotFinite: If a loss or an expert's weight is not a finite number.
@@ -163,21 +260,31 @@ class Evaluator:
         """
         score = Score()
         for batch in batches:
-            score.add(*self.batch_losses(batch, selection), batch)
+            score.add(*self.batch_losses(batch, selection, tilt), batch)
         if not score.token_count:
             raise DataError("there is nothing to measure: no token is predicted")
         if not score.finite:
             raise NotFinite(selection, score.loss)
         return score
 
-    def _run(self, values: Tree, tokens: mx.array) -> tuple[mx.array, mx.array]:
+    def _run(
+        self, values: Tree, tokens: mx.array, tilt: Tilt | None = None
+    ) -> tuple[mx.array, mx.array]:
         self.mixture.model.update(values)
-        losses, weights = zip(*cpu_streams.each(self._rows, tokens), strict=True)
+        if tilt is not None and tilt.ndim == 4:  # each row has its own
+            rows = cpu_streams.each(self._rows, tokens, tilt)
+        else:
+            rows = cpu_streams.each(partial(self._rows, tilt=tilt), tokens)
+        losses, weights = zip(*rows, strict=True)
         return mx.concatenate(list(losses)), mx.concatenate(list(weights))
 
-    def _rows(self, tokens: mx.array) -> tuple[mx.array, mx.array]:
+    def _rows(self, tokens: mx.array, tilt: Tilt | None) -> tuple[mx.array, mx.array]:
         """Return losses `[rows, T]` and expert weights `[rows, T, E]` of some rows."""
-        hidden, routing = self.mixture.body(tokens[:, :-1])
-        layers = max(routing.weights.shape[0], 1)
+        with self.mixture.tilted(tilt):
+            hidden, routing = self.mixture.body(tokens[:, :-1])
         losses = token_losses(self.mixture.head, hidden, tokens[:, 1:])
-        return losses, routing.weights.sum(0) / layers
+        return losses, self._weights(routing)
+
+    def _weights(self, routing: Routing) -> mx.array:
+        """Return the mean over blocks: `[rows, T, E]`."""
+        return routing.weights.sum(0) / max(routing.weights.shape[0], 1)

@@ -20,16 +20,18 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.optimizers as optim
+import numpy as np
 from mlx.utils import tree_map
 
 from comigs_mlx.data.batches import Batch
 from comigs_mlx.model import params
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.model.params import Tree
-from comigs_mlx.model.routing import Routing, joined
+from comigs_mlx.model.routing import Routing
 from comigs_mlx.model.selection import Selection
 from comigs_mlx.options import TrainingOptions
 from comigs_mlx.platform import cpu_streams
+from comigs_mlx.training import freezing
 from comigs_mlx.training.losses import load_balancing, summed_loss
 
 BETAS = [0.9, 0.95]
@@ -39,6 +41,12 @@ Rate = Callable[[mx.array], mx.array]
 
 Penalty = Callable[[Mapping[str, mx.array], Mapping[str, mx.array]], mx.array]
 """Maps the values of a level and of its anchor to nats, added to the mean loss."""
+
+
+Inputs = dict[str, mx.array]
+"""What a compiled step is given of one micro-batch: `tokens` `[B, T + 1]`, `mask`
+`[B, T]`, `target` `[B, T, E]` where a teacher has one, and `key` where a router wants
+noise: a draw of the global generator would be the same in every compiled step."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +60,14 @@ class Task:
         selection: The selection of the experts that speak while training; see
             `Mixture.select`.
         penalty: The function whose value is added to the mean loss.
+        teacher: It says what routers should have chosen; see `training.teachers`.
     """
 
     roles: tuple[str, ...] = params.EXPERTS
     frozen: tuple[str, ...] = ()
     selection: Selection = "auto"
     penalty: Penalty | None = None
+    teacher: Any = None
 
     def trains(self, path: str) -> bool:
         """Tell whether the parameter at `path` learns."""
@@ -198,8 +208,8 @@ class Level:
         task: The task: which experts speak, and what is added to the loss.
 
     Attributes:
-        anchor: Maps a path to the value that the penalty compares with; the caller sets
-            it.
+        anchor: Path -> value that the penalty compares with; for the user to set.
+        trains_routers: Whether routers learn here, and so meet their penalties.
     """
 
     def __init__(
@@ -215,6 +225,7 @@ class Level:
         self.task = task
         self.anchor: dict[str, mx.array] = {}
         self.roles = tuple(role for group in groups for role in group.roles)
+        self.trains_routers = not set(params.ROUTERS).isdisjoint(self.roles)
         self.others = tuple(role for role in params.ROLES if role not in self.roles)
         for group in self.groups:
             group.optimizer.init(self._values(group.trains))
@@ -222,10 +233,19 @@ class Level:
         self._one_batch = mx.compile(self._gradients)
         self._update = mx.compile(self._apply)
 
-    def step(self, batches: Sequence[Batch]) -> StepResult:
-        """Make one update from the token-weighted mean gradient of `batches`.
+    def step(
+        self, batches: Sequence[Batch], number: int = 0, k: int | None = None
+    ) -> StepResult:
+        """One update from the token-weighted mean gradient of `batches`.
 
-        If the result is not finite, nothing is changed.
+        If the result is not finite, nothing has been changed.
+
+        Args:
+            batches: The micro-batches of the step.
+            number: The steps that were made before; with the seed, the level and the
+                micro-batch it decides the noise that a router draws.
+            k: The slots that a token may use at most, where that grows while training;
+                the step is compiled once for each.
         """
         for batch in batches:
             self.mixture.tables.check_tokens(batch.tokens)
@@ -233,12 +253,13 @@ class Level:
         trained = self._values(self.trains)
         others = self._values(lambda path: not self.trains(path))
         states = [group.optimizer.state for group in self.groups]
+        inputs = [self._inputs(b, number, i) for i, b in enumerate(batches)]
         with self.mixture.selected(self.task.selection):
-            if len(batches) == 1:
-                inputs: tuple[Any, ...] = _arrays(batches[0]) + self._anchor
-                outcome = self._whole_step(trained, others, states, *inputs)
+            if len(inputs) == 1:
+                given = (trained, others, states, k, inputs[0])
+                outcome = self._whole_step(*given, *self._anchor)
             else:
-                outcome = self._accumulated(trained, others, states, batches)
+                outcome = self._accumulated(trained, others, states, k, inputs)
         (updated, new_states, stats, norms) = outcome
         model.update(trained)
         model.update(others)
@@ -255,6 +276,17 @@ class Level:
         """Tell whether this level changes the parameter at `path`."""
         return any(group.trains(path) for group in self.groups)
 
+    def _inputs(self, batch: Batch, number: int, index: int) -> Inputs:
+        """Make what a compiled step is given of one micro-batch."""
+        inputs = {"tokens": mx.array(batch.tokens), "mask": mx.array(batch.mask)}
+        if self.mixture.router.noise:
+            counters = (self.options.seed, int(self.trains_routers), number, index)
+            (seed,) = np.random.SeedSequence(counters).generate_state(1, np.uint64)
+            inputs["key"] = mx.random.key(int(seed))
+        if self.task.teacher is not None:
+            inputs["target"] = mx.array(self.task.teacher.targets(batch))
+        return inputs
+
     @property
     def _anchor(self) -> tuple[dict[str, mx.array], ...]:
         """The anchor as a further input of a step, where a penalty needs it."""
@@ -265,13 +297,18 @@ class Level:
         return params.unflatten({path: a for path, a in flat.items() if keep(path)})
 
     def _accumulated(
-        self, trained: Tree, others: Tree, states: list[Tree], batches: Sequence[Batch]
+        self,
+        trained: Tree,
+        others: Tree,
+        states: list[Tree],
+        k: int | None,
+        batches: Sequence[Inputs],
     ) -> tuple[Tree, list[Tree], Stats, dict[str, mx.array]]:
         total: Any = None
         for batch in batches:
-            summed = self._one_batch(trained, others, *_arrays(batch))
-            total = summed if total is None else tree_map(mx.add, total, summed)
-            with cpu_streams.evaluating(len(batch.tokens)):
+            one = self._one_batch(trained, others, k, batch)
+            total = one if total is None else tree_map(mx.add, total, one)
+            with cpu_streams.evaluating(len(batch["tokens"])):
                 mx.eval(total)
         gradients, stats = total
         updated, new_states, norms = self._update(
@@ -284,48 +321,64 @@ class Level:
         trained: Tree,
         others: Tree,
         states: list[Tree],
-        tokens: mx.array,
-        mask: mx.array,
+        k: int | None,
+        batch: Inputs,
         *anchor: dict[str, mx.array],
     ) -> tuple[Tree, list[Tree], Stats, dict[str, mx.array]]:
-        gradients, stats = self._gradients(trained, others, tokens, mask)
+        gradients, stats = self._gradients(trained, others, k, batch)
         applied = self._apply(trained, states, gradients, stats, *anchor)
         updated, new_states, norms = applied
         return updated, new_states, stats, norms
 
     def _gradients(
-        self, trained: Tree, others: Tree, tokens: mx.array, mask: mx.array
+        self, trained: Tree, others: Tree, k: int | None, batch: Inputs
     ) -> tuple[Tree, Stats]:
         """Derive the summed loss with respect to this level's roles only."""
         model = self.mixture.model
         model.update(others)
         differentiate = params.value_and_grad(model, self._objective)
-        (_, stats), gradients = differentiate(trained, tokens, mask)
+        (_, stats), gradients = differentiate(trained, k, batch)
         return gradients, stats
 
-    def _objective(self, tokens: mx.array, mask: mx.array) -> tuple[mx.array, Stats]:
+    def _objective(self, k: int | None, batch: Inputs) -> tuple[mx.array, Stats]:
         """Sum the loss of a batch `[B, T + 1]` over the targets where `mask` is 1."""
-        experts = self.mixture.options
-        losses, routings = zip(*cpu_streams.each(self._loss, tokens, mask), strict=True)
-        loss, routing = (
-            functools.reduce(mx.add, losses),
-            joined(list(routings)),
-        )
+        experts, mask = self.mixture.options, batch["mask"]
+        noise = [self._noise(mask.shape, batch["key"])] if "key" in batch else []
+        loss_of = partial(self._loss, k)
+        parts = cpu_streams.each(loss_of, batch["tokens"], mask, *noise)
+        losses, routings = zip(*parts, strict=True)
+        loss = functools.reduce(mx.add, losses)
+        routing = Routing.joined(list(routings))
         count = mask.sum()
         share = (routing.weights * mask[..., None]).sum((1, 2)).mean(0)
         stats = Stats(loss, count, share)
-        if experts.top_k == experts.experts:
+        if routing.penalty is not None and self.trains_routers:
+            loss = loss + (routing.penalty.mean(0) * mask).sum()
+        if (teacher := self.task.teacher) is not None:
+            apart = teacher.divergence(batch["target"], routing.probabilities)
+            loss = loss + teacher.weight * (apart.mean(0) * mask).sum()
+        uses_all = (k or experts.top_k) == experts.experts
+        if uses_all and not self.mixture.router.sparse:
             return loss, stats
         balance = load_balancing(
             routing, mask, experts.generalists, self.options.generalist_importance
         )
         return loss + self.options.balance_weight * balance * count, stats
 
-    def _loss(self, tokens: mx.array, mask: mx.array) -> tuple[mx.array, Routing]:
+    def _noise(self, shape: tuple[int, ...], key: mx.array) -> mx.array:
+        """`[B, T, layers, E]` uniform numbers for tokens `[B, T]`."""
+        mixture = self.mixture
+        size = (*shape, len(mixture.sites), mixture.options.experts)
+        return mx.random.uniform(shape=size, key=key)
+
+    def _loss(
+        self, k: int | None, tokens: mx.array, mask: mx.array, *noise: mx.array
+    ) -> tuple[mx.array, Routing]:
         """Sum the cross-entropy of some rows of a batch; return it with their
         routing.
         """
-        hidden, routing = self.mixture.body(tokens[:, :-1])
+        with self.mixture.training(noise[0] if noise else None, k):
+            hidden, routing = self.mixture.body(tokens[:, :-1])
         return summed_loss(self.mixture.head, hidden, tokens[:, 1:], mask), routing
 
     def _apply(
@@ -357,11 +410,9 @@ class Level:
                 )
             )
             new_states.append(group.optimizer.state)
+        frozen = self.options.frozen_names
+        updated = freezing.keep(updated, values, frozen, self.mixture.options)
         return params.unflatten(updated), new_states, params.norms(mean)
-
-
-def _arrays(batch: Batch) -> tuple[mx.array, mx.array]:
-    return mx.array(batch.tokens), mx.array(batch.mask)
 
 
 def _plain(stats: Stats, norms: dict[str, mx.array]) -> StepResult:

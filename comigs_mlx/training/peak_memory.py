@@ -14,6 +14,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
+from comigs_mlx.model.routers import router_kind
 from comigs_mlx.options import ExpertOptions
 from comigs_mlx.training.losses import CHUNK, FEWEST
 
@@ -198,7 +199,7 @@ def block_bytes(
 ) -> int:
     """Count the bytes that a block keeps of each token for its gradients."""
     return (
-        mlp_bytes(model, experts.top_k, x86)
+        mlp_bytes(model, router_kind(experts.router_type).slots(experts), x86)
         + attention_bytes(model, seq_len)
         + low_rank_bytes(model, experts)
         + input_bytes(model, experts)

@@ -29,6 +29,7 @@ from comigs_mlx.training.level import (
     router_group,
 )
 from comigs_mlx.training.records import Boundary, Position, Report, Step, Sums
+from comigs_mlx.training.teachers import teacher
 
 ADVICE = (
     "the last save is kept: lower --learning-rate (also possible with --resume), or "
@@ -83,8 +84,9 @@ class Trainer:
         self.schedule = Schedule(options.steps)
         groups = [expert_group(options, task, self._rate), *routers]
         self.experts = Level(mixture, groups, options, task)
+        taught = teacher(options.teach, self.evaluator) if options.teach else None
         self.routers = (
-            Level(mixture, [router_group(options)], options)
+            Level(mixture, [router_group(options)], options, Task(teacher=taught))
             if self.alternating
             else None
         )
@@ -123,8 +125,15 @@ class Trainer:
                 f"the router will not be trained: --steps {options.steps} is less than "
                 f"--router-every {options.router_every}"
             )
+        if options.top_k_from >= (last := self.mixture.options.top_k):
+            yield (
+                f"top-k does not grow: --top-k-from {options.top_k_from} is not below "
+                f"--top-k {last}"
+            )
         if self.mixture.options.experts == 1:
             yield "one expert only: there is nothing to route"
+        if set(self.mixture.options.names) <= set(options.frozen_names):
+            yield "all experts are frozen: only the router can learn"
         if self.position.step >= options.steps:
             yield (
                 f"the run has its {options.steps} steps already: raise --steps, or "
@@ -185,7 +194,7 @@ class Trainer:
         self, level: Level, batches: list[Batch], name: str, index: int
     ) -> StepResult:
         start = time.perf_counter()
-        result = level.step(batches)
+        result = level.step(batches, index - 1, self._slots())
         self._seconds += time.perf_counter() - start
         if not result.finite:
             raise TrainingError(
@@ -194,6 +203,19 @@ class Trainer:
             )
         self._check_gradients(result, name, index)
         return result
+
+    def _slots(self) -> int | None:
+        """Return k of the next step, where it grows from `top_k_from` to top-k.
+
+            k = round(k_min + (k_max - k_min) t / T), t of T expert steps made
+
+        Source: SMoE-Dropout, Chen et al., ICLR 2023.
+        """
+        if not (first := self.options.top_k_from):
+            return None
+        last = self.mixture.options.top_k
+        share = self.position.step / max(self.options.steps, 1)
+        return max(1, min(round(first + (last - first) * share), last))
 
     def _check_gradients(self, result: StepResult, name: str, index: int) -> None:
         """Check that every group of parameters gets a gradient, or may have none.

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -209,6 +210,9 @@ def test_messages_that_cannot_be_answered(chat, text, message):
         ({"top_p": 0.0}, "top-p"),
         ({"max_tokens": 0}, "max tokens"),
         ({"blend": float("nan")}, "must be numbers"),
+        ({"lean": 1.0}, "The base model alone leans to nobody: choose a run"),
+        ({"run": Path("x"), "lean": 4.5}, "lean is from -4 to 4"),
+        ({"run": Path("x"), "lean": float("nan")}, "lean is from -4 to 4"),
     ],
 )
 def test_values_that_no_widget_gives(chat, values, message):
@@ -238,6 +242,16 @@ def test_the_speaker_gets_the_settings(chat, tmp_path):
     _, settings = chat.parrot.asked[0]
     assert settings.selection == (0.75, 0.25)
     assert settings.system == "Be kind"
+
+
+@pytest.mark.parametrize(
+    ("experts", "lean"), [("auto", -1.5), ("generalist", None), ("blend", None)]
+)
+def test_the_lean_is_that_of_the_mixture(experts, lean):
+    asked = ReplyOptions(run=Path("x"), experts=experts, lean=-1.5)
+    settings = asked.settings(["generalist", "specialist"])
+    assert settings.lean == lean
+    settings.check()
 
 
 def test_without_a_run_the_base_speaks(chat):

@@ -18,9 +18,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import tests.tiny as tiny
+from comigs_mlx import evaluate
 from comigs_mlx.errors import ComigsError, ConfigError
 from comigs_mlx.inference import generation as loop
-from comigs_mlx.inference import loaded_run
+from comigs_mlx.inference import lean, loaded_run, prior, rerouting, steering
 from comigs_mlx.inference.chat_engine import ChatEngine, Settings, Stopped
 from comigs_mlx.inference.generation import Generation
 from comigs_mlx.inference.prompts import chat_tokens, own_text
@@ -80,6 +81,106 @@ def turn(tokens, words="and then"):
     """The conversation goes on after a reply."""
     answer = {"role": "assistant", "content": "".join(t.text for t in tokens)}
     return [*SAY, answer, {"role": "user", "content": words}]
+
+
+class TestLean:
+    def test_is_that_of_the_settings_or_of_the_run(self, engine, runs, tmp_path):
+        """Also where it is calibrated while the run is open, and changed again."""
+        mine = shutil.copytree(runs[0], tmp_path / "mine")
+        engine.choose(mine)
+        plain, leaning = GREEDY, replace(GREEDY, lean=2.0)
+        assert same_as(before := spoken(engine), generation(mine))
+        assert same_as(
+            expected := spoken(engine, settings=leaning),
+            generation(mine, settings=leaning),
+        )
+        assert [t.weights for t in expected] != [t.weights for t in before]
+        folder = RunFolder(mine)
+        trials = [lean.Trial(0.0, 2.0), lean.Trial(2.0, 1.0)]
+        lean.keep(folder, folder.load()[1], trials, 9)
+        assert spoken(engine) == expected
+        assert spoken(engine, settings=replace(GREEDY, lean=0.0)) == before
+        assert spoken(engine, settings=replace(GREEDY, selection="generalist"))
+        (mine / lean.FILE).unlink()
+        assert spoken(engine, settings=plain) == before
+
+    def test_without_a_run(self, engine, tiny_folder):
+        engine.choose(None, str(tiny_folder()))
+        with pytest.raises(ConfigError, match="no experts to lean to: choose one"):
+            spoken(engine, settings=replace(GREEDY, lean=1.0))
+
+
+class TestPrior:
+    def test_every_turn_has_that_of_the_first_message(self, engine, run):
+        mine = run(**OPTIONS)
+        evaluate.main(["--run", str(mine), "--calibrate-prior"])
+        engine.choose(mine)
+        told = replace(GREEDY, prior=1000.0)
+        folder = RunFolder(mine)
+        base, mixture = folder.load()
+        say = [{"role": "user", "content": "Dear diary, today"}]
+        asked = (told, folder, base, mixture, say[0]["content"], lambda: "")
+        leaning = prior.with_prior(*asked)
+        assert leaning.lean
+        first = spoken(engine, say, told)
+        assert same_as(first, generation(mine, say, leaning))
+        answer = {"role": "assistant", "content": "it rained"}
+        more = [*say, answer, {"role": "user", "content": "and then"}]
+        assert same_as(spoken(engine, more, told), generation(mine, more, leaning))
+        assert same_as(
+            spoken(engine, say, replace(GREEDY, prior=0.0)), generation(mine, say)
+        )
+
+
+class TestReroute:
+    def test_fits_to_what_the_assistant_said_and_to_pasted_text(self, engine, run):
+        mine = run(**OPTIONS)
+        engine.choose(mine)
+        asked = replace(GREEDY, reroute=3, pasted="the keeper wrote down the wind")
+        assert same_as(
+            spoken(engine, SAY, replace(asked, pasted="")), generation(mine, SAY)
+        )  # nothing but the user's own words
+        answer = {"role": "assistant", "content": "it rained all day"}
+        more = [*SAY, answer, {"role": "user", "content": "and then"}]
+        for given in (asked, replace(asked, pasted="")):
+            base, mixture = RunFolder(mine).load()
+            tokens = rerouting.context(base, more, given.pasted)
+            settings = rerouting.rerouted(given, mixture, tokens)
+            assert np.any(settings.tilt)
+            tokens = spoken(engine, more, given)
+            assert same_as(tokens, generation(mine, more, settings))
+
+    def test_is_stopped(self, engine, run):
+        engine.choose(run(**OPTIONS))
+        asked = replace(GREEDY, reroute=3, pasted="the keeper wrote down the wind")
+        assert spoken(engine, SAY, asked, stop=lambda: True) == []
+
+
+class TestSteer:
+    TEXT = "zzzz qqqq " * 30
+
+    def test_gives_settings_that_tilt(self, engine, runs):
+        engine.choose(runs[0])
+        told = []
+        asked = (GREEDY, self.TEXT, 1.5)
+        steered = engine.steer(*asked, listen=told.append)
+        assert replace(steered, tilt=()) == GREEDY
+        base, mixture = RunFolder(runs[0]).load()
+        assert steered == steering.steered(GREEDY, base, mixture, self.TEXT, 1.5)
+        assert told[-1].done == told[-1].total
+        assert same_as(
+            spoken(engine, settings=steered), generation(runs[0], settings=steered)
+        )
+
+    def test_is_stopped(self, engine, runs):
+        engine.choose(runs[0])
+        with pytest.raises(Stopped):
+            engine.steer(GREEDY, self.TEXT, stop=lambda: True)
+
+    def test_without_a_run(self, engine, tiny_folder):
+        engine.choose(None, str(tiny_folder()))
+        with pytest.raises(ConfigError, match="no experts to steer: choose one"):
+            engine.steer(GREEDY, self.TEXT)
 
 
 class TestChoose:

@@ -18,7 +18,7 @@ class Lora(nn.Module):
 
 
 class NaiveMLP(nn.Module):
-    """sum_e w_e * MLP(x; base + LoRA_e), one whole MLP after the other."""
+    """sum_e w_e * MLP(x; base + LoRA_e) + (1 - sum_e w_e) * MLP(x; base)."""
 
     def __init__(self, mlp, names, weights_of, flat, prefix, options):
         super().__init__()
@@ -44,7 +44,8 @@ class NaiveMLP(nn.Module):
 
     def __call__(self, x):
         weights = self._weights_of(x, self._flat[f"{self._prefix}.router.weight"])
-        return sum(
+        rest = 1 - weights.sum(-1, keepdims=True)
+        return rest * self.mlp(x) + sum(
             weights[..., e : e + 1] * self.run(e, x)
             for e in range(self._options.experts)
         )

@@ -73,12 +73,15 @@ class Run:
         return w
 
     def mixture(self, base, mlp_path, mlp, x):
-        """The router's weighted sum of `mlp`, run once with each expert's pairs."""
+        """The weighted sum of `mlp` with each expert's pairs, and the base's rest."""
         if f"{mlp_path}.router.weight" not in self.routers:  # a block left as it was
             return mlp(partial(self.linear, base, {}), x)
         w = self.weights(mlp_path, x)
         outputs = [mlp(partial(self.linear, base, pairs), x) for pairs in self.experts]
-        return sum(w[:, e : e + 1] * y for e, y in enumerate(outputs))
+        rest = 1 - w.sum(-1, keepdims=True)
+        return rest * mlp(partial(self.linear, base, {}), x) + sum(
+            w[:, e : e + 1] * y for e, y in enumerate(outputs)
+        )
 
 
 def attend(q, k, v):

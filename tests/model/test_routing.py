@@ -12,7 +12,7 @@ from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 import tests.model.families as families
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.model.routers.topk import INIT_STD, Router
-from comigs_mlx.model.routing import Choice
+from comigs_mlx.model.routing import Ask, Choice
 from comigs_mlx.options import ExpertOptions
 from tests.model.naive import randomise
 
@@ -53,7 +53,7 @@ class TestTopK:
         )
         router = Router(len(z), len(z), mx.random.key(0))
         router.weight = mx.diag(mx.array(z, mx.float32) / 10)
-        found = router(mx.ones((1, len(z))), k, among).routing(len(z))
+        found = router(mx.ones((1, len(z))), Ask(k, among)).routing(len(z))
         scores = np.array(z)[list(among)] / 10
         probabilities = np.zeros(len(z))
         probabilities[list(among)] = softmax(scores)
@@ -69,7 +69,7 @@ class TestTopK:
     def test_k_1_is_the_probability_at_its_argmax(self):
         router = Router(8, 4, mx.random.key(1))
         x = 50 * mx.random.normal((3, 8), key=mx.random.key(2))
-        choice = router(x, 1, (0, 1, 2, 3))
+        choice = router(x, Ask(1, (0, 1, 2, 3)))
         probabilities = mx.softmax(x @ router.weight.T, axis=-1)
         assert mx.allclose(choice.weights[:, 0], probabilities.max(-1), atol=1e-6)
         assert mx.array_equal(choice.slots[:, 0], probabilities.argmax(-1))
@@ -77,7 +77,7 @@ class TestTopK:
 
     def test_a_tie_still_chooses_k(self):
         router = Router(4, 5, mx.random.key(0))
-        routing = router(mx.zeros((3, 4)), 2, (0, 1, 2, 3, 4)).routing(5)
+        routing = router(mx.zeros((3, 4)), Ask(2, (0, 1, 2, 3, 4))).routing(5)
         assert mx.array_equal(routing.chosen.sum(-1), mx.full((3,), 2.0))
         assert mx.allclose(routing.weights.max(-1), mx.array(0.5))
 
@@ -115,7 +115,7 @@ class TestForwardPass:
         mixture = mixture_of(shape=shape)
         options = mixture.options
         _, routing = mixture(TOKENS)
-        for field in routing:
+        for field in routing.arrays():
             assert field.shape == (2, 2, 24, options.experts)
             assert field.dtype == mx.float32
         assert ((routing.weights > 0).sum(-1) == options.top_k).all()

@@ -36,6 +36,7 @@ SUITES = {
     "method": "tests/simulation/methods/test_contract.py",
     "partition": "tests/simulation/datasets/partition/test_contract.py",
     "router": "tests/model/routers/test_contract.py",
+    "teacher": "tests/training/teachers/test_contract.py",
 }
 
 
@@ -83,6 +84,12 @@ class TestInUse:
         assert cli(train.main, **flags)[0] == 0
         written = json.loads((tmp_path / "run" / "comigs.json").read_text())
         assert written["router"] == "cosine"
+
+    def test_teacher(self, tiny_folder, text_folder, tmp_path, cli):
+        given = {"model": tiny_folder(), "data": text_folder, "run": tmp_path / "run"}
+        flags = {**tiny.TRAINING, **given, "teach": "flat:weight=0.5"}
+        code, _, err = cli(train.main, **flags)
+        assert code == 0, err
 
     def test_aggregator_with_an_option(self):
         current = sharing.tensors()

@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from comigs_mlx import registry
 from comigs_mlx.errors import RunError
 from comigs_mlx.model import params
 from comigs_mlx.options import ExpertOptions, SavingOptions
@@ -56,6 +57,13 @@ def records(events):
     ]
 
 
+OTHER_ROUTERS = sorted({*registry.names("router")} - {"topk"})
+
+
+def routed(name):
+    return dataclasses.replace(SHAPES["k<E"], router_type=name)
+
+
 def until(trainer, step):
     """Run to the boundary after `step`; what was yielded."""
     seen = []
@@ -76,6 +84,7 @@ def until(trainer, step):
         (5, {"grad_checkpoint": True, "options": SHAPES["k<E"]}),
         (4, {"router": "joint", "options": SHAPES["k=1"]}),
         (3, {"router": "none"}),
+        *((2, {"options": routed(name)}) for name in OTHER_ROUTERS),
     ],
 )
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, step, changes):

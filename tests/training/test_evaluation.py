@@ -10,7 +10,14 @@ from comigs_mlx.data.batches import Batch, evaluation_batches
 from comigs_mlx.data.tokens import TokenStream
 from comigs_mlx.errors import DataError, ModelError
 from comigs_mlx.options import ExpertOptions
-from comigs_mlx.training.evaluation import Evaluator, NotFinite, Score
+from comigs_mlx.training.evaluation import (
+    Difference,
+    Evaluator,
+    NotFinite,
+    Score,
+    difference,
+    resampling_units,
+)
 from tests.training.setting import batch_of, mixture_of
 
 SEQ_LEN = 8
@@ -182,3 +189,105 @@ def test_tokens_that_the_base_does_not_know_are_refused(mixture):
     tokens[-1, -1] = mixture.tables.vocabulary
     with pytest.raises(ModelError, match="token id 64"):
         Evaluator(mixture).score([batch._replace(tokens=tokens)])
+
+
+class TestDifference:
+    def test_is_paired(self):
+        """Documents that are hard for both leave no doubt: all differ by 0.1."""
+        hard = np.array([1.0, 50.0, 3.0, 200.0])
+        found = difference(score_of(hard + 0.1, [1] * 4), score_of(hard, [1] * 4))
+        assert found.mean == pytest.approx(0.1)
+        assert found.interval == pytest.approx((0.1, 0.1))
+        assert (found.worse, found.better) == (True, False)
+
+    def test_is_of_the_mean_over_tokens(self):
+        found = difference(score_of([3.0, 1.0], [1, 9]), score_of([1.0, 2.0], [1, 9]))
+        assert found.mean == pytest.approx(0.1)
+        assert found.interval == pytest.approx((-1 / 9, 2.0))
+        assert (found.worse, found.better) == (False, False)
+
+    def test_turned_around_it_is_the_negative(self):
+        rng = np.random.default_rng(0)
+        one, other = (score_of(rng.uniform(1, 9, 30), [3] * 30) for _ in range(2))
+        found, turned = difference(one, other), difference(other, one)
+        assert turned.mean == pytest.approx(-found.mean)
+        low, high = turned.interval
+        assert (-high, -low) == pytest.approx(found.interval)
+
+    def test_of_one_document_has_no_interval(self):
+        found = difference(score_of([1.0], [2]), score_of([2.0], [2]))
+        assert found == Difference(-0.5, None)
+        assert (found.worse, found.better) == (False, True)
+
+    def test_of_other_texts_is_refused(self):
+        with pytest.raises(ValueError, match="different texts"):
+            difference(score_of([1.0], [2]), score_of([1.0], [3]))
+
+
+class TestResamplingUnits:
+    def test_documents_stay_documents(self):
+        batches = [batch_of(0), batch_of(1)]
+        batches = [
+            b._replace(documents=b.documents * 0 + i) for i, b in enumerate(batches)
+        ]
+        found, over = resampling_units(batches)
+        assert over == "documents"
+        assert all(one is other for one, other in zip(found, batches, strict=True))
+
+    def test_windows_of_one_document_are_numbered(self):
+        batches = [
+            b._replace(documents=b.documents * 0 + 7) for b in map(batch_of, (0, 1))
+        ]
+        found, over = resampling_units(batches)
+        assert over == "windows"
+        rows = [row for b in found for row in zip(b.documents, b.mask > 0, strict=True)]
+        for number, (documents, counts) in enumerate(rows):
+            assert set(documents[counts]) <= {number}
+        assert all(
+            np.array_equal(b.tokens, f.tokens)
+            for b, f in zip(batches, found, strict=True)
+        )
+
+
+class TestTilts:
+    TILTS = (mx.zeros((2, 3)), mx.array([[0.0, 1.0, 0.5]] * 2))
+
+    def test_a_tilt_of_0_is_none_bit_for_bit(self, mixture):
+        batch, evaluator = batch_of(0), Evaluator(mixture)
+        losses, weights = evaluator.batch_losses(batch, "auto")
+        same, also = evaluator.batch_losses(batch, "auto", self.TILTS[0])
+        assert np.array_equal(same, losses)
+        assert np.array_equal(also, weights)
+
+    def test_is_what_the_mixture_computes_with_it(self, mixture):
+        tilt, batch = self.TILTS[1], batch_of(0)
+        found, weights = Evaluator(mixture).batch_losses(batch, "auto", tilt)
+        with mixture.tilted(tilt):
+            _, routing = mixture(mx.array(batch.tokens[:, :-1]))
+        assert weights == pytest.approx(np.array(routing.weights.mean(0)), abs=1e-5)
+        without, _ = Evaluator(mixture).batch_losses(batch, "auto")
+        assert np.abs(found - without).max() > 1e-4
+
+    def test_another_value_traces_nothing_again(self, mixture, monkeypatch):
+        evaluator, batch, traced = Evaluator(mixture), batch_of(0), []
+        rows = evaluator._rows
+        monkeypatch.setattr(
+            evaluator,
+            "_rows",
+            lambda tokens, tilt: traced.append(1) or rows(tokens, tilt),
+        )
+        first = evaluator.score([batch], tilt=self.TILTS[0]).loss
+        once = len(traced)
+        others = [evaluator.score([batch], tilt=self.TILTS[1] * x) for x in (1, 2, 3)]
+        assert len(traced) == once > 0
+        assert len({first, *(score.loss for score in others)}) == 4
+
+    def test_each_row_may_have_its_own(self, mixture):
+        """Also where the rows are divided among several streams."""
+        batch, evaluator = batch_of(0, rows=3), Evaluator(mixture)
+        tilts = [self.TILTS[1] * size for size in (-1.0, 0.0, 2.0)]
+        own = mx.stack(tilts)[:, None]  # [3, 1, layers, E]
+        found, _ = evaluator.batch_losses(batch, "auto", own)
+        for row, tilt in enumerate(tilts):
+            expected, _ = evaluator.batch_losses(batch, "auto", tilt)
+            assert found[row] == pytest.approx(expected[row], abs=1e-5)

@@ -146,7 +146,9 @@ class TestRouterGradient:
         others = params.select(mixture.model, params.EXPERTS)
         trained = params.select(mixture.model, params.ROUTERS)
         tokens, mask = mx.array(batch.tokens), mx.array(batch.mask)
-        gradients, stats = routers._gradients(trained, others, tokens, mask)
+        gradients, stats = routers._gradients(
+            trained, others, None, {"tokens": tokens, "mask": mask}
+        )
         gradients = arrays(gradients)
         assert gradients.keys() == values(mixture, "router").keys()
 
@@ -304,7 +306,8 @@ class TestOptimisers:
             tokens, mask = mx.array(batch.tokens), mx.array(batch.mask)
             others = params.select(mixture.model, level.others)
             trained = params.select(mixture.model, level.roles)
-            summed = arrays(level._gradients(trained, others, tokens, mask)[0])
+            given = {"tokens": tokens, "mask": mask}
+            summed = arrays(level._gradients(trained, others, None, given)[0])
             gradient = {k: g.astype(np.float64) / (2 * 9) for k, g in summed.items()}
             m = {k: 0.9 * m[k] + 0.1 * g for k, g in gradient.items()}
             v = {k: 0.95 * v[k] + 0.05 * g**2 for k, g in gradient.items()}

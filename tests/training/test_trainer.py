@@ -164,8 +164,8 @@ class TestRecords:
         shares, tokens = [], []
         step = trainer.experts.step
 
-        def noting(batches):
-            result = step(batches)
+        def noting(batches, *rest):
+            result = step(batches, *rest)
             shares.append(result.share)
             tokens.append(result.tokens)
             return result
@@ -343,3 +343,58 @@ def test_options_reach_the_optimisers():
         assert group.optimizer.learning_rate.item() == pytest.approx(5e-3)
     assert TrainingOptions().learning_rate == 2e-3
     assert mx.array_equal(trainer.experts.groups[0].optimizer.step, mx.array(0))
+
+
+class TestGrowingK:
+    """SMoE-Dropout: k grows over all expert steps."""
+
+    @pytest.fixture
+    def seen(self, monkeypatch):
+        """k of every step, as the level is told."""
+        told, real = [], Level.step
+
+        def step(level, batches, number=0, k=None):
+            told.append((level.trains_routers, k))
+            return real(level, batches, number, k)
+
+        monkeypatch.setattr(Level, "step", step)
+        return told
+
+    def test_from_the_first_to_the_last(self, seen):
+        options = ExpertOptions(rank=2, specialists=3, top_k=4)
+        trainer = trainer_of(
+            mixture_of(options), steps=6, router_every=3, router_steps=1, top_k_from=2
+        )
+        list(trainer.run())
+        experts = [k for is_router, k in seen if not is_router]
+        assert experts == [round(2 + 2 * t / 6) for t in range(6)]
+        assert [k for is_router, k in seen if is_router] == [3, 4]
+
+    def test_a_step_uses_that_many(self):
+        options = ExpertOptions(rank=2, specialists=3, top_k=4)
+        mixture = mixture_of(options, std=0.3)
+        options = TrainingOptions()
+        level = Level(mixture, [expert_group(options)], options)
+        chosen = []
+        for site in mixture.sites:
+            routing = site.mlp._routing
+            choose = routing.choose
+
+            def spying(x, choose=choose):
+                choice = choose(x)
+                chosen.append(choice.weights.shape[-1])
+                return choice
+
+            routing.choose = spying
+        for k in (2, 3, None):
+            chosen.clear()
+            assert level.step([batch_of(0)], k=k).finite
+            assert set(chosen) == {k or 4}
+
+    def test_fixed_without_it(self, seen):
+        list(trainer_of(mixture_of(), steps=2, router_every=2).run())
+        assert {k for _, k in seen} == {None}
+
+    def test_a_start_that_is_not_below_is_remarked(self):
+        trainer = trainer_of(mixture_of(), steps=2, top_k_from=2)
+        assert any("top-k does not grow" in text for text in trainer.warnings())

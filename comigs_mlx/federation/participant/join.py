@@ -34,14 +34,15 @@ def join(
         FederationError: If it cannot be reached, or the participant may not contribute.
     """
     name = config.sharing.participant or ""
-    if (problem := name_check(name)) is not None:
+    if name and (problem := name_check(name)) is not None:
         raise ConfigError(f"--participant: {problem}")
     record = membership.read(config.folder) if config.resume else None
     if record is not None and record.uri == membership.place(exchange.uri):
         return config, lambda info: None
     federation = repository.current(exchange)
-    exchange.check_writable()
-    submit.check_participant(exchange, federation, name)
+    if not config.sharing.join:  # which writes nothing there
+        exchange.check_writable()
+        submit.check_participant(exchange, federation, name)
     manifest = federation.manifest
     if config.sharing.personal is not None:
         mixing.check(manifest)

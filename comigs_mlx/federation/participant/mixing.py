@@ -31,8 +31,12 @@ if TYPE_CHECKING:
     from comigs_mlx.data.batches import Batch
     from comigs_mlx.model.params import Tree
     from comigs_mlx.model.selection import Selection
-    from comigs_mlx.training.evaluation import Evaluator
+    from comigs_mlx.training.evaluation import Evaluator, Score
     from comigs_mlx.training.trainer import Trainer
+
+Scores = Callable[[Source], "Score | None"]
+"""Generalists -> their score on this participant's validation text, were they its own;
+None where they give no finite loss."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,41 @@ def in_memory(sources: Sequence[Source]) -> list[Source]:
     ]
 
 
+def valid_scores(
+    evaluator: Evaluator,
+    batches: Sequence[Batch],
+    selection: Selection,
+    values_with: Callable[[Mapping[str, Array]], Tree],
+) -> Scores:
+    """The scores of generalists on batches of validation text.
+
+    Args:
+        evaluator: It measures a mixture, whose values are as before afterwards.
+        batches: The participant's validation text.
+        selection: The experts that speak.
+        values_with: It gives the participant's values, were these its generalists.
+
+    Returns:
+        A function that gives the score, or None where the loss is not finite.
+    """
+    from comigs_mlx.model import params
+    from comigs_mlx.training.evaluation import NotFinite
+
+    model = evaluator.mixture.model
+
+    def score(source: Source) -> Score | None:
+        before = params.select(model, params.ROLES)
+        model.update(values_with({n: source.read(n) for n in source.names()}))
+        try:
+            return evaluator.score(batches, selection)
+        except NotFinite:
+            return None
+        finally:
+            model.update(before)
+
+    return score
+
+
 def valid_loss(
     evaluator: Evaluator,
     batches: Sequence[Batch],
@@ -126,31 +165,38 @@ def valid_loss(
     Returns:
         A function that gives nats per token, or infinity where they are not finite.
     """
-    from comigs_mlx.model import params
-    from comigs_mlx.training.evaluation import NotFinite
+    return as_loss(valid_scores(evaluator, batches, selection, values_with))
 
-    model = evaluator.mixture.model
+
+def as_loss(scores: Scores) -> Loss:
+    """The judge that tells no more of a score than its loss."""
 
     def loss(source: Source) -> float:
-        before = params.select(model, params.ROLES)
-        model.update(values_with({n: source.read(n) for n in source.names()}))
-        try:
-            return evaluator.score(batches, selection).loss
-        except NotFinite:
-            return math.inf
-        finally:
-            model.update(before)
+        score = scores(source)
+        return math.inf if score is None else score.loss
 
     return loss
 
 
 def loss_in_training(trainer: Trainer) -> Loss:
     """The judge of a run that is being trained: what chooses its best save."""
+    return as_loss(scores_in_training(trainer))
+
+
+def scores_in_training(trainer: Trainer) -> Scores:
+    """The scores of generalists in a run that is being trained."""
     return _of_mixture(trainer.evaluator, trainer.valid)
 
 
 def loss_of_run(run: Path, say: Say) -> Loss:
-    """The same of a run that is not being trained: its model and its text are loaded.
+    """The judge of a run that is not being trained; see `scores_of_run`."""
+    return as_loss(scores_of_run(run, say))
+
+
+def scores_of_run(run: Path, say: Say) -> Scores:
+    """The scores of generalists in a run that is not being trained.
+
+    Its model and its validation text are loaded.
 
     Args:
         run: The folder of the run.
@@ -178,8 +224,8 @@ def loss_of_run(run: Path, say: Say) -> Loss:
     return _of_mixture(Evaluator(mixture), batches)
 
 
-def _of_mixture(evaluator: Evaluator, batches: Sequence[Batch]) -> Loss:
-    """The judge with a mixture's own specialists and routers."""
+def _of_mixture(evaluator: Evaluator, batches: Sequence[Batch]) -> Scores:
+    """The scores with a mixture's own specialists and routers."""
     from comigs_mlx.model import params
     from comigs_mlx.runs import generalists
 
@@ -188,4 +234,4 @@ def _of_mixture(evaluator: Evaluator, batches: Sequence[Batch]) -> Loss:
     def values_with(tensors: Mapping[str, Array]) -> Tree:
         return params.unflatten(generalists.into_values(own, tensors))
 
-    return valid_loss(evaluator, batches, "auto", values_with)
+    return valid_scores(evaluator, batches, "auto", values_with)

@@ -127,6 +127,11 @@ class PullConfig(_WithRun):
 
     trust: bool = option(False, TRUST)
     personal: Literal["by_loss"] | None = option(None, PERSONAL)
+    if_better: bool = option(
+        False,
+        "keep what the run has where the new generalists make it worse than those of "
+        "the round before, on its validation text and beyond the 95 % interval",
+    )
     back: int | None = option(
         None,
         "instead, give the run what is kept on this device again: the generalist of a "
@@ -143,6 +148,8 @@ class PullConfig(_WithRun):
             yield "--run DIR is missing: the folder of a run"
         if self.personal is not None:
             yield "--personal has no effect with --back: drop one of them"
+        if self.if_better:
+            yield "--if-better has no effect with --back: drop one of them"
 
 
 @dataclass(frozen=True)

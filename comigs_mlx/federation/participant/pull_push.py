@@ -22,11 +22,13 @@ from comigs_mlx.federation.formats.contribution import Prepared, Privacy
 from comigs_mlx.federation.formats.manifest import BaseModel
 from comigs_mlx.federation.formats.tensor_source import Array, Arrays, digest, shapes
 from comigs_mlx.federation.participant import (
+    if_better,
     membership,
     privacy,
     round_history,
     trust,
 )
+from comigs_mlx.federation.participant.if_better import Judge
 from comigs_mlx.federation.participant.membership import Membership
 from comigs_mlx.federation.participant.mixing import Mixing, own_or_shared
 from comigs_mlx.federation.rounds import repository, verification
@@ -94,6 +96,7 @@ def pull(
     accept: bool = False,
     say: Say = lambda line: None,
     mixing: Mixing | None = None,
+    judge: Judge | None = None,
 ) -> bool:
     """Replace a run's generalists by the federation's.
 
@@ -107,6 +110,8 @@ def pull(
         say: It is told what is accepted, a sentence each.
         mixing: How the run mixes generalists of its own from the contributions; None
             gives it what everybody receives.
+        judge: It refuses generalists that make the run worse; see `if_better`. None
+            takes them all.
 
     Returns:
         Whether anything changed; False where the run has this round already, mixed in
@@ -117,6 +122,7 @@ def pull(
             generalists are not what the contributions make.
         FederationError: If the run does not fit, or the contributions cannot be mixed;
             the run is unchanged then.
+        Worse: If `judge` finds them worse; the run is unchanged then.
         RunError: If it is in use, or damaged.
     """
     from comigs_mlx.runs.folder import RunFolder
@@ -124,7 +130,7 @@ def pull(
     folder = RunFolder(run)
     folder.check_exists()
     with folder.in_use():
-        return bring(run, exchange, federation, name, accept, say, mixing)
+        return bring(run, exchange, federation, name, accept, say, mixing, judge)
 
 
 def bring(
@@ -135,6 +141,7 @@ def bring(
     accept: bool = False,
     say: Say = lambda line: None,
     mixing: Mixing | None = None,
+    judge: Judge | None = None,
 ) -> bool:
     """`pull`, by the process that has the run's folder in use already."""
     from comigs_mlx.runs import generalists
@@ -154,7 +161,10 @@ def bring(
     believed = _with_start(run, exchange.uri, federation, believed)
     parts = exchange, federation, believed, mixing, shared
     tensors, mixed = own_or_shared(*parts)
-    if _only_here(record, own.step):
+    if judge is not None:
+        measure = if_better.measure_of(run, record, own.generalists)
+        if_better.check(judge, federation.round.round, tensors, *measure)
+    if not has_joined(run) and _only_here(record, own.step):
         number = round_history.keep_own(run, own.generalists, own.step)
         say(
             f"what {run} had learnt itself is replaced, and kept on this device: sync "
@@ -243,6 +253,12 @@ def trusting(run: Path, uri: str, accept: bool = False) -> Trust:
     return Trust(accept, frozenset({record.generalist}), have)
 
 
+def has_joined(run: Path) -> bool:
+    """Tell whether a run trains its router alone, over generalists of others."""
+    file = run / "config.yaml"
+    return file.is_file() and read_yaml(file).get("join") is True
+
+
 def _only_here(record: Membership | None, step: int) -> bool:
     """Whether a run's generalists hold training that no federation was given."""
     if record is None:  # in no federation yet, or in another one
@@ -316,6 +332,11 @@ def prepare(
     Raises:
         FederationError: If the run did not start from the last closed round.
     """
+    if has_joined(run):
+        raise FederationError(
+            f"{run} was trained with --join: its generalists are those that it pulled, "
+            "so there is nothing to contribute; train a run without --join to take part"
+        )
     record, own = membership.read(run), of_run(run)
     manifest, last = federation.manifest, federation.round.round
     membership.check_fits(manifest, own.experts, own.base.fingerprint)

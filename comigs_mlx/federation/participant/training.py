@@ -27,8 +27,9 @@ from comigs_mlx.federation.rounds.repository import Federation
 from comigs_mlx.federation.rounds.submit import Late
 from comigs_mlx.federation.rounds.verification import Untrusted
 from comigs_mlx.messages import Note
+from comigs_mlx.model import params
 from comigs_mlx.options import TrainConfig
-from comigs_mlx.runs.session import Say, Session
+from comigs_mlx.runs.session import Say, Session, has_learnt
 from comigs_mlx.training import checkpoint
 from comigs_mlx.training.records import Boundary, Exchanged, Report, Step
 
@@ -119,7 +120,37 @@ class Participation:
             yield from self._or_offline(self._met(stop))
         else:
             yield from self._or_offline(self._newer())
+        if step == 0 and self.options.join:
+            self._check_worth_joining()
+        if step == 0 and self.options.specialist_from is not None:
+            self._start_specialists()
         yield from self._refreshed()
+
+    def _check_worth_joining(self) -> None:
+        """Refuse to train a router over generalists that have learnt nothing yet.
+
+        Raises:
+            FederationError: If all of them compute what the base does.
+        """
+        model = self.session.trainer.mixture.model
+        generalists = params.flatten(params.select(model, ("generalist",)))
+        if not has_learnt(generalists, "generalist"):
+            raise FederationError(
+                f"the generalists of {self.exchange.uri} have learnt nothing yet, so "
+                "there is nothing to join: wait until a round is closed, or leave out "
+                "--join to train them"
+            )
+
+    def _start_specialists(self) -> None:
+        if self.session.copy_generalists():
+            self.say("the specialists begin as copies of the generalists")
+        else:
+            self.say(
+                Note(
+                    "--specialist-from generalist copies nothing: the generalists "
+                    "have learnt nothing yet, or the specialists are copies already"
+                )
+            )
 
     def _refreshed(self) -> Iterator[Event]:
         """Train the router on new generalists, where no step was made since a pull."""
@@ -163,7 +194,7 @@ class Participation:
             pull_push.agreed(*parts, self._accept, self.say)
         except Changed as change:
             allowed = federation.manifest.participants
-            if allowed is None or self.name in allowed:
+            if allowed is None or self.name in allowed or self.options.join:
                 raise
             raise FederationError(
                 f"{self.name} is not among the participants of {place} any more: ask "
@@ -172,7 +203,15 @@ class Participation:
         return federation
 
     def _met(self, stop: Stop) -> Iterator[Event]:
-        """The end of a round of this run: contribute, close, pull."""
+        """The end of a round of this run: contribute, close, pull.
+
+        With `join` there is nothing to contribute: the run only looks for newer
+        generalists, and not after its last step, as its router is of those it has.
+        """
+        if self.options.join:
+            if self.session.trainer.position.step < self.session.trainer.options.steps:
+                yield from self._newer()
+            return
         federation, round = self._current(), self._joined().round + 1
         if federation.open_round == round:
             try:

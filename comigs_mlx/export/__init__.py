@@ -1,0 +1,1 @@
+"""What of a run other programs can read, made of its experts."""

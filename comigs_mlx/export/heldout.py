@@ -1,0 +1,67 @@
+"""The text on which an exported model is compared with the run that it is of."""
+
+from __future__ import annotations
+
+from comigs_mlx.config import from_dict, read_yaml
+from comigs_mlx.data.batches import Batch, sampled_batches
+from comigs_mlx.data.cache import TokenCache
+from comigs_mlx.data.content import tokenised
+from comigs_mlx.data.reading_progress import in_sentences
+from comigs_mlx.data.splits import Sample, load_split, load_splits
+from comigs_mlx.messages import Note, Say
+from comigs_mlx.model.base import Base
+from comigs_mlx.options import TrainConfig
+from comigs_mlx.runs.folder import RunFolder
+from comigs_mlx.training.fitting import check_texts
+
+BATCHES = 64
+"""The batches of a long text that are measured, drawn from all its parts."""
+
+
+def batches(
+    folder: RunFolder, base: Base, source: str | None, say: Say
+) -> tuple[str, list[Batch]]:
+    """Read held-out text, cut as the run was trained.
+
+    Args:
+        folder: The run that is exported.
+        base: The run's base model with its tokenizer.
+        source: The text, all of which is read; None reads the test part of the run's
+            own, and where it has none, the part that its routers learnt from.
+        say: Receives a sentence on each thing that was noticed.
+
+    Returns:
+        The name of the part, and its batches.
+
+    Raises:
+        DataError: If there is no such text.
+    """
+    saved = read_yaml(folder.config) if folder.config.is_file() else {}
+    options = from_dict(TrainConfig, saved).data
+    part, samples, kind = _samples(source, options.data, say)
+    content, notes = tokenised(
+        samples,
+        kind,
+        base.tokenizer,
+        seq_len=None,
+        mask_prompt=options.mask_prompt,
+        cache=TokenCache.of_user(say) if options.token_cache else None,
+        say=say,
+        split=part,
+    )
+    for note in [*notes, *check_texts(base, {part: content}, options.seq_len)]:
+        say(Note(f"{part}: {note}"))
+    size = (options.seq_len, options.batch_size)
+    return part, sampled_batches(content, *size, BATCHES)
+
+
+def _samples(source: str | None, own: str, say: Say) -> tuple[str, list[Sample], str]:
+    """Return the name of the part that is measured, its samples, and their kind."""
+    if source is not None:
+        samples, kind = load_split(source, "all", in_sentences(say), say)
+        return "all", samples, kind
+    splits = load_splits(own, in_sentences(say))
+    if splits.test:
+        return "test", splits.test, splits.kind
+    say(Note("the text has no test part: measured on valid, which routers learnt from"))
+    return "valid", splits.valid, splits.kind

@@ -1,0 +1,1 @@
+"""Reports on finished runs: who is needed where, and whether sharing helps."""

@@ -1,0 +1,67 @@
+"""Reads the text that a finished run is measured on, whole and in fixed batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from comigs_mlx.config import read_yaml
+from comigs_mlx.messages import Say
+from comigs_mlx.options import DataOptions
+
+if TYPE_CHECKING:
+    from comigs_mlx.data.content import Content
+    from comigs_mlx.model.base import Base
+
+NAMES = ("data", "seq_len", "batch_size", "mask_prompt", "token_cache")
+"""The options of `DataOptions` that decide how a text is measured."""
+
+
+def data_options(saved: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how a text is measured: as given, else as in the run, else the defaults.
+
+    Args:
+        saved: The run's config.yaml, which need not be there.
+        given: The values that a command was given; None stands for nothing given.
+    """
+    defaults = DataOptions()
+    values = {name: getattr(defaults, name) for name in NAMES}
+    if saved.is_file():
+        run = read_yaml(saved)
+        values |= {name: run[name] for name in NAMES if name in run}
+    stated = {name: given.get(name) for name in NAMES}
+    return values | {name: v for name, v in stated.items() if v is not None}
+
+
+def tokens_of(
+    samples: Sequence[Any],
+    kind: str,
+    base: Base,
+    data: Mapping[str, Any],
+    split: str,
+    say: Say,
+) -> tuple[Content, list[str]]:
+    """Tokenise all of a text, nothing cut off; return it and notes on what is left out.
+
+    Args:
+        samples: The samples of one split.
+        kind: The kind of the samples, "text" or "chat".
+        base: The base model, whose tokenizer is used.
+        data: The values that `data_options` returns.
+        split: The name that errors give to the samples.
+        say: Receives a sentence on how far the work is.
+    """
+    from comigs_mlx.data.cache import TokenCache
+    from comigs_mlx.data.content import tokenised
+
+    return tokenised(
+        samples,
+        kind,
+        base.tokenizer,
+        seq_len=None,
+        mask_prompt=data["mask_prompt"],
+        cache=TokenCache.of_user(say) if data["token_cache"] else None,
+        say=say,
+        split=split,
+    )
