@@ -59,11 +59,7 @@ class TestContent:
             "scale": pytest.approx(6 / 4**0.5),
             "top_k": 2,
             "router": "topk",
-<<<<<<< HEAD
             "router_options": {"bias": False, "entropy": 0.0, "soft_training": False},
-=======
-            "router_options": {"entropy": 0.0, "soft_training": False, "bias": False},
->>>>>>> life
             "num_layers": 1,
             "attention_lora": True,
             "targets": mlp + attention,
