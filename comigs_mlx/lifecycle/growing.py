@@ -102,8 +102,10 @@ def _grown(
                 "copy changes the output where both are among them"
             )
         )
-    drift.save(run.folder.path / DESCRIPTORS, known)
-    run.write(growth, ordered, "grow", f"{name} is a copy of {nearest}")
+    what = f"{name} is a copy of {nearest}"
+    # Part of the change: undone, the run no longer knows the new text either.
+    with run.changing(growth, ordered, "grow", what) as new:
+        drift.save(new / DESCRIPTORS, known)
     return {"expert": name, "of": nearest, "after": after, "frozen": ordered}
 
 

@@ -90,5 +90,7 @@ def _pruned(
     after = Evaluator(run.mixture).score(batches).loss
     if not wish.dry_run:
         frozen = change.names(run.config.training.frozen_names)
-        run.write(change, frozen, "prune", f"{', '.join(names)} taken out")
+        what = f"{', '.join(names)} taken out"
+        with run.changing(change, frozen, "prune", what):
+            pass
     return {"out": names, "after": after, "experts": change.options.names}

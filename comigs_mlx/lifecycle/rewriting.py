@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -95,10 +96,14 @@ class Rewriting:
         self.mixture = Mixture(model, change.options, self.config.training.seed)
         put(self.mixture, change.values(values))
 
-    def write(
+    @contextlib.contextmanager
+    def changing(
         self, change: Reshaping, frozen: Sequence[str], command: str, what: str
-    ) -> None:
+    ) -> Iterator[Path]:
         """Let the run be what it is after a change; `reshape` was called before.
+
+        Yields the folder of the new files, into which the block may write more; the
+        change is decided at its end, and not at all after an exception.
 
         Args:
             change: The change.
@@ -122,6 +127,7 @@ class Rewriting:
             self._write_save(newest, state, change, new)
             for name in (self.folder.metrics.name, DESCRIPTORS):
                 versions.copy_unchanged(self.folder.path, new, name)
+            yield new
 
     def _write_save(
         self,

@@ -9,6 +9,7 @@ import pytest
 import tests.tiny as tiny
 from comigs_mlx import freeze, grow, train
 from comigs_mlx.config import read_yaml
+from comigs_mlx.lifecycle import drift
 from comigs_mlx.model import base
 from comigs_mlx.runs.folder import RunFolder
 from tests.lifecycle.conftest import generalist_bytes, logits, resumed, values
@@ -123,9 +124,23 @@ def test_undo_brings_back_every_byte(grown, cli):
     found = tree(folder)
     found.pop("state/descriptors.safetensors")  # made of the run's own text, not by it
     assert found == tree(before)
+    assert len(drift.load(folder / "state" / "descriptors.safetensors")) == 1
     code, _, err = cli(grow.main, run=folder, undo=True)
     assert code == 2
     assert "was not changed: there is nothing to undo" in err
+
+
+def test_undone_the_text_is_as_new_as_before(grown, cli, text_folder):
+    """What the growth learnt to recognise goes with it, and the run may grow again."""
+    folder, _, first = grown()
+    assert len(drift.load(folder / "state" / "descriptors.safetensors")) == 2
+    assert cli(grow.main, run=folder, undo=True)[0] == 0
+    flags = {"data": text_folder, "split": "test", "dry_run": True, "json": True}
+    code, out, err = cli(grow.main, run=folder, **flags)
+    assert code == 0, err
+    again = json.loads(out)
+    assert again["drift"] == first["drift"]
+    assert again["z"] == pytest.approx(first["z"], rel=1e-4)
 
 
 def test_undo_loses_no_steps_unless_it_must(grown, cli):
