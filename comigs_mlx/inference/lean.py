@@ -25,7 +25,7 @@ from comigs_mlx import json_files
 from comigs_mlx.errors import RunError
 from comigs_mlx.files import write_json
 from comigs_mlx.inference.settings import MOST_LEAN, Settings
-from comigs_mlx.messages import Say, quiet
+from comigs_mlx.messages import Note, Say, quiet
 from comigs_mlx.model import params
 from comigs_mlx.model.fingerprint import array_digest
 from comigs_mlx.model.mixture import Mixture
@@ -200,10 +200,12 @@ def with_kept(
         return settings
     if kept.values != values():
         say(
-            f"note: {FILE} was made for other values of the experts and is not used: "
-            "make it again with comigs_mlx.evaluate --calibrate-lean"
+            Note(
+                f"{FILE} was made for other values of the experts and is not used: "
+                "make it again with comigs_mlx.evaluate --calibrate-lean"
+            )
         )
         return settings
     if kept.lean:
-        say(f"note: leaning by {kept.lean:+g}, as calibrated (--lean 0 turns it off)")
+        say(Note(f"leaning by {kept.lean:+g}, as calibrated (--lean 0 turns it off)"))
     return dataclasses.replace(settings, lean=kept.lean)

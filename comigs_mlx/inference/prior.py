@@ -40,7 +40,7 @@ from comigs_mlx.inference import lean, tilts, windows
 from comigs_mlx.inference.lean import MOST_TRIALS as MOST_TRIALS
 from comigs_mlx.inference.lean import Trial
 from comigs_mlx.inference.settings import MOST_LEAN, MOST_PRIOR, Settings
-from comigs_mlx.messages import Say, quiet
+from comigs_mlx.messages import Note, Say, quiet
 from comigs_mlx.model.base import Base
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.runs.place import Place
@@ -327,14 +327,16 @@ def with_prior(
     scale = kept.scale if settings.prior is None else settings.prior
     if settings.prior is None and scale and kept.values != values():
         say(
-            f"note: {FILE} was made for other values of the experts and is not used: "
-            "make it again with comigs_mlx.evaluate --calibrate-prior"
+            Note(
+                f"{FILE} was made for other values of the experts and is not used: "
+                "make it again with comigs_mlx.evaluate --calibrate-prior"
+            )
         )
         return settings
     leaning = scale * _nearness(kept, base, mixture, text, step) if scale else 0.0
     if not leaning:
         return settings
-    say(f"note: the prompt leans by {leaning:+.2f} (--prior 0 turns it off)")
+    say(Note(f"the prompt leans by {leaning:+.2f} (--prior 0 turns it off)"))
     total = min(max((settings.lean or 0.0) + leaning, -MOST_LEAN), MOST_LEAN)
     return dataclasses.replace(settings, lean=total)
 

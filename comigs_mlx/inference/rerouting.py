@@ -30,7 +30,7 @@ from comigs_mlx.inference import tilts
 from comigs_mlx.inference.prompts import check_text, encoded
 from comigs_mlx.inference.replies import Message
 from comigs_mlx.inference.settings import Settings
-from comigs_mlx.messages import Say, quiet
+from comigs_mlx.messages import Note, Say, quiet
 from comigs_mlx.model.base import Base
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.training.losses import summed_loss
@@ -149,7 +149,9 @@ def rerouted(
     start = tilts.lean_rows(mixture, settings.lean or 0.0) + besides
     delta, losses = found(mixture, tokens, start, settings.reroute, step)
     say(
-        f"note: rerouting took the loss of the context from {losses[0]:.4f} to "
-        f"{min(losses):.4f}"
+        Note(
+            f"rerouting took the loss of the context from {losses[0]:.4f} to "
+            f"{min(losses):.4f}"
+        )
     )
     return replace(settings, tilt=tilts.as_rows(besides + delta))

@@ -32,7 +32,7 @@ import numpy as np
 from comigs_mlx.data.reading import read_utf8
 from comigs_mlx.inference import tilts, windows
 from comigs_mlx.inference.settings import Settings
-from comigs_mlx.messages import Say, quiet
+from comigs_mlx.messages import Note, Say, quiet
 from comigs_mlx.model.base import Base
 from comigs_mlx.model.mixture import Mixture
 
@@ -143,7 +143,7 @@ def steered(
     own, other = windows.of_text(base, text, what), windows.generic(base)
     found = activity(mixture, [*own], step), activity(mixture, other, step)
     tilt = rows(mixture, *found, strength)
-    say(_told(mixture, tilt, what, strength))
+    say(Note(_told(mixture, tilt, what, strength)))
     return dataclasses.replace(
         settings, tilt=tilts.as_rows(tilts.rows(mixture, settings) + tilt)
     )
@@ -151,14 +151,11 @@ def steered(
 
 def _told(mixture: Mixture, tilt: tilts.Values, what: str, strength: float) -> str:
     if not tilt.any():
-        return (
-            f"note: no expert is busier on {what} than on other text, so it steers "
-            "nothing"
-        )
+        return f"no expert is busier on {what} than on other text, so it steers nothing"
     blocks = (tilt != 0).sum(0)
     named = zip(mixture.options.names, blocks.tolist(), strict=True)
     counts = [f"the {name} in {count} blocks" for name, count in named if count]
-    return f"note: steering by {what}: {strength:+g} for {', '.join(counts)}"
+    return f"steering by {what}: {strength:+g} for {', '.join(counts)}"
 
 
 def read(file: str) -> str:

@@ -12,6 +12,7 @@ from comigs_mlx.data.content import Content
 from comigs_mlx.data.splits import SPLITS
 from comigs_mlx.data.tokens import TokenStream
 from comigs_mlx.errors import DataError
+from comigs_mlx.messages import Note
 from comigs_mlx.model.base import Base, load_base
 from comigs_mlx.simulation import (
     attendance,
@@ -43,7 +44,7 @@ class Experiment:
         base = load_base(config.model, say)
         self.members = participants.read(config, base.tokenizer, say)
         for note in _check_texts(base, self.members, config.learning.seq_len):
-            say(f"note: {note}")
+            say(Note(note))
         self.layouts = Layouts(base)
 
     def check(self) -> None:

@@ -20,7 +20,7 @@ from comigs_mlx.data.splits import SPLITS, load_splits
 from comigs_mlx.data.tokens import TokenStream
 from comigs_mlx.errors import ConfigError, DataError, raise_all
 from comigs_mlx.federation.formats.manifest import PARTICIPANT
-from comigs_mlx.messages import Say
+from comigs_mlx.messages import Note, Say
 from comigs_mlx.simulation.options import SimulateConfig
 
 EVERYBODY = "everybody"
@@ -93,7 +93,7 @@ def read(
         if not splits.test:
             raise DataError(f"{folder / name} has no test text: add test.txt")
         for note in splits.notes:
-            say(f"note: {name}: {note}")
+            say(Note(f"{name}: {note}"))
         share = devices[name].train_share
         documents = {part: getattr(splits, part) for part in SPLITS}
         documents["train"] = splits.train[: max(1, round(share * len(splits.train)))]
@@ -111,7 +111,7 @@ def read(
                 split=f"{name}: {part}",
             )
             for note in notes:
-                say(f"note: {name}: {part}: {note}")
+                say(Note(f"{name}: {part}: {note}"))
         members.append(ParticipantData(name, devices[name], **contents))
     return members
 
