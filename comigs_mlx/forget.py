@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Forget and tell what came of it, or take it back."""
     config = parse(ForgetConfig, "comigs_mlx.forget", argv)
     from comigs_mlx.lifecycle import forgetting
-    from comigs_mlx.lifecycle.rewriting import check_saved, config_of
+    from comigs_mlx.lifecycle.rewriting import check_saved
     from comigs_mlx.lifecycle.undoing import undo
     from comigs_mlx.runs.folder import RunFolder
     from comigs_mlx.runs.told import telling
@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     with telling(command.say, command.explain) as say:
         check_saved(folder)
-        own = config_of(folder)
+        own = folder.read_config()
         with folder.in_use():
             base, mixture = folder.load(report=say)
             forgetting.check_forgettable(mixture)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from comigs_mlx.config import from_dict, read_yaml
 from comigs_mlx.data.batches import Batch, sampled_batches
-from comigs_mlx.data.cache import TokenCache
-from comigs_mlx.data.content import tokenised
 from comigs_mlx.data.reading_progress import in_sentences
 from comigs_mlx.data.splits import Sample, load_split, load_splits
 from comigs_mlx.messages import Note, Say
 from comigs_mlx.model.base import Base
-from comigs_mlx.options import TrainConfig
 from comigs_mlx.runs.folder import RunFolder
-from comigs_mlx.training.fitting import check_texts
+from comigs_mlx.runs.held_out import content_of, data_options
 
 BATCHES = 64
 """The batches of a long text that are measured, drawn from all its parts."""
@@ -36,22 +32,10 @@ def batches(
     Raises:
         DataError: If there is no such text.
     """
-    saved = read_yaml(folder.config) if folder.config.is_file() else {}
-    options = from_dict(TrainConfig, saved).data
-    part, samples, kind = _samples(source, options.data, say)
-    content, notes = tokenised(
-        samples,
-        kind,
-        base.tokenizer,
-        seq_len=None,
-        mask_prompt=options.mask_prompt,
-        cache=TokenCache.of_user(say) if options.token_cache else None,
-        say=say,
-        split=part,
-    )
-    for note in [*notes, *check_texts(base, {part: content}, options.seq_len)]:
-        say(Note(f"{part}: {note}"))
-    size = (options.seq_len, options.batch_size)
+    data = data_options(folder.config, {})
+    part, samples, kind = _samples(source, data["data"], say)
+    content = content_of(samples, kind, base, data, part, say)
+    size = (data["seq_len"], data["batch_size"])
     return part, sampled_batches(content, *size, BATCHES)
 
 

@@ -26,7 +26,7 @@ A loss proves no removal. `Retraining` makes the specialist anew without the doc
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -272,12 +272,8 @@ class Unlearning:
         losses, _ = self._evaluator.batch_losses(batch, "auto")
         return mx.array(-(losses * batch.mask).sum(1))
 
-    def _values(self, keep: Callable[[str], bool]) -> Tree:
-        flat = params.flatten(params.select(self.mixture.model, params.ROLES))
-        return params.unflatten({path: a for path, a in flat.items() if keep(path)})
-
     def _learning(self) -> Tree:
-        return self._values(self.learns)
+        return params.select_by(self.mixture.model, self.learns)
 
     def _one(self, number: int) -> None:
         at = number % len(self._forget)
@@ -285,7 +281,7 @@ class Unlearning:
         retain = self._retain[number % len(self._retain)]
         model = self.mixture.model
         learning = self._learning()
-        others = self._values(lambda path: not self.learns(path))
+        others = params.select_by(model, lambda path: not self.learns(path))
         arrays = [mx.array(a) for a in (forget.tokens, forget.mask)]
         arrays += [self._reference[at]]
         arrays += [mx.array(a) for a in (retain.tokens, retain.mask)]

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from comigs_mlx.config import dump_yaml
 from comigs_mlx.errors import ConfigError, RunError
 from comigs_mlx.files import write_text
-from comigs_mlx.lifecycle.rewriting import config_of
 from comigs_mlx.runs import versions
 from comigs_mlx.runs.folder import RunFolder
 from comigs_mlx.training import checkpoint
@@ -18,7 +17,7 @@ from comigs_mlx.training import checkpoint
 def states(folder: RunFolder) -> dict[str, bool]:
     """Map the name of each expert of a run to whether it is frozen."""
     folder.check_exists()
-    config = config_of(folder)
+    config = folder.read_config()
     frozen = config.training.frozen_names
     return {name: name in frozen for name in config.experts.names}
 
@@ -54,7 +53,7 @@ def freeze(
 
 
 def _write(folder: RunFolder, frozen: list[str]) -> None:
-    config = config_of(folder)
+    config = folder.read_config()
     training = dataclasses.replace(config.training, frozen=",".join(frozen))
     config = dataclasses.replace(config, training=training)
     step = 0

@@ -59,7 +59,7 @@ def grow(folder: RunFolder, wish: Wish, say: Say) -> dict[str, Any]:
         run = Rewriting.of(folder, say)
         options = run.config.experts
         Growth(options, options.generalists).check()
-        reader = Reader(run.base, run.config.data, say)
+        reader = Reader(run.base, run.config, say)
         new_text = reader.windows(wish.data, wish.split, wish.windows)
         known = _known(run, reader, wish.windows, say)
         say("comparing the text with what the run knows")
@@ -114,7 +114,7 @@ def _known(run: Rewriting, reader: Reader, count: int, say: Say) -> list[Any]:
     file = run.folder.path / DESCRIPTORS
     if file.is_file():
         return drift.load(file)
-    source, layers = reader.options.data, drift.last_quarter(run.mixture)
+    source, layers = reader.config.data.data, drift.last_quarter(run.mixture)
     say(f"describing the run's own text, {source}: once, and it stays in {file.parent}")
     train = drift.window_means(
         run.mixture, reader.windows(source, "train", 2 * count), layers

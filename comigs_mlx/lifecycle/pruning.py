@@ -61,7 +61,7 @@ def prune(folder: RunFolder, wish: Wish, say: Say) -> dict[str, Any]:
         chosen = tuple(options.names.index(name) for name in wish.names)
         Pruning(options, chosen).check()
         source = run.config.data.data if wish.data is None else wish.data
-        reader = Reader(run.base, run.config.data, say)
+        reader = Reader(run.base, run.config, say)
         batches = reader.windows(source, wish.split, wish.windows)
         say("measuring the loss before")
         score = Evaluator(run.mixture).score(batches)

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import mlx.core as mx
 
-from comigs_mlx.config import dump_yaml, from_dict, read_yaml, to_dict
+from comigs_mlx.config import dump_yaml, to_dict
 from comigs_mlx.errors import RunError
 from comigs_mlx.files import write_json, write_text
 from comigs_mlx.lifecycle import reshaping
@@ -26,17 +26,6 @@ from comigs_mlx.training import checkpoint
 from comigs_mlx.training.level import Schedule
 
 DESCRIPTORS = "state/descriptors.safetensors"
-
-
-def config_of(folder: RunFolder) -> TrainConfig:
-    """Return the configuration that a run was started with.
-
-    Raises:
-        RunError: If the run has none.
-    """
-    if not folder.config.is_file():
-        raise RunError(f"{folder.path} has no {folder.config.name}: it was never begun")
-    return from_dict(TrainConfig, read_yaml(folder.config))
 
 
 def check_saved(folder: RunFolder) -> Path:
@@ -81,7 +70,7 @@ class Rewriting:
             ComigsError: If it cannot be loaded.
         """
         check_saved(folder)
-        config = config_of(folder)
+        config = folder.read_config()
         base, mixture = folder.load(report=say)
         return cls(folder, base, mixture, config)
 

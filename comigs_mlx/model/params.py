@@ -67,6 +67,12 @@ def select(model: nn.Module, roles: Sequence[str]) -> Tree:
     return unflatten({p: a for role in roles for p, a in groups[role].items()})
 
 
+def select_by(model: nn.Module, keep: Callable[[str], bool]) -> Tree:
+    """Return the tree of the trainable parameters whose path `keep` is true of."""
+    flat = flatten(select(model, ROLES))
+    return unflatten({path: array for path, array in flat.items() if keep(path)})
+
+
 def counts(model: nn.Module) -> dict[str, int]:
     """Count the trainable scalars of each role."""
     groups = by_role(model)

@@ -13,7 +13,7 @@ from comigs_mlx.data.reading_progress import in_sentences
 from comigs_mlx.data.splits import load_split
 from comigs_mlx.errors import ConfigError
 from comigs_mlx.federation import api
-from comigs_mlx.messages import Note, Say
+from comigs_mlx.messages import Say
 from comigs_mlx.model.base import Base
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.model.selection import Selection, usable
@@ -33,9 +33,8 @@ from comigs_mlx.reports.reading import (
 from comigs_mlx.reports.report import Compared, Report
 from comigs_mlx.runs.description import base_model, expert_options
 from comigs_mlx.runs.folder import RunFolder
-from comigs_mlx.runs.held_out import data_options, tokens_of
+from comigs_mlx.runs.held_out import content_of, data_options
 from comigs_mlx.training.evaluation import RESULTS, resampling_units, result_name
-from comigs_mlx.training.fitting import check_texts
 
 Progress = Callable[[int], AbstractContextManager[Advance]]
 """It makes the progress of a number of batches."""
@@ -155,9 +154,7 @@ def _text(
     say: Say,
 ) -> Text:
     """Make the batches of a text, and say what was noticed in it."""
-    content, notes = tokens_of(*loaded, base, data, name, say)
-    for note in [*notes, *check_texts(base, {name: content}, data["seq_len"])]:
-        say(Note(f"{name}: {note}"))
+    content = content_of(*loaded, base, data, name, say)
     sizes = (data["seq_len"], data["batch_size"])
     return Text(*resampling_units(list(evaluation_batches(content, *sizes))))
 

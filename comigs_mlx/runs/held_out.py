@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from comigs_mlx.config import read_yaml
-from comigs_mlx.messages import Say
+from comigs_mlx.messages import Note, Say
 from comigs_mlx.options import DataOptions
 
 if TYPE_CHECKING:
@@ -65,3 +65,29 @@ def tokens_of(
         say=say,
         split=split,
     )
+
+
+def content_of(
+    samples: Sequence[Any],
+    kind: str,
+    base: Base,
+    data: Mapping[str, Any],
+    split: str,
+    say: Say,
+) -> Content:
+    """Return all tokens of a text, and say what was noticed in it.
+
+    Args:
+        samples: The samples of one split.
+        kind: The kind of the samples.
+        base: The base model.
+        data: The values that `data_options` returns.
+        split: The name that errors and notes give to the samples.
+        say: Receives a sentence on how far the work is, and the notes.
+    """
+    from comigs_mlx.training.fitting import check_texts
+
+    content, notes = tokens_of(samples, kind, base, data, split, say)
+    for note in [*notes, *check_texts(base, {split: content}, data["seq_len"])]:
+        say(Note(f"{split}: {note}"))
+    return content

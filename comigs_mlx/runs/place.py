@@ -11,9 +11,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from comigs_mlx.config import from_dict, read_yaml
 from comigs_mlx.errors import RunError, line
 from comigs_mlx.expert_shape import ADAPTER, generalist_folders
 from comigs_mlx.files import LEFTOVER, restore, write_text
+from comigs_mlx.options import TrainConfig
 from comigs_mlx.runs import description, versions
 from comigs_mlx.runs.description import WRITE_AGAIN as WRITE_AGAIN
 
@@ -80,6 +82,16 @@ class Place:
                 f"no run at {self.path} (expected {self.info.name} in it): train one "
                 f"with python -m comigs_mlx.train --run {self.path}"
             )
+
+    def read_config(self) -> TrainConfig:
+        """Return the configuration that the run was started with.
+
+        Raises:
+            RunError: If the run has none.
+        """
+        if not self.config.is_file():
+            raise RunError(f"{self.path} has no {self.config.name}: it was never begun")
+        return from_dict(TrainConfig, read_yaml(self.config))
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:

@@ -11,7 +11,11 @@ from comigs_mlx.federation.aggregation import aggregate
 from comigs_mlx.federation.aggregation.personal import Loss
 from comigs_mlx.federation.formats.round import Round
 from comigs_mlx.federation.formats.tensor_source import Array, Arrays, Source
-from comigs_mlx.federation.participant.mixing import in_memory, valid_loss
+from comigs_mlx.federation.participant.mixing import (
+    as_loss,
+    in_memory,
+    valid_scores,
+)
 from comigs_mlx.simulation.local_federation import LocalFederation
 from comigs_mlx.simulation.measuring import Measuring
 from comigs_mlx.simulation.method import Method
@@ -98,4 +102,5 @@ class Sharing:
 
         evaluator = self.measuring.layouts.evaluator(participant.options)
         batches, speaks = self.measuring.valid[participant.name], self.method.speaks[0]
-        return valid_loss(evaluator, batches, speaks, participant.with_generalists)
+        judged = (evaluator, batches, speaks, participant.with_generalists)
+        return as_loss(valid_scores(*judged))

@@ -228,7 +228,7 @@ class Level:
         self.trains_routers = not set(params.ROUTERS).isdisjoint(self.roles)
         self.others = tuple(role for role in params.ROLES if role not in self.roles)
         for group in self.groups:
-            group.optimizer.init(self._values(group.trains))
+            group.optimizer.init(params.select_by(self.mixture.model, group.trains))
         self._whole_step = mx.compile(self._step)
         self._one_batch = mx.compile(self._gradients)
         self._update = mx.compile(self._apply)
@@ -250,8 +250,8 @@ class Level:
         for batch in batches:
             self.mixture.tables.check_tokens(batch.tokens)
         model = self.mixture.model
-        trained = self._values(self.trains)
-        others = self._values(lambda path: not self.trains(path))
+        trained = params.select_by(model, self.trains)
+        others = params.select_by(model, lambda path: not self.trains(path))
         states = [group.optimizer.state for group in self.groups]
         inputs = [self._inputs(b, number, i) for i, b in enumerate(batches)]
         with self.mixture.selected(self.task.selection):
@@ -291,10 +291,6 @@ class Level:
     def _anchor(self) -> tuple[dict[str, mx.array], ...]:
         """The anchor as a further input of a step, where a penalty needs it."""
         return (self.anchor,) if self.anchor and self.task.penalty else ()
-
-    def _values(self, keep: Callable[[str], bool]) -> Tree:
-        flat = params.flatten(params.select(self.mixture.model, params.ROLES))
-        return params.unflatten({path: a for path, a in flat.items() if keep(path)})
 
     def _accumulated(
         self,

@@ -12,7 +12,6 @@ from comigs_mlx import train
 from comigs_mlx.forget import ForgetConfig, lines, main
 from comigs_mlx.lifecycle import forgetting
 from comigs_mlx.lifecycle.forgetting import Target
-from comigs_mlx.lifecycle.rewriting import config_of
 from comigs_mlx.model import params
 from comigs_mlx.runs.folder import RunFolder
 from comigs_mlx.training import checkpoint
@@ -93,7 +92,7 @@ class TestUnlearning:
 
     def test_what_is_used_is_what_was_saved(self, cli, known, documents):
         results = forgotten(cli, known, documents)
-        config = config_of(RunFolder(known))
+        config = RunFolder(known).read_config()
         for best in (False, True):
             base, mixture = RunFolder(known).load(best=best)
             in_use = params.flatten(params.select(mixture.model, params.ROLES))
@@ -189,7 +188,7 @@ class TestParts:
     def test_affinity_is_the_mean_of_means(self, trained_on, documents):
         run = trained_on(**OPTIONS)
         base, mixture = RunFolder(run).load()
-        config = config_of(RunFolder(run))
+        config = RunFolder(run).read_config()
         texts = forgetting.read_texts(config, base, str(documents), print)
         batches = list(forgetting.evaluation_batches(texts.forget, 16, 2))
         means = []
@@ -208,7 +207,7 @@ class TestParts:
     def test_the_loss_is_what_the_module_says(self, trained_on, documents):
         run = RunFolder(trained_on(**OPTIONS))
         base, mixture = run.load()
-        config = config_of(run)
+        config = run.read_config()
         texts = forgetting.read_texts(config, base, str(documents), print)
         unlearning = forgetting.Unlearning(mixture, texts, config, 0.1)
         forget, retain = unlearning._forget[-1], unlearning._retain[0]

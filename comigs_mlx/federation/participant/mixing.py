@@ -148,26 +148,6 @@ def valid_scores(
     return score
 
 
-def valid_loss(
-    evaluator: Evaluator,
-    batches: Sequence[Batch],
-    selection: Selection,
-    values_with: Callable[[Mapping[str, Array]], Tree],
-) -> Loss:
-    """The judge of generalists by the loss on batches of validation text.
-
-    Args:
-        evaluator: It measures a mixture, whose values are as before afterwards.
-        batches: The participant's validation text.
-        selection: The experts that speak.
-        values_with: It gives the participant's values, were these its generalists.
-
-    Returns:
-        A function that gives nats per token, or infinity where they are not finite.
-    """
-    return as_loss(valid_scores(evaluator, batches, selection, values_with))
-
-
 def as_loss(scores: Scores) -> Loss:
     """The judge that tells no more of a score than its loss."""
 
@@ -205,17 +185,15 @@ def scores_of_run(run: Path, say: Say) -> Scores:
     Raises:
         ComigsError: If the base model or the text is not what it was, or not there.
     """
-    from comigs_mlx.config import from_dict, read_yaml
     from comigs_mlx.data.batches import sampled_batches
     from comigs_mlx.data.reading_progress import in_sentences
     from comigs_mlx.data.splits import load_split
-    from comigs_mlx.options import TrainConfig
     from comigs_mlx.runs.folder import RunFolder
     from comigs_mlx.runs.session import contents
     from comigs_mlx.training.evaluation import Evaluator
 
     folder = RunFolder(run)
-    config = from_dict(TrainConfig, read_yaml(folder.config))
+    config = folder.read_config()
     samples, kind = load_split(config.data.data, "valid", in_sentences(say), say)
     base, mixture = folder.load(report=say)
     text = contents(config, base, {"valid": samples}, kind, say)["valid"]
