@@ -26,7 +26,7 @@ import pytest
 from filelock import FileLock
 
 import tests.tiny as tiny
-from comigs_mlx import command, train
+from comigs_mlx import command, sync, train
 from comigs_mlx.federation.exchanges import retry
 from comigs_mlx.federation.exchanges.hub import client
 from comigs_mlx.files import cache_dir
@@ -154,6 +154,18 @@ def cli(capsys, monkeypatch):
         return code, *capsys.readouterr()
 
     return run
+
+
+@pytest.fixture
+def do(cli):
+    """(action, flags of sync) -> the command's JSON."""
+
+    def done(*argv, **options):
+        code, out, err = cli(sync.main, *argv, json=True, **options)
+        assert code == 0, err
+        return json.loads(out)
+
+    return done
 
 
 @pytest.fixture(scope="session")

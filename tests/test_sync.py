@@ -1,6 +1,5 @@
 """The sync command: over a folder and over the Hub, and what leaves the device."""
 
-import json
 import shutil
 
 import numpy as np
@@ -28,18 +27,6 @@ def uri(request, tmp_path, monkeypatch, hub):
         return str(tmp_path / "pool")
     reach(monkeypatch, hub.url, TOKENS["ann"], patience=10)
     return f"hf://ann/sync-{next(NAMES)}"
-
-
-@pytest.fixture
-def do(cli):
-    """(action, flags) -> the command's JSON."""
-
-    def done(*argv, **options):
-        code, out, err = cli(sync.main, *argv, json=True, **options)
-        assert code == 0, err
-        return json.loads(out)
-
-    return done
 
 
 def files(folder):

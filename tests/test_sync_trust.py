@@ -39,18 +39,6 @@ def uri(user):
 
 
 @pytest.fixture
-def do(cli):
-    """(action, flags) -> the command's JSON."""
-
-    def done(*argv, **options):
-        code, out, err = cli(sync.main, *argv, json=True, **options)
-        assert code == 0, err
-        return json.loads(out)
-
-    return done
-
-
-@pytest.fixture
 def wrong(cli):
     """(action, flags) -> the one line of a command that fails."""
 

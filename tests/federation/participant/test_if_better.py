@@ -1,7 +1,5 @@
 """`sync pull --if-better`: refuses a round that makes the run worse, takes others."""
 
-import json
-
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -22,18 +20,6 @@ ADAPTER = "generalist/adapters.safetensors"
 @pytest.fixture
 def uri(tmp_path):
     return str(tmp_path / "pool")
-
-
-@pytest.fixture
-def do(cli):
-    """(action, flags) -> the command's JSON, and what it says without --json."""
-
-    def done(*argv, **options):
-        code, out, err = cli(sync.main, *argv, json=True, **options)
-        assert code == 0, err
-        return json.loads(out)
-
-    return done
 
 
 def spoil(run, noise):

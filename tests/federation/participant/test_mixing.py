@@ -3,7 +3,6 @@
 In a real federation it takes the contributions as they lie in the repository.
 """
 
-import json
 import shutil
 import typing
 
@@ -80,18 +79,6 @@ def test_it_is_what_the_simulation_gives_of_the_same_contributions(exchange, sim
 @pytest.fixture
 def uri(tmp_path):
     return str(tmp_path / "pool")
-
-
-@pytest.fixture
-def do(cli):
-    """(action, flags) -> the command's JSON."""
-
-    def done(*argv, **options):
-        code, out, err = cli(sync.main, *argv, json=True, **options)
-        assert code == 0, err
-        return json.loads(out)
-
-    return done
 
 
 @pytest.fixture
