@@ -1,5 +1,6 @@
 """One step of one level: what it changes, by how much, and what it leaves alone."""
 
+import dataclasses
 import math
 
 import mlx.core as mx
@@ -22,6 +23,7 @@ from tests.training.setting import (
     poisoned,
     put,
     same,
+    trainer_of,
     values,
 )
 
@@ -365,3 +367,44 @@ def test_tokens_that_the_base_does_not_know_are_refused_and_nothing_changes(batc
     with pytest.raises(ModelError, match="has token id 64, the base model knows"):
         level.step([batch_of(1)] * (batches - 1) + [bad._replace(tokens=tokens)])
     assert same(values(mixture), before)
+
+
+class TestNoise:
+    """Drawn anew in every step, level and micro-batch, from the seed alone."""
+
+    def keys(self, seed):
+        options = TrainingOptions(seed=seed)
+        routed = dataclasses.replace(SHAPES["k=E"], router_type="stochastic")
+        levels = levels_of(mixture_of(routed), options)
+        return [
+            tuple(level._inputs(batch_of(0), number, index)["key"].tolist())
+            for level in levels
+            for number in range(3)
+            for index in range(3)
+        ]
+
+    def test_no_two_draws_are_the_same(self):
+        drawn = [*self.keys(0), *self.keys(1)]
+        assert len(set(drawn)) == len(drawn) == 36
+
+    def test_the_same_place_draws_the_same(self):
+        assert self.keys(2) == self.keys(2)
+
+    def test_who_wants_none_has_no_key(self):
+        level, _ = levels_of(mixture_of(), TrainingOptions())
+        assert "key" not in level._inputs(batch_of(0), 0, 0)
+
+    def test_a_trainer_counts_the_steps(self, monkeypatch):
+        """Every step of a run is told how many of its level came before."""
+        told, real = [], Level._inputs
+
+        def inputs(level, batch, number, index):
+            told.append((level.trains_routers, number, index))
+            return real(level, batch, number, index)
+
+        monkeypatch.setattr(Level, "_inputs", inputs)
+        options = {"steps": 4, "router_every": 2, "router_steps": 1}
+        list(trainer_of(**options, grad_accumulation=2).run())
+        experts = [place[1:] for place in told if not place[0]]
+        assert experts == [(n, i) for n in range(4) for i in range(2)]
+        assert [place[1:] for place in told if place[0]] == [(0, 0), (1, 0)]
