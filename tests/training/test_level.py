@@ -10,6 +10,7 @@ import pytest
 from comigs_mlx.errors import ModelError
 from comigs_mlx.model import params
 from comigs_mlx.model.gradient_checkpointing import RecomputedBlock, recompute_blocks
+from comigs_mlx.model.routing import tsallis_entropy
 from comigs_mlx.options import TrainingOptions
 from comigs_mlx.training.level import Level, expert_group, router_group
 from tests.model.naive import naive_logits, router_weights
@@ -408,3 +409,42 @@ class TestNoise:
         experts = [place[1:] for place in told if not place[0]]
         assert experts == [(n, i) for n in range(4) for i in range(2)]
         assert [place[1:] for place in told if place[0]] == [(0, 0), (1, 0)]
+
+
+class TestRouterPenalty:
+    """What a router adds to the loss: where routers learn, and nowhere else."""
+
+    def gradients(self, weight, index):
+        """Those of the experts' (0) or the routers' (1) level, and the mixture."""
+        kind = f"topk:entropy={weight}"
+        routed = dataclasses.replace(SHAPES["k=E"], router_type=kind)
+        mixture = mixture_of(routed, std=0.3)
+        level = levels_of(mixture)[index]
+        trained = params.select(mixture.model, level.roles)
+        others = params.select(mixture.model, level.others)
+        inputs = level._inputs(batch_of(0, counted=7), 0, 0)
+        return arrays(level._gradients(trained, others, None, inputs)[0]), mixture
+
+    def test_is_summed_over_counted_tokens_and_averaged_over_blocks(self):
+        (without, mixture), (found, _) = self.gradients(0, 1), self.gradients(0.5, 1)
+        batch = batch_of(0, counted=7)
+
+        def penalty(tokens, mask):
+            with mixture.training():
+                _, routing = mixture.body(tokens[:, :-1])
+            entropy = tsallis_entropy(routing.probabilities).mean(0)  # over blocks
+            return 0.5 * (entropy * mask).sum()
+
+        trained = params.select(mixture.model, params.ROUTERS)
+        given = (mx.array(batch.tokens), mx.array(batch.mask))
+        _, slopes = params.value_and_grad(mixture.model, penalty)(trained, *given)
+        slopes = arrays(slopes)
+        assert max(np.abs(slope).max() for slope in slopes.values()) > 1e-2
+        for path, slope in slopes.items():
+            assert np.allclose(found[path] - without[path], slope, atol=1e-4), path
+
+    def test_is_not_met_by_experts(self):
+        (without, _), (found, _) = self.gradients(0, 0), self.gradients(0.5, 0)
+        assert found.keys() == without.keys()
+        for path, gradient in found.items():
+            assert np.array_equal(gradient, without[path]), path
