@@ -10,7 +10,8 @@ A file holds
                                   parameters which all blocks share; may be left out
     NOISE = True                  if it wants `ask.noise` while training
     SPARSE = True                 if a token may use fewer than k experts
-    RESTS = True                  if its weights may sum to less than 1 for k > 1
+    RESTS = True                  if its weights may sum to less than 1 for every k;
+                                  False: for none; left out: for k = 1 alone
     ROWS = ("weight",)            the parameters whose first axis is the experts'; one
                                   without it cannot lose an expert
     split(rows, expert) -> rows   those of E + 1 experts, the last a copy of `expert`,
@@ -80,7 +81,7 @@ class RouterKind:
         Args:
             options: The options of the experts, with top-k resolved.
         """
-        rests = options.top_k == 1 or bool(getattr(self.plugin, "RESTS", False))
+        rests = bool(getattr(self.plugin, "RESTS", options.top_k == 1))
         return options.top_k + int(rests and options.experts > 1)
 
     def make(self, first: bool, dims: int, experts: int, key: mx.array) -> nn.Module:

@@ -38,7 +38,7 @@ from comigs_mlx.model.routing import (
     tsallis_entropy,
 )
 
-SPARSE = True
+SPARSE, RESTS = True, False
 
 ROWS = ("weight",)
 
