@@ -122,7 +122,7 @@ class SamplingOptions:
         also="chat_template_config",
     )
     seed: int | None = option(0, "of the draws", "N")
-    system_prompt: str | None = option(None, "system prompt", "TEXT")
+    system_prompt: str | None = option(None, "system prompt", "TEXT", also="system")
 
 
 def settings(
