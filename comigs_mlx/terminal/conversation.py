@@ -5,9 +5,10 @@ The file is one JSON object:
     {"format_version": 1, "messages": [{"role", "content"}...], "run", "model",
      "experts", "lean"}
 
-Its messages are mlx-lm's, the system prompt first, so that a line with such an object
-is also a line of chat data. What follows them tells who answered last, and is not read
-again. The file is yours: it is written for you alone (mode 0600), whole or not at all.
+Its messages are mlx-lm's, the system prompt first: under a name that ends in .jsonl it
+stands on one line and is chat data for `--data`. What follows the messages tells who
+answered last, and is not read again. The file is yours: it is written for you alone
+(mode 0600), whole or not at all.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Conversation:
         self.messages.append({"role": "user", "content": text})
 
     def answer(self, text: str) -> None:
-        """Add an answer; one that was stopped may be empty."""
+        """Add an answer."""
         self.messages.append({"role": "assistant", "content": text})
 
     def unanswer(self) -> bool:
@@ -91,12 +92,13 @@ def save(conversation: Conversation, file: Path, facts: Mapping[str, Any]) -> No
     content = {"format_version": FORMAT, "messages": turns, **facts}
     with replacing(file) as temporary:
         temporary.chmod(0o600)  # while it is still empty
-        temporary.write_text(_json(content), encoding="utf-8")
+        indent = None if file.suffix == ".jsonl" else 2
+        temporary.write_text(_json(content, indent), encoding="utf-8")
 
 
-def _json(content: Any) -> str:
+def _json(content: Any, indent: int | None) -> str:
     """JSON that people can read and that no terminal obeys when it is shown."""
-    text = json.dumps(content, ensure_ascii=False, indent=2)
+    text = json.dumps(content, ensure_ascii=False, indent=indent)
     return re.sub("[\x7f-\x9f]", lambda at: f"\\u{ord(at[0]):04x}", text) + "\n"
 
 

@@ -213,7 +213,8 @@ class Chat:
         finally:
             screen.end()
         self.tokens = tokens
-        self.conversation.answer("".join(token.text for token in tokens))
+        if text := "".join(token.text for token in tokens):
+            self.conversation.answer(text)
         self._remark(stop.is_set())
 
     def _seeded(self) -> Settings:

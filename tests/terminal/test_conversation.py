@@ -5,6 +5,7 @@ import stat
 
 import pytest
 
+from comigs_mlx.data.formats import jsonl
 from comigs_mlx.errors import ConfigError
 from comigs_mlx.terminal import conversation as module
 from comigs_mlx.terminal.conversation import Conversation, load, save
@@ -48,7 +49,7 @@ def test_an_older_conversation_is_replaced_and_nothing_else(tmp_path):
 def test_a_failure_leaves_the_older_one(tmp_path, monkeypatch):
     file = tmp_path / "talk.json"
     save(Conversation(None, [ASKED]), file, {})
-    monkeypatch.setattr(module, "_json", lambda content: 1 / 0)
+    monkeypatch.setattr(module, "_json", lambda content, indent: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         save(Conversation(), file, {})
     assert load(file) == Conversation(None, [ASKED])
@@ -89,3 +90,13 @@ def test_taking_back():
     assert talk.messages == []
     assert not talk.undo()
     assert not talk.unanswer()
+
+
+def test_under_a_name_of_chat_data_it_is_chat_data(tmp_path):
+    file = tmp_path / "talk.jsonl"
+    answered = {"role": "assistant", "content": "Hello\n\nAnn"}
+    save(Conversation("Be kind.", [ASKED, answered]), file, {"lean": None})
+    system = {"role": "system", "content": "Be kind."}
+    read = jsonl.read(str(file))
+    assert read.splits == {"all": [{"messages": [system, ASKED, answered]}]}
+    assert load(file).messages == [ASKED, answered]

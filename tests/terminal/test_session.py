@@ -269,6 +269,7 @@ class TestCtrlC:
         def interrupted(piece):
             show(piece)
             if len(talk.shown) == 3:
+                engine.submit(lambda e: None).result()  # it has said all by now
                 signal.raise_signal(signal.SIGINT)
 
         talk.chat._screen._show = interrupted
@@ -291,6 +292,19 @@ class TestCtrlC:
         assert talk.messages == []
         assert "stopped" in talk.said
         assert HELP in talk.said
+
+    def test_before_the_first_word_leaves_a_message_to_be_answered(self, engine):
+        def pressed():
+            signal.raise_signal(signal.SIGINT)
+            return lambda done, total: None
+
+        talk = Talk(engine, reading=pressed)
+        talk.run("Dear diary")
+        assert talk.messages == [ASKED]
+        assert "no tokens; stopped" in talk.said
+        talk.chat._reading = lambda: lambda done, total: None
+        talk.run("/retry")
+        assert [turn["role"] for turn in talk.messages] == ["user", "assistant"]
 
     def test_while_typing_drops_the_line(self, talk):
         talk.run("half\\", KeyboardInterrupt(), "Dear diary")
