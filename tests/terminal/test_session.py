@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import tests.tiny as tiny
 from comigs_mlx.errors import ConfigError
 from comigs_mlx.inference.chat_engine import ChatEngine, Settings
 from comigs_mlx.inference.trace import from_json, summary
@@ -18,6 +19,7 @@ from comigs_mlx.terminal.screen import Screen
 from comigs_mlx.terminal.session import BAR, HELP, Chat
 
 DRAWN = Settings(temperature=1.0, top_p=1.0, seed=3, max_tokens=6)
+END = tiny.VOCABULARY - len(tiny.SPECIALS)
 ASKED = {"role": "user", "content": "Dear diary"}
 
 
@@ -263,7 +265,8 @@ class TestMistakes:
 
 class TestCtrlC:
     def test_ends_the_answer_alone(self, engine):
-        talk = Talk(engine, replace(DRAWN, max_tokens=90))
+        endless = replace(DRAWN, max_tokens=90, logit_bias={END: -1000.0})
+        talk = Talk(engine, endless)
         show = talk.chat._screen._show
 
         def interrupted(piece):
