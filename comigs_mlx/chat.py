@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from comigs_mlx import command
 from comigs_mlx.config import group, like, option, parse
+from comigs_mlx.errors import ConfigError
 from comigs_mlx.inference import options
 from comigs_mlx.inference.options import SamplingOptions, SpeakerOptions
 
@@ -81,16 +82,20 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     settings = options.settings(config.speaker, config.sampling)
     conversation = _begun(config)
+    if sys.stdin is None:  # closed, as by `<&-`
+        raise ConfigError("there is no input: type, or give lines through a pipe")
     typed = sys.stdin.isatty()
+    prompts = sys.stdout if sys.stdout.isatty() else sys.stderr
     _lenient(sys.stdout)
     show = partial(command.show, end="")
     colours = [colour_system(file, config.color) for file in (sys.stdout, sys.stderr)]
     screen = Screen(show, command.say, *colours)
+    ask = asking(sys.stdin, prompts if typed else None)
     reading = partial(command.Steps, "reading the conversation", "tokens")
     with contextlib.closing(ChatEngine(command.say)) as engine:
         info = engine.choose(config.run, best=config.speaker.best)
         said = (engine, info, replace(settings, system=None), conversation)
-        chat = Chat(*said, screen, asking(sys.stdin, typed), typed, reading)
+        chat = Chat(*said, screen, ask, typed, reading)
         with _history(config.history and typed):
             chat.run()
 

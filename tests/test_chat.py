@@ -96,3 +96,10 @@ def test_a_mistake_in_a_pipe_ends_it(chat):
     code, out, err = chat("/experts nobody", "never said")
     assert (code, out) == (2, "")
     assert "unknown experts 'nobody'" in err
+
+
+def test_without_any_input(cli, run, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    code, _, err = cli(main, run=run)
+    assert code == 2
+    assert "error: there is no input: type, or give lines" in err

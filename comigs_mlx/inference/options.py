@@ -131,8 +131,8 @@ def settings(
     """The options as a generation takes them; they are not checked yet.
 
     Args:
-        speaker: Who speaks.
-        sampling: How tokens are drawn.
+        speaker: The options of who speaks.
+        sampling: The options of how tokens are drawn.
         reroute: Steps of rerouting; see `Settings`.
 
     Raises:

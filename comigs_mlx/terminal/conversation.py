@@ -72,7 +72,7 @@ def save(conversation: Conversation, file: Path, facts: Mapping[str, Any]) -> No
     Args:
         conversation: The conversation to write.
         file: The file; it may be an older conversation, and nothing else.
-        facts: What is written besides.
+        facts: The values that are written besides, by name.
 
     Raises:
         ConfigError: If the file cannot be written, or is something else.

@@ -15,6 +15,7 @@ it can be deleted at any time. What comes through a pipe is not kept, and no ans
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,7 @@ def _until_quotes(ask: Ask) -> Iterator[str]:
             yield line
 
 
-def asking(stdin: IO[str], typed: bool) -> Ask:
+def asking(stdin: IO[str], prompts: IO[str] | None = None) -> Ask:
     """What gives the lines of an input.
 
     Bytes that are no text of its encoding are kept: the model's side refuses them in a
@@ -82,15 +83,19 @@ def asking(stdin: IO[str], typed: bool) -> Ask:
 
     Args:
         stdin: The standard input.
-        typed: Whether a user types it, and the prompt is to be shown.
+        prompts: The stream that shows prompts to a user who types; None for a pipe. On
+            the standard output, lines can be edited.
     """
     with contextlib.suppress(AttributeError):
         changed: Any = stdin
         changed.reconfigure(errors="surrogateescape")
-    if typed:
-        return input
+    if prompts is not None and prompts is sys.stdout:
+        return input  # with readline, where Python has it
 
     def ask(prompt: str) -> str:
+        if prompts is not None:
+            prompts.write(prompt)
+            prompts.flush()
         if not (line := stdin.readline()):
             raise EOFError
         return line.removesuffix("\n").removesuffix("\r")
@@ -105,7 +110,7 @@ class History:
         """Bring back what is kept; a file that cannot be read is left alone.
 
         Args:
-            file: Where lines are kept; None keeps none.
+            file: The file that keeps the lines; None keeps none.
         """
         self._file, self._lines = file, _readline()
         if self._lines is None or file is None:

@@ -106,7 +106,7 @@ def escape(colour: Colour | None, system: str | None) -> str:
 
     Args:
         colour: Red, green and blue, up to 255; None is the terminal's own colour.
-        system: What the terminal can show; see `colour_system`.
+        system: The colours that the terminal can show; see `colour_system`.
     """
     from rich.color import Color, ColorSystem
 

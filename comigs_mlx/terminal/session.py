@@ -72,9 +72,9 @@ class Chat:
     """The conversation, who speaks, and what is done with a line.
 
     Attributes:
-        conversation: What has been said.
-        settings: Who speaks, and how.
-        tokens: The last answer.
+        conversation: The turns so far, which commands may change.
+        settings: The choice of who speaks and how, which commands may change.
+        tokens: The tokens of the last answer.
     """
 
     def __init__(
@@ -92,10 +92,10 @@ class Chat:
 
         Args:
             engine: The engine that has chosen the run.
-            info: What it has chosen.
-            settings: Who speaks at first, and how; the system prompt is the
-                conversation's.
-            conversation: What has been said before.
+            info: The description of that run.
+            settings: The choice of who speaks at first and how; the system prompt is
+                the conversation's.
+            conversation: The turns that it begins with.
             screen: Shows answers and remarks.
             ask: Gives the lines that are typed.
             patient: Whether the conversation goes on after a mistake, which is told,
@@ -163,7 +163,7 @@ class Chat:
         """Obey a command, or have a message answered.
 
         Args:
-            entry: What was typed; nothing is done with a blank one.
+            entry: The text that was typed; nothing is done with a blank one.
 
         Raises:
             ComigsError: If it cannot be done. What was said before stays as it was.

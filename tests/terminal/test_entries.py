@@ -2,6 +2,7 @@
 
 import io
 import stat
+import sys
 
 import pytest
 
@@ -11,7 +12,7 @@ from comigs_mlx.terminal.entries import Entry, History, asking, read_entry
 
 def typed(*lines):
     """All entries of some lines."""
-    ask = asking(io.StringIO("".join(f"{line}\n" for line in lines)), typed=False)
+    ask = asking(io.StringIO("".join(f"{line}\n" for line in lines)))
     found = []
     while (entry := read_entry(ask)) is not None:
         found.append(entry)
@@ -38,12 +39,20 @@ def test_lines_become_entries(lines, expected):
 
 
 def test_the_last_line_needs_no_end():
-    assert read_entry(asking(io.StringIO("last"), typed=False)) == Entry("last")
+    assert read_entry(asking(io.StringIO("last"))) == Entry("last")
 
 
 def test_bytes_that_are_no_text_are_left_to_the_model_s_side():
     raw = io.TextIOWrapper(io.BytesIO(b"a\xff\n"), encoding="utf-8")
-    assert read_entry(asking(raw, typed=False)) == Entry("a\udcff")
+    assert read_entry(asking(raw)) == Entry("a\udcff")
+
+
+def test_a_user_is_prompted_where_answers_go_to_a_file():
+    shown = io.StringIO()
+    ask = asking(io.StringIO("a\\\nb\n"), shown)
+    assert read_entry(ask) == Entry("a\nb")
+    assert shown.getvalue() == "> . "
+    assert asking(io.StringIO(), sys.stdout) is input
 
 
 class Lines:
