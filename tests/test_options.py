@@ -11,6 +11,7 @@ import pytest
 import comigs_mlx
 from comigs_mlx import registry
 from comigs_mlx.bench import BenchConfig
+from comigs_mlx.chat import ChatConfig
 from comigs_mlx.config import dump_yaml, from_dict, leaves, read_yaml, to_dict
 from comigs_mlx.errors import ConfigError
 from comigs_mlx.evaluate import EvaluateConfig
@@ -35,6 +36,7 @@ CONFIGS = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
     "generate": GenerateConfig,
+    "chat": ChatConfig,
     "report": ReportConfig,
 }
 HEAVY = ("mlx.core", "mlx_lm", "numpy", "transformers", "huggingface_hub", "yaml")
