@@ -81,7 +81,7 @@ model: $(READY)  ## fetch and convert the demo model once (93 MB)
 	$(BIN)/python -m comigs_mlx.model.demo
 
 # What CI and `make` install is in constraints.txt: the same tomorrow as today.
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "error: $$($(PYTHON) --version) is too old: install Python 3.11 or newer" \
 			"and say make PYTHON=python3.11" >&2; exit 2; }

@@ -21,6 +21,7 @@ from comigs_mlx.federation.participant.options import (
     PushConfig,
     StatusConfig,
 )
+from comigs_mlx.invocation import called
 
 if TYPE_CHECKING:
     from comigs_mlx.federation.exchanges.base import Exchange
@@ -47,8 +48,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _usage() -> str:
     lines = [f"  {name:8}{kind.__doc__}" for name, (kind, _) in ACTIONS.items()]
-    head = "usage: python -m comigs_mlx.sync ACTION --federation URI [...]"
-    tail = "python -m comigs_mlx.sync ACTION --help shows the flags of each"
+    program = called("comigs_mlx.sync")
+    head = f"usage: {program} ACTION --federation URI [...]"
+    tail = f"{program} ACTION --help shows the flags of each"
     return "\n".join([head, "", *lines, "", tail])
 
 

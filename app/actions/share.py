@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from app import curves, render, words
-from app.actions import runs
 from comigs_mlx.errors import ConfigError, FederationError
 from comigs_mlx.federation import api
 from comigs_mlx.federation.exchanges.base import Exchange
@@ -22,6 +20,9 @@ from comigs_mlx.federation.participant import membership
 from comigs_mlx.federation.rounds import status
 from comigs_mlx.inference.worker import Worker
 from comigs_mlx.runs import listing
+
+from .. import curves, render, words
+from . import runs
 
 T = TypeVar("T")
 
