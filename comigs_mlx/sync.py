@@ -69,6 +69,7 @@ def _init(config: InitConfig) -> tuple[Any, str]:
     from comigs_mlx.federation.formats.schema import to_dict
     from comigs_mlx.federation.participant import init, pull_push
     from comigs_mlx.federation.rounds import repository
+    from comigs_mlx.model.licence import Licence
 
     exchange, _ = _open(config)
     if config.run is not None:
@@ -79,6 +80,8 @@ def _init(config: InitConfig) -> tuple[Any, str]:
         origin = pull_push.of_model(config.model, options, config.seed, command.say)
     manifest = init.manifest(config, origin)
     agreed = to_dict(manifest)
+    for duty in Licence(manifest.base_license).duties:
+        command.say(duty)
     if config.dry_run:
         return agreed, manifest.to_json().decode().rstrip()
     made = repository.initialise(
