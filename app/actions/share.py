@@ -19,6 +19,7 @@ from comigs_mlx.federation.formats.strict_json import visible
 from comigs_mlx.federation.participant import membership
 from comigs_mlx.federation.rounds import status
 from comigs_mlx.inference.worker import Worker
+from comigs_mlx.model.licence import Licence
 from comigs_mlx.runs import listing
 
 from .. import curves, render, words
@@ -244,6 +245,8 @@ def would_leave(values: Mapping[str, Any]) -> str:
     total = sum(values["files"].values())
     idle = _counted(values) == 0
     remark = render.problem(IDLE) if idle else ""
+    if (licence := values.get("base_license")) is not None:
+        remark += "".join(render.note(f"{duty}.") for duty in Licence(licence).duties)
     return remark + (
         render.note(f"{render.size(total)} would leave this machine, and nothing else.")
         + render.table(("file", "bytes"), files, "Files")

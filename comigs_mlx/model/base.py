@@ -24,8 +24,8 @@ from comigs_mlx.model.base_folder import (
 )
 from comigs_mlx.model.demo import demo_model_path
 from comigs_mlx.model.fingerprint import fingerprint, recall, remember, state
+from comigs_mlx.model.licence import CARD, Licence, of_folder
 from comigs_mlx.model.licence import FILES as LICENCE_FILES
-from comigs_mlx.model.licence import Licence, licence
 from comigs_mlx.model.tables import Tables, tables_of
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ DEMO = "demo"
 """The id of the embedded demo model; a folder of that name is `./demo`."""
 
 HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
-WANTED = [*FILES, *LICENCE_FILES]
+WANTED = [*FILES, CARD, *LICENCE_FILES]
 """The files that are fetched of a Hub model."""
 
 CONTEXT = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
@@ -76,7 +76,7 @@ class Base:
     @functools.cached_property
     def licence(self) -> Licence:
         """The licence of the model, as far as its folder says."""
-        return licence(self.path, self.id)
+        return of_folder(self.path)
 
     @property
     def trained_context(self) -> int | None:

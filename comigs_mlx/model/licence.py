@@ -14,7 +14,12 @@ import contextlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from comigs_mlx.model.demo import demo_folder
+
+if TYPE_CHECKING:
+    from comigs_mlx.model.base import Base
 
 DEMO_LICENCE = "apache-2.0"
 """The licence of the embedded demo model, whose folder has no card."""
@@ -22,8 +27,9 @@ DEMO_LICENCE = "apache-2.0"
 ID = r"[a-z0-9][a-z0-9.+-]{0,63}"
 """What the name of a licence matches, in full."""
 
-FILES = ("README.md", "LICENSE*", "NOTICE*", "Notice*", "USE_POLICY*")
-"""The files of a model on the Hub that say what may be done with it."""
+CARD = "README.md"
+FILES = ("LICENSE*", "LICENCE*", "COPYING*", "NOTICE*", "Notice*", "USE_POLICY*")
+"""The files that a copy of the model, or of what is made of it, takes along."""
 
 MOST_READ = 2**20
 """Characters of a file that are looked at."""
@@ -65,25 +71,32 @@ class Licence:
     """The licence of a model.
 
     Attributes:
-        id: The name that the Hub has for it, such as "apache-2.0", or the author's own
-            name in lower case; None where nothing says what it is.
+        name: The name that the Hub has for it, such as "apache-2.0", or the author's
+            own name in lower case; None where nothing says what it is.
+        files: The files of the model that a copy takes along.
     """
 
-    id: str | None = None
+    name: str | None = None
+    files: tuple[Path, ...] = ()
 
     @property
-    def name(self) -> str:
+    def title(self) -> str:
         """The licence as people write it."""
-        if self.id is None:
+        if self.name is None:
             return "not known"
-        if (llama := _llama(self.id)) is not None:
+        if (llama := _llama(self.name)) is not None:
             return f"{llama} Community License"
-        return "Gemma Terms of Use" if self.id == "gemma" else self.id
+        return "Gemma Terms of Use" if self.name == "gemma" else self.name
+
+    @property
+    def sentence(self) -> str:
+        """The licence and its duties in one sentence, for a card or a terminal."""
+        return f"The base model's licence: {'; '.join([self.title, *self.duties])}."
 
     @property
     def mark(self) -> str | None:
         """What the licence wants people to see; None for most."""
-        llama = _llama(self.id)
+        llama = _llama(self.name)
         if llama in (None, "Llama 2"):
             return None
         return f"Built with {'Meta Llama 3' if llama == 'Llama 3' else 'Llama'}"
@@ -91,27 +104,27 @@ class Licence:
     @property
     def duties(self) -> tuple[str, ...]:
         """What whoever passes on a derivative must do, a sentence each."""
-        if self.id is None:
+        if self.name is None:
             return (
                 "nothing says under which licence the base model is: read its page "
                 "before you share what was trained on it",
             )
-        if (llama := _llama(self.id)) is not None:
+        if (llama := _llama(self.name)) is not None:
             return _llama_duties(llama, self.mark)
-        if self.id == "gemma":
+        if self.name == "gemma":
             return GEMMA
-        if "-nc" in self.id:
-            return (f"{self.id} allows no commercial use, nor that of what you share",)
+        if "-nc" in self.name:
+            return (f"{self.name} allows no commercial use, of what you share either",)
         return ()
 
     @property
     def metadata(self) -> dict[str, str]:
         """The entries of a model card's front matter; none where it is not known."""
-        if self.id is None:
+        if self.name is None:
             return {}
-        if self.id in HUB_IDS:
-            return {"license": self.id}
-        return {"license": "other", "license_name": self.id}
+        if self.name in HUB_IDS:
+            return {"license": self.name}
+        return {"license": "other", "license_name": self.name}
 
 
 GEMMA = (
@@ -124,23 +137,26 @@ GEMMA = (
 """Gemma Terms of Use, section 3.1."""
 
 
-def licence(base_folder: Path, base_id: str = "") -> Licence:
-    """Find the licence of a base model in its folder.
+def of_base(base: Base) -> Licence:
+    """Find the licence of a base model in the folder that it was loaded from."""
+    return of_folder(base.path)
+
+
+def of_folder(folder: Path) -> Licence:
+    """Find the licence of a base model in its folder; the demo model's is known.
 
     Its card's front matter goes first, then the text of its licence file, then an
     entry `license` of config.json. A model's family says nothing: SmolLM has Llama's
     architecture and the Apache licence.
-
-    Args:
-        base_folder: The folder of the model.
-        base_id: The id by which the model was loaded; that of the demo model is known.
     """
-    if base_id == "demo":
-        return Licence(DEMO_LICENCE)
+    files = tuple(sorted({path for name in FILES for path in folder.glob(name)}))
+    with contextlib.suppress(OSError):  # no home folder, so no demo model
+        if folder == demo_folder():
+            return Licence(DEMO_LICENCE, files)
     for source in (_of_card, _of_text, _of_config):
-        if (name := source(base_folder)) is not None:
-            return Licence(name)
-    return Licence()
+        if (name := source(folder)) is not None:
+            return Licence(name, files)
+    return Licence(None, files)
 
 
 def normal(name: Any) -> str | None:
@@ -159,7 +175,7 @@ def _of_card(folder: Path) -> str | None:
     """The licence in the front matter of README.md; `other` has a name of its own."""
     import yaml
 
-    block = FRONT_MATTER.match(_read(folder / "README.md"))
+    block = FRONT_MATTER.match(_read(folder / CARD))
     if block is None:
         return None
     try:
@@ -175,7 +191,7 @@ def _of_card(folder: Path) -> str | None:
 def _of_text(folder: Path) -> str | None:
     """The licence whose text is in a file LICENSE."""
     with contextlib.suppress(OSError):
-        for file in sorted(folder.glob("LICENSE*")):
+        for file in sorted([*folder.glob("LICENSE*"), *folder.glob("LICENCE*")]):
             text = " ".join(_read(file)[:2000].lower().split())
             for pattern, name in TEXTS:
                 if match := re.search(pattern, text):

@@ -2,7 +2,8 @@
 
 import pytest
 
-from comigs_mlx.model.licence import HUB_IDS, Licence, licence, normal
+from comigs_mlx.model.demo import demo_folder
+from comigs_mlx.model.licence import HUB_IDS, Licence, normal, of_folder
 
 CARD = "---\nlicense: {}\nbase_model: x/y\n---\n# A model\n"
 
@@ -34,12 +35,18 @@ CARD = "---\nlicense: {}\nbase_model: x/y\n---\n# A model\n"
     ],
 )
 def test_is_found(write, files, expected):
-    assert licence(write(files)) == Licence(expected)
+    folder = write(files)
+    licence = of_folder(folder)
+    assert licence.name == expected
+    assert {file.name for file in licence.files} == files.keys() - {
+        "README.md",
+        "config.json",
+    }
 
 
 def test_of_the_demo_model_and_of_no_folder(tmp_path):
-    assert licence(tmp_path / "none", "demo").id == "apache-2.0"
-    assert licence(tmp_path / "none") == Licence()
+    assert of_folder(demo_folder()).name == "apache-2.0"
+    assert of_folder(tmp_path / "none") == Licence()
 
 
 @pytest.mark.parametrize("name", [None, 3, "", "a b!", "x" * 65, "-x", "mit\n[x](y)"])
@@ -78,6 +85,12 @@ class TestDuties:
     def test_of_others(self):
         assert "commercial" in Licence("cc-by-nc-4.0").duties[0]
         assert "nothing says" in Licence().duties[0]
+
+
+def test_in_one_sentence():
+    assert Licence("mit").sentence == "The base model's licence: mit."
+    assert "Llama 3.2 Community License; Llama" in Licence("llama3.2").sentence
+    assert Licence().sentence.startswith("The base model's licence: not known; noth")
 
 
 def test_the_card_says_what_the_hub_takes():

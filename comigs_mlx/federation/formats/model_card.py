@@ -128,8 +128,8 @@ def _licence(manifest: Manifest) -> str:
     if manifest.license is None:
         own = "Nobody has said under which licence this generalist is."
     else:
-        own = f"This generalist: {escaped(Licence(manifest.license).name)}."
-    lines = [f"{own} The base model: {escaped(base.name)}."]
+        own = f"This generalist: {escaped(Licence(manifest.license).title)}."
+    lines = [f"{own} The base model: {escaped(base.title)}."]
     if base.mark is not None:
         lines.append(f"**{base.mark}**")
     return "\n\n".join([*lines, *(f"- {escaped(duty)}" for duty in base.duties)])

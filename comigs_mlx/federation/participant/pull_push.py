@@ -87,7 +87,7 @@ def of_model(model: str, options: ExpertOptions, seed: int, say: Any) -> Origin:
     return Origin(
         *described(description.describe(mixture, base.id, fingerprint, base.revision)),
         tensors,
-        licence=base.licence.id,
+        licence=base.licence.name,
     )
 
 
