@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from comigs_mlx.model.demo import demo_folder
-
 if TYPE_CHECKING:
     from comigs_mlx.model.base import Base
 
@@ -149,6 +147,8 @@ def of_folder(folder: Path) -> Licence:
     entry `license` of config.json. A model's family says nothing: SmolLM has Llama's
     architecture and the Apache licence.
     """
+    from comigs_mlx.model.demo import demo_folder  # it needs NumPy, --help does not
+
     files = tuple(sorted({path for name in FILES for path in folder.glob(name)}))
     with contextlib.suppress(OSError):  # no home folder, so no demo model
         if folder == demo_folder():
