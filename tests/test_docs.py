@@ -117,3 +117,12 @@ def test_the_reference_has_every_public_name():
     text = (DOCS / "reference.md").read_text(encoding="utf-8")
     shown = re.findall(r"^::: comigs_mlx\.([\w.]+)\.(\w+)$", text, re.MULTILINE)
     assert {name: home for home, name in shown} == comigs_mlx._HOME
+
+
+def test_wheels_are_shown_with_this_version():
+    shown = {
+        version
+        for page in PAGES
+        for version in re.findall(r"comigs_mlx-([\w.]+)-py3", page.read_text("utf-8"))
+    }
+    assert shown == {comigs_mlx.__version__}
