@@ -125,8 +125,9 @@ def read_texts(config: TrainConfig, base: Base, source: str, say: Say) -> Texts:
         DataError: If there is no such text, it is of another kind than the run's, or
             nothing is left of the run's.
     """
-    forget, kind = load_split(source, "all", in_sentences(say), say)
-    own = load_splits(config.data.data, in_sentences(say))
+    tell = in_sentences(say)
+    forget, kind = load_split(source, "all", tell, say, config.data.reading)
+    own = load_splits(config.data.data, tell, config.data.reading)
     if kind != own.kind:
         raise DataError(f"{source} is {kind}, and the run's own text is {own.kind}")
     train, valid = without(own.train, forget), without(own.valid, forget)

@@ -173,7 +173,7 @@ def session(
 def _opened(
     config: TrainConfig, folder: RunFolder, say: Say, check: Check
 ) -> Iterator[Session]:
-    splits = load_splits(config.data.data, in_sentences(say))
+    splits = load_splits(config.data.data, in_sentences(say), config.data.reading)
     for note in splits.notes:
         say(Note(note))
     base = load_base(config.model, say, _revision(folder) if config.resume else None)

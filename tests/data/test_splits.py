@@ -177,7 +177,8 @@ def test_importing_data_imports_nothing_heavy() -> None:
     code = (
         "import sys, comigs_mlx.data.batches, comigs_mlx.data.splits\n"
         "from comigs_mlx import registry\n"
-        "[registry.load('format', n) for n in registry.names('format')]\n"
+        "kinds = ('format', 'source')\n"
+        "[registry.load(kind, n) for kind in kinds for n in registry.names(kind)]\n"
         "heavy = {'mlx.core', 'mlx_lm', 'transformers', 'datasets'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

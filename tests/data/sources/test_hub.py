@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from comigs_mlx.data.formats.hub import matches, read
+from comigs_mlx.data.sources.hub import matches, read
 from comigs_mlx.errors import DataError
 
 
