@@ -127,6 +127,7 @@ def counted(count: int, what: str) -> str:
         return f"{count:,} {what}"
     nouns, *rest = BREAK.split(what, maxsplit=1)
     singular = " or ".join(noun.removesuffix("s") for noun in nouns.split(" or "))
+    rest = [text.replace("that are", "that is") for text in rest]
     return " ".join([f"1 {singular}", *rest])
 
 
