@@ -24,7 +24,7 @@ class Preview:
     """A source of text as training sees it.
 
     Attributes:
-        kind: The kind of the samples, "text" or "chat".
+        kind: The kind of the samples, "text", "chat" or "mixed".
         documents: Maps each split to its number of documents.
         tokens: Maps each split to its number of tokens, of conversations only those
             that are kept; None without a tokenizer.

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 Sample = dict[str, Any]
 """{"text": str}, {"messages": [...], "tools": [...]} or {"prompt": str,
-"completion": str}; "tools" is optional."""
+"completion": str}; "tools" is optional. A conversation with "mask": "assistant" is
+learnt from the assistant's turns alone, whatever else is asked for."""
 
 
 class Placed(dict[str, Any]):
@@ -77,8 +78,8 @@ class Splits:
         train: The samples that the experts learn from; never empty.
         valid: The samples that the routers learn from; never empty.
         test: The samples that neither sees; may be empty.
-        kind: The kind of the samples: "text", or "chat" (conversations and
-            prompt/completion pairs).
+        kind: The kind of the samples: "text", "chat" (conversations and
+            prompt/completion pairs), or "mixed".
         notes: Counted warnings for the user.
         report: The account of what was read, cut and left out; None where the
             source gives none.
@@ -262,6 +263,9 @@ def _kind(source: str, splits: dict[str, list[Sample]]) -> str:
     samples = [sample for part in splits.values() for sample in part]
     text = sum("text" in sample for sample in samples)
     if 0 < text < len(samples):
+        # One source may hold notes and chats; splits given apart are the same thing.
+        if set(splits) == {"all"}:
+            return "mixed"
         raise DataError(
             f"{source}: expected one kind of sample, found {text} of plain text and "
             f"{len(samples) - text} of chat: keep one kind"

@@ -54,7 +54,7 @@ def tokens_of(
 
     Args:
         samples: The samples of one split.
-        kind: The kind of the samples, "text" or "chat".
+        kind: The kind of the samples, "text", "chat" or "mixed".
         base: The base model, whose tokenizer is used.
         data: The values that `data_options` returns.
         split: The name that errors give to the samples.
