@@ -39,7 +39,7 @@ class Reading:
         learn_others: Whether other people's words are learnt too.
         learn_answers: Whether another model's answers are learnt.
         pause_hours: The hours of silence that end a conversation.
-        columns: What the columns of tables stand for, as `data.columns` reads it.
+        columns: What the columns of tables stand for, such as "text=body".
         redact: Whether secrets are replaced by what they are.
     """
 
@@ -72,6 +72,19 @@ class Reading:
         """One sentence for each value that cannot work."""
         if self.pause_hours <= 0:
             yield f"--pause-hours {self.pause_hours} must be above 0"
+        names = set(self.mapping) - {"tools"}
+        known = ({"text"}, {"prompt", "completion"}, {"messages"})
+        if self.columns and not (names in known and all(self.mapping.values())):
+            yield (
+                f"--columns {self.columns}: write text=COLUMN, or prompt=COLUMN,"
+                "completion=COLUMN, or messages=COLUMN"
+            )
+
+    @property
+    def mapping(self) -> dict[str, str]:
+        """What `columns` says: mlx-lm's name of a column -> its name in the table."""
+        parts = (part.partition("=") for part in self.columns.split(",") if part)
+        return {name.strip(): column.strip() for name, _, column in parts}
 
 
 @dataclass(frozen=True)

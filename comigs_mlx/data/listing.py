@@ -7,6 +7,7 @@ a .gitignore excludes are passed over.
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,6 +17,12 @@ from comigs_mlx.data.reading import TEXT_ENDINGS, stays_inside
 from comigs_mlx.errors import DataError, raise_all
 
 IGNORED = "files or folders that .gitignore excludes"
+
+SECRETS = re.compile(r"\.env(\..*)?|\.netrc|\.npmrc|\.pgpass|\.htpasswd|\.pypirc")
+"""The names of hidden files that hold passwords."""
+
+INSTALLED = frozenset(("node_modules", "bower_components", "site-packages"))
+"""The names of folders in which package managers put other people's code."""
 
 Excludes = Callable[[str], bool]
 """Tells whether rules exclude a path; folders end in a slash."""
@@ -73,7 +80,9 @@ def _files(
             if _is_hidden(entry, listing) or _is_excluded(entry, rules, listing):
                 continue
             if entry.is_dir():
-                if entry.is_symlink():
+                if entry.name in INSTALLED:
+                    listing.skipped["folders of installed packages"] += 1
+                elif entry.is_symlink():
                     listing.skipped["linked folders"] += 1
                 else:
                     waiting.append((entry.path, rules))
@@ -91,6 +100,9 @@ def _is_hidden(entry: os.DirEntry[str], listing: Listing) -> bool:
     name = entry.name
     if not name.startswith("."):
         return False
+    if SECRETS.fullmatch(name):
+        listing.skipped["files with keys or passwords"] += 1
+        return True
     is_text = not name.startswith("._") and name.lower().endswith(TEXT_ENDINGS)
     if is_text or entry.is_dir():
         listing.skipped["hidden files or folders"] += 1

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from comigs_mlx.data.columns import mapped
 from comigs_mlx.data.pieces import FileHead, Piece, Skipped
 from comigs_mlx.data.reading import read_utf8
 from comigs_mlx.data.reading_options import Reading
@@ -32,8 +33,7 @@ def read(path: Path, reading: Reading) -> Iterator[Piece]:
     Raises:
         DataError: If a row is invalid; the text names file and line of at most ten.
     """
-    del reading
-    rows = read_rows(lines(path))
+    rows = read_rows(mapped(lines(path), reading))
     raise_all(DataError, rows.problems)
     yield from (row for row in rows.samples if isinstance(row, Placed))
     for _ in range(rows.blank):

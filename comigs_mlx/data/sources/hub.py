@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from comigs_mlx.data.columns import mapped
 from comigs_mlx.data.reading import SPLIT_NAMES, TEXT_ENDINGS
 from comigs_mlx.data.reading_options import DEFAULT, Reading
 from comigs_mlx.data.reading_progress import EVERY, Advance, ignore, with_progress
@@ -45,7 +46,6 @@ def read(
         DataError: If `datasets` is missing, the dataset cannot be loaded, or its splits
             or columns are not those read here.
     """
-    del reading
     dataset = _load(source)
     names_of: dict[str, list[str]] = {}
     for name in dataset:
@@ -58,9 +58,8 @@ def read(
     splits: dict[str, list[Sample]] = {}
     problems, notes = [], []
     for split, names in names_of.items():
-        rows = read_rows(
-            row for n in names for row in _rows(source, dataset, n, advance)
-        )
+        found = (row for n in names for row in _rows(source, dataset, n, advance))
+        rows = read_rows(mapped(found, reading))
         splits[split] = rows.samples
         problems += rows.problems
         notes += [f"{split}: {note}" for note in rows.notes]

@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from comigs_mlx.data.columns import mapped
 from comigs_mlx.data.formats import jsonl
 from comigs_mlx.data.reading import (
     TEXT_ENDINGS,
@@ -58,10 +59,9 @@ def read(
             names file and line of at most ten), or the folder lacks train.jsonl or
             holds text files of splits as well.
     """
-    del reading
     folder = Path(source)
     if split_files(folder, (ENDING,)):
-        return _read_rows(folder, advance)
+        return _read_rows(folder, reading, advance)
     return _read_text(folder, advance)
 
 
@@ -73,7 +73,7 @@ def _files(source: str, endings: tuple[str, ...]) -> dict[str, list[Path]]:
         return {}
 
 
-def _read_rows(folder: Path, advance: Advance) -> RawSplits:
+def _read_rows(folder: Path, reading: Reading, advance: Advance) -> RawSplits:
     files = _row_files(folder)
     notes = split_notes(folder, files)
     splits: dict[str, list[Sample]] = {}
@@ -82,7 +82,7 @@ def _read_rows(folder: Path, advance: Advance) -> RawSplits:
         # All files of a split together: they must have the same columns.
         try:
             found = (row for file in paths for row in jsonl.lines(file, advance))
-            rows = read_rows(found)
+            rows = read_rows(mapped(found, reading))
         except DataError as error:
             problems.append(str(error))
             continue

@@ -95,7 +95,7 @@ def test_all_problems_are_told_with_file_and_line(write: Write) -> None:
 def test_first_row_with_no_known_columns_names_all_formats(write: Write) -> None:
     assert problems(write({"train.jsonl": [{"q": 1, "a": 2}]})) == [
         "train.jsonl:1: found keys a, q: expected prompt and completion, or messages, "
-        "or text"
+        "or text (--columns names others)"
     ]
 
 
