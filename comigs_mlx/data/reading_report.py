@@ -14,7 +14,7 @@ from comigs_mlx.data.splits import Sample
 PLACES = 5
 """The number of places that are kept of each kind of what was left out."""
 
-BREAK = re.compile(r" (?=(?:without|of|in|with|that|by|over|leaving|from|for)\b)")
+BREAK = re.compile(r" (?=(?:without|of|in|with|that|by|over|leaving|from|for)\b|\()")
 """The end of the nouns in the plural that say what was left out."""
 
 

@@ -16,6 +16,7 @@ from types import ModuleType
 
 from comigs_mlx import registry
 from comigs_mlx.data import listing
+from comigs_mlx.data.documents import child
 from comigs_mlx.data.extras import NeedsExtra
 from comigs_mlx.data.pieces import (
     HEAD,
@@ -57,9 +58,12 @@ def read(
             text says what was left out and why.
     """
     path = Path(source)
-    return (
-        _read_folder(path, reading, advance) if path.is_dir() else _alone(path, reading)
-    )
+    try:
+        if path.is_dir():
+            return _read_folder(path, reading, advance)
+        return _alone(path, reading)
+    finally:
+        child.CHILD.close()
 
 
 def formats() -> list[ModuleType]:
@@ -90,6 +94,8 @@ def _alone(path: Path, reading: Reading) -> RawSplits:
     """Read one file; what is wrong with it is the error."""
     plugin = format_of(head_of(path), formats())
     if plugin is None:
+        if _is_zip(path):
+            raise DataError(f"{path}: a zip archive: unpack it first")
         raise DataError(
             f"{path}: no format knows this file: expected a file ending in "
             f"{', '.join(TEXT_ENDINGS)}, or one that docs/formats.md lists"
@@ -116,7 +122,10 @@ def _read_folder(folder: Path, reading: Reading, advance: Advance) -> RawSplits:
         try:
             plugin = format_of(head_of(path), known)
             if plugin is None:
-                unknown.append(path)
+                if _is_zip(path):
+                    report.skip("zip archives (unpack them first)", 1, str(path))
+                else:
+                    unknown.append(path)
                 continue
             of_file = list(plugin.read(path, reading))
         except NeedsExtra as error:
@@ -129,6 +138,10 @@ def _read_folder(folder: Path, reading: Reading, advance: Advance) -> RawSplits:
             pieces += of_file
     notes = [*not_read(unknown), *_stray_splits(report.read, folder)]
     return _raw(folder, pieces, report, notes, reading)
+
+
+def _is_zip(path: Path) -> bool:
+    return path.suffix.lower() == ".zip"
 
 
 def _problem(path: Path, error: Exception) -> str:

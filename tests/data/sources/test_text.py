@@ -70,12 +70,19 @@ def test_a_tree_gives_one_document_a_file_and_skips_what_is_hidden(
 
 
 def test_what_else_may_hold_text_is_told_by_its_ending(write: Write) -> None:
-    names = ["a.doc", "b.DOC", "c/d.zip", "c/e.yaml", "f.pages", "g.xls", "i.key"]
+    names = ["a.doc", "b.DOC", "c/d.rtf", "c/e.yaml", "f.pages", "g.xls", "i.key"]
     names += ["h.odt", "song.mp3", ".DS_Store", "._x.txt", "x.txt"]
     notes = read(str(write(dict.fromkeys(names, "x")))).notes
     (note,) = notes
     assert note.startswith("not read: 2 .doc, 1 ")
     assert note.endswith(", 2 more files (no format knows them)")
+
+
+def test_archives_are_not_entered(write: Write) -> None:
+    folder = write({"a.zip": b"PK\3\4", "b.txt": "b"})
+    assert read(str(folder)).notes == ["skipped 1 zip archive (unpack them first)"]
+    with pytest.raises(DataError, match=r"a\.zip: a zip archive: unpack it first"):
+        read(str(folder / "a.zip"))
 
 
 def test_a_folder_that_cannot_be_listed_is_named(
