@@ -18,6 +18,10 @@ REPEATED = 4
 """From so many pages on, a first or last line that most pages share is not text."""
 
 
+SHORTEST = 3
+"""The fewest lines of a page that may have such lines."""
+
+
 def pieces(path: Path) -> Iterator[Found]:
     """Yield the text of all pages as one document.
 
@@ -62,18 +66,20 @@ def _page(document: Any, number: int) -> list[str]:
 def without_headers(pages: list[list[str]]) -> tuple[list[list[str]], int]:
     """Take off first and last lines that most pages share but for their numbers.
 
+    Pages of one or two lines, such as slides, are all text.
+
     Returns:
         The pages, and the number of characters that were taken off.
     """
     pages = [_trimmed(page) for page in pages]
     cut = 0
     for end in (0, -1):
-        shapes = Counter(_shape(page[end]) for page in pages if page)
+        shapes = Counter(_shape(page[end]) for page in pages if len(page) >= SHORTEST)
         shape, count = shapes.most_common(1)[0] if shapes else ("", 0)
         if count < REPEATED or 2 * count <= len(pages):
             continue
         for page in pages:
-            if page and _shape(page[end]) == shape:
+            if len(page) >= SHORTEST and _shape(page[end]) == shape:
                 cut += len(page.pop(end))
     return [_trimmed(page) for page in pages], cut
 

@@ -35,3 +35,9 @@ def test_words_and_sentences_are_joined_and_paragraphs_stay() -> None:
     assert reflowed(lines) == "A hyphenated word and more.\nNext line\nProper-\nNoun"
     few = [["Title", "a"], ["Title", "b"], ["Title", "c"]]
     assert without_headers(few) == (few, 0)
+    slides = [["One", "and the same."]] * 5
+    assert without_headers(slides) == (slides, 0)
+    shared = [["Title", f"page {n}", "more"] for n in "abcd"] + slides
+    pages, cut = without_headers([["Title", "x"], *shared, *shared])
+    assert cut == 0
+    assert pages[1] == shared[0]
