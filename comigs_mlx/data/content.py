@@ -30,7 +30,8 @@ from comigs_mlx.errors import DataError
 from comigs_mlx.messages import Say, quiet
 
 Content = TokenStream | list[LabelledSample]
-"""The tokens of one split: a stream of plain text, or conversations."""
+"""The tokens of one split: a stream of plain text, or conversations, maybe with texts.
+"""
 
 FORMAT = 2
 """The number that goes up when equal samples become other tokens or are stored
@@ -57,10 +58,10 @@ def tokenised(
 
     Args:
         samples: The samples of one split, from `load_splits`.
-        kind: The kind of the samples, "text" or "chat".
+        kind: The kind of the samples, "text", "chat" or "mixed".
         tokenizer: The tokenizer of the base model.
-        seq_len: The inputs per sequence, in tokens, to which conversations are cut.
-            None leaves them whole.
+        seq_len: The inputs per sequence, in tokens, to which conversations are cut,
+            and into which texts beside them are. None leaves them whole.
         mask_prompt: Whether only the assistant's tokens are targets (chat).
         cache: The cache that keeps tokens between runs; None keeps them in memory only.
         say: Receives a sentence on how far the work is, where it takes long.
@@ -75,11 +76,13 @@ def tokenised(
     """
     plain = kind == "text" and not mask_prompt
 
+    mixed = kind == "mixed"
+
     def fresh() -> NamedArrays:
         if plain:
             return _stream_arrays(token_stream(samples, tokenizer, say, advance))
         return _labelled_arrays(
-            labelled_samples(samples, tokenizer, mask_prompt, say, advance)
+            labelled_samples(samples, tokenizer, mask_prompt, say, advance, mixed)
         )
 
     key = None
@@ -90,7 +93,8 @@ def tokenised(
         arrays = _once(cache, key, names, fresh)
         if plain:
             return TokenStream(arrays["tokens"], arrays["documents"]), []
-        content, notes = cut(_labelled(arrays), seq_len)
+        texts = [mixed and "text" in sample for sample in samples]
+        content, notes = cut(_labelled(arrays), seq_len, texts)
     return content, [*notes, *_date_note(tokenizer)]
 
 

@@ -5,7 +5,7 @@ The labels say which tokens are training targets.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,6 +106,7 @@ def labelled_samples(
     mask_prompt: bool,
     say: Say = quiet,
     advance: Advance = ignore,
+    mixed: bool = False,
 ) -> Labelled:
     """Render conversations with the tokenizer's chat template and label the targets.
 
@@ -114,15 +115,18 @@ def labelled_samples(
         tokenizer: The tokenizer, which needs a chat template unless all samples are
             texts.
         mask_prompt: Whether to label only the tokens that the assistant produces,
-            instead of every token but the first.
+            instead of every token but the first; so it is of a sample with "mask":
+            "assistant" in any case.
         say: Receives a sentence on how far the work is, where it takes long.
         advance: Is called at each step of the work, which it ends by raising.
+        mixed: Whether texts may stand beside conversations; all their tokens are
+            targets then.
 
     Raises:
         DataError: If the template is missing or refuses a sample, or a text is to be
             masked.
     """
-    _check_labelling(samples, tokenizer, mask_prompt)
+    _check_labelling(samples, tokenizer, mask_prompt and not mixed)
     labelled: list[LabelledSample] = []
     counts, problems = [0, 0, 0], []
     progress = TokenisingProgress(len(samples), say, advance)
@@ -168,17 +172,24 @@ def _labelled(
     else:
         conversation = Conversation(sample, chat)
         tokens = np.array(conversation.tokens, np.int32)
-        mask = conversation.assistant_mask() if mask_prompt else None
+        masked = mask_prompt or sample.get("mask") == "assistant"
+        mask = conversation.assistant_mask() if masked else None
     labelled = np.ones(len(tokens), np.bool_) if mask is None else mask.labelled.copy()
     labelled[:1] = False
     return LabelledSample(tokens, labelled), mask
 
 
 def cut(
-    labelled: Labelled, seq_len: int | None
+    labelled: Labelled, seq_len: int | None, texts: Sequence[bool] = ()
 ) -> tuple[list[LabelledSample], list[str]]:
     """Truncate samples to `seq_len + 1` tokens (None: not), and drop those without a
     target.
+
+    Args:
+        labelled: The samples in full.
+        seq_len: The inputs per sequence, in tokens.
+        texts: Says of each sample whether it is a text, which is not truncated but cut
+            into consecutive windows; by default none is.
 
     Returns:
         The samples that have a target, in order, and counted notes on what was cut,
@@ -189,6 +200,8 @@ def cut(
     """
     samples = labelled.samples
     size = None if seq_len is None else seq_len + 1
+    if seq_len is not None and any(texts):
+        samples = list(_windows(samples, texts, seq_len))
     shortened = [LabelledSample(s.tokens[:size], s.labelled[:size]) for s in samples]
     usable = [sample for sample in shortened if sample.labelled.any()]
     empty = sum(not sample.labelled.any() for sample in samples)
@@ -204,6 +217,25 @@ def cut(
         **_turn_notes(labelled),
     }
     return usable, [note for note, count in counted.items() if count]
+
+
+def _windows(
+    samples: Sequence[LabelledSample], texts: Sequence[bool], seq_len: int
+) -> Iterator[LabelledSample]:
+    """Cut each text into windows of `seq_len` inputs; a conversation stays whole.
+
+    A window begins with the last token of the one before, so that every token of a text
+    but its first is a target exactly once.
+    """
+    for sample, is_text in zip(samples, texts, strict=True):
+        last = max(len(sample.tokens) - 1, 1)
+        for start in range(0, last, seq_len) if is_text else ():
+            part = slice(start, start + seq_len + 1)
+            labelled = sample.labelled[part].copy()
+            labelled[:1] = False
+            yield LabelledSample(sample.tokens[part], labelled)
+        if not is_text:
+            yield sample
 
 
 def _turn_notes(labelled: Labelled) -> dict[str, int]:

@@ -438,3 +438,35 @@ def test_errors_name_split_and_place(
         naming_split("valid"),
     ):
         training_batches(content, **shape, seed=0, packing=False)
+
+
+@pytest.mark.parametrize("mask_prompt", [False, True])
+@pytest.mark.parametrize("seq_len", [4, 7, 8, 100])
+def test_texts_beside_conversations_are_targets_once_in_windows(
+    seq_len: int, mask_prompt: bool, chat_tokenizer: Make
+) -> None:
+    tokenizer = chat_tokenizer("chatml")
+    texts = ["abcdefgh", "ij", "x" * 3 * seq_len]
+    samples = [{"text": text} for text in texts] + [PAIR]
+    content, _ = tokenised(
+        samples, "mixed", tokenizer, seq_len=seq_len, mask_prompt=mask_prompt
+    )
+    alone = cut(labelled_samples([PAIR], tokenizer, mask_prompt), None)[0]
+    whole = token_stream([{"text": text} for text in texts], tokenizer)
+    ends = np.cumsum(np.bincount(whole.documents))
+    firsts = [0, *ends[:-1]]
+    windows = content if seq_len < 100 and mask_prompt else content[:-1]
+    targets = [s.tokens[s.labelled] for s in windows]
+    assert all(len(s.tokens) <= seq_len + 1 for s in content)
+    assert np.array_equal(np.concatenate(targets), np.delete(whole.tokens, firsts))
+    if seq_len == 100:
+        assert np.array_equal(content[-1].labelled, alone[0].labelled)
+
+
+def test_a_sample_may_ask_for_its_mask(chat_tokenizer: Make) -> None:
+    tokenizer = chat_tokenizer("chatml")
+    own = labelled_samples([{**PAIR, "mask": "assistant"}, PAIR], tokenizer, False)
+    asked = labelled_samples([PAIR], tokenizer, True).samples[0]
+    assert np.array_equal(own.samples[0].labelled, asked.labelled)
+    assert own.samples[1].labelled[1:].all()
+    assert not asked.labelled.all()
