@@ -15,6 +15,11 @@ from comigs_mlx.model.base import load_base
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.options import ExpertOptions
 
+KEPT = {"min_p": 0.97, "min_tokens_to_keep": 3}
+FEW = {"repetition_penalty": 3.0, "repetition_context_size": 2}
+MANY = {"presence_penalty": 9.0, "presence_context_size": 99}
+ONE = {"frequency_penalty": 9.0, "frequency_context_size": 1}
+
 PROMPT = [ord(letter) for letter in "what did I plan"]
 
 
@@ -50,6 +55,10 @@ def generated(base, max_tokens=12, **sampling):
         ({"repetition_penalty": 0.0}, "repetition penalty 0.0 must be above 0"),
         ({"presence_penalty": math.inf}, "presence penalty inf must be a finite"),
         ({"frequency_penalty": math.nan}, "frequency penalty nan must be a finite"),
+        ({"min_tokens_to_keep": 0}, "min tokens to keep 0 must be at least 1"),
+        ({"repetition_context_size": 0}, "repetition context size 0 must be at least"),
+        ({"presence_context_size": -1}, "presence context size -1 must be at least 1"),
+        ({"frequency_context_size": 0}, "frequency context size 0 must be at least 1"),
         ({"logit_bias": {3: math.inf}}, "logit bias 3: inf must be"),
         ({"stop": ("",)}, "stop must not hold an empty text"),
         ({"template_args": {"tokenize": True}}, "must not set tokenize"),
@@ -76,6 +85,11 @@ def test_a_bias_of_a_token_that_is_not_there(base):
         ({"presence_penalty": 2.0}, {}, {"presence_penalty": 2.0}),
         ({"frequency_penalty": 2.0}, {}, {"frequency_penalty": 2.0}),
         ({"logit_bias": {65: 4.0}}, {}, {"logit_bias": {65: 4.0}}),
+        (KEPT, KEPT, {}),
+        ({"min_p": 0.97, "min_tokens_to_keep": 10**6}, {}, {}),
+        (FEW, {}, FEW),
+        (MANY, {}, MANY),
+        (ONE, {}, ONE),
     ],
 )
 def test_is_what_mlx_lm_draws(base, ours, sampler, processors):
