@@ -51,6 +51,7 @@ class LoadedRun:
     Attributes:
         base: The base model in memory.
         info: What speaks now; None before `choose`, and after one that failed.
+        prompts: What has been read, for the next turns.
     """
 
     def __init__(self, say: Callable[[str], None]):
@@ -60,7 +61,7 @@ class LoadedRun:
         self._mixture: Mixture | None = None
         self._fingerprint, self._values = "", ""
         self._signature: Hashable = None
-        self._prompts = PromptCache()
+        self.prompts = PromptCache()
 
     def choose(
         self, run: Path | None, model: str, best: bool, watch: Watch = UNWATCHED
@@ -108,7 +109,7 @@ class LoadedRun:
 
     def _load_run(self, folder: RunFolder, best: bool) -> int:
         """Put a run's values into the experts; their training step."""
-        base, mixture = self._ready()
+        base, mixture = self.ready()
         folder.check_base(base.id, self._fingerprint)
         options = expert_options(folder.read_info())
         if mixture.options != options.resolved():
@@ -129,11 +130,11 @@ class LoadedRun:
     def _forget(self) -> None:
         """Give back all memory."""
         self.base = self.info = self._mixture = None
-        self._prompts.clear()
+        self.prompts.clear()
         mx.clear_cache()
 
     def _described(self, folder: RunFolder | None, best: bool, step: int) -> ModelInfo:
-        base, mixture = self._ready()
+        base, mixture = self.ready()
         chat = bool(base.tokenizer.has_chat_template)
         if folder is None:
             return ModelInfo(None, base.id, [], [], 0, ["base"], chat=chat)
@@ -141,7 +142,12 @@ class LoadedRun:
         said = (str(folder.path), base.id, names, mixture.layers, step, options, best)
         return ModelInfo(*said, chat=chat)
 
-    def _ready(self) -> tuple[Base, Mixture]:
+    def ready(self) -> tuple[Base, Mixture]:
+        """The base and the mixture on it.
+
+        Raises:
+            ComigsError: If nothing was chosen.
+        """
         if self.base is None or self._mixture is None:
             raise ComigsError("nobody to speak: choose a run or a base model first")
         return self.base, self._mixture
@@ -151,19 +157,23 @@ class LoadedRun:
     ) -> Iterator[SpokenToken]:
         """Speak the next turn; see `ChatEngine.reply`."""
         settings.check()
-        base, mixture = self._ready()
+        base, mixture = self.ready()
         selection = self._selection(settings.selection)
-        settings = self._tilted(settings, messages, watch)
+        settings = self.tilted(settings, messages, watch)
         given = (messages, settings.system, settings.max_tokens)
         prompt, left_out = fitting(base, *given, settings.template_args)
         told = replace(watch, listen=partial(_mention, watch.listen, left_out))
         with _memory(mx.clear_cache), mixture.selected(selection):
-            speaker = (self._fingerprint, self._values, mixture.selection)
-            kept = (self._prompts, speaker)
+            kept = (self.prompts, self.speaker(selection))
             answer = Generation(base, mixture, prompt, settings, told, True, *kept)
             yield from answer if self._has_run() else _without_weights(answer)
 
-    def _tilted(
+    def speaker(self, selection: Selection) -> Hashable:
+        """What keys and values depend on besides the tilt; see `PromptCache`."""
+        values = "" if selection == "base" else self._values
+        return self._fingerprint, values, selection
+
+    def tilted(
         self, settings: Settings, messages: Sequence[Message], watch: Watch
     ) -> Settings:
         """The settings with all tilts that are asked for or that the run keeps.
@@ -174,7 +184,7 @@ class LoadedRun:
         Raises:
             ConfigError: If a base model without a run is to be tilted.
         """
-        base, mixture = self._ready()
+        base, mixture = self.ready()
         assert self.info is not None
         if self.info.run is None:
             asked = (settings.lean, settings.tilt, settings.prior, settings.reroute)
@@ -212,7 +222,7 @@ class LoadedRun:
         self, settings: Settings, text: str, strength: float, watch: Watch = UNWATCHED
     ) -> Settings:
         """Settings that steer by a text; see `ChatEngine.steer`."""
-        base, mixture = self._ready()
+        base, mixture = self.ready()
         if not self._has_run():
             raise ConfigError("without a run there are no experts to steer: choose one")
         step = partial(watch.step, "scoring")
@@ -224,7 +234,7 @@ class LoadedRun:
         self, text: str, selections: Sequence[str], watch: Watch = UNWATCHED
     ) -> Scored:
         """Read a text; see `ChatEngine.score`."""
-        base, mixture = self._ready()
+        base, mixture = self.ready()
         chosen = {name: self._selection(name) for name in (*selections, "auto")}
         assert self.info is not None
         with _memory(mx.clear_cache):

@@ -40,6 +40,8 @@ class SpokenToken:
             and with the last one of a reply that was stopped.
         own: The token alone, whatever it adds to the text: "<0xF0>" for the first part
             of a character, "<|im_end|>" for an end token.
+        log_probability: In nats, of the distribution before temperature and top-p;
+            None where no details were asked for.
     """
 
     id: int
@@ -48,6 +50,7 @@ class SpokenToken:
     alternatives: list[Alternative]
     finish_reason: str | None
     own: str = ""
+    log_probability: float | None = None
 
 
 @dataclass(frozen=True)
