@@ -106,12 +106,16 @@ def test_settings_are_each_answer_s_own(speaking):
     base, mixture = speaking
     prompt = list(PROMPTS[0])
     plain = ids(alone(speaking, prompt, GREEDY))
-    other = next(t for t in range(97, 123) if t != plain[0][0])
+    other = next(t for t in range(64, 90) if t != plain[0][0])
     wished = [
         GREEDY,
         replace(GREEDY, logit_bias={other: 1000.0}),
         replace(GREEDY, max_tokens=2),
-        replace(GREEDY, logit_bias={other: 1000.0}, stop=(chr(other) * 3,)),
+        replace(
+            GREEDY,
+            logit_bias={other: 1000.0},
+            stop=(base.tokenizer.decode([other]) * 3,),
+        ),
         replace(GREEDY, temperature=1.0, seed=3),
     ]
     made = [Answer(base, prompt, settings) for settings in wished]
