@@ -52,6 +52,7 @@ class LoadedRun:
         base: The base model in memory.
         info: What speaks now; None before `choose`, and after one that failed.
         prompts: What has been read, for the next turns.
+        values: The digest of the experts' values; empty before a run was loaded.
     """
 
     def __init__(self, say: Callable[[str], None]):
@@ -59,7 +60,7 @@ class LoadedRun:
         self.info: ModelInfo | None = None
         self._say = say
         self._mixture: Mixture | None = None
-        self._fingerprint, self._values = "", ""
+        self._fingerprint, self.values = "", ""
         self._signature: Hashable = None
         self.prompts = PromptCache()
 
@@ -115,7 +116,7 @@ class LoadedRun:
         if mixture.options != options.resolved():
             mixture = self._attach(options)
         step = folder.load_values(mixture, best)
-        self._values = lean.values_digest(mixture)
+        self.values = lean.values_digest(mixture)
         return step
 
     def _attach(self, options: ExpertOptions) -> Mixture:
@@ -170,11 +171,14 @@ class LoadedRun:
 
     def speaker(self, selection: Selection) -> Hashable:
         """What keys and values depend on besides the tilt; see `PromptCache`."""
-        values = "" if selection == "base" else self._values
+        values = "" if selection == "base" else self.values
         return self._fingerprint, values, selection
 
     def tilted(
-        self, settings: Settings, messages: Sequence[Message], watch: Watch
+        self,
+        settings: Settings,
+        messages: Sequence[Message],
+        watch: Watch = UNWATCHED,
     ) -> Settings:
         """The settings with all tilts that are asked for or that the run keeps.
 
@@ -193,7 +197,7 @@ class LoadedRun:
                     "without a run there are no experts to lean to: choose one"
                 )
             return settings
-        folder, values = RunFolder(self.info.run), lambda: self._values
+        folder, values = RunFolder(self.info.run), lambda: self.values
         settings = lean.with_kept(settings, folder, values)
         first = messages[0].get("content", "") if messages else ""
         with _memory(mx.clear_cache):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from comigs_mlx.errors import ComigsError
 
-Message = dict[str, str]
-"""One turn of a conversation: {"role": "user" or "assistant", "content": text}."""
+Message = dict[str, Any]
+"""One turn of a conversation: {"role": "user" or "assistant", "content": text}.
+
+Further fields, such as `tool_calls`, are for the chat template."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,11 @@ class Alternative:
     id: int
     text: str
     probability: float
+
+    @property
+    def log_probability(self) -> float:
+        """The same in nats; that of a probability of 0 is minus infinity."""
+        return math.log(self.probability) if self.probability else -math.inf
 
 
 @dataclass(frozen=True)
