@@ -37,7 +37,10 @@ if TYPE_CHECKING:
     from comigs_mlx.inference.loaded_run import LoadedRun
 
 TURN_SECONDS = 1.0
-"""The turn of a run, where another one waits; to change between two takes less."""
+"""The least turn of a run, where another one waits."""
+
+TURN_SHARE = 4
+"""A turn is so many times longer than what it took to change to its run."""
 
 
 @dataclass(frozen=True)
@@ -244,8 +247,10 @@ class Scheduler:
         if not waits:
             return False
         run = min(waits, key=lambda each: self._served.get(each, 0.0))
-        end = time.monotonic() + TURN_SECONDS
+        start = time.monotonic()
         if run is None or self._chosen(run):
+            now = time.monotonic()
+            end = now + max(TURN_SECONDS, TURN_SHARE * (now - start))
             while not self._ended:
                 self._admit(run)
                 for key in [k for k, w in self._work.items() if w.run == run]:
