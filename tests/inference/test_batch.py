@@ -3,10 +3,12 @@
 import functools
 from dataclasses import replace
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
 from comigs_mlx.errors import ConfigError, ModelError, UnsupportedModel
+from comigs_mlx.inference import batch as batches
 from comigs_mlx.inference import tilts
 from comigs_mlx.inference.batch import Answer, Batch, check_batchable
 from comigs_mlx.inference.generation import Generation
@@ -130,6 +132,20 @@ def test_settings_are_each_answer_s_own(speaking):
     assert ids(together(speaking, [seeded])[0]) == told[4]  # whoever else draws
     unlike = Answer(base, prompt, replace(wished[4], seed=4))
     assert ids(together(speaking, [unlike])[0]) != told[4]
+
+
+def test_every_draw_of_an_answer_is_another(speaking):
+    base, _ = speaking
+    flat = mx.zeros((1, 64))
+    one, same = (
+        [draw(flat).item() for _ in range(20)]
+        for draw in (
+            batches._own_draws(replace(GREEDY, temperature=1.0, seed=5), base.tokenizer)
+            for _ in "ab"
+        )
+    )
+    assert one == same
+    assert len(set(one)) > 10
 
 
 def test_what_was_read_is_kept_for_the_same_experts_only(speaking):

@@ -96,6 +96,42 @@ def test_places_are_given_in_the_order_of_asking(made):
     assert [order.get(), order.get()] == ["other", "same"]
 
 
+def test_who_leaves_is_drawn_no_further(made, monkeypatch):
+    scheduler, *_ = made
+    step, steps = batches.Batch.step, []
+
+    def leaving(batch, mixture):
+        steps.append(batch)
+        if len(steps) == 5:
+            ticket.cancel()
+        return step(batch, mixture)
+
+    monkeypatch.setattr(batches.Batch, "step", leaving)
+    ticket = asked(scheduler, tokens=1000)
+    assert isinstance(ticket.events.get(timeout=60), Begun)
+    assert len(events(asked(scheduler, tokens=30))) == 31
+    assert ticket.events.qsize() <= 5
+
+
+def test_runs_side_by_side_do_not_mix(made, trained):
+    """All wait before the first is served: of two runs with the same experts' shape."""
+    _, run, _ = made
+    runs = {"notes": run, "more": trained(**OPTIONS, seed=1)}
+    scheduler = Scheduler(runs, parallel=3)
+    names = ("notes", "more", "notes", "more", "more")
+    tickets = [asked(scheduler, name, tokens=12) for name in names]
+    scheduler.start()
+    try:
+        spoken = [[token.id for token in events(ticket)[1:]] for ticket in tickets]
+        alone = {
+            n: [t.id for t in events(asked(scheduler, n, tokens=12))[1:]] for n in runs
+        }
+    finally:
+        scheduler.stop(0)
+    assert alone["notes"] != alone["more"]
+    assert spoken == [alone[name] for name in names]
+
+
 def test_who_has_gone_before_a_place_was_free_is_never_begun(made):
     scheduler, *_ = made
     running = [asked(scheduler, tokens=60) for _ in range(2)]
