@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from comigs_mlx import registry
 from comigs_mlx.errors import ConfigError, line, raise_all
+from comigs_mlx.invocation import as_called, called
 
 T = TypeVar("T")
 
@@ -294,8 +295,8 @@ def given(
 
 def _parser(kind: type[Any], module: str) -> argparse.ArgumentParser:
     parser = _Parser(
-        prog=f"python -m {module}",
-        description=kind.__doc__,
+        prog=called(module),
+        description=as_called(kind.__doc__ or ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 from comigs_mlx import command
 from comigs_mlx.config import group, option, parse
 from comigs_mlx.errors import ConfigError
-from comigs_mlx.files import check_replaceable
+from comigs_mlx.files import unwritable
 from comigs_mlx.inference import options
 from comigs_mlx.inference.options import SamplingOptions, SpeakerOptions
 
@@ -104,27 +103,13 @@ class GenerateConfig:
             yield "--fuse leaves one expert, so there is nothing to trace: drop one"
         for name in ("trace", "html"):
             if (file := getattr(self, name)) is not None:
-                yield from _unwritable(f"--{name} {file}", Path(file).expanduser())
+                if (problem := unwritable(Path(file).expanduser())) is not None:
+                    yield f"--{name} {file}: {problem}"
 
     def _steer_problems(self) -> Iterator[str]:
         from comigs_mlx.inference.settings import steer_problems
 
         return steer_problems(self.steer, self.steer_by, self.speaker.experts)
-
-
-def _unwritable(option: str, file: Path) -> Iterator[str]:
-    """Known before the answer is made, not after."""
-    try:
-        check_replaceable(file)
-    except OSError as error:
-        yield f"{option}: {error.strerror}"
-        return
-    if not file.parent.is_dir():
-        yield f"{option}: there is no folder {file.parent}"
-    elif file.is_dir():
-        yield f"{option}: this is a folder, give a file in it"
-    elif not os.access(file.parent, os.W_OK):
-        yield f"{option}: you may not write in {file.parent}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

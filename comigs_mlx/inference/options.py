@@ -122,7 +122,7 @@ class SamplingOptions:
         also="chat_template_config",
     )
     seed: int | None = option(0, "of the draws", "N")
-    system_prompt: str | None = option(None, "system prompt", "TEXT")
+    system_prompt: str | None = option(None, "system prompt", "TEXT", also="system")
 
 
 def settings(
@@ -131,8 +131,8 @@ def settings(
     """The options as a generation takes them; they are not checked yet.
 
     Args:
-        speaker: Who speaks.
-        sampling: How tokens are drawn.
+        speaker: The options of who speaks.
+        sampling: The options of how tokens are drawn.
         reroute: Steps of rerouting; see `Settings`.
 
     Raises:

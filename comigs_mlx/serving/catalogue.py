@@ -29,7 +29,7 @@ class Model:
     """One name that a request may use.
 
     Attributes:
-        id: The name.
+        id: The name that a request gives.
         run: The name of the run; None for the base alone.
         selection: The experts that speak.
     """

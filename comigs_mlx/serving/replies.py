@@ -132,7 +132,7 @@ class Reply:
         """Begin an answer.
 
         Args:
-            request: What was asked.
+            request: The request that it answers.
         """
         self._request = request
         kind = "chatcmpl" if request.chat else "cmpl"
@@ -153,7 +153,7 @@ class Reply:
         Args:
             read: The tokens of the prompt.
             cached: Those of them that were read for an earlier request.
-            splitter: What divides the text.
+            splitter: The divider of its text.
         """
         self._read, self._cached, self._splitter = read, cached, splitter
 

@@ -65,7 +65,8 @@ class Request:
 
     Attributes:
         model: The name of the model.
-        settings: How the answer is drawn; without the selection, which the model says.
+        settings: The way in which the answer is drawn, without the selection, which the
+            model's name says.
         chat: Whether it is a conversation; otherwise `prompt` is to be continued.
         messages: The turns, without the leading system prompt, which `settings` has.
         prompt: The text or the token ids to continue.

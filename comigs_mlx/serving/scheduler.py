@@ -50,7 +50,7 @@ class Begun:
     Attributes:
         read: The tokens of the prompt.
         cached: Those of them that were read for an earlier request.
-        splitter: What divides the text of the answer.
+        splitter: The divider of the answer's text.
     """
 
     read: int
@@ -65,9 +65,9 @@ class Ticket:
     """A request that waits or is being answered.
 
     Attributes:
-        request: What was asked.
-        model: Who is to answer.
-        events: What has happened, for the thread that asked.
+        request: The request that waits.
+        model: The model that is to answer.
+        events: The events so far, for the thread that asked.
     """
 
     def __init__(self, request: Request, model: Model):
@@ -92,7 +92,7 @@ class Working:
     Attributes:
         run: The run that speaks; None for the base alone.
         values: The digest of the experts' values that it began with.
-        batch: The answers.
+        batch: The batch of answers.
         tickets: Answer -> who waits for it.
     """
 

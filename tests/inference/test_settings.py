@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import mlx.core as mx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from mlx_lm.generate import stream_generate
 from mlx_lm.sample_utils import make_logits_processors, make_sampler
 
@@ -132,6 +134,34 @@ def test_a_reply_ends_before_a_stop_word(base):
     assert made.tokens[-1].finish_reason == "stop"
 
 
+def cut_plainly(parts, words):
+    """The same over and over from the beginning: the text before the first word."""
+    text = ""
+    for part in parts:
+        text += part
+        if starts := [text.index(word) for word in words if word in text]:
+            return text[: min(starts)]
+    return text
+
+
+def shown_of(parts, words):
+    texts, found = StopTexts(words), ""
+    for number, part in enumerate(parts, 1):
+        more, met = texts.add(part, number == len(parts))
+        found += more
+        if met:
+            break
+    return found
+
+
+@given(
+    st.lists(st.text("ab\u00e9", max_size=3), max_size=12),
+    st.lists(st.text("ab\u00e9", min_size=1, max_size=4), min_size=1, max_size=3),
+)
+def test_stop_words_are_those_of_a_plain_search(parts, words):
+    assert shown_of(parts, tuple(words)) == cut_plainly(parts, words)
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 50])
 @pytest.mark.parametrize(
     ("text", "words", "shown"),
@@ -144,11 +174,5 @@ def test_a_reply_ends_before_a_stop_word(base):
     ],
 )
 def test_stop_words_however_the_text_is_divided(text, words, shown, size):
-    texts, found = StopTexts(words), ""
     parts = [text[at : at + size] for at in range(0, len(text), size)]
-    for number, part in enumerate(parts, 1):
-        more, met = texts.add(part, number == len(parts))
-        found += more
-        if met:
-            break
-    assert found == shown
+    assert shown_of(parts, words) == shown
