@@ -14,8 +14,9 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from comigs_mlx import command
-from comigs_mlx.config import option, parse
+from comigs_mlx.config import like, option, parse
 from comigs_mlx.errors import ConfigError
+from comigs_mlx.inference.options import SpeakerOptions
 
 if TYPE_CHECKING:
     from comigs_mlx.serving.access import Access
@@ -51,6 +52,7 @@ class ServeConfig:
         "base model may be given",
         "[NAME=]DIR",
     )
+    best: bool = like(SpeakerOptions, "best")
     host: str = option(
         "127.0.0.1",
         "address to listen on; other than this machine's own needs --api-key-file",
@@ -121,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     access = Access(key, config.cors_origin, names)
     runs = {n: Path(f).expanduser() for n, f in run_names(config.run).items()}
     limits = (config.parallel, config.queue, config.prompt_cache_mb * 2**20)
-    scheduler = Scheduler(runs, *limits, say=command.say)
+    scheduler = Scheduler(runs, *limits, config.best, command.say)
     try:
         # The port first: that it is taken is known before a base is loaded.
         with _listening(config, scheduler, access) as server:

@@ -231,8 +231,9 @@ class Batch:
         self._speaker = (object(), "")
 
     def close(self) -> None:
-        """Give back what mlx-lm holds."""
+        """Give back what mlx-lm holds, and the memory that MLX keeps for its like."""
         self._generator.close()
+        mx.clear_cache()
 
     def _end(self, response: Any) -> None:
         if response.finish_reason is None:  # at a stop word, which mlx-lm knows not of

@@ -229,8 +229,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _log(self, seconds: float) -> None:
         path = self._path()
-        known = path in ASKED or path.startswith(("/v1/models", "/health"))
-        shown = path.split("/v1/models/")[0] if known else "(another path)"
+        known = (*ASKED, "/v1/models", "/v1/embeddings", "/health")
+        shown = next((each for each in known if path.startswith(each)), "(other path)")
         self.server.say(f"{self.command} {shown}  {self._said}  {seconds:.2f} s")
 
     def _get(self) -> None:

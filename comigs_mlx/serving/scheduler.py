@@ -111,6 +111,7 @@ class Scheduler:
         parallel: int = 8,
         waiting: int = 32,
         cache_bytes: int | None = None,
+        best: bool = False,
         say: Say = lambda sentence: None,
     ):
         """Load nothing yet.
@@ -121,10 +122,11 @@ class Scheduler:
             waiting: The requests that may wait, at most.
             cache_bytes: The memory of what is kept for later requests, where it is
                 more than one conversation; None takes the usual one.
+            best: Whether each run's save with the lowest validation loss speaks.
             say: Receives a sentence on what takes time, and on errors of this program.
         """
         self._runs, self._parallel, self._most = dict(runs), parallel, waiting
-        self._cache_bytes, self._say = cache_bytes, say
+        self._cache_bytes, self._best, self._say = cache_bytes, best, say
         self._line: deque[Ticket] = deque()
         self._changed = threading.Condition()
         self._stopping, self._ended = False, False
@@ -221,7 +223,7 @@ class Scheduler:
     def _choose(self, run: str) -> ModelInfo:
         """Have the values of a run in the experts, as its files are now."""
         before = self._loaded.values
-        info = self._loaded.choose(self._runs[run], "", False)
+        info = self._loaded.choose(self._runs[run], "", self._best)
         if self._loaded.values != before:
             for working in self._work.values():
                 if working.run == run and working.values != self._loaded.values:

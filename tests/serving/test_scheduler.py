@@ -8,12 +8,19 @@ import pytest
 from comigs_mlx.inference import batch as batches
 from comigs_mlx.inference.replies import SpokenToken
 from comigs_mlx.inference.settings import Settings
+from comigs_mlx.serving import scheduler as schedulers
 from comigs_mlx.serving.catalogue import Model
 from comigs_mlx.serving.refusals import Refusal
 from comigs_mlx.serving.requests import Request
 from comigs_mlx.serving.scheduler import Begun, Scheduler
 
 OPTIONS = {"specialists": 2, "learning_rate": 0.05}
+
+
+@pytest.fixture(autouse=True)
+def _endless(monkeypatch):
+    """No answer ends because the tiny model's context is full."""
+    monkeypatch.setattr(batches, "room", lambda base, prompt: 10**6)
 
 
 def request(tokens=4, words="Dear diary"):
@@ -76,6 +83,27 @@ def test_speaks_with_the_run_s_files_as_they_are_now(made, trained):
     (refusal,) = events(asked(scheduler))
     assert (refusal.status, "notes" in refusal.message) == (400, True)
     assert len(events(asked(scheduler, None, "base"))) == 5  # the base needs no run
+
+
+@pytest.mark.parametrize("seconds", [0.0, 60.0])
+def test_runs_take_turns(made, trained, monkeypatch, seconds):
+    """A long answer lets a short one of another run by, once its turn is over."""
+    monkeypatch.setattr(schedulers, "TURN_SECONDS", seconds)
+    monkeypatch.setattr(schedulers, "TURN_SHARE", 0)
+    _, run, _ = made
+    scheduler = Scheduler({"notes": run, "more": trained(**OPTIONS, seed=1)})
+    ended = queue.Queue()
+    for name, tokens in (("notes", 40), ("more", 3)):
+        ticket = asked(scheduler, name, tokens=tokens)
+        ticket.events.put = lambda event, name=name: (
+            getattr(event, "finish_reason", None) and ended.put(name)
+        )
+    scheduler.start()
+    try:
+        order = [ended.get(timeout=60) for _ in "ab"]
+    finally:
+        scheduler.stop(0)
+    assert order == (["notes", "more"] if seconds else ["more", "notes"])
 
 
 def test_places_are_given_in_the_order_of_asking(made):
