@@ -27,7 +27,7 @@ from comigs_mlx.messages import Say
 from comigs_mlx.serving import requests
 from comigs_mlx.serving.access import Access
 from comigs_mlx.serving.catalogue import Catalogue
-from comigs_mlx.serving.refusals import Refusal
+from comigs_mlx.serving.refusals import Refusal, where
 from comigs_mlx.serving.replies import Reply
 from comigs_mlx.serving.requests import Request
 from comigs_mlx.serving.scheduler import Begun, Scheduler, Ticket
@@ -153,8 +153,8 @@ class Server(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing of a client that has gone; of an error of ours one line."""
         error = sys.exc_info()[1]
-        if not isinstance(error, (OSError, ValueError)):
-            self.say(f"error: {type(error).__name__}: {error}")
+        if error is not None and not isinstance(error, OSError):
+            self.say(where(error))
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -220,12 +220,12 @@ class Handler(BaseHTTPRequestHandler):
         except OSError:  # the client has gone, or is too slow
             self.close_connection, self._said = True, "left"
         except Exception as error:
-            self.server.say(f"error: {type(error).__name__}: {error}")
+            self.server.say(where(error))
             self._refuse(Refusal(500, "an error of this server"))
         self._log(time.monotonic() - start)
 
     def _path(self) -> str:
-        return urllib.parse.urlsplit(self.path).path.rstrip("/") or "/"
+        return self.path.partition("?")[0].rstrip("/")
 
     def _log(self, seconds: float) -> None:
         path = self._path()

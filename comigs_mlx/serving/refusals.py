@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+from pathlib import Path
 from typing import Any
 
 TYPES = {
@@ -43,6 +45,18 @@ class Refusal(Exception):
                 "code": self.code or None,
             }
         }
+
+
+def where(error: BaseException) -> str:
+    """An error of this program as its kind and its place.
+
+    What it says is left out: that may hold a part of somebody's text.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    place = (
+        f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    )
+    return f"error: {type(error).__name__}{place} (please report it)"
 
 
 def stopping() -> Refusal:

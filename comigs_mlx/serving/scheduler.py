@@ -28,7 +28,7 @@ from comigs_mlx.inference.replies import Message, ModelInfo, SpokenToken
 from comigs_mlx.inference.worker import Worker
 from comigs_mlx.messages import Say
 from comigs_mlx.serving.catalogue import Model
-from comigs_mlx.serving.refusals import Refusal, stopping
+from comigs_mlx.serving.refusals import Refusal, stopping, where
 from comigs_mlx.serving.replies import Plain, Splitter
 from comigs_mlx.serving.requests import Request
 
@@ -381,7 +381,7 @@ class Scheduler:
                 "smaller --parallel or base model",
                 code="out_of_memory",
             )
-        self._say(f"error: {type(error).__name__}: {error}")
+        self._say(where(error))
         return Refusal(500, "an error of this server, which its window tells of")
 
 

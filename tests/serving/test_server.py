@@ -400,7 +400,8 @@ class TestHostile:
         assert refused(server, "/v1/embeddings", {"input": "a"})[0] == 501
         assert ask(server, CHAT, b"{}", "PUT")[0] == 501
         assert ask(server, CHAT, b"{}", Transfer_Encoding="chunked")[0] == 411
-        assert ask(server, "/health")[0] == 200
+        assert ask(server, "/health?now=1")[0] == 200
+        assert refused(server, "//[bad", None)[0] == 404
 
     def test_what_is_no_http(self, server):
         for line in (
