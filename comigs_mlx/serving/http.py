@@ -27,7 +27,7 @@ from comigs_mlx.messages import Say
 from comigs_mlx.serving import requests
 from comigs_mlx.serving.access import Access
 from comigs_mlx.serving.catalogue import Catalogue
-from comigs_mlx.serving.refusals import Refusal, where
+from comigs_mlx.serving.refusals import Refusal, stopping, where
 from comigs_mlx.serving.replies import Reply
 from comigs_mlx.serving.requests import Request
 from comigs_mlx.serving.scheduler import Begun, Scheduler, Ticket
@@ -236,6 +236,8 @@ class Handler(BaseHTTPRequestHandler):
     def _get(self) -> None:
         path = self._path()
         if path == "/health":
+            if not self.server.scheduler.answering:
+                raise stopping()
             self._send(200, {"status": "ok"})
         elif path == "/v1/models":
             self._send(200, self.server.catalogue.entries())

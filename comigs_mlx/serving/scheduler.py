@@ -156,7 +156,7 @@ class Scheduler:
         """
         ticket = Ticket(request, model)
         with self._changed:
-            if self._stopping or self._ended:
+            if not self.answering:
                 raise stopping()
             self._line = deque(each for each in self._line if not each.cancelled)
             if len(self._line) >= self._most:
@@ -175,12 +175,7 @@ class Scheduler:
         Args:
             seconds: The time that answers have to end by themselves.
         """
-        with self._changed:
-            self._stopping = True
-            for ticket in self._line:
-                ticket.events.put(stopping())
-            self._line.clear()
-            self._changed.notify()
+        self._send_away()
         deadline = time.monotonic() + seconds
         while self._work and not self._ended and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -188,6 +183,20 @@ class Scheduler:
             self._ended = True
             self._changed.notify()
         self._worker.close()
+
+    @property
+    def answering(self) -> bool:
+        """Whether requests are taken."""
+        return not (self._stopping or self._ended)
+
+    def _send_away(self) -> None:
+        """Refuse those who wait, and everybody from now on."""
+        with self._changed:
+            self._stopping = True
+            for ticket in self._line:
+                ticket.events.put(stopping())
+            self._line.clear()
+            self._changed.notify()
 
     # All that follows is done on the worker's thread.
 
@@ -239,6 +248,7 @@ class Scheduler:
                             self._changed.wait()
         finally:
             self._ended = True
+            self._send_away()
             for key in list(self._work):
                 self._fail(key, stopping())
             del self._loaded

@@ -318,6 +318,7 @@ class TestCrowd:
             )
             assert waits.events.get().status == 503
             assert refused(server, CHAT, ASK)[0] == 503
+            assert refused(server, "/health", None)[0] == 503
             connection.close()
 
 
