@@ -331,7 +331,7 @@ def _add_option(target: Any, field: dataclasses.Field[Any], hint: Any) -> None:
     if kind is bool:
         add(action=argparse.BooleanOptionalAction, help=text)
     elif typing.get_origin(kind) is tuple:
-        add(nargs="+", metavar=metavar, help=text)
+        add(nargs="+", action="extend", metavar=metavar, help=text)
     elif choices := typing.get_args(kind):
         add(choices=choices, help=text)
     else:
