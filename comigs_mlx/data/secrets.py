@@ -6,9 +6,10 @@ by `[REDACTED KIND]` before anything is tokenised.
 
 `RULES` is the whole list, as data. A rule is tried only where one of its literals
 stands, and takes time that is linear in the text: a repetition is bounded or
-possessive, and none can begin within a run of its own characters. The forms of tokens are those that their issuers document; numbers are
-checked by arithmetic (Luhn, ISO/IEC 7812; mod 97, ISO 13616); what is only named by the
-word before it, such as `password = ...`, must look random.
+possessive, and none can begin within a run of its own characters. The forms of tokens
+are those that their issuers document; numbers are checked by arithmetic (Luhn, ISO/IEC
+7812; mod 97, ISO 13616); what is only named by the word before it, such as
+`password = ...`, must look random.
 
 No function returns or logs a secret: only its kind and where it stands.
 """
@@ -78,6 +79,15 @@ of which at least 7 differ have it, `aaaa1111` has 1."""
 
 def _unless_placeholder(text: str) -> int:
     return 0 if PLACEHOLDER.search(text) else len(text)
+
+
+NO_PASSWORD = {"password", "passwd", "pass", "pwd", "secret", "passwort", "user", "pw"}
+"""The words that stand for a password in an address."""
+
+
+def _no_word(text: str) -> int:
+    """Accept a password in an address unless it is the word for one."""
+    return 0 if text.lower() in NO_PASSWORD else _unless_placeholder(text)
 
 
 def _random(text: str) -> int:
@@ -258,7 +268,7 @@ RULES = (
             r"(?<=[A-Za-z0-9])://[^\s/@:\"'<>]{0,100}:"
             r"(?P<secret>[^\s/@\"'<>\[\]{}]{3,200})@(?=\w)"
         ),
-        lambda text: 0 if text.lower() in NO_PASSWORD else _unless_placeholder(text),
+        _no_word,
     ),
     Rule(
         "card number",
@@ -298,9 +308,6 @@ RULES = (
 )
 """All kinds of secrets. Where two find the same text, the one that stands first
 counts."""
-
-NO_PASSWORD = {"password", "passwd", "pass", "pwd", "secret", "passwort", "user", "pw"}
-"""The words that stand for a password in an address."""
 
 LONG = 500
 """The characters of a match that was refused from which on nothing within it is tried,
