@@ -20,6 +20,7 @@ from comigs_mlx.data.content import Content, naming_split, tokenised
 from comigs_mlx.data.conversation import Tokenizer
 from comigs_mlx.data.duplicates import Duplicates, duplicates, text_of
 from comigs_mlx.data.reading_options import DEFAULT, Reading
+from comigs_mlx.data.reading_progress import Advance, ignore
 from comigs_mlx.data.reading_report import ReadingReport
 from comigs_mlx.data.splits import SPLITS, Sample, Splits, load_splits, place
 from comigs_mlx.data.tokens import TokenStream
@@ -141,6 +142,7 @@ def preview(
     seq_len: int = DEFAULTS.seq_len,
     mask_prompt: bool = False,
     reading: Reading = DEFAULT,
+    advance: Advance = ignore,
 ) -> Preview:
     """Read and divide a source, count its tokens, and look at what it holds.
 
@@ -151,11 +153,12 @@ def preview(
         seq_len: The inputs per sequence, in tokens, to which conversations are cut.
         mask_prompt: Whether to train on the assistant's tokens only.
         reading: Says how chats, mail and tables are read.
+        advance: Is called as the work goes on, and ends it by raising.
 
     Raises:
         DataError: If training could not begin with the source; the text says why.
     """
-    splits = load_splits(data, reading=reading)
+    splits = load_splits(data, advance, reading)
     if tokenizer is None:
         return described(splits)
     contents: dict[str, Content] = {}
@@ -163,7 +166,11 @@ def preview(
     notes = list(splits.notes)
     for name in (name for name in SPLITS if getattr(splits, name)):
         given = getattr(splits, name), splits.kind, tokenizer
-        options: dict[str, Any] = {"mask_prompt": mask_prompt, "split": name}
+        options: dict[str, Any] = {
+            "mask_prompt": mask_prompt,
+            "split": name,
+            "advance": advance,
+        }
         contents[name], content_notes = tokenised(*given, seq_len=seq_len, **options)
         if splits.kind == "chat":
             whole[name], _ = tokenised(*given, seq_len=None, **options)
@@ -188,7 +195,7 @@ def described(
     """Describe text that has been read and tokenised already.
 
     Args:
-        splits: The samples.
+        splits: The samples, divided into splits.
         contents: The tokens of the splits that were tokenised; None counts none.
         notes: The notes on samples and tokens; None stands for those of `splits`.
         tokenizer: The tokenizer that turns tokens back into text.

@@ -27,6 +27,9 @@ SPEAKERS, KINDS, SHORT = 10, 12, 3
 BOLD, DIM, PLAIN = "\x1b[1;32m", "\x1b[2m", "\x1b[0m"
 """The codes for what is learnt, for its context, and for the end of both."""
 
+PURPOSE = {"train": "learnt", "valid": "learnt by routers", "test": "measured only"}
+"""What the targets of each split are for."""
+
 OPENED, CLOSED = "⟦", "⟧"
 """The marks around what is learnt, where there are no colours."""
 
@@ -40,7 +43,7 @@ def full(found: Preview, colour: bool) -> list[str]:
     """Write all of a preview.
 
     Args:
-        found: The preview.
+        found: The preview to write.
         colour: Whether the lines are for a terminal with colours.
     """
     lines = [
@@ -96,7 +99,7 @@ def _splits(found: Preview) -> Iterator[str]:
         line = f"  {name:6} {_documents(found.documents[name])}"
         if found.tokens is not None and found.targets is not None:
             tokens = found.tokens[name]
-            learnt = "learnt" if name == "train" else "predicted"
+            learnt = PURPOSE[name]
             line += (
                 f", {tokens:,} tokens, {_share(found.targets[name], tokens)} {learnt}"
             )
