@@ -16,6 +16,7 @@ from app import render, training
 from app.actions import runs
 from app.model_queue import ModelQueue
 from comigs_mlx.config import from_dict, leaves
+from comigs_mlx.data import preview_text
 from comigs_mlx.data.preview import preview
 from comigs_mlx.errors import ComigsError, ConfigError, DataError, RunError
 from comigs_mlx.files import replacing_dir
@@ -105,6 +106,8 @@ class TrainActions:
             render.table(("split", "documents", "tokens"), rows, "Splits"),
         ]
         parts += [render.problem(self._plain(text)) for text in found.notes]
+        held = map(self._plain, preview_text.holds(found))
+        parts.append(render.listing(held, "What was read, and what it holds"))
         parts.append(render.listing(found.examples, "Beginnings of some documents"))
         return "".join(parts)
 

@@ -46,14 +46,15 @@ def full(found: Preview, colour: bool) -> list[str]:
         found: The preview to write.
         colour: Whether the lines are for a terminal with colours.
     """
-    lines = [
-        *_splits(found),
-        *([] if found.reading is None else _reading(found, found.reading)),
-        *_content(found),
-        *_secrets(found),
-        *(f"note: {note}" for note in found.notes),
-    ]
+    notes = (f"note: {note}" for note in found.notes)
+    lines = [*_splits(found), *holds(found), *notes]
     return [*map(clean, lines), *_samples(found.samples, colour)]
+
+
+def holds(found: Preview) -> list[str]:
+    """Write what was read, cut and left out, and what the text holds."""
+    reading = [] if found.reading is None else _reading(found, found.reading)
+    return [clean(line) for line in (*reading, *_content(found), *_secrets(found))]
 
 
 def short(found: Preview) -> list[str]:
