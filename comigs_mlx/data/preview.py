@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from comigs_mlx.data.reading_progress import Advance, ignore
 from comigs_mlx.data.reading_report import ReadingReport
 from comigs_mlx.data.splits import SPLITS, Sample, Splits, load_splits, place
 from comigs_mlx.data.tokens import TokenStream
+from comigs_mlx.errors import DataError
 from comigs_mlx.options import DataOptions
 
 DEFAULTS = DataOptions()
@@ -82,6 +83,12 @@ class Truncation:
     of: int = 0
     tokens: int = 0
     targets: int = 0
+
+    def __add__(self, other: Truncation) -> Truncation:
+        """Return the sums of two."""
+        return Truncation(
+            *(a + b for a, b in zip(astuple(self), astuple(other), strict=True))
+        )
 
 
 @dataclass(frozen=True)
@@ -162,18 +169,13 @@ def preview(
     if tokenizer is None:
         return described(splits)
     contents: dict[str, Content] = {}
-    whole: dict[str, Content] = {}
-    notes = list(splits.notes)
+    notes, truncated = list(splits.notes), Truncation()
+    options: dict[str, Any] = {"mask_prompt": mask_prompt, "advance": advance}
     for name in (name for name in SPLITS if getattr(splits, name)):
-        given = getattr(splits, name), splits.kind, tokenizer
-        options: dict[str, Any] = {
-            "mask_prompt": mask_prompt,
-            "split": name,
-            "advance": advance,
-        }
-        contents[name], content_notes = tokenised(*given, seq_len=seq_len, **options)
-        if splits.kind == "chat":
-            whole[name], _ = tokenised(*given, seq_len=None, **options)
+        samples = getattr(splits, name)
+        contents[name], content_notes = tokenised(
+            samples, splits.kind, tokenizer, seq_len=seq_len, split=name, **options
+        )
         if name != "test":  # refuses what is too small to be learned from
             with naming_split(name):
                 _, batch_notes = training_batches(
@@ -181,8 +183,9 @@ def preview(
                 )
             content_notes = [*content_notes, *batch_notes]
         notes += [f"{name}: {note}" for note in content_notes]
+        truncated += _truncation(samples, tokenizer, seq_len, **options)
     found = described(splits, contents, notes, tokenizer)
-    return replace(found, truncated=_truncation(whole, seq_len)) if whole else found
+    return replace(found, truncated=truncated) if truncated.of else found
 
 
 def described(
@@ -258,14 +261,23 @@ def _counts(contents: Mapping[str, Content], targets: bool) -> dict[str, int]:
     return counts
 
 
-def _truncation(whole: Mapping[str, Content], seq_len: int) -> Truncation:
-    """Count what of whole conversations does not fit into a sequence."""
+def _truncation(
+    samples: Iterable[Sample], tokenizer: Tokenizer, seq_len: int, **options: Any
+) -> Truncation:
+    """Count what of the conversations does not fit into a sequence."""
+    conversations = [sample for sample in samples if "text" not in sample]
+    if not conversations:
+        return Truncation()
+    try:
+        whole, _ = tokenised(conversations, "chat", tokenizer, seq_len=None, **options)
+    except DataError:  # nothing to learn in any, though maybe in the texts beside them
+        return Truncation()
+    assert isinstance(whole, list)
     size = seq_len + 1
-    parts = [part for of in whole.values() if isinstance(of, list) for part in of]
-    long = [part for part in parts if len(part.tokens) > size]
+    long = [part for part in whole if len(part.tokens) > size]
     return Truncation(
         samples=len(long),
-        of=len(parts),
+        of=len(whole),
         tokens=sum(len(part.tokens) - size for part in long),
         targets=sum(int(part.labelled[size:].sum()) for part in long),
     )

@@ -173,6 +173,22 @@ def test_all_of_a_text_but_its_first_token_is_learnt(text_folder, tiny_folder):
     assert found.truncated is None
 
 
+def test_texts_beside_conversations_are_not_truncated(write, tiny_folder):
+    from mlx_lm.utils import load_tokenizer
+
+    turns = [
+        {"role": "user", "content": "so " * 30},
+        {"role": "assistant", "content": "yes " * 30},
+    ]
+    chats = [
+        {"messages": [{"role": "user", "content": f"{i}"}, *turns]} for i in range(9)
+    ]
+    files = {"chat.jsonl": chats, **{f"{i}.txt": f"{i} words " * 30 for i in range(9)}}
+    found = preview(str(write(files)), load_tokenizer(tiny_folder()), seq_len=64)
+    assert found.kind == "mixed"
+    assert (found.truncated.samples, found.truncated.of) == (9, 9)
+
+
 @pytest.fixture
 def leaky(write):
     """Twelve documents: one secret in three of them, one repeated, one nearly."""
