@@ -13,7 +13,7 @@ from typing import Any
 
 from comigs_mlx.data import secrets
 from comigs_mlx.data.preview import Part, Preview
-from comigs_mlx.data.reading_report import Counted, ReadingReport
+from comigs_mlx.data.reading_report import Counted, ReadingReport, counted
 from comigs_mlx.data.splits import SPLITS
 
 UNSAFE = re.compile(
@@ -46,7 +46,8 @@ def full(found: Preview, colour: bool) -> list[str]:
         found: The preview to write.
         colour: Whether the lines are for a terminal with colours.
     """
-    notes = (f"note: {note}" for note in found.notes)
+    said = [] if found.reading is None else found.reading.notes()
+    notes = (f"note: {note}" for note in found.notes if note not in said)
     lines = [*_splits(found), *holds(found), *notes]
     return [*map(clean, lines), *_samples(found.samples, colour)]
 
@@ -117,8 +118,8 @@ def _share(targets: int, tokens: int) -> str:
 def _reading(found: Preview, reading: ReadingReport) -> Iterator[str]:
     for kind in dict.fromkeys([*reading.files, *reading.documents, *reading.messages]):
         parts = [f"{reading.files[kind]:,} files"] if kind in reading.files else []
-        counted = {"documents": reading.documents, "messages": reading.messages}
-        for what, by_kind in counted.items():
+        pieces = {"documents": reading.documents, "messages": reading.messages}
+        for what, by_kind in pieces.items():
             if kind in by_kind:
                 parts.append(f"{by_kind[kind].count:,} {what}")
                 parts.append(_size(found, by_kind[kind].characters))
@@ -127,8 +128,9 @@ def _reading(found: Preview, reading: ReadingReport) -> Iterator[str]:
         yield f"  speaker {line}"
     if reading.cut:
         yield f"cut off: {_listed(_sizes(reading.cut), KINDS)}"
-    for what, counted_ in reading.skipped.items():
-        yield f"skipped: {counted_.count:,} {what}{_places(counted_.places)}"
+    for verb, things in (("skipped", reading.skipped), ("noticed", reading.remarks)):
+        for what, of in things.items():
+            yield f"{verb}: {counted(of.count, what)}{_places(of.places)}"
     for problem in reading.problems:
         yield f"not read: {problem}"
 

@@ -259,23 +259,28 @@ def test_speakers_and_files_are_listed():
     report.speakers = {"Ann": Counted(3, 40), "Ben\x1b": Counted(5, 60)}
     report.cut = {"quotes": Counted(2, 10)}
     report.skipped = {"empty files": Counted(1, 0, ["a.txt"])}
+    report.remarks = {"files in Latin-1": Counted(2, 0, ["c.txt"])}
     report.problems = ["b.eml:3: broken"]
     found = replace(
         made([], reading=report, characters=200),
         tokens={"train": 60, "valid": 30, "test": 10},
         targets={"train": 30, "valid": 3, "test": 0},
+        notes=[*report.notes(), "other"],  # those of reading are said in full above
     )
     shown = preview_text.full(found, False)
     for line in (
         "  speaker Ben\ufffd: 5 messages, 60 characters (about 30 tokens)",
         "  speaker Ann (you): 3 messages, 40 characters (about 20 tokens)",
         "cut off: quotes 2 (10 characters)",
-        "skipped: 1 empty files (a.txt)",
+        "skipped: 1 empty file (a.txt)",
+        "noticed: 2 files in Latin-1 (c.txt)",
+        "note: other",
         "not read: b.eml:3: broken",
         "  train  1 document, 60 tokens, 30 (50%) learnt",
         "secrets: none found",
     ):
         assert line in shown
+    assert sum("empty file" in line for line in shown) == 1
     assert preview_text.short(found) == [
         "files: mail 2, markdown 1; cut quotes 2 (10 characters); 1 not read",
         "speakers: Ben\ufffd: 5 messages, 60 characters (about 30 tokens); "
