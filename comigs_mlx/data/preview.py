@@ -10,7 +10,7 @@ import heapq
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,8 @@ from comigs_mlx.data.splits import SPLITS, Sample, Splits, load_splits, place
 from comigs_mlx.data.tokens import TokenStream
 from comigs_mlx.errors import DataError
 from comigs_mlx.options import DataOptions
+
+T = TypeVar("T")
 
 DEFAULTS = DataOptions()
 EXAMPLES, CHARACTERS = 5, 200
@@ -305,18 +307,21 @@ def _masked(content: Content | None, tokenizer: Tokenizer | None) -> list[list[P
         return []
     if isinstance(content, TokenStream):
         ends = np.flatnonzero(np.diff(content.documents, append=-1)) + 1
-        starts = [0, *ends.tolist()]
-        spans = list(zip(starts, ends.tolist(), strict=False))[:MASKED]
-        parts = [
-            (content.tokens[a:b], np.arange(a, b) > 0)  # nothing predicts the first
-            for a, b in spans
-        ]
+        spans = _some(list(itertools.pairwise([0, *ends.tolist()])))
+        # All is learnt but the very first token, which nothing predicts.
+        parts = [(content.tokens[a:b], np.arange(a, b) > 0) for a, b in spans]
     else:
-        parts = [(sample.tokens, sample.labelled) for sample in content[:MASKED]]
+        parts = [(sample.tokens, sample.labelled) for sample in _some(content)]
     return [
         _runs(tokens[:MASKED_TOKENS], labelled[:MASKED_TOKENS], decode)
         for tokens, labelled in parts
     ]
+
+
+def _some(items: Sequence[T]) -> list[T]:
+    """Choose the first, the last and some between: one folder holds several kinds."""
+    places = np.linspace(0, len(items) - 1, MASKED).round().astype(int)
+    return [items[place] for place in dict.fromkeys(places.tolist()) if items]
 
 
 def _runs(tokens: Any, labelled: Any, decode: Any) -> list[Part]:

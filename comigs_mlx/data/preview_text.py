@@ -117,11 +117,12 @@ def _share(targets: int, tokens: int) -> str:
 
 def _reading(found: Preview, reading: ReadingReport) -> Iterator[str]:
     for kind in dict.fromkeys([*reading.files, *reading.documents, *reading.messages]):
-        parts = [f"{reading.files[kind]:,} files"] if kind in reading.files else []
+        files = reading.files.get(kind)
+        parts = [counted(files, "files")] if files else []
         pieces = {"documents": reading.documents, "messages": reading.messages}
         for what, by_kind in pieces.items():
             if kind in by_kind:
-                parts.append(f"{by_kind[kind].count:,} {what}")
+                parts.append(counted(by_kind[kind].count, what))
                 parts.append(_size(found, by_kind[kind].characters))
         yield f"  {kind}: {', '.join(parts)}"
     for line in _speakers(found, reading, SPEAKERS):
@@ -139,8 +140,8 @@ def _speakers(found: Preview, reading: ReadingReport, most: int) -> list[str]:
     ordered = sorted(reading.speakers.items(), key=lambda item: -item[1].count)
     me = {name.casefold() for name in reading.me}
     lines = [
-        f"{name}{' (you)' if name.casefold() in me else ''}: {of.count:,} messages, "
-        f"{_size(found, of.characters)}"
+        f"{name}{' (you)' if name.casefold() in me else ''}: "
+        f"{counted(of.count, 'messages')}, {_size(found, of.characters)}"
         for name, of in ordered[:most]
     ]
     more = len(ordered) - most
