@@ -42,6 +42,7 @@ def test_checks_this_machine_without_a_connection(cli):
         "SC_PAGE_SIZE"
     ) * os.sysconf("SC_PHYS_PAGES")
     assert found["packages"]["values"]["mlx-lm"]
+    assert found["extras"]["values"]["app"] is True
     assert found["compiler"]["state"] in ("ok", "warn")
     _, out, _ = cli(doctor.main)
     assert out.startswith("ok    Python")
@@ -71,13 +72,15 @@ def test_the_token_is_known_and_never_printed(cli, monkeypatch):
 
 def test_what_is_broken_is_said_with_exit_code_2(cli, monkeypatch):
     monkeypatch.setattr(machine, "LEAST_PYTHON", (9, 9))
-    monkeypatch.setattr(machine.metadata, "requires", lambda name: ["mlx<0.1", "nope"])
+    needed = ["mlx<0.1", "nope", "nowhere; extra == 'app'"]
+    monkeypatch.setattr(machine.metadata, "requires", lambda name: needed)
     code, found, _ = checks(cli)
     assert code == 2
     assert found["Python"]["advice"].startswith("install Python 9.9")
     text = found["packages"]["text"]
     assert text.startswith("missing or of another version: mlx<0.1 (found 0.")
     assert text.endswith("), nope")
+    assert found["extras"]["values"]["app"] is False
 
 
 def test_a_missing_compiler_and_blas_are_warned_of(cli, monkeypatch):

@@ -12,25 +12,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from importlib import metadata, util
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comigs_mlx import environment, files
 from comigs_mlx.diagnosis.findings import Check, Finding
 from comigs_mlx.platform import blas, switch
 
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
 PACKAGE = "comigs-mlx"
 LEAST_PYTHON = (3, 11)
 GB = 10**9
-
-EXTRAS = {
-    "app": "gradio",
-    "data": "datasets",
-    "federation": "dp_accounting",
-    "simulation": "matplotlib",
-}
-"""The extras of this package, and a module that each brings."""
 
 LITTLE_DISK = 2 * GB
 """The bytes of free disk below which it is said: a base model needs as much."""
@@ -114,11 +109,22 @@ def packages() -> Iterator[Finding]:
     else:
         text = f"comigs-mlx {environment.VERSION}, {shown}"
         yield Finding("packages", "ok", text, values=values)
-    here = {name: util.find_spec(module) is not None for name, module in EXTRAS.items()}
-    listed = ", ".join(
-        f"{name} {'yes' if is_here else 'no'}" for name, is_here in here.items()
-    )
-    yield Finding("extras", "ok", listed, values=here)
+    here = {extra: not _lacking(extra, needed) for extra in _extras()}
+    listed = ", ".join(f"{extra} {'yes' if on else 'no'}" for extra, on in here.items())
+    yield Finding("extras", "ok", listed or "none", values=here)
+
+
+def _extras() -> list[str]:
+    """List the extras that users may want."""
+    names = metadata.metadata(PACKAGE).get_all("Provides-Extra") or []
+    return [name for name in names if name != "dev"]
+
+
+def _lacking(extra: str, needed: Iterable[Requirement]) -> list[str]:
+    """List the packages of an extra that are not installed."""
+    own = [r for r in needed if r.marker and not r.marker.evaluate({"extra": ""})]
+    of_extra = [r for r in own if r.marker and r.marker.evaluate({"extra": extra})]
+    return [r.name for r in of_extra if not environment.version(r.name)]
 
 
 def processor() -> Iterator[Finding]:
