@@ -109,6 +109,8 @@ class TrainActions:
         held = map(self._plain, preview_text.holds(found))
         parts.append(render.listing(held, "What was read, and what it holds"))
         parts.append(render.listing(found.examples, "Beginnings of some documents"))
+        samples = [[(p.text, p.target) for p in parts_] for parts_ in found.samples]
+        parts.append(render.masked(samples, "Samples; what is learnt is marked"))
         return "".join(parts)
 
     @staticmethod

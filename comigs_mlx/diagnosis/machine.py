@@ -265,7 +265,7 @@ def memory() -> Iterator[Finding]:
 
 
 def _available() -> int | None:
-    """Return the bytes that can be had without swapping, where the system tells."""
+    """Return the bytes that are free or can be freed, where the system tells."""
     with contextlib.suppress(OSError, ValueError):
         for text in Path("/proc/meminfo").read_text().splitlines():
             if text.startswith("MemAvailable:"):
