@@ -5,14 +5,15 @@ import os
 import shutil
 
 import pytest
+from huggingface_hub import constants
 
+import tests.hub_server as hub_server
 from comigs_mlx import command, doctor
 from comigs_mlx.diagnosis import machine
-from comigs_mlx.federation.exchanges.base import Unreachable
-from comigs_mlx.federation.exchanges.hub import client
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.options import ExpertOptions
 from comigs_mlx.training import memory_estimate
+from tests.federation.conftest import TOKENS
 
 NAMES = {
     *("Python", "packages", "extras", "processor", "BLAS", "compiler", "device"),
@@ -53,21 +54,18 @@ def test_the_token_is_known_and_never_printed(cli, monkeypatch):
     assert found["Hub"]["values"] == {"token": True}
     assert "not asked (--hub asks)" in found["Hub"]["text"]
 
-    class Api:
-        def whoami(self):
-            return {"name": "ann", "auth": {"accessToken": SECRET}}
-
-    monkeypatch.setattr(client, "library", lambda: type("Hub", (), {"HfApi": Api}))
-    _, found, more = checks(cli, "--hub")
-    assert found["Hub"]["text"] == "there is a token, and it knows you as ann"
-
-    def refuse(*given):
-        raise Unreachable("the Hub does not answer")
-
-    monkeypatch.setattr(client, "patiently", refuse)
-    code, found, most = checks(cli, "--hub")
-    assert (code, found["Hub"]["state"]) == (0, "warn")
+    with hub_server.Server() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        monkeypatch.setenv("HF_TOKEN", TOKENS["ann"])
+        _, found, more = checks(cli, "--hub")
+        assert found["Hub"]["text"] == "there is a token, and it knows you as ann"
+        assert found["Hub"]["state"] == "ok"
+        monkeypatch.setenv("HF_TOKEN", SECRET)
+        code, found, most = checks(cli, "--hub")
+        assert (code, found["Hub"]["state"]) == (0, "warn")
+        assert "hf auth login" in found["Hub"]["advice"]
     assert SECRET not in printed + more + most
+    assert TOKENS["ann"] not in more
 
 
 def test_what_is_broken_is_said_with_exit_code_2(cli, monkeypatch):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from comigs_mlx import environment, files
 from comigs_mlx.diagnosis.findings import Check, Finding
+from comigs_mlx.messages import quiet
 from comigs_mlx.platform import blas, switch
 
 if TYPE_CHECKING:
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
 PACKAGE = "comigs-mlx"
 LEAST_PYTHON = (3, 11)
 GB = 10**9
+
+HUB_SECONDS = 10.0
+"""The seconds that the Hub has to answer in."""
+
+PUBLIC_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+"""A model that the Hub shows to everybody."""
 
 LITTLE_DISK = 2 * GB
 """The bytes of free disk below which it is said: a base model needs as much."""
@@ -334,6 +341,8 @@ def hub_access(ask: bool) -> Iterable[Finding]:
     if not ask:
         text = f"{known}; not asked (--hub asks)"
         return [Finding("Hub", "ok", text, values=values)]
+    from huggingface_hub import constants
+
     from comigs_mlx.errors import FederationError
     from comigs_mlx.federation.exchanges.hub import client
 
@@ -341,11 +350,11 @@ def hub_access(ask: bool) -> Iterable[Finding]:
         api = client.library().HfApi()
         if token:
             return f"it knows you as {api.whoami()['name']}"
-        next(iter(api.list_models(limit=1)))
+        api.model_info(PUBLIC_MODEL)
         return "it answers, as to a stranger"
 
     try:
-        said = client.patiently(answer, "the Hub", 0.0, lambda sentence: None)
+        said = client.patiently(answer, constants.ENDPOINT, HUB_SECONDS, quiet)
     except FederationError as error:
         advice = "check the network, then log in with `hf auth login`"
         return [Finding("Hub", "warn", f"{known}; {error}", advice, values)]
