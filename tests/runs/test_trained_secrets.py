@@ -71,6 +71,20 @@ def test_it_is_said_before_anything_leaves(run, tmp_path, cli, monkeypatch):
     assert said == ["no secrets were found in this run's training text"]
 
 
+def test_a_training_in_a_federation_says_it_once(leaky, tiny_folder, tmp_path, cli):
+    pool, shape = tmp_path / "pool", {"model": tiny_folder(), "rank": 2}
+    assert cli(sync.main, "init", federation=pool, **shape)[0] == 0
+    given = {k: v for k, v in tiny.TRAINING.items() if k != "steps"} | shape
+    given |= {"data": leaky, "run": tmp_path / "run", "federation": pool}
+    rounds = {"participant": "ann", "rounds": 2, "local_steps": 1, "wait": 0}
+    code, _, err = cli(train.main, **given, **rounds)
+    assert code == 0, err
+    lines = err.splitlines()
+    sent = [i for i, line in enumerate(lines) if "contributed to round" in line]
+    assert (lines.count(TOLD), len(sent)) == (1, 2)
+    assert lines.index(TOLD) < sent[0]
+
+
 def test_redacted_text_is_trained_on_without_secrets(leaky, tiny_folder, tmp_path, cli):
     options = {**tiny.TRAINING, "steps": 2, "model": tiny_folder(), "data": leaky}
     _, _, err = cli(train.main, **options, run=tmp_path / "run", redact=True)
