@@ -58,6 +58,22 @@ def listing(texts: Iterable[str], label: str) -> str:
     )
 
 
+def masked(samples: Iterable[Iterable[tuple[str, bool]]], label: str) -> str:
+    """A list of texts whose parts are marked where they are learnt."""
+    items = "".join(f"<li>{''.join(map(_part, parts))}</li>" for parts in samples)
+    if not items:
+        return ""
+    return (
+        f'<p class="cm-note">{escape(label)}</p>'
+        f'<ul class="cm-list" aria-label="{escape(label)}">{items}</ul>'
+    )
+
+
+def _part(part: tuple[str, bool]) -> str:
+    text, learnt = part
+    return f"<mark>{escape(text)}</mark>" if learnt else escape(text)
+
+
 def bar(done: int, total: int, text: str) -> str:
     """A progress bar with a line of text."""
     value = min(max(done, 0), total)

@@ -168,6 +168,15 @@ def on_terminal() -> bool:
     return sys.stderr.isatty()
 
 
+def in_colour() -> bool:
+    """Whether results may have colours: a person reads them, and has not said no.
+
+    See no-color.org: any value of NO_COLOR but the empty one says no.
+    """
+    wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return wanted and sys.stdout.isatty()
+
+
 @contextlib.contextmanager
 def progress(total: int, what: str) -> Iterator[Callable[[str], None]]:
     """Progress of `total` steps: a bar with speed and ETA, or plain lines.

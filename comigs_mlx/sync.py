@@ -66,6 +66,7 @@ def _open(config: Any) -> tuple[Exchange, Metered]:
 
 
 def _init(config: InitConfig) -> tuple[Any, str]:
+    from comigs_mlx.federation import api
     from comigs_mlx.federation.formats.schema import to_dict
     from comigs_mlx.federation.participant import init, pull_push
     from comigs_mlx.federation.rounds import repository
@@ -84,6 +85,8 @@ def _init(config: InitConfig) -> tuple[Any, str]:
         command.say(duty)
     if config.dry_run:
         return agreed, manifest.to_json().decode().rstrip()
+    if config.run is not None:
+        command.say(api.trained_secrets(Path(config.run)))
     made = repository.initialise(
         exchange, manifest, origin.generalists, time.time(), config.private
     )
@@ -148,7 +151,7 @@ def _push(config: PushConfig) -> tuple[Any, str]:
     run, name = Path(config.run).expanduser(), config.participant
     if config.dry_run:
         leaving = api.leaving(run, exchange, name, config.privacy)
-        for line in api.remarks(leaving):
+        for line in [api.trained_secrets(run), *api.remarks(leaving)]:
             command.say(line)
         return leaving, json.dumps(leaving, indent=2)
     result = api.push(

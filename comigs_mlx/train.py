@@ -75,11 +75,17 @@ def _shared(config: TrainConfig, flags: Collection[str], say: Say) -> Session:
 
 def _introduce(opened: Session, say: Say) -> None:
     """What is trained on what, before the first step."""
+    from comigs_mlx.data import preview_text
     from comigs_mlx.model.params import EXPERTS
 
     counts = opened.trainer.trainable()
     documents = (f"{name} {count}" for name, count in opened.documents.items())
     say(f"documents: {', '.join(documents)}")
+    if opened.text is not None:
+        for sentence in preview_text.short(opened.text):
+            say(sentence)
+        about = preview_text.secrets_sentence(opened.text)
+        say(Note(about) if opened.text.trained_secrets else about)
     parts = (f"{role} {count:,}" for role, count in counts.items())
     if set(opened.trainer.experts.roles).isdisjoint(EXPERTS):
         say(

@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "comigs_mlx"
 ROOMS = (
     "benchmark",
     "data",
+    "diagnosis",
     "export",
     "federation/exchanges",
     "federation/formats",

@@ -60,7 +60,8 @@ class ShareActions:
         values = self._on_desk(
             api.leaving, self._run(run), opened(uri), participant(name)
         )
-        return would_leave(values), digest(values)
+        secrets = render.note(api.trained_secrets(self._run(run)))
+        return secrets + would_leave(values), digest(values)
 
     def push(self, run: Any, uri: Any, name: Any, shown: Any) -> str:
         """Send exactly what was shown; returns a sentence.

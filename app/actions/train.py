@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from comigs_mlx.config import from_dict, leaves
+from comigs_mlx.data import preview_text
 from comigs_mlx.data.preview import preview
 from comigs_mlx.errors import ComigsError, ConfigError, DataError, RunError
 from comigs_mlx.files import replacing_dir
@@ -106,7 +107,11 @@ class TrainActions:
             render.table(("split", "documents", "tokens"), rows, "Splits"),
         ]
         parts += [render.problem(self._plain(text)) for text in found.notes]
+        held = map(self._plain, preview_text.holds(found))
+        parts.append(render.listing(held, "What was read, and what it holds"))
         parts.append(render.listing(found.examples, "Beginnings of some documents"))
+        samples = [[(p.text, p.target) for p in parts_] for parts_ in found.samples]
+        parts.append(render.masked(samples, "Samples; what is learnt is marked"))
         return "".join(parts)
 
     @staticmethod

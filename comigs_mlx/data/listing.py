@@ -80,17 +80,28 @@ def _files(
         for entry in inside:
             if _is_hidden(entry, listing) or _is_excluded(entry, rules, listing):
                 continue
-            if entry.is_dir():
+            is_dir, is_file = _kind(entry)
+            if is_dir:
                 if entry.name in INSTALLED:
                     listing.skipped["folders of installed packages"] += 1
                 elif entry.is_symlink():
                     listing.skipped["linked folders"] += 1
                 else:
                     waiting.append((entry.path, rules))
-            elif entry.is_file():
+            elif is_file:
                 yield entry.path.split(os.sep), Path(entry.path), entry.is_symlink()
             else:
                 listing.skipped["links or devices that are no file"] += 1
+
+
+def _kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:
+    """Tell whether an entry is a folder and whether it is a file, links followed; a
+    link in a circle is neither.
+    """
+    try:
+        return entry.is_dir(), entry.is_file()
+    except OSError:
+        return False, False
 
 
 def _is_hidden(entry: os.DirEntry[str], listing: Listing) -> bool:
@@ -105,7 +116,7 @@ def _is_hidden(entry: os.DirEntry[str], listing: Listing) -> bool:
         listing.skipped["files with keys or passwords"] += 1
         return True
     is_text = not name.startswith("._") and name.lower().endswith(TEXT_ENDINGS)
-    if is_text or entry.is_dir():
+    if is_text or _kind(entry)[0]:
         listing.skipped["hidden files or folders"] += 1
     return True
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -63,11 +64,13 @@ class RawSplits:
         notes: Counted warnings, such as "skipped 2 empty files".
         report: The account of what was read, cut and left out; None where the
             source gives none.
+        redacted: Maps a kind of secret to the number that was replaced.
     """
 
     splits: dict[str, list[Sample]]
     notes: list[str] = field(default_factory=list)
     report: ReadingReport | None = None
+    redacted: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ class Splits:
         notes: Counted warnings for the user.
         report: The account of what was read, cut and left out; None where the
             source gives none.
+        redacted: Maps a kind of secret to the number that was replaced.
     """
 
     train: list[Sample]
@@ -91,6 +95,7 @@ class Splits:
     kind: str
     notes: list[str] = field(default_factory=list)
     report: ReadingReport | None = None
+    redacted: dict[str, int] = field(default_factory=dict)
 
 
 def load_splits(
@@ -113,7 +118,8 @@ def load_splits(
     splits, notes = _divided(raw.splits)
     notes = [*raw.notes, *notes]
     _check_filled(source, splits, notes)
-    return Splits(**splits, kind=kind, notes=notes, report=raw.report)
+    train, valid, test = (splits[name] for name in SPLITS)
+    return Splits(train, valid, test, kind, notes, raw.report, raw.redacted)
 
 
 def load_split(
@@ -246,13 +252,27 @@ def _without_overlaps(
     return remaining, notes
 
 
+def _redacted(raw: RawSplits) -> RawSplits:
+    """Replace all secrets, before anything is divided by its content."""
+    from comigs_mlx.data import secrets
+
+    counts: Counter[str] = Counter()
+    splits = {
+        name: [secrets.redacted_sample(sample, counts) for sample in samples]
+        for name, samples in raw.splits.items()
+    }
+    note = f"replaced {secrets.listed(counts)} (--redact)"
+    notes = [*raw.notes, *([note] if counts else [])]
+    return RawSplits(splits, notes, raw.report, dict(counts))
+
+
 def _read(source: str, reading: Reading, advance: Advance) -> RawSplits:
     path = os.path.expanduser(source)
     sources = [registry.load("source", name) for name in registry.names("source")]
     for plugin in sorted(sources, key=lambda plugin: int(plugin.ORDER)):
         if path and plugin.matches(path):
             raw: RawSplits = plugin.read(path, reading, advance)
-            return raw
+            return _redacted(raw) if reading.redact else raw
     raise DataError(
         f"no such file or folder: {source!r} (give a folder or file of text or JSONL, "
         "a Hugging Face dataset as owner/name, or demo)"

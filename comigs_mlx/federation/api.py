@@ -62,6 +62,7 @@ from comigs_mlx.federation.rounds.verification import Trust, Untrusted
 from comigs_mlx.model.licence import Licence
 from comigs_mlx.options import PrivacyOptions
 from comigs_mlx.runs import description
+from comigs_mlx.runs import trained_secrets as secrets_of_run
 from comigs_mlx.runs.place import Place, reports
 
 
@@ -141,6 +142,11 @@ def remarks(leaving: dict[str, Any]) -> list[str]:
     return sentences
 
 
+def trained_secrets(run: Path) -> str:
+    """On how many secrets a run was trained, in a sentence to say before a push."""
+    return secrets_of_run.sentence(Place(run).path)
+
+
 def pull(
     run: Path,
     exchange: Exchange,
@@ -201,7 +207,8 @@ def push(
             last.
         propose: Whether to open a pull request for those who may write, and close
             nothing.
-        say: It is told when a private contribution is sent again as it was.
+        say: It is told on how many secrets the run was trained, before anything is
+            sent, and when a private contribution is sent again as it was.
         accept: Whether to take what has changed in federation.json (`--trust`).
 
     Returns:
@@ -216,6 +223,7 @@ def push(
     )
     name, number = prepared.metadata.participant, federation.open_round
     result = {"participant": name, "round": number, "closed": False}
+    say(trained_secrets(run))
     with pull_push.intended(run, exchange.uri, prepared, before):
         if propose:
             url, new = submit.propose(exchange, federation, prepared)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.nn as nn
 
+from comigs_mlx import json_files
 from comigs_mlx.errors import ModelError, line
 from comigs_mlx.messages import Note, Say, quiet
 from comigs_mlx.model.base_folder import (
@@ -22,7 +23,7 @@ from comigs_mlx.model.base_folder import (
     foreign_code,
     plain_path,
 )
-from comigs_mlx.model.demo import demo_model_path
+from comigs_mlx.model.demo import demo_folder, demo_model_path, is_complete
 from comigs_mlx.model.fingerprint import fingerprint, recall, remember, state
 from comigs_mlx.model.licence import CARD, Licence, of_folder
 from comigs_mlx.model.licence import FILES as LICENCE_FILES
@@ -143,7 +144,12 @@ class Base:
         return digest
 
 
-def load_base(model_id: str, report: Say = quiet, revision: str | None = None) -> Base:
+def load_base(
+    model_id: str,
+    report: Say = quiet,
+    revision: str | None = None,
+    lazy: bool = False,
+) -> Base:
     """Load a base model that mlx-lm supports, plain or quantised.
 
     Code that comes with a model is never run.
@@ -153,6 +159,7 @@ def load_base(model_id: str, report: Say = quiet, revision: str | None = None) -
         report: Receives a sentence before each step that takes time.
         revision: The commit of a Hub model to load, whatever has been uploaded since;
             None for the newest.
+        lazy: Whether to leave the weights on the disk until they are used.
 
     Raises:
         ModelError: If the model cannot be found, fetched or loaded.
@@ -161,7 +168,7 @@ def load_base(model_id: str, report: Say = quiet, revision: str | None = None) -
     check_folder(path)
     report(f"loading {model_id}")
     files = state(path)
-    model, config = _load_model(path)
+    model, config = _load_model(path, lazy)
     tokenizer = _load_tokenizer(path, config)
     model.eval()
     model.freeze()
@@ -207,6 +214,39 @@ def is_from_hub(model_id: str) -> bool:
     if os.path.exists(os.path.expanduser(model_id)) or not HUB_ID.fullmatch(model_id):
         return False
     return isinstance(try_to_load_from_cache(model_id, "config.json"), str)
+
+
+def local_folder(model_id: str) -> Path | None:
+    """Return the folder of a model that is on this device; None where it is not.
+
+    It uses no network, and makes nothing.
+
+    Args:
+        model_id: The id or folder, as `load_base` takes it.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    if model_id == DEMO:
+        return demo_folder() if is_complete(demo_folder()) else None
+    folder = Path(os.path.expanduser(model_id))
+    if folder.exists() or not HUB_ID.fullmatch(model_id):
+        return folder if folder.exists() else None
+    file = try_to_load_from_cache(model_id, "config.json")
+    return Path(file).parent if isinstance(file, str) else None
+
+
+def tokenizer_of(folder: Path) -> TokenizerWrapper:
+    """Load the tokenizer of a model alone.
+
+    Args:
+        folder: The folder of the model.
+
+    Raises:
+        ModelError: If the folder is no model's, or its tokenizer cannot be read.
+    """
+    check_folder(folder)
+    config = json_files.read(folder / "config.json", ModelError, "fetch it again")
+    return _load_tokenizer(folder, config)
 
 
 def _fetch(model_id: str, report: Say, revision: str | None) -> Path:
@@ -260,13 +300,13 @@ def _hub_problem(model_id: str, error: Exception) -> str:
     )
 
 
-def _load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
+def _load_model(path: Path, lazy: bool) -> tuple[nn.Module, dict[str, Any]]:
     import mlx_lm
     from mlx_lm.utils import load_model
 
     try:
         with plain_path(path) as plain:
-            return load_model(plain)
+            return load_model(plain, lazy=lazy)
     except Exception as error:  # each family fails in its own way
         raise ModelError(
             f"mlx-lm {mlx_lm.__version__} cannot load {path} ({line(error)}): "

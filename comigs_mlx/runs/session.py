@@ -15,11 +15,13 @@ from comigs_mlx.config import read_yaml, to_dict
 from comigs_mlx.data.batches import BatchSource, sampled_batches, training_batches
 from comigs_mlx.data.cache import TokenCache
 from comigs_mlx.data.content import Content, naming_split, tokenised, tokens_digest
+from comigs_mlx.data.duplicates import text_of
 from comigs_mlx.data.identity import (
     content_digest,
     depends_on_date,
     tokenizer_identity,
 )
+from comigs_mlx.data.preview import Preview, described
 from comigs_mlx.data.reading_progress import in_sentences
 from comigs_mlx.data.splits import SPLITS, Sample, Splits, load_splits
 from comigs_mlx.errors import ConfigError, RunError
@@ -29,8 +31,9 @@ from comigs_mlx.model.base import Base, load_base
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.options import TrainConfig
 from comigs_mlx.platform import cpu_streams, switch
-from comigs_mlx.runs import description
+from comigs_mlx.runs import description, trained_secrets
 from comigs_mlx.runs.folder import RunFolder
+from comigs_mlx.runs.trained_secrets import TrainedSecrets
 from comigs_mlx.training import checkpoint, memory_estimate
 from comigs_mlx.training.fitting import check_texts
 from comigs_mlx.training.level import USUAL, Task
@@ -39,6 +42,9 @@ from comigs_mlx.training.trainer import Trainer
 
 ROUTER_ALONE = Task(roles=())
 """An expert level without roles: with a joint router, only the router learns."""
+
+LONG_TEXT = 20_000_000
+"""The characters from which on looking for secrets takes seconds, and is said."""
 
 CHANGES = {
     "data": "the text has changed since the run was saved",
@@ -57,12 +63,14 @@ class Session:
         identity: The base model, the shape of the experts, the digest of the text, and
             so on.
         documents: Maps each split to its number of documents.
+        text: The preview of the text; None where a resumed run has the text it had.
     """
 
     trainer: Trainer
     folder: RunFolder
     identity: dict[str, Any]
     documents: dict[str, int] = field(default_factory=dict)
+    text: Preview | None = None
 
     def run(self, stop: Callable[[], bool]) -> Iterator[Step | Report | Boundary]:
         """Train, save when due, write metrics, and yield what happens.
@@ -191,15 +199,17 @@ def _opened(
         config.memory_limit
     ):
         say(note)
+    digest = _digest(splits)
     identity = {
         "base_model": fingerprint,
         "experts": to_dict(mixture.options),
-        "data": _digest(splits),
+        "data": digest,
         "tokens": tokens_digest(texts.values()),
         "tokenizer": tokenizer_identity(base.tokenizer, splits.kind != "text"),
         "lanes": cpu_streams.count(config.data.batch_size),
     }
     documents = {name: len(getattr(splits, name)) for name in SPLITS}
+    text = _described(config, folder, digest, splits, texts, say)
     with folder.in_use():
         if not config.resume:
             folder.check_new()  # another process may have begun and ended meanwhile
@@ -212,7 +222,28 @@ def _opened(
         folder.create(resumable, mixture, *about)
         if trainer.position.step:  # the process may have been killed before this
             folder.write_experts(mixture, trainer.position.step)
-        yield Session(trainer, folder, identity, documents)
+        if text is not None:
+            counts = TrainedSecrets(digest, text.trained_secrets, text.redacted)
+            trained_secrets.add(folder.path, counts)
+        yield Session(trainer, folder, identity, documents, text)
+
+
+def _described(
+    config: TrainConfig,
+    folder: RunFolder,
+    digest: str,
+    splits: Splits,
+    texts: Mapping[str, Content],
+    say: Say,
+) -> Preview | None:
+    """Look at what the text holds, unless the run was trained on that very text."""
+    known = trained_secrets.read(folder.path)
+    if config.resume and known is not None and known.data == digest:
+        return None
+    size = sum(len(text_of(s)) for name in SPLITS for s in getattr(splits, name))
+    if size > LONG_TEXT:
+        say(f"looking for secrets and duplicates in {size:,} characters")
+    return described(splits, texts, thorough=False)
 
 
 def _revision(folder: RunFolder) -> str | None:

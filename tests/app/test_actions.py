@@ -300,6 +300,7 @@ def test_a_preview_counts_documents(model_queue, folder, text_folder):
     for cell in ("<td>train</td><td>200</td>", "<td>valid</td><td>40</td>"):
         assert cell in made
     assert "not counted" in made
+    assert "<li>secrets: none found</li>" in made
 
 
 def test_a_finished_run_stands_still(model_queue, folder):

@@ -66,3 +66,10 @@ def test_durations(seconds, text):
 )
 def test_sizes(count, text):
     assert render.size(count) == text
+
+
+def test_what_is_learnt_is_marked_and_escaped():
+    shown = render.masked([[("<a>", False), (ATTACK, True)]], "Samples")
+    assert "<li>&lt;a&gt;<mark>&quot;&#x27;&gt;&lt;img" in shown
+    assert "<img" not in shown
+    assert render.masked([], "Samples") == ""

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from .archive import Refused
+
 Found = tuple[str, str, int]
 """A piece: "document", its text and 0; "cut", what, and how many characters; "skipped",
 what, and 0."""
@@ -30,6 +32,15 @@ BLOCK, LINE, CELL, SPACE = "\x01", "\x02", "\x03", "\x04"
 """What stands for a blank line, a line end, a tab, and a space that is kept."""
 
 MARKS = re.compile(f"[{BLOCK}{LINE}{CELL}{SPACE}]")
+
+NESTED = re.compile(
+    r"<(/?)(?:div|span|table|section|blockquote|font|b|i|em|strong|ul|ol|a)\b",
+    re.IGNORECASE,
+)
+"""The tags that count; others are often left open."""
+
+DEPTH = 5000
+"""The most levels of a page."""
 
 CHARSET = re.compile(rb"<meta[^>]+charset\s*=\s*[\"']?\s*([\w-]+)", re.IGNORECASE)
 
@@ -65,9 +76,13 @@ def plain(html: str, around: str = "") -> tuple[str, int]:
     Args:
         html: The source of the page.
         around: A selector of elements that are left out besides `UNREAD`.
+
+    Raises:
+        Refused: If it is nested too deeply.
     """
     from selectolax.lexbor import LexborHTMLParser
 
+    check_depth(html)
     page = LexborHTMLParser(MARKS.sub(" ", html))
     body = page.body
     if body is None:
@@ -91,6 +106,19 @@ def plain(html: str, around: str = "") -> tuple[str, int]:
     for node in body.css("td,th"):
         node.insert_after(CELL)
     return _spaced(body.text(deep=True, separator="", strip=False)), cut
+
+
+def check_depth(html: str) -> None:
+    """Refuse a page that is nested too deeply: its text would take minutes.
+
+    Raises:
+        Refused: If it is.
+    """
+    depth = 0
+    for tag in NESTED.finditer(html):
+        depth = max(depth - 1, 0) if tag[1] else depth + 1
+        if depth > DEPTH:
+            raise Refused(f"it is nested more than {DEPTH:,} levels deep")
 
 
 def _spaced(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -17,6 +18,14 @@ PAGES = 5000
 REPEATED = 4
 """From so many pages on, a first or last line that most pages share is not text."""
 
+
+HYPHENATED = re.compile(r"[^\W\d_]-$")
+ENDS = (".", ":", ";", "!", "?")
+
+FULL, WIDE = 0.75, 40
+"""The share of the longest line from which a line is full, and how many characters the
+longest needs so that a page has paragraphs.
+"""
 
 SHORTEST = 3
 """The fewest lines of a page that may have such lines."""
@@ -95,7 +104,23 @@ def _shape(line: str) -> str:
 
 
 def reflowed(lines: list[str]) -> str:
-    """Join words and sentences that were broken at the end of a line."""
-    text = "\n".join(lines)
-    text = re.sub(r"(?<=[^\W\d_])-\n(?=[^\W\d_A-Z])", "", text)
-    return re.sub(r"(?<=[^\s.:;!?])\n(?=[a-zà-öø-ÿ])", " ", text)
+    """Join words and sentences that were broken at the end of a line.
+
+    A sentence goes on in a line that begins with a small letter, and after a line that
+    is about as long as the page's longest; lists and headings have short lines.
+    """
+    width, text = max(map(len, lines), default=0), ""
+    for line, following in itertools.zip_longest(lines, lines[1:], fillvalue=""):
+        if HYPHENATED.search(line) and following[:1].islower():
+            text += line[:-1]
+        else:
+            text += line + (" " if _goes_on(line, following, width) else "\n")
+    return text.rstrip("\n")
+
+
+def _goes_on(line: str, following: str, width: int) -> bool:
+    """Tell whether a sentence goes on in the following line."""
+    if not line or line.endswith(ENDS) or not following[:1].isalpha():
+        return False
+    is_full = len(line) >= FULL * width and width >= WIDE
+    return following[0].islower() or is_full

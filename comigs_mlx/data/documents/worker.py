@@ -101,7 +101,7 @@ def answer(request: dict[str, str]) -> dict[str, Any]:
     # A parser that meets a damaged file fails in ways that nobody has listed.
     except Exception as error:
         text = " ".join(f"{type(error).__name__}: {error}".split())
-        return {"error": f"it is damaged or no {request['kind']}: {text[:200]}"}
+        return {"error": f"it is damaged, or not what it seems: {text[:200]}"}
     if (characters := sum(len(text) for _, text, _ in found)) > CHARACTERS:
         return {"error": f"{characters:,} characters: the limit is {CHARACTERS:,}"}
     return {"pieces": found}

@@ -29,6 +29,7 @@ from comigs_mlx.federation.rounds.verification import Untrusted
 from comigs_mlx.messages import Note
 from comigs_mlx.model import params
 from comigs_mlx.options import TrainConfig
+from comigs_mlx.runs import trained_secrets
 from comigs_mlx.runs.session import Say, Session, has_learnt
 from comigs_mlx.training import checkpoint
 from comigs_mlx.training.records import Boundary, Exchanged, Report, Step
@@ -68,6 +69,7 @@ class Participation:
         self._valid_loss: float | None = None
         self._accept = accept
         self._refusal: Untrusted | None = None
+        self._told_secrets = False
 
     @property
     def steps_left(self) -> int:
@@ -230,6 +232,9 @@ class Participation:
 
     def _contribute(self, federation: Federation) -> Iterator[Exchanged]:
         run, place, round = self.run_folder, self.exchange.uri, federation.open_round
+        if not self._told_secrets:
+            self.say(trained_secrets.sentence(run))
+            self._told_secrets = True
         prepared, before = pull_push.prepare(
             run, self.exchange, federation, self.name, self.privacy, say=self.say
         )

@@ -43,6 +43,7 @@ HOSTILE = {
     "locked.docx": (encrypted, "it is encrypted"),
     "empty.epub": (made.archive({"mimetype": "application/epub+zip"}), "is missing"),
     "nested.epub": (made.archive({"a.zip": made.archive({"b": "c"})}), "is missing"),
+    "nested.html": ("<html>" + "<div>" * 200_000, "nested more than 5,000 levels"),
     "pages.pdf": (lambda: made.pdf([[]] * 10_000), "10,000 pages: the limit is 5,000"),
     "cut.pdf": (made.pdf([["x"]])[:30], "damaged PDF"),
 }

@@ -33,6 +33,11 @@ def test_a_scan_has_no_text(write: Callable[..., Path]) -> None:
 def test_words_and_sentences_are_joined_and_paragraphs_stay() -> None:
     lines = ["A hyphen-", "ated word and", "more.", "Next line", "Proper-", "Noun"]
     assert reflowed(lines) == "A hyphenated word and more.\nNext line\nProper-\nNoun"
+    full = "Dies ist eine recht lange Zeile über die"
+    short = "Brücken. Sie endet hier"
+    assert reflowed([full, short, "Titel"]) == f"{full} {short}\nTitel"
+    assert reflowed([f"{full}.", "Neu"]) == f"{full}.\nNeu"
+    assert reflowed(["Apples", "Bananas", "1. One"]) == "Apples\nBananas\n1. One"
     few = [["Title", "a"], ["Title", "b"], ["Title", "c"]]
     assert without_headers(few) == (few, 0)
     slides = [["One", "and the same."]] * 5
