@@ -19,6 +19,9 @@ from comigs_mlx.errors import DataError, raise_all
 
 IGNORED = "files or folders that .gitignore excludes"
 
+IN_ICLOUD = "files that are in iCloud alone (open them in the Finder once)"
+"""The placeholders that older systems leave, such as .notes.txt.icloud."""
+
 SECRETS = re.compile(r"\.env(\..*)?|\.netrc|\.npmrc|\.pgpass|\.htpasswd|\.pypirc")
 """The names of hidden files that hold passwords."""
 
@@ -114,6 +117,9 @@ def _is_hidden(entry: os.DirEntry[str], listing: Listing) -> bool:
         return False
     if SECRETS.fullmatch(name):
         listing.skipped["files with keys or passwords"] += 1
+        return True
+    if name.endswith(".icloud"):
+        listing.skipped[IN_ICLOUD] += 1
         return True
     is_text = not name.startswith("._") and name.lower().endswith(TEXT_ENDINGS)
     if is_text or _kind(entry)[0]:

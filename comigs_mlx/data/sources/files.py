@@ -121,10 +121,13 @@ def _read_folder(folder: Path, reading: Reading, advance: Advance) -> RawSplits:
     unknown: list[Path] = []
     for path in with_progress(found.files, "files", advance, len(found.files)):
         try:
-            plugin = format_of(head_of(path), known)
+            head = head_of(path)
+            plugin = format_of(head, known)
             if plugin is None:
                 if _is_zip(path):
                     report.skip("zip archives (unpack them first)", 1, str(path))
+                elif not head.size:
+                    report.skip("empty files", 1, str(path))
                 else:
                     unknown.append(path)
                 continue

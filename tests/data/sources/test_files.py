@@ -28,6 +28,15 @@ def test_links_in_a_circle_are_passed_over(write: Write) -> None:
     ]
 
 
+def test_what_a_mac_leaves_in_a_folder(write: Write) -> None:
+    names = [".b.txt.icloud", ".DS_Store", "._a.txt", "Icon\r", "empty.pages"]
+    folder = write({"a.txt": "a", **dict.fromkeys(names, "")})
+    assert files.read(str(folder)).notes == [
+        "skipped 1 file that is in iCloud alone (open them in the Finder once)",
+        "skipped 2 empty files",
+    ]
+
+
 def test_whatever_a_format_raises_is_one_line(
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
