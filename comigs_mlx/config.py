@@ -73,13 +73,14 @@ def leaves(kind: type[Any]) -> Iterator[dataclasses.Field[Any]]:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The flat form of a configuration: option name -> value."""
+    """The flat form of a configuration: option name -> value, as YAML holds it."""
     flat: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        flat |= (
-            to_dict(value) if dataclasses.is_dataclass(value) else {field.name: value}
-        )
+        if dataclasses.is_dataclass(value):
+            flat |= to_dict(value)
+        else:
+            flat[field.name] = list(value) if isinstance(value, tuple) else value
     return flat
 
 
