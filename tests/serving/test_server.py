@@ -525,3 +525,36 @@ class TestCommand:
             assert code == 2
             assert not any(word in out + err for word in ("quite", "two words"))
             assert "--api-key-file" in err
+
+
+class TestConnections:
+    def connected(self, server):
+        return socket.create_connection(("127.0.0.1", server.server_port), timeout=30)
+
+    def test_who_sends_nothing_more_is_hung_up_on(self):
+        limits = Limits(seconds=0.1)
+        with Server(("127.0.0.1", 0), None, Access(), limits) as server:
+            with server.answering(), self.connected(server) as client:
+                client.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: loc")
+                assert client.recv(100) == b""
+            with server.answering(), self.connected(server) as client:
+                head = b"Host: localhost\r\nContent-Type: application/json\r\n"
+                start = b"POST /v1/completions HTTP/1.1\r\n"
+                client.sendall(start + head + b"Content-Length: 9\r\n\r\n{")
+                while client.recv(1000):
+                    pass
+
+    def test_more_than_there_is_place_for_are_sent_away(self):
+        def answer():
+            with contextlib.suppress(ConnectionError), self.connected(server) as client:
+                client.sendall(b"GET /v1/none HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                return client.recv(12)
+
+        limits = Limits(connections=1)
+        with Server(("127.0.0.1", 0), None, Access(), limits) as server:
+            with server.answering():
+                with self.connected(server) as first:
+                    first.sendall(b"GET")
+                    with self.connected(server) as second:
+                        assert second.recv(12) == b"HTTP/1.1 503"
+                wait(lambda: answer() == b"HTTP/1.1 404")
