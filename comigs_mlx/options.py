@@ -37,8 +37,10 @@ class Reading:
     Attributes:
         me: The names, numbers and addresses of the one who trains, in any case.
         learn_others: Whether other people's words are learnt too.
-        learn_answers: Whether another model's answers are learnt.
+        learn_answers: Whether another model's answers are learnt, and not the
+            questions.
         pause_hours: The hours of silence that end a conversation.
+        mail_threads: Whether mail becomes conversations, one for each thread.
         columns: What the columns of tables stand for, such as "text=body".
         redact: Whether secrets are replaced by what they are.
     """
@@ -52,11 +54,16 @@ class Reading:
     learn_others: bool = option(False, "learn other people's words in chats, too")
     learn_answers: bool = option(
         False,
-        "learn the answers in ChatGPT's and Claude's exports, too; their terms of use "
-        "may forbid it",
+        "learn the answers in ChatGPT's and Claude's exports, not your questions; "
+        "their terms of use may forbid training other models on them",
     )
     pause_hours: float = option(
         6.0, "a chat is cut into conversations at pauses as long as this", "HOURS"
+    )
+    mail_threads: bool = option(
+        False,
+        "learn mail as conversations, one for each thread, instead of each mail that "
+        "you wrote as a text of its own",
     )
     columns: str = option(
         "",
@@ -98,6 +105,7 @@ class ReadingGiven:
     learn_others: bool | None = like(Reading, "learn_others", None)
     learn_answers: bool | None = like(Reading, "learn_answers", None)
     pause_hours: float | None = like(Reading, "pause_hours", None)
+    mail_threads: bool | None = like(Reading, "mail_threads", None)
     columns: str | None = like(Reading, "columns", None)
     redact: bool | None = like(Reading, "redact", None)
 

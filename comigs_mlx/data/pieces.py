@@ -42,6 +42,8 @@ class Message:
         by_me: Whether the owner of the file said it, where the format knows; None
             where only the speaker's name can tell.
         by_model: Whether a language model said it.
+        alone: Whether it is learnt as a text of its own, as a mail is, instead of as a
+            turn of a conversation.
     """
 
     speaker: str
@@ -51,6 +53,7 @@ class Message:
     time: float | None = None
     by_me: bool | None = None
     by_model: bool = False
+    alone: bool = False
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from pathlib import Path
 from types import ModuleType
 
 from comigs_mlx import registry
-from comigs_mlx.data import listing
+from comigs_mlx.data import conversations, listing
 from comigs_mlx.data.documents import child
 from comigs_mlx.data.extras import NeedsExtra
+from comigs_mlx.data.mac_access import reason
 from comigs_mlx.data.pieces import (
     HEAD,
     Document,
@@ -82,7 +83,7 @@ def head_of(path: Path) -> FileHead:
         with open(path, "rb", buffering=0) as file:
             return FileHead(str(path), file.read(HEAD), os.fstat(file.fileno()).st_size)
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+        raise DataError(f"{path}: cannot be read: {reason(error)}") from error
 
 
 def format_of(file: FileHead, known: Iterable[ModuleType]) -> ModuleType | None:
@@ -179,8 +180,10 @@ def _raw(
             samples.append(Placed({"text": piece.text}, piece.place))
         elif isinstance(piece, Placed):
             samples.append(piece)
-    samples += _conversations(pieces, report, reading)
-    notes = [*report.notes(), *notes]
+    messages = [piece for piece in pieces if isinstance(piece, Message)]
+    samples += _conversations(messages, report, reading)
+    on_speakers = conversations.notes(messages, reading)
+    notes = [*report.notes(), *on_speakers, *notes]
     if not samples and (source.is_dir() or report.problems):
         problem = (
             f"{source}: no text found: expected files ending in "
@@ -191,16 +194,9 @@ def _raw(
 
 
 def _conversations(
-    pieces: list[Piece], report: ReadingReport, reading: Reading
+    messages: list[Message], report: ReadingReport, reading: Reading
 ) -> Iterator[Sample]:
-    messages = [piece for piece in pieces if isinstance(piece, Message)]
-    if not messages:
-        return
-    me = {name.casefold() for name in reading.me}
-    mine = (m.speaker for m in messages if m.by_me or m.speaker.casefold() in me)
-    report.me = list(dict.fromkeys(mine))
-    from comigs_mlx.data import conversations
-
+    report.me = conversations.mine(messages, reading)
     for sample in conversations.samples(messages, reading):
         if isinstance(sample, Skipped):
             report.add("", sample)
