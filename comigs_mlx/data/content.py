@@ -61,7 +61,8 @@ def tokenised(
         kind: The kind of the samples, "text", "chat" or "mixed".
         tokenizer: The tokenizer of the base model.
         seq_len: The inputs per sequence, in tokens, to which conversations are cut,
-            and into which texts beside them are. None leaves them whole.
+            and into which people's own chats, and texts beside them, are. None leaves
+            them whole.
         mask_prompt: Whether only the assistant's tokens are targets (chat).
         cache: The cache that keeps tokens between runs; None keeps them in memory only.
         say: Receives a sentence on how far the work is, where it takes long.
@@ -93,8 +94,11 @@ def tokenised(
         arrays = _once(cache, key, names, fresh)
         if plain:
             return TokenStream(arrays["tokens"], arrays["documents"]), []
-        texts = [mixed and "text" in sample for sample in samples]
-        content, notes = cut(_labelled(arrays), seq_len, texts)
+        # A row of JSONL is truncated, as in mlx-lm; what people wrote is not lost.
+        windowed = [
+            "mask" in sample or (mixed and "text" in sample) for sample in samples
+        ]
+        content, notes = cut(_labelled(arrays), seq_len, windowed)
     return content, [*notes, *_date_note(tokenizer)]
 
 
@@ -187,7 +191,13 @@ def _labelled_arrays(labelled: Labelled) -> NamedArrays:
         ),
         "ends": np.cumsum([len(s.tokens) for s in samples], dtype=np.int64),
         "turns": np.array(
-            [labelled.rewritten, labelled.unfound, labelled.endless], np.int64
+            [
+                labelled.rewritten,
+                labelled.unfound,
+                labelled.endless,
+                labelled.refused,
+            ],
+            np.int64,
         ),
     }
 
