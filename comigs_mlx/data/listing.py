@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from comigs_mlx.data.mac_access import reason
 from comigs_mlx.data.reading import TEXT_ENDINGS, stays_inside
 from comigs_mlx.errors import DataError, raise_all
 
@@ -75,7 +76,7 @@ def _files(
             with os.scandir(directory) as entries:
                 inside = list(entries)
         except OSError as error:
-            problems.append(f"{error.filename}: cannot be read: {error.strerror}")
+            problems.append(f"{error.filename}: cannot be read: {reason(error)}")
             continue
         if any(entry.name == ".gitignore" for entry in inside):
             rules = (*rules, _gitignore(directory))
