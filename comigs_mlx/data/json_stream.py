@@ -62,8 +62,10 @@ class JsonStream:
             except RecursionError:
                 self._fail(self._at, "it is too deeply nested")
             else:
-                # The digits of a number may go on behind what was read.
-                if end < len(self._buffer) or not self._more():
+                # A number may go on behind what was read.
+                tail = self._buffer[end : end + NEAR]
+                is_open = len(tail) < NEAR and all(c in ".+-eE" for c in tail)
+                if not (is_open and self._more()):
                     self._at = end
                     return value
 
