@@ -51,7 +51,9 @@ class Reading:
         "in any case; only what you wrote is learnt",
         "NAME",
     )
-    learn_others: bool = option(False, "learn other people's words in chats, too")
+    learn_others: bool = option(
+        False, "learn other people's words in chats and mail, too"
+    )
     learn_answers: bool = option(
         False,
         "learn the answers in ChatGPT's and Claude's exports, not your questions; "

@@ -57,7 +57,7 @@ def matches(file: FileHead) -> bool:
     if not file.head.startswith(MAGIC):
         return False
     try:
-        with _database(Path(file.path)) as database:
+        with _database(Path(file.path), with_log=False) as database:
             query = "SELECT name FROM sqlite_master WHERE type = 'table'"
             return {name for (name,) in database.execute(query)} >= TABLES
     except (sqlite3.Error, OSError):
@@ -112,7 +112,7 @@ def body_text(archive: bytes) -> str | None:
 
 
 @contextlib.contextmanager
-def _database(path: Path) -> Iterator[sqlite3.Connection]:
+def _database(path: Path, with_log: bool = True) -> Iterator[sqlite3.Connection]:
     """Open a database that nothing is written to.
 
     What Messages has not yet put into the database stands in a file beside it, which
@@ -122,9 +122,9 @@ def _database(path: Path) -> Iterator[sqlite3.Connection]:
         stack.enter_context(path.open("rb"))  # says why it cannot be, unlike SQLite
         log = path.with_name(f"{path.name}-wal")
         mode = "mode=ro&immutable=1"
-        if log.exists() and log.stat().st_size:
+        if with_log and log.exists() and log.stat().st_size:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            shutil.copyfile(log, folder / f"copy.db{log.name[len(path.name) :]}")
+            shutil.copyfile(log, folder / "copy.db-wal")
             path, mode = Path(shutil.copyfile(path, folder / "copy.db")), "mode=rw"
         name = urllib.parse.quote(str(path.absolute()))
         database = sqlite3.connect(f"file:{name}?{mode}", uri=True)

@@ -162,20 +162,18 @@ def _body(part: Parsed, place: str) -> tuple[str, list[Cut]]:
         return "", [Cut("forwards", size, place)]
     if part.get_content_disposition() == "attachment" or part.get_filename():
         return "", []
-    if part.is_multipart():
-        parts = [p for p in part.get_payload() if isinstance(p, Parsed)]
-        bodies = [(_body(p, place), p.get_content_type()) for p in parts]
-        if kind == "multipart/alternative":
-            plain = [
-                body for body, of in bodies if of == "text/plain" and body[0].strip()
-            ]
-            texts = [body for body, _ in bodies if body[0].strip()]
-            return (plain or texts or [("", [])])[0]
-        return (
-            "\n".join(text for (text, _), _ in bodies if text),
-            [cut for (_, cuts), _ in bodies for cut in cuts],
-        )
-    return _text(part, kind, place)
+    if not part.is_multipart():
+        return _text(part, kind, place)
+    parts = [p for p in part.get_payload() if isinstance(p, Parsed)]
+    if kind == "multipart/alternative":
+        plain_first = sorted(parts, key=lambda p: p.get_content_type() != "text/plain")
+        texts = (_body(p, place) for p in plain_first)
+        return next((body for body in texts if body[0].strip()), ("", []))
+    bodies = [_body(p, place) for p in parts]
+    return (
+        "\n".join(text for text, _ in bodies if text),
+        [cut for _, cuts in bodies for cut in cuts],
+    )
 
 
 def _text(part: Parsed, kind: str, place: str) -> tuple[str, list[Cut]]:
