@@ -81,7 +81,7 @@ def check_me(messages: Sequence[Message], reading: Reading) -> None:
     """
     unclear = [m for m in messages if m.by_me is None and not m.by_model]
     me = _keys_of_me(reading)
-    if not unclear or any(names(m.speaker) & me for m in unclear):
+    if not unclear or any(_is_mine(me, m) for m in unclear):
         return
     files = list(dict.fromkeys(map(file_of, unclear)))
     where, they = _listed(files), "it has" if len(files) == 1 else "they have"
@@ -170,7 +170,9 @@ def _keys_of_me(reading: Reading) -> frozenset[str]:
 def _is_mine(me: frozenset[str], message: Message) -> bool:
     if message.by_me is not None:
         return message.by_me
-    return not message.by_model and bool(names(message.speaker) & me)
+    # Spam has its receivers' names: who gives an address means that address.
+    addresses = frozenset(key for key in me if "@" in key) if message.alone else None
+    return not message.by_model and bool(names(message.speaker) & (addresses or me))
 
 
 def _threads(messages: Iterable[Message]) -> list[list[Message]]:
@@ -279,7 +281,7 @@ def _silent_files(unclear: Sequence[Message], me: frozenset[str]) -> Iterator[st
         if not message.alone:
             by_file.setdefault(file_of(message), []).append(message)
     for file, said in by_file.items():
-        if not any(names(m.speaker) & me for m in said):
+        if not any(_is_mine(me, m) for m in said):
             yield (
                 f"you say nothing in {file}, which has messages by {_speakers(said)}: "
                 "if one of them is you, add that name to --me"
@@ -309,11 +311,21 @@ def _speakers(messages: Iterable[Message]) -> str:
 
 
 def _likeliest(messages: Iterable[Message]) -> str:
-    """Return the speaker of the most threads, then of the most messages."""
-    counts = Counter(shown(m.speaker) for m in messages)
-    heard = {(shown(m.speaker), file_of(m), m.thread) for m in messages}
-    threads = Counter(speaker for speaker, *_ in heard)
-    return max(counts, key=lambda speaker: (threads[speaker], counts[speaker]))
+    """Return the name that is in the most chats, then the one of the most messages.
+
+    All mail counts as one chat, where the sender's name may be one of a chat's.
+    Between a sender's name and address, the address is surer.
+    """
+    chats: dict[str, set[tuple[str, str]]] = {}
+    counts: Counter[str] = Counter()
+    for message in messages:
+        whole = shown(message.speaker)
+        match = WITH_ADDRESS.fullmatch(whole)
+        chat = ("", "") if message.alone else (file_of(message), message.thread)
+        for name in [match[1].strip('"'), match[2]] if match else [whole]:
+            chats.setdefault(name, set()).add(chat)
+            counts[name] += 1
+    return max(chats, key=lambda name: (len(chats[name]), counts[name], "@" in name))
 
 
 def _listed(files: Sequence[str]) -> str:

@@ -175,6 +175,20 @@ def test_learnt_answers_have_the_natural_roles_and_a_word_on_terms_of_use() -> N
     assert "terms of use" in note
 
 
+def test_an_address_keeps_others_of_my_name_out_of_my_mail() -> None:
+    mails = [
+        Message("Ann <a@x.org>", "mine", "1.eml", alone=True),
+        Message("Ann <spam@x.org>", "buy", "2.eml", alone=True),
+    ]
+
+    def learnt(*me: str) -> list[str]:
+        found = samples([*mails, *said("Ann")], Reading(me))
+        return [s["text"] for s in found if isinstance(s, Placed) and "text" in s]
+
+    assert learnt("Ann", "a@x.org") == ["mine"]
+    assert learnt("Ann") == ["mine", "buy"]
+
+
 def test_mails_of_mine_are_texts() -> None:
     mails = [
         Message(name, f"by {name}", f"m.mbox:{i}", alone=True)
@@ -231,6 +245,18 @@ def test_asks_who_i_am_with_the_speakers_and_the_flag() -> None:
         "--me Cem is nobody in chat.txt: it has messages by Ben (2), Ann Lee (1): give "
         "your name as it stands there, such as --me Ben"
     )
+
+
+def test_suggests_who_is_in_chats_and_in_mail() -> None:
+    mails = [
+        Message(name, "x", f"{i}.eml", f"{i}", alone=True)
+        for name in ("Ann Lee <ann@x.org>", "news@x.org")
+        for i in range(5)
+    ]
+    with pytest.raises(DataError, match="such as --me 'Ann Lee':"):
+        check_me([*mails, *said("Ben", "Ann Lee", "Ann Lee", "Ben")], Reading())
+    with pytest.raises(DataError, match="such as --me ann@x.org:"):
+        check_me(mails, Reading())
 
 
 def test_only_asks_where_names_alone_can_tell() -> None:

@@ -121,7 +121,7 @@ def test_a_page_alone_is_read_without_what_it_quotes(write: Write) -> None:
 
 
 def test_hostile_html_ends() -> None:
-    assert html_text("<div>" * 100_000 + "x" + "</p>" * 10 + "<b")[0].startswith("x")
+    assert html_text("<div>" * 20_000 + "x" + "</p>" * 10 + "<b")[0].startswith("x")
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_what_nobody_wrote_is_left_out_and_counted(write: Write) -> None:
     encrypted = f"{HEADER}Content-Type: multipart/encrypted; boundary=x\n\n--x--"
     quote = f"{HEADER}\n> old"
     deep = "".join(
-        f"Content-Type: multipart/mixed; boundary=b{i}\n\n--b{i}\n" for i in range(3000)
+        f"Content-Type: multipart/mixed; boundary=b{i}\n\n--b{i}\n" for i in range(1500)
     )
     files = [automatic, encrypted, quote, f"{HEADER}{deep}"]
     text = "".join(f"{FROM_LINE}{file}\n\n" for file in files)

@@ -74,7 +74,9 @@ def test_without_a_name_it_is_an_error_with_the_speakers(folder: Path) -> None:
     with pytest.raises(DataError) as asked:
         read(str(folder))
     assert str(asked.value).startswith("who are you in ")
-    assert "such as --me Ben: they have messages by Ben (30), " in str(asked.value)
+    assert "such as --me 'Ann Lée': they have messages by Ben (30), " in str(
+        asked.value
+    )
     assert "Me (" not in str(asked.value)
 
 
