@@ -1,7 +1,7 @@
 """Lists the files of a folder that may be read, and counts what is passed over.
 
-Hidden files and folders, linked folders, links that leave the folder, devices, and what
-a .gitignore excludes are passed over.
+Hidden files and folders (but for those of a Maildir), linked folders, links that leave
+the folder, devices, and what a .gitignore excludes are passed over.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def _is_hidden(entry: os.DirEntry[str], listing: Listing) -> bool:
     macOS writes ._NAME beside each file, and .DS_Store into each folder.
     """
     name = entry.name
-    if not name.startswith("."):
+    if not name.startswith(".") or _is_mail_folder(entry):
         return False
     if SECRETS.fullmatch(name):
         listing.skipped["files with keys or passwords"] += 1
@@ -125,6 +125,12 @@ def _is_hidden(entry: os.DirEntry[str], listing: Listing) -> bool:
     if is_text or _kind(entry)[0]:
         listing.skipped["hidden files or folders"] += 1
     return True
+
+
+def _is_mail_folder(entry: os.DirEntry[str]) -> bool:
+    """Tell whether an entry is a folder of mail, such as the .Sent of a Maildir."""
+    parts = (os.path.join(entry.path, name) for name in ("cur", "new"))
+    return all(map(os.path.isdir, parts))
 
 
 def _is_excluded(

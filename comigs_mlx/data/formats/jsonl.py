@@ -15,7 +15,7 @@ from comigs_mlx.data.rows import parsed, read_rows
 from comigs_mlx.data.splits import Placed
 from comigs_mlx.errors import DataError, raise_all
 
-ORDER = 70
+ORDER = 81
 KIND = "jsonl"
 
 ENDINGS = (".jsonl", ".ndjson")

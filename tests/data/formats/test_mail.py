@@ -26,7 +26,7 @@ HEADER = (
 
 SAMPLES = {
     "in.mbox": f"{FROM_LINE}{HEADER}\nHi Ben\n\n{FROM_LINE}{HEADER}\nBye\n",
-    "letter.eml": f"Received: by x\r\n{HEADER}\nHi".replace("\n", "\r\n"),
+    "letter.eml": f"Received: by x\n{HEADER}\nHi".replace("\n", "\r\n"),
     "cur/1704099600.M1.host:2,S": f"Return-Path: <a@x.org>\n{HEADER}\nHi",
     "1.emlx": f"{len(HEADER) + 4}      \n{HEADER}\nHi\n<plist></plist>",
 }

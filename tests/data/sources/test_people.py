@@ -70,6 +70,15 @@ def test_a_folder_of_everything_is_read_with_its_speakers(folder: Path) -> None:
     assert load_splits(str(folder), reading=Reading(me=("ann lée",))).kind == "mixed"
 
 
+def test_the_hidden_folders_of_a_maildir_are_read(write: Write) -> None:
+    mail = test_mail.SAMPLES["letter.eml"]
+    files = {".Sent/cur/1": mail, ".Sent/new/2": mail, ".Trash/cur/3": mail}
+    folder = write({**files, "cur/4": "From: Ben\nDate: 1 Jan 2024\n\nHi"})
+    raw = read(str(folder), Reading(me=("ann@example.org",)))
+    places = [Path(sample.place).name for sample in raw.splits["all"]]
+    assert places == ["1", "2"]
+
+
 def test_without_a_name_it_is_an_error_with_the_speakers(folder: Path) -> None:
     with pytest.raises(DataError) as asked:
         read(str(folder))
