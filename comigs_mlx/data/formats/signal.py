@@ -34,9 +34,9 @@ KEYS = (b'"sender": ', b'"body": ', b'"quote": ', b'"reactions": ')
 """The keys of a message in JSON, beside the date."""
 
 QUOTE = re.compile(r"\A\n*(?:>.*\n?)+")
-MEDIA = re.compile(r"!?\[[^\]\n]*\]\(\.{1,2}/[^)\n]*\) *")
-STICKER = re.compile(r"\n\(\( .* \)\)")
-REACTIONS = re.compile(r"\n\(- .+: .+ -\)")
+MEDIA = re.compile(r"!?\[[^\[\]\n]{0,300}\]\(\.{1,2}/[^()\n]{0,500}\) *")
+STICKER = re.compile(r"\n\(\( .{1,100} \)\)")
+REACTIONS = re.compile(r"\n\(- .{1,2000}: .{1,20} -\)")
 CALL = re.compile(r"(?:Incoming|Outgoing|Missed)(?: voice| video| group)? call.*")
 DELETED = "(This message was deleted)"
 NOBODY = "No-Sender"
