@@ -7,15 +7,16 @@ English, German, French, Italian, Spanish, Portuguese and Dutch.
 
 from __future__ import annotations
 
+import html
 import re
-from html.parser import HTMLParser
+from collections.abc import Iterator
 
 from comigs_mlx.data.pieces import Cut
 
 ANYTHING = r"\b[^\n]{0,160}(?:\n[^\n]{1,160}){0,2}?\b"
 COLON = r"[ \u00a0\u202f]?:"
 WROTE = re.compile(
-    rf"^[ \t>]*(?:On{ANYTHING}wrote{COLON}"
+    rf"^[ \t]*(?:On{ANYTHING}wrote{COLON}"
     rf"|(?:Am|On){ANYTHING}schrieb\b[^\n]{{0,120}}:"
     rf"|Le{ANYTHING}a (?:é|e)crit{COLON}"
     rf"|Il{ANYTHING}ha scritto{COLON}"
@@ -31,7 +32,7 @@ FORWARD_WORDS = (
     r"|messaggio inoltrato|mensaje reenviado|mensagem encaminhada|doorgestuurd bericht"
 )
 FORWARD = re.compile(
-    rf"^[ \t]*(?:-{{2,}}[^\n]{{0,20}}(?:{FORWARD_WORDS})[^\n]{{0,20}}"
+    rf"^[ \t]*(?:-{{2,40}}[^\n]{{0,20}}(?:{FORWARD_WORDS})[^\n]{{0,20}}"
     r"|(?:begin forwarded message|anfang der weitergeleiteten nachricht"
     r"|début du message (?:réexpédié|transféré)|inizio (?:del )?messaggio inoltrato"
     r"|inicio del mensaje reenviado|início da mensagem encaminhada"
@@ -41,7 +42,7 @@ FORWARD = re.compile(
 """The line before somebody else's mail that was sent on."""
 
 ORIGINAL = re.compile(
-    r"^[ \t]*-{2,}[ \t]*(?:original message|original appointment"
+    r"^[ \t]*-{2,40}[ \t]*(?:original message|original appointment"
     r"|urspr(?:ü|ue)ngliche (?:nachricht|mail)|message d['’]origine|message original"
     r"|messaggio originale|mensaje original|mensagem original"
     r"|oorspronkelijk bericht)[ \t]*-{2,}[ \t]*$",
@@ -147,26 +148,28 @@ def _unquoted(text: str) -> str:
     Answers between quoted lines stay. Where the quote has lost its marks, as in what
     was made of HTML, nothing tells where it ends.
     """
-    while match := _wrote(text):
-        below = text[match.end() :].lstrip("\n")
-        if below and not below.startswith(">"):
-            text = text[: match.start()]
+    kept, at = [], 0
+    for match in WROTE.finditer(text):
+        if not re.search(r"\d", match[0]):
+            continue  # those of mail programs have a date
+        below = match.end()
+        while text.startswith("\n", below):
+            below += 1
+        kept += [text[at : match.start()].rstrip(), "\n\n"]
+        at = below if text.startswith(">", below) else len(text)
+        if at == len(text):
             break
-        text = f"{text[: match.start()].rstrip()}\n\n{below}"
-    kept = [line for line in text.split("\n") if not line.startswith(">")]
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(kept))
-
-
-def _wrote(text: str) -> re.Match[str] | None:
-    """Find the words before a quote; those of a mail program have a date."""
-    dated = (m for m in WROTE.finditer(text) if re.search(r"\d", m[0]))
-    return next(dated, None)
+    lines = "".join([*kept, text[at:]]).split("\n")
+    own = "\n".join(line for line in lines if not line.startswith(">"))
+    return re.sub(r"\n{3,}", "\n\n", own)
 
 
 def _unsigned(text: str) -> str:
+    """Take off the signature, and the footers of phones at the end."""
+    ends = text.rstrip().rsplit("\n", LONGEST_SIGNATURE + 1)
+    last = len(ends[0]) if len(ends) > LONGEST_SIGNATURE + 1 else 0
     for match in SIGNATURE.finditer(text):
-        below = text[match.end() :].strip().count("\n") + 1
-        if len(match[0]) == 3 or below <= LONGEST_SIGNATURE:
+        if len(match[0]) == 3 or match.start() >= last:
             text = text[: match.start()]
             break
     lines = text.rstrip().split("\n")
@@ -175,68 +178,105 @@ def _unsigned(text: str) -> str:
     return "\n".join(lines)
 
 
-class _Page(HTMLParser):
+TAG = re.compile(
+    r"""<(/?)([a-zA-Z][a-zA-Z0-9:-]*)((?:[^<>"']|"[^"<]*"|'[^'<]*')*)>""", re.DOTALL
+)
+CLASS = re.compile(
+    r"""\bclass\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s>]+))""", re.IGNORECASE
+)
+RAW_END = re.compile(r"</(?:script|style)\b", re.IGNORECASE)
+
+BREAKS = frozenset("address article dd div dl dt hr li pre section tr".split())
+PARAGRAPHS = frozenset("p h1 h2 h3 h4 h5 h6 ul ol table".split())
+UNSEEN = frozenset("head script style title".split())
+QUOTES = frozenset("gmail_quote gmail_extra yahoo_quoted moz-cite-prefix".split())
+
+
+def _markup(page: str) -> Iterator[tuple[str, str, str]]:
+    """Yield each tag as its slash, if any, name and attributes, and text as the third.
+
+    Python's own parser takes a time that grows with the square of a hostile page. Here
+    no character is looked at more than a few times.
+    """
+    at = 0
+    while (begin := page.find("<", at)) >= 0:
+        yield "", "", page[at:begin]
+        is_comment = page.startswith("<!--", begin)
+        if match := TAG.match(page, begin):
+            at, name = match.end(), match[2].lower()
+            yield match[1], name, match[3]
+            if name in ("script", "style") and not match[1]:
+                end = RAW_END.search(page, at)
+                at = end.start() if end else len(page)
+        elif is_comment or page[begin + 1 : begin + 2] in ("!", "?"):
+            close = "-->" if is_comment else ">"
+            end_at = page.find(close, begin)
+            at = end_at + len(close) if end_at >= 0 else len(page)
+        else:
+            yield "", "", "<"
+            at = begin + 1
+    yield "", "", page[at:]
+
+
+class _Page:
     """Collects the text of a mail in HTML, and counts what it quotes."""
 
-    BREAKS = frozenset("address article br dd div dl dt hr li pre section tr".split())
-    PARAGRAPHS = frozenset("p h1 h2 h3 h4 h5 h6 ul ol table".split())
-    UNSEEN = frozenset("head script style title".split())
-    QUOTES = frozenset("gmail_quote gmail_extra yahoo_quoted moz-cite-prefix".split())
-
     def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
         self.parts: list[str] = []
         self.quoted = 0
-        self._inside: str | None = None
+        self._inside = ""
         self._depth = 0
         self._is_quote = False
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+    def start(self, tag: str, attributes: str) -> None:
         if tag == "body":
-            self._inside = None  # whatever was left open before it
+            self._inside = ""  # whatever was left open before it
         if self._inside:
             self._depth += tag == self._inside
             return
-        classes = (dict(attrs).get("class") or "").split()
-        self._is_quote = tag == "blockquote" or not self.QUOTES.isdisjoint(classes)
-        if tag in self.UNSEEN or self._is_quote:
+        match = CLASS.search(attributes)
+        classes = "".join(match[n] or "" for n in (1, 2, 3)).split() if match else []
+        self._is_quote = tag == "blockquote" or not QUOTES.isdisjoint(classes)
+        if tag in UNSEEN or self._is_quote:
             self._inside, self._depth = tag, 1
-        elif tag == "br":
-            self.parts.append("\n")
         else:
             self._break(tag)
-        if tag == "li":
-            self.parts.append("- ")
+            self.parts += {"li": ["- "], "br": ["\n"]}.get(tag, [])
 
-    def handle_endtag(self, tag: str) -> None:
+    def end(self, tag: str) -> None:
         if tag == self._inside:
             self._depth -= 1
             if not self._depth:
-                self._inside = None
-        elif not self._inside and tag != "br":
+                self._inside = ""
+        elif not self._inside:
             self._break(tag)
 
-    def handle_data(self, data: str) -> None:
+    def data(self, text: str) -> None:
         if not self._inside:
-            self.parts.append(re.sub(r"\s+", " ", data))
+            self.parts.append(re.sub(r"\s+", " ", html.unescape(text)))
         elif self._is_quote:
-            self.quoted += len(data.strip())
+            self.quoted += len(html.unescape(text).strip())
 
     def _break(self, tag: str) -> None:
         """End the line, if it holds anything; a paragraph leaves a blank one."""
-        if tag in self.PARAGRAPHS:
+        if tag in PARAGRAPHS:
             self.parts.append("\v")
-        elif tag in self.BREAKS:
+        elif tag in BREAKS:
             self.parts.append("\f")
 
 
 def html_text(page: str) -> tuple[str, int]:
     """Return the text of a mail in HTML without its quotes, and their characters."""
-    parser = _Page()
-    parser.feed(page)
-    parser.close()
-    text = "".join(parser.parts).replace("\u00a0", " ")
-    text = re.sub(r" *([\n\f\v]) *", r"\1", text)
+    collected = _Page()
+    for slash, tag, content in _markup(page):
+        if not tag:
+            collected.data(content)
+        elif slash:
+            collected.end(tag)
+        else:
+            collected.start(tag, content)
+    text = "".join(collected.parts).replace("\u00a0", " ")
+    text = re.sub(r" ?([\n\f\v]) ?", r"\1", re.sub(r" {2,}", " ", text))
     # Blocks may begin and end in one place; that is one break.
     text = re.sub(r"\n?[\f\v]+", lambda m: "\n\n" if "\v" in m[0] else "\n", text)
-    return re.sub(r"\n{3,}", "\n\n", text).strip(), parser.quoted
+    return re.sub(r"\n{3,}", "\n\n", text).strip(), collected.quoted

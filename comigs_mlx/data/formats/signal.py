@@ -34,12 +34,12 @@ KEYS = (b'"sender": ', b'"body": ', b'"quote": ', b'"reactions": ')
 """The keys of a message in JSON, beside the date."""
 
 QUOTE = re.compile(r"\A\n*(?:>.*\n?)+")
-MEDIA = re.compile(r"!?\[[^\]\n]*\]\(\.{1,2}/[^)\n]*\) *")
-STICKER = re.compile(r"\n\(\( .* \)\)")
-REACTIONS = re.compile(r"\n\(- .+: .+ -\)")
+MEDIA = re.compile(r"!?\[[^\[\]\n]{0,300}\]\(\.{1,2}/[^()\n]{0,500}\) *")
+STICKER = re.compile(r"\n\(\( .{1,100} \)\)")
+REACTIONS = re.compile(r"\n\(- .{1,2000}: .{1,20} -\)")
 CALL = re.compile(r"(?:Incoming|Outgoing|Missed)(?: voice| video| group)? call.*")
 DELETED = "(This message was deleted)"
-NOBODY = "No-Sender"
+NO_SENDER = "No-Sender"
 """The sender of what Signal itself notes."""
 
 
@@ -132,7 +132,7 @@ def _pieces(place: str, row: Row) -> Iterator[Piece]:
     sender, said = text(row["sender"]), text(row["body"])
     if row.get("deleted") or said == DELETED:
         yield Skipped("deleted messages", place)
-    elif sender == NOBODY or row.get("call") or CALL.fullmatch(said):
+    elif sender == NO_SENDER or row.get("call") or CALL.fullmatch(said):
         yield Skipped("calls or service messages", place)
     else:
         bare, cuts = _bare(row["body"] if isinstance(row["body"], str) else "", place)

@@ -69,8 +69,8 @@ MEDIA = re.compile(
 """A whole text that stands for media, or is WhatsApp's own."""
 
 FILE_FIRST = re.compile(rf"\A[{MARKS}]*{FILE}\n")
-MARKED_LAST = re.compile(rf"\s*[{MARKS}]+<[^<>\n]+>[{MARKS}]*\Z")
-EDITED_LAST = re.compile(r" <[^<>\n]*[^\W\d_]{3,} [^<>\n]+>\Z")
+MARKED_LAST = re.compile(rf"[{MARKS}]{{1,4}}<[^<>\n]{{1,200}}>[{MARKS}]{{0,4}}\Z")
+EDITED_LAST = re.compile(r" <[^<>\n]{0,60}[^\W\d_]{3,20} [^<>\n]{1,60}>\Z")
 """A file before its caption, one behind it, and the mark of an edited message."""
 
 DELETED = frozenset(

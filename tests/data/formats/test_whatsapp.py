@@ -204,7 +204,7 @@ def test_dates_that_do_not_exist_are_an_error(write: Write) -> None:
         "[2024-01-02 10:00:00] production.ERROR: no disk",
         "2024-01-02 10:00:00,123 - name - INFO - x: y",
         "[link](x): y",
-        "01/02/24 - Meeting: notes",
+        "01/02/24 - Lunch: notes",
     ],
 )
 def test_leaves_other_text_alone(text: str, write: Write) -> None:
