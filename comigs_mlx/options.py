@@ -323,6 +323,48 @@ class PrivacyOptions:
             yield f"--dp-delta {self.dp_delta} must be between 0 and 1"
 
 
+@dataclass(frozen=True)
+class MacOptions:
+    """A Mac in daily life: sleep, battery, heat, the GPU watchdog (docs/mac.md)."""
+
+    caffeinate: bool = option(
+        True,
+        "on a Mac: keep it awake until the run has ended (the display may sleep; a "
+        "closed lid sleeps all the same)",
+    )
+    pause_on_battery: int = option(
+        30,
+        "on a Mac: save and pause while it draws from a battery that is below this, "
+        "and go on by itself; 0 = never",
+        "PERCENT",
+        100,
+    )
+    pause_on_heat: bool = option(
+        True,
+        "on a Mac: save and pause while its thermal state is serious or critical, and "
+        "go on by itself",
+    )
+    pause_in_low_power_mode: bool = option(
+        True,
+        "on a Mac: save and pause while Low Power Mode is on, and go on by itself",
+    )
+    retries: int = option(
+        1,
+        "times to go on by itself from the last save after macOS has ended work on "
+        "the GPU, because it kept the display from being drawn or took too long",
+        "N",
+    )
+    notify: bool = option(
+        True,
+        "on a Mac: a notification when a run of more than a minute is done or has "
+        "failed, and at each closed round: the run's name, and no text",
+    )
+
+    def problems(self) -> Iterator[str]:
+        """One sentence for each value that cannot work."""
+        yield from _at_least(self, 0, "pause_on_battery", "retries")
+
+
 def _at_least(options: Any, least: int, *names: str) -> Iterator[str]:
     for name in names:
         value = getattr(options, name)
@@ -353,11 +395,13 @@ CHANGEABLE = {
     "report_every",
     "keep",
     "learning_rate",
+    "grad_checkpoint",
     "report_to",
     "token_cache",
     "memory_limit",
     *(field.name for field in dataclasses.fields(SharingOptions)),
     *(field.name for field in dataclasses.fields(PrivacyOptions)),
+    *(field.name for field in dataclasses.fields(MacOptions)),
 } - {"join", "specialist_from"}
 """Options that may differ from the run's own when it is resumed."""
 
@@ -414,6 +458,7 @@ class TrainConfig:
     saving: SavingOptions = group(SavingOptions)
     sharing: SharingOptions = group(SharingOptions)
     privacy: PrivacyOptions = group(PrivacyOptions)
+    mac: MacOptions = group(MacOptions)
 
     def problems(self) -> Iterator[str]:
         """One sentence for each value that cannot work."""

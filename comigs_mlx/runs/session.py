@@ -31,11 +31,15 @@ from comigs_mlx.options import TrainConfig
 from comigs_mlx.platform import cpu_streams, switch
 from comigs_mlx.runs import description
 from comigs_mlx.runs.folder import RunFolder
+from comigs_mlx.runs.pausing import Pausing, of_this_machine
 from comigs_mlx.training import checkpoint, memory_estimate
 from comigs_mlx.training.fitting import check_texts
 from comigs_mlx.training.level import USUAL, Task
-from comigs_mlx.training.records import Boundary, Report, Step
+from comigs_mlx.training.records import Boundary, Pause, Report, Step
 from comigs_mlx.training.trainer import Trainer
+
+Stop = Callable[[], bool]
+"""Tells whether the user wants the training to be saved and to end."""
 
 ROUTER_ALONE = Task(roles=())
 """An expert level without roles: with a joint router, only the router learns."""
@@ -57,31 +61,58 @@ class Session:
         identity: The base model, the shape of the experts, the digest of the text, and
             so on.
         documents: Maps each split to its number of documents.
+        pausing: It says when to pause; None never pauses.
     """
 
     trainer: Trainer
     folder: RunFolder
     identity: dict[str, Any]
     documents: dict[str, int] = field(default_factory=dict)
+    pausing: Pausing | None = None
 
-    def run(self, stop: Callable[[], bool]) -> Iterator[Step | Report | Boundary]:
+    def run(self, stop: Stop) -> Iterator[Step | Report | Boundary | Pause]:
         """Train, save when due, write metrics, and yield what happens.
 
         Args:
-            stop: Is called at each boundary; if it returns true, training is saved and
-                ends.
+            stop: Is called at each boundary, and every second of a pause; if it
+                returns true, training is saved and ends.
         """
         for event in self.trainer.run():
             if isinstance(event, Report):
                 self.folder.add_metrics(event)
             stopping = isinstance(event, Boundary) and stop()
+            pausing = isinstance(event, Boundary) and self._must_pause()
             if isinstance(event, Boundary) and (
-                stopping or event.valid_loss is not None
+                stopping or pausing or event.valid_loss is not None
             ):
                 self.save(event)
             yield event
+            if pausing and not stopping:
+                yield from self._pause(stop)
+                stopping = stop()
             if stopping:
                 return
+
+    def _must_pause(self) -> bool:
+        """Tell whether to pause before the next step, if there is one."""
+        ended = self.trainer.position.step >= self.trainer.options.steps
+        return not ended and self.pausing is not None and bool(self.pausing.reason())
+
+    def _pause(self, stop: Stop) -> Iterator[Pause]:
+        """Wait until the machine is fit again; the run has been saved."""
+        assert self.pausing is not None
+        step, began = self.trainer.position.step, self.pausing.clock()
+        paused = False
+        for reason in self.pausing.wait(stop):
+            pause = Pause(step, reason)
+            if not paused:
+                self.folder.add_pause(pause)
+            paused = True
+            yield pause
+        if paused and not stop():
+            over = Pause(step, None, self.pausing.clock() - began)
+            self.folder.add_pause(over)
+            yield over
 
     def save(self, boundary: Boundary) -> None:
         """Save the run as it is at `boundary`."""
@@ -211,7 +242,8 @@ def _opened(
         folder.create(resumable, mixture, base.id, fingerprint, base.revision)
         if trainer.position.step:  # the process may have been killed before this
             folder.write_experts(mixture, trainer.position.step)
-        yield Session(trainer, folder, identity, documents)
+        pausing = of_this_machine(config.mac)
+        yield Session(trainer, folder, identity, documents, pausing)
 
 
 def _revision(folder: RunFolder) -> str | None:
@@ -372,6 +404,8 @@ def _restore(
         )
     for key in sorted(changed & CHANGES.keys()):
         say(Note(f"{CHANGES[key]}: training goes on, not bit for bit as it would have"))
+    if options.get("grad_checkpoint", False) != trainer.options.grad_checkpoint:
+        say(Note("--grad-checkpoint has changed: training goes on, but for rounding"))
     if (note := _rate_note(trainer)) is not None:
         say(Note(note))
     folder.cut_metrics(trainer.position.step)

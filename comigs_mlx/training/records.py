@@ -69,6 +69,21 @@ class Boundary:
 
 
 @dataclass(frozen=True)
+class Pause:
+    """The record that training waits between two steps, or that it goes on again.
+
+    Attributes:
+        step: The number of expert steps so far.
+        reason: The reason in a few words; None where training goes on.
+        seconds: The length of the pause, where it is over.
+    """
+
+    step: int
+    reason: str | None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
 class Exchanged:
     """The record of an exchange with a federation; one line of rounds.jsonl.
 

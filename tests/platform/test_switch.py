@@ -10,6 +10,7 @@ import pytest
 
 import comigs_mlx
 from comigs_mlx.platform import switch
+from comigs_mlx.platform.switch import macos
 
 PACKAGE = Path(comigs_mlx.__file__).parent
 LOOKS = re.compile(r"\bsys\.platform\b|platform\.(machine|system)\(|default_device\(")
@@ -48,6 +49,14 @@ class TestX86:
 def test_linux(monkeypatch, system, expected):
     monkeypatch.setattr(sys, "platform", system)
     assert switch.linux() is expected
+
+
+@pytest.mark.parametrize(
+    ("system", "expected"), [("darwin", True), ("linux", False), ("win32", False)]
+)
+def test_macos(monkeypatch, system, expected):
+    monkeypatch.setattr(sys, "platform", system)
+    assert macos() is expected
 
 
 def test_nobody_else_looks_at_the_machine():

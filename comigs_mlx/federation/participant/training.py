@@ -31,9 +31,9 @@ from comigs_mlx.model import params
 from comigs_mlx.options import TrainConfig
 from comigs_mlx.runs.session import Say, Session, has_learnt
 from comigs_mlx.training import checkpoint
-from comigs_mlx.training.records import Boundary, Exchanged, Report, Step
+from comigs_mlx.training.records import Boundary, Exchanged, Pause, Report, Step
 
-Event = Step | Report | Boundary | Exchanged
+Event = Step | Report | Boundary | Pause | Exchanged
 Stop = Callable[[], bool]
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 15.0
