@@ -195,12 +195,26 @@ def _train(
                 command.say(news(event))
                 if event.event == "pulled" and event.step:
                     _notify(config, f"round {event.round} is closed")
+    if trainer.stopped_early:
+        command.say(_early(opened))
     if asked and trainer.steps_left:
         command.say(
             f"stopped and saved at step {trainer.position.step}: "
             f"--run {opened.folder.path} --resume goes on from here"
         )
         raise KeyboardInterrupt
+
+
+def _early(opened: Session) -> str:
+    """Say that training has stopped early, and where the best save is."""
+    position, folder = opened.trainer.position, opened.folder
+    step, loss = folder.best() or (position.step, position.best or 0.0)
+    return (
+        f"stopped early at step {position.step}: the validation loss has not got "
+        f"better in {position.stale} measurements; the best save, of step {step} "
+        f"(valid {loss:.3f}), is used with --best; --resume with a larger --patience "
+        "goes on"
+    )
 
 
 def _show_pause(event: Pause, file: ProgressFile) -> None:

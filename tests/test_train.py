@@ -11,7 +11,7 @@ from importlib.machinery import ModuleSpec
 import pytest
 
 import tests.tiny as tiny
-from comigs_mlx import train
+from comigs_mlx import sync, train
 from comigs_mlx.config import read_yaml
 from comigs_mlx.options import TrainConfig, train_config
 from comigs_mlx.platform.mac import notification
@@ -20,6 +20,7 @@ from comigs_mlx.runs.folder import RunFolder
 from comigs_mlx.runs.session import session
 from comigs_mlx.train import main
 from comigs_mlx.training.level import Level
+from comigs_mlx.training.trainer import Trainer
 from tests.runs.compare import same_run, tree
 from tests.training.setting import same, values
 
@@ -335,3 +336,42 @@ class TestNotifications:
         monkeypatch.setattr(train, "NOTIFY_SECONDS", 0)
         cli(main, "--no-notify", **{**options, "data": options["run"] / "none"})
         assert shown == []
+
+
+class TestPatience:
+    @pytest.fixture
+    def measured(self, monkeypatch):
+        """Let every measurement be one higher than the one before."""
+        losses = itertools.count(3.0)
+        monkeypatch.setattr(Trainer, "_valid_loss", lambda trainer: next(losses))
+
+    def test_ends_early_with_the_best_save_and_can_go_on(self, cli, options, measured):
+        run = options["run"]
+        code, out, err = cli(main, **options, patience=1)
+        assert (code, out) == (0, f"{run}\n")
+        assert "stopped early at step 4: " in err
+        assert "the best save, of step 2 (valid 3.000), is used with --best" in err
+        assert RunFolder(run).best() == (2, 3.0)
+        code, _, err = cli(main, run=run, resume=True)
+        assert code == 0
+        assert "raise --patience 1 to go on" in err
+        code, _, err = cli(main, run=run, resume=True, patience=0)
+        assert "stopped early" not in err
+        assert RunFolder(run).read_info()
+        assert sorted(path.name for path in (run / "state").iterdir())[-1].endswith("6")
+
+    def test_in_a_federation_it_contributes_what_it_has(
+        self, cli, options, measured, tmp_path
+    ):
+        """It stops within its second round, which it ends there."""
+        place, model = tmp_path / "place", options.pop("model")
+        options.pop("steps")
+        shape = {"rank": options["rank"], "model": model}
+        founding = {"federation": place, "quorum": 1, **shape}
+        assert cli(sync.main, "init", **founding)[0] == 0
+        joined = {"federation": place, "participant": "ann", "wait": 0}
+        rounds = {"rounds": 3, "local_steps": 4, "save_every": 2, "patience": 2}
+        code, _, err = cli(main, **{**options, **joined, **rounds, "model": model})
+        assert code == 0, err
+        assert "stopped early at step 6: " in err
+        assert "step 6  contributed to round 2" in err

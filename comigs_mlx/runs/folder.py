@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import shutil
 from typing import Any
 
@@ -93,7 +94,7 @@ class RunFolder(Place):
 
     def _improves(self, boundary: Boundary) -> bool:
         """Tell whether this is the best save, or the best one made again."""
-        if boundary.valid_loss is None:
+        if boundary.valid_loss is None or not math.isfinite(boundary.valid_loss):
             return False
         best = self.best()
         return best is None or boundary.valid_loss < best[1] or best[0] == boundary.step

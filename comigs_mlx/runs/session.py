@@ -95,8 +95,9 @@ class Session:
 
     def _must_pause(self) -> bool:
         """Tell whether to pause before the next step, if there is one."""
-        ended = self.trainer.position.step >= self.trainer.options.steps
-        return not ended and self.pausing is not None and bool(self.pausing.reason())
+        if self.trainer.ended or self.pausing is None:
+            return False
+        return self.pausing.reason() is not None
 
     def _pause(self, stop: Stop) -> Iterator[Pause]:
         """Wait until the machine is fit again; the run has been saved."""
@@ -324,6 +325,7 @@ def _work(config: TrainConfig, trainer: Trainer) -> memory_estimate.Work:
         seq_len=max(lengths),
         checkpoint=training.grad_checkpoint,
         accumulation=training.grad_accumulation,
+        optimizer=training.optimizer,
         measured=max((batch.mask.shape[1] for batch in trainer.valid), default=0),
     )
 
@@ -408,6 +410,8 @@ def _restore(
         say(Note("--grad-checkpoint has changed: training goes on, but for rounding"))
     if (note := _rate_note(trainer)) is not None:
         say(Note(note))
+    if trainer.position.best is None and (best := folder.best()) is not None:
+        trainer.position.best = best[1]  # of a save that does not know it
     folder.cut_metrics(trainer.position.step)
     say(f"resuming at step {trainer.position.step}, from {newest}")
 
@@ -415,7 +419,8 @@ def _restore(
 def _rate_note(trainer: Trainer) -> str | None:
     """Tell how the learning rate goes on, where the number of steps has changed."""
     schedule, step = trainer.schedule, trainer.position.step
-    if not step or schedule.first != step or step >= trainer.options.steps:
+    over = step >= trainer.options.steps
+    if not step or schedule.first != step or over or schedule.kind == "constant":
         return None
     rate = trainer.options.learning_rate
     return (
