@@ -226,7 +226,8 @@ def _show_pause(event: Pause, file: ProgressFile) -> None:
         file.pause(event.step, event.reason)
         command.say(
             f"paused and saved at step {event.step}: {event.reason}; training goes on "
-            "by itself (docs/mac.md says how to switch this off)"
+            "by itself (off with --pause-on-battery 0, --no-pause-on-heat, "
+            "--no-pause-in-low-power-mode)"
         )
 
 
