@@ -8,7 +8,7 @@ import tests.tiny as tiny
 from comigs_mlx import train
 from comigs_mlx.options import MacOptions
 from comigs_mlx.platform.mac.power import Power
-from comigs_mlx.runs import pausing, progress, session
+from comigs_mlx.runs import listing, pausing, progress, session
 from comigs_mlx.runs.pausing import Pausing, reason
 from tests.runs.compare import TIMES
 
@@ -129,6 +129,7 @@ def test_a_run_that_paused_ends_as_one_that_did_not(cli, options, trained, on):
     expected, plain, _ = content(trained())
     assert values == expected
     assert reports == plain
+    assert len(listing.metrics(options["run"])) == len(plain)
     assert [(p["step"], p["event"], p.get("reason")) for p in pauses] == [
         (1, "paused", "on battery 24 %"),
         (1, "resumed", None),
