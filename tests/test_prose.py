@@ -24,7 +24,9 @@ ROOMS = (
     "platform",
     "reports",
     "runs",
+    "serving",
     "simulation",
+    "terminal",
     "tiny_base",
     "training",
 )
