@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from comigs_mlx.errors import ComigsError, is_out_of_memory
+from comigs_mlx.errors import ComigsError, is_gpu_watchdog, is_out_of_memory
 
 from . import words
 
@@ -24,6 +24,11 @@ T = TypeVar("T")
 OUT_OF_MEMORY = (
     "There is not enough memory for this. Close other programs, shorten the "
     "conversation, or choose a smaller base model."
+)
+
+GPU_WATCHDOG = (
+    "macOS ended this work on the GPU, as it kept the display from being drawn or took "
+    "too long. Try again, with a shorter conversation if it happens again."
 )
 
 
@@ -114,5 +119,7 @@ def explain(error: BaseException) -> str:
         return words.page(str(error))
     if is_out_of_memory(error):
         return OUT_OF_MEMORY
+    if is_gpu_watchdog(error):
+        return GPU_WATCHDOG
     traceback.print_exception(error, file=sys.stderr)
     return "Something went wrong here: the terminal that runs the app tells more."

@@ -28,6 +28,8 @@ def progress(state: Any, metrics: Sequence[dict[str, Any]]) -> str:
     elif state.running:
         stopping = "Stopping after this step; what was learned is saved."
         running = "Training. It goes on when this page is closed."
+        if state.paused is not None:
+            running = f"Saved and {state.paused}. It goes on by itself."
         parts.append(render.note(stopping if state.stopping else running))
     else:
         parts.append(render.note("Not training."))

@@ -14,7 +14,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from comigs_mlx import environment
-from comigs_mlx.errors import ComigsError, ConfigError, is_out_of_memory
+from comigs_mlx.errors import (
+    ComigsError,
+    ConfigError,
+    is_gpu_watchdog,
+    is_out_of_memory,
+)
 from comigs_mlx.invocation import as_called
 
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -33,6 +38,18 @@ EXTRAS = {
     "matplotlib": "simulation",
 }
 """Packages that only some commands need -> the extra that brings them."""
+
+OUT_OF_MEMORY = (
+    "there is not enough memory for this: choose smaller numbers (such as "
+    "--batch-size, --seq-len, --rank) or a smaller base model"
+)
+
+GPU_WATCHDOG = (
+    "macOS ended the work on the GPU, as it kept the display from being drawn or took "
+    "too long: let the display sleep; a training goes on from its last save with "
+    "--resume, also with --grad-checkpoint, which gives the GPU smaller pieces; a new "
+    "run can have a smaller --batch-size or --seq-len"
+)
 
 QUIET_SECONDS = 15.0
 """Where there is no terminal, a line of progress at least this often."""
@@ -73,10 +90,9 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
         return missing(error.name)
     if is_out_of_memory(error):
-        return (
-            "there is not enough memory for this: choose smaller numbers (such as "
-            "--batch-size, --seq-len, --rank) or a smaller base model"
-        )
+        return OUT_OF_MEMORY
+    if is_gpu_watchdog(error):
+        return GPU_WATCHDOG
     if isinstance(error, RuntimeError) and "home directory" in str(error):
         return "no home folder is known for a path that begins with ~: write it in full"
     return None

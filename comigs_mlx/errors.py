@@ -57,8 +57,32 @@ MEMORY_WORDS = (
     "unable to allocate",
     "out of memory",
     "insufficient memory",
+    "callbackerroroutofmemory",
 )
-"""How MLX, Metal, CUDA and numpy say that memory has run out."""
+"""How MLX, Metal, CUDA and numpy say that memory has run out.
+
+Metal's limit of buffers, `[metal::malloc] Resource limit (499000) exceeded`, is one of
+them: what saves memory saves buffers.
+"""
+
+GPU_WORDS = (
+    "impacting interactivity",
+    "callbackerrorimpactinginteractivity",
+    "caused gpu timeout error",
+    "callbackerrortimeout",
+    "caused gpu hang error",
+    "callbackerrorhang",
+    "victim of gpu error",
+    "callbackerrorinnocentvictim",
+    "causing prior/excessive gpu errors",
+    "callbackerrorsubmissionsignored",
+)
+"""How Metal says that macOS has ended work on the GPU, not for want of memory.
+
+The work kept the display from being drawn, took too long or hung; or another program's
+did, and this one's went with it. Source: the names of MTLCommandBufferError's causes in
+IOGPU, as reported in ml-explore/mlx issues 3267 and 3390.
+"""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -66,6 +90,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
     is_mlx = isinstance(error, RuntimeError) and any(w in text for w in MEMORY_WORDS)
     return is_mlx or isinstance(error, MemoryError)
+
+
+def is_gpu_watchdog(error: BaseException) -> bool:
+    """Whether macOS has ended work on the GPU; MLX raises a `RuntimeError` then."""
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(word in text for word in GPU_WORDS)
 
 
 def line(error: BaseException, most: int = 160) -> str:

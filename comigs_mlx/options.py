@@ -218,15 +218,19 @@ class ExpertOptions:
         return dataclasses.replace(self, top_k=min(self.top_k, self.experts))
 
 
+DECAY = 0.01
+"""The weight decay where none is given."""
+
+
 @dataclass(frozen=True)
 class TrainingOptions:
     """Bilevel training: experts on the training text, routers on validation text."""
 
     steps: int = option(200, "expert steps in all", "N")
     learning_rate: float = option(
-        2e-3, "of both optimisers; the experts' falls to a tenth on a cosine", "LR"
+        2e-3, "of both optimisers; the experts' falls on a schedule", "LR"
     )
-    weight_decay: float = option(0.01, "AdamW's decoupled weight decay", "WD")
+    weight_decay: float = option(DECAY, "decoupled weight decay; adam has none", "WD")
     router: Literal["alternating", "joint", "none"] = option(
         "alternating",
         "alternating: routers learn on validation text, in turn with the experts; "
@@ -257,6 +261,17 @@ class TrainingOptions:
         False, "recompute each block in the backward pass: less memory, more time"
     )
     seed: int = option(0, "of the initial values and the order of the text", "N")
+    optimizer: Literal["adamw", "adam", "sgd", "adafactor", "muon"] = option(
+        "adamw",
+        "of experts and routers, as mlx_lm names them; each needs a rate of its own",
+    )
+    lr_schedule: Literal["cosine", "linear", "constant"] = option(
+        "cosine",
+        "how the experts' learning rate falls, down to a tenth; the routers' stays",
+    )
+    warmup: int = option(
+        0, "steps of each level over which its learning rate rises at first", "N"
+    )
     frozen: str = option(
         "",
         "experts that do not learn, such as specialist,specialist-1; of a run that is "
@@ -274,7 +289,9 @@ class TrainingOptions:
         counts = ("steps", "router_every", "router_steps", "grad_accumulation")
         yield from _at_least(self, 1, *counts)
         factors = ("weight_decay", "balance_weight", "generalist_importance")
-        yield from _at_least(self, 0, "seed", "top_k_from", *factors)
+        yield from _at_least(self, 0, "seed", "top_k_from", "warmup", *factors)
+        if self.optimizer == "adam" and self.weight_decay not in (0.0, DECAY):
+            yield f"--weight-decay {self.weight_decay}: adam has none, adamw has"
         if self.teach:
             yield from self._teach_problems()
         if not 0 < self.learning_rate < math.inf:
@@ -299,12 +316,19 @@ class SavingOptions:
     valid_batches: int = option(
         8, "validation batches whose loss chooses the best save", "N"
     )
+    patience: int = option(
+        0,
+        "stop when the validation loss, measured at each save, has not got better so "
+        "many times in a row; the best save is kept for --best; 0 = never",
+        "N",
+    )
 
     def problems(self) -> Iterator[str]:
         """One sentence for each value that cannot work."""
         yield from _at_least(
             self, 1, "report_every", "save_every", "keep", "valid_batches"
         )
+        yield from _at_least(self, 0, "patience")
 
 
 PERSONAL = (
@@ -416,6 +440,48 @@ class PrivacyOptions:
             yield f"--dp-delta {self.dp_delta} must be between 0 and 1"
 
 
+@dataclass(frozen=True)
+class MacOptions:
+    """A Mac in daily life: sleep, battery, heat, the GPU watchdog (docs/mac.md)."""
+
+    caffeinate: bool = option(
+        True,
+        "on a Mac: keep it awake until the run has ended (the display may sleep; a "
+        "closed lid sleeps all the same)",
+    )
+    pause_on_battery: int = option(
+        30,
+        "on a Mac: save and pause while it draws from a battery that is below this, "
+        "and go on by itself; 0 = never",
+        "PERCENT",
+        100,
+    )
+    pause_on_heat: bool = option(
+        True,
+        "on a Mac: save and pause while its thermal state is serious or critical, and "
+        "go on by itself",
+    )
+    pause_in_low_power_mode: bool = option(
+        True,
+        "on a Mac: save and pause while Low Power Mode is on, and go on by itself",
+    )
+    retries: int = option(
+        1,
+        "times to go on by itself from the last save after macOS has ended work on "
+        "the GPU, because it kept the display from being drawn or took too long",
+        "N",
+    )
+    notify: bool = option(
+        True,
+        "on a Mac: a notification when a run of more than a minute is done or has "
+        "failed, and at each closed round: the run's name, and no text",
+    )
+
+    def problems(self) -> Iterator[str]:
+        """One sentence for each value that cannot work."""
+        yield from _at_least(self, 0, "pause_on_battery", "retries")
+
+
 def _at_least(options: Any, least: int, *names: str) -> Iterator[str]:
     for name in names:
         value = getattr(options, name)
@@ -445,12 +511,15 @@ CHANGEABLE = {
     "save_every",
     "report_every",
     "keep",
+    "patience",
     "learning_rate",
+    "grad_checkpoint",
     "report_to",
     "token_cache",
     "memory_limit",
     *(field.name for field in dataclasses.fields(SharingOptions)),
     *(field.name for field in dataclasses.fields(PrivacyOptions)),
+    *(field.name for field in dataclasses.fields(MacOptions)),
 } - {"join", "specialist_from"}
 """Options that may differ from the run's own when it is resumed."""
 
@@ -507,6 +576,7 @@ class TrainConfig:
     saving: SavingOptions = group(SavingOptions)
     sharing: SharingOptions = group(SharingOptions)
     privacy: PrivacyOptions = group(PrivacyOptions)
+    mac: MacOptions = group(MacOptions)
 
     def problems(self) -> Iterator[str]:
         """One sentence for each value that cannot work."""

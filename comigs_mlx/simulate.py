@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run all methods with all seeds, draw, and print where the results are."""
     config = parse(SimulateConfig, "comigs_mlx.simulate", argv)
+    from comigs_mlx.platform.mac.awake import awake
     from comigs_mlx.simulation.comparison import compare
     from comigs_mlx.simulation.records import Begun, Planned, RoundDone, Stepped
 
     with contextlib.ExitStack() as stack:
+        stack.enter_context(awake(config.caffeinate, command.say))
         advance: Callable[[str], None] = lambda note: None
         for event in compare(config, command.say):
             if isinstance(event, Planned):

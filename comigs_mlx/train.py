@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import signal
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from comigs_mlx import command
 from comigs_mlx.config import given, to_dict
+from comigs_mlx.errors import is_gpu_watchdog
 from comigs_mlx.messages import Note, Say
 from comigs_mlx.options import TrainConfig, train_config
 
 if TYPE_CHECKING:
+    from comigs_mlx.runs.progress import ProgressFile
     from comigs_mlx.runs.session import Session
-    from comigs_mlx.training.records import Exchanged, Report
+    from comigs_mlx.training.records import Exchanged, Pause, Report
 
 PATIENCE = 30.0
 """Seconds to go on trying to reach the repository before training goes on without."""
+
+NOTIFY_SECONDS = 60.0
+"""A training that took no longer has ended before its user's eyes."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -38,17 +45,74 @@ def _trained(argv: Sequence[str] | None, say: Say) -> Path:
 
     if config.resume and Place(config.folder).settle():
         config = train_config(argv)  # the run was changed, and now says so
+    from comigs_mlx.platform.mac.awake import awake
     from comigs_mlx.runs.loggers import check_installed
-    from comigs_mlx.runs.session import session
 
     check_installed(config.report_to)
-    if config.sharing.federation is None:
-        with session(config, say) as opened:
-            _introduce(opened, say)
-            _train(config, opened, opened.run, opened.trainer.steps_left)
-    else:
-        opened = _shared(config, given(TrainConfig, "comigs_mlx.train", argv), say)
+    flags = given(TrainConfig, "comigs_mlx.train", argv)
+    with awake(config.mac.caffeinate, say), _notifying(config):
+        return _persistently(config, flags, say)
+
+
+def _persistently(config: TrainConfig, flags: Collection[str], say: Say) -> Path:
+    """Train, and go on from the last save where macOS ended the work on the GPU.
+
+    MLX raises what Metal reports at a later call (mlx pull request 3523), after which
+    the GPU can be used again; what was in memory is not trusted, so the whole session
+    is opened anew, as `--resume` does.
+    """
+    from comigs_mlx.runs.place import Place
+
+    for left in range(config.mac.retries, -1, -1):
+        try:
+            return _once(config, flags, say)
+        except RuntimeError as error:
+            begun = Place(config.folder).config.is_file()
+            if not (left and begun and is_gpu_watchdog(error)):
+                raise
+            say(Note(f"{' '.join(str(error).split())}: going on from the last save"))
+        # Only now nothing refers to the session any more, whose memory is needed.
+        gc.collect()
+        sharing = dataclasses.replace(config.sharing, trust=False)
+        config = dataclasses.replace(config, resume=True, sharing=sharing)
+    raise AssertionError("the last try returns or raises")
+
+
+def _once(config: TrainConfig, flags: Collection[str], say: Say) -> Path:
+    """Open the run and train it to its end."""
+    from comigs_mlx.runs.session import session
+
+    if config.sharing.federation is not None:
+        return _shared(config, flags, say).folder.path
+    with session(config, say) as opened:
+        _introduce(opened, say)
+        _train(config, opened, opened.run, opened.trainer.steps_left)
     return opened.folder.path
+
+
+@contextlib.contextmanager
+def _notifying(config: TrainConfig) -> Iterator[None]:
+    """Show a notification when a long training ends by itself, well or not."""
+    began = time.monotonic()
+
+    def show(state: str) -> None:
+        if time.monotonic() - began >= NOTIFY_SECONDS:
+            _notify(config, state)
+
+    try:
+        yield
+    except Exception:
+        show("training has failed")
+        raise
+    show("training is done")
+
+
+def _notify(config: TrainConfig, state: str) -> None:
+    """Show the run's name and its state, if notifications are wanted."""
+    from comigs_mlx.platform.mac import notification
+
+    if config.mac.notify:
+        notification.show(config.folder.absolute().name, state)
 
 
 def _shared(config: TrainConfig, flags: Collection[str], say: Say) -> Session:
@@ -113,7 +177,7 @@ def _train(
     """
     from comigs_mlx.runs.loggers import logger
     from comigs_mlx.runs.progress import ProgressFile
-    from comigs_mlx.training.records import Exchanged, Report, Step
+    from comigs_mlx.training.records import Exchanged, Pause, Report, Step
 
     trainer = opened.trainer
     with (
@@ -131,14 +195,46 @@ def _train(
                 log(dataclasses.asdict(event))
                 command.say(line(event))
                 means = f"  | {line(event)}" if command.on_terminal() else ""
+            elif isinstance(event, Pause):
+                _show_pause(event, file)
             elif isinstance(event, Exchanged):
                 command.say(news(event))
+                if event.event == "pulled" and event.step:
+                    _notify(config, f"round {event.round} is closed")
+    if trainer.stopped_early:
+        command.say(_early(opened))
     if asked and trainer.steps_left:
         command.say(
             f"stopped and saved at step {trainer.position.step}: "
             f"--run {opened.folder.path} --resume goes on from here"
         )
         raise KeyboardInterrupt
+
+
+def _early(opened: Session) -> str:
+    """Say that training has stopped early, and where the best save is."""
+    position, folder = opened.trainer.position, opened.folder
+    step, loss = folder.best() or (position.step, position.best or 0.0)
+    return (
+        f"stopped early at step {position.step}: the validation loss has not got "
+        f"better in {position.stale} measurements; the best save, of step {step} "
+        f"(valid {loss:.3f}), is used with --best; --resume with a larger --patience "
+        "goes on"
+    )
+
+
+def _show_pause(event: Pause, file: ProgressFile) -> None:
+    """Tell of a pause and of its end, here and in progress.json."""
+    if event.reason is None:
+        file.go_on(event.step)
+        command.say(f"going on after a pause of {command.clock(event.seconds)}")
+    else:
+        file.pause(event.step, event.reason)
+        command.say(
+            f"paused and saved at step {event.step}: {event.reason}; training goes on "
+            "by itself (off with --pause-on-battery 0, --no-pause-on-heat, "
+            "--no-pause-in-low-power-mode)"
+        )
 
 
 @contextlib.contextmanager

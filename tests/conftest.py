@@ -30,6 +30,7 @@ from comigs_mlx import command, sync, train
 from comigs_mlx.federation.exchanges import retry
 from comigs_mlx.federation.exchanges.hub import client
 from comigs_mlx.files import cache_dir
+from comigs_mlx.platform import switch
 
 side_by_side.one_core_each()
 # Other work on the machine is no fault of an example that takes long.
@@ -78,6 +79,14 @@ def _short_pauses():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(retry, "FIRST_PAUSE", 0.002)
         patch.setattr(client, "FIRST_WAIT", 0.05)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_mac():
+    """No test keeps a Mac awake, pauses in its heat, or shows a notification."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(switch, "macos", lambda: False)
         yield
 
 

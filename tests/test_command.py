@@ -83,6 +83,16 @@ def test_too_little_memory_is_one_line(cli, error):
     assert err.count("\n") == 1
 
 
+def test_the_gpu_watchdog_is_one_line_that_says_what_helps(cli):
+    text = "[METAL] Command buffer execution failed: Impacting Interactivity (0000000e)"
+    code, out, err = cli(raising(RuntimeError(text)))
+    assert (code, out) == (2, "")
+    assert err.startswith("error: macOS ended the work on the GPU")
+    for help in ("display sleep", "--resume", "--grad-checkpoint", "--batch-size"):
+        assert help in err
+    assert err.count("\n") == 1
+
+
 class TestMissingExtras:
     """An optional package that is not there is one line with the command for it."""
 

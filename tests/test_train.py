@@ -1,5 +1,7 @@
 """`python -m comigs_mlx.train`, as a user gives it."""
 
+import functools
+import itertools
 import json
 import shutil
 import sys
@@ -9,11 +11,16 @@ from importlib.machinery import ModuleSpec
 import pytest
 
 import tests.tiny as tiny
+from comigs_mlx import sync, train
 from comigs_mlx.config import read_yaml
 from comigs_mlx.options import TrainConfig, train_config
+from comigs_mlx.platform.mac import notification
+from comigs_mlx.platform.mac.awake import awake as real_awake
 from comigs_mlx.runs.folder import RunFolder
 from comigs_mlx.runs.session import session
 from comigs_mlx.train import main
+from comigs_mlx.training.level import Level
+from comigs_mlx.training.trainer import Trainer
 from tests.runs.compare import same_run, tree
 from tests.training.setting import same, values
 
@@ -246,3 +253,125 @@ class TestNaN:
         assert cli(main, "--resume", run=run, steps=8, learning_rate=1e-3)[0] == 0
         assert read_yaml(run / "config.yaml")["learning_rate"] == 1e-3
         assert (run / "state" / "step-0000008").is_dir()
+
+
+WATCHDOG = "[METAL] Command buffer execution failed: Impacting Interactivity (0000000e)"
+
+
+class TestTheGpuWatchdog:
+    """macOS ends the work on the GPU in a step: the run goes on from its last save."""
+
+    @pytest.fixture
+    def killed(self, monkeypatch):
+        """Let steps fail: those of these numbers, counted over all tries."""
+
+        def at(*numbers, error=WATCHDOG):
+            made, real = itertools.count(1), Level.step
+
+            def step(*args, **options):
+                if next(made) in numbers:
+                    raise RuntimeError(error)
+                return real(*args, **options)
+
+            monkeypatch.setattr(Level, "step", step)
+
+        return at
+
+    @pytest.mark.parametrize("step", [1, 7], ids=["before a save", "after one"])
+    def test_once_it_goes_on_by_itself_and_ends_the_same(
+        self, cli, options, trained, killed, step
+    ):
+        killed(step)
+        code, _, err = cli(main, **options)
+        assert code == 0, err
+        assert f"note: {WATCHDOG}: going on from the last save" in err
+        same_run(options["run"], trained())
+
+    @pytest.mark.parametrize("retries", [0, 2])
+    def test_after_so_many_tries_it_says_what_helps(
+        self, cli, options, killed, retries
+    ):
+        killed(*range(7, 20))
+        code, out, err = cli(main, **options, retries=retries)
+        assert (code, out) == (2, "")
+        assert err.count("going on from the last save") == retries
+        assert err.splitlines()[-1].startswith("error: macOS ended the work on the GPU")
+        assert RunFolder(options["run"]).best() is not None  # the last save is kept
+
+    def test_other_errors_are_not_tried_again(self, cli, options, killed):
+        killed(7, error="[METAL] Command buffer execution failed: Insufficient Memory")
+        code, _, err = cli(main, **options)
+        assert code == 2
+        assert "going on" not in err
+        assert "not enough memory" in err
+
+
+class TestNotifications:
+    """The run's name and its state, and only where its user may have gone away."""
+
+    @pytest.fixture
+    def shown(self, monkeypatch):
+        found = []
+        monkeypatch.setattr(notification, "show", lambda *words: found.append(words))
+        return found
+
+    def test_at_the_end_of_a_long_run_which_stays_awake(
+        self, options, shown, monkeypatch
+    ):
+        started = []
+        monkeypatch.setattr(train, "NOTIFY_SECONDS", 0)
+        awake = functools.partial(real_awake, start=started.append)
+        monkeypatch.setattr("comigs_mlx.platform.mac.awake.awake", awake)
+        main(tiny.flags(**{**options, "steps": 1}))
+        assert shown == [("run", "training is done")]
+        assert [argv[1] for argv in started] == ["-is"]
+
+    def test_where_it_failed(self, cli, options, shown, monkeypatch):
+        monkeypatch.setattr(train, "NOTIFY_SECONDS", 0)
+        refused(cli(main, **{**options, "data": options["run"] / "none"}), "none")
+        assert shown == [("run", "training has failed")]
+
+    def test_not_of_a_short_run_or_unwanted(self, cli, options, shown, monkeypatch):
+        cli(main, **{**options, "data": options["run"] / "none"})
+        monkeypatch.setattr(train, "NOTIFY_SECONDS", 0)
+        cli(main, "--no-notify", **{**options, "data": options["run"] / "none"})
+        assert shown == []
+
+
+class TestPatience:
+    @pytest.fixture
+    def measured(self, monkeypatch):
+        """Let every measurement be one higher than the one before."""
+        losses = itertools.count(3.0)
+        monkeypatch.setattr(Trainer, "_valid_loss", lambda trainer: next(losses))
+
+    def test_ends_early_with_the_best_save_and_can_go_on(self, cli, options, measured):
+        run = options["run"]
+        code, out, err = cli(main, **options, patience=1)
+        assert (code, out) == (0, f"{run}\n")
+        assert "stopped early at step 4: " in err
+        assert "the best save, of step 2 (valid 3.000), is used with --best" in err
+        assert RunFolder(run).best() == (2, 3.0)
+        code, _, err = cli(main, run=run, resume=True)
+        assert code == 0
+        assert "raise --patience 1 to go on" in err
+        code, _, err = cli(main, run=run, resume=True, patience=0)
+        assert "stopped early" not in err
+        assert RunFolder(run).read_info()
+        assert sorted(path.name for path in (run / "state").iterdir())[-1].endswith("6")
+
+    def test_in_a_federation_it_contributes_what_it_has(
+        self, cli, options, measured, tmp_path
+    ):
+        """It stops within its second round, which it ends there."""
+        place, model = tmp_path / "place", options.pop("model")
+        options.pop("steps")
+        shape = {"rank": options["rank"], "model": model}
+        founding = {"federation": place, "quorum": 1, **shape}
+        assert cli(sync.main, "init", **founding)[0] == 0
+        joined = {"federation": place, "participant": "ann", "wait": 0}
+        rounds = {"rounds": 3, "local_steps": 4, "save_every": 2, "patience": 2}
+        code, _, err = cli(main, **{**options, **joined, **rounds, "model": model})
+        assert code == 0, err
+        assert "stopped early at step 6: " in err
+        assert "step 6  contributed to round 2" in err

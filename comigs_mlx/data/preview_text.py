@@ -15,6 +15,7 @@ from comigs_mlx.data import secrets
 from comigs_mlx.data.preview import Part, Preview
 from comigs_mlx.data.reading_report import Counted, ReadingReport, counted
 from comigs_mlx.data.splits import SPLITS
+from comigs_mlx.messages import Note
 
 UNSAFE = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]"
@@ -47,7 +48,7 @@ def full(found: Preview, colour: bool) -> list[str]:
         colour: Whether the lines are for a terminal with colours.
     """
     said = [] if found.reading is None else found.reading.notes()
-    notes = (f"note: {note}" for note in found.notes if note not in said)
+    notes = (Note(note) for note in found.notes if note not in said)
     lines = [*_splits(found), *holds(found), *notes]
     return [*map(clean, lines), *_samples(found.samples, colour)]
 

@@ -85,7 +85,7 @@ def python() -> Iterator[Finding]:
     if sys.version_info < LEAST_PYTHON:
         advice = f"install Python {needed} or newer: uv python install"
         yield Finding("Python", "fail", f"{found} is too old", advice, values)
-    elif sys.platform == "darwin" and machine == "x86_64":
+    elif switch.macos() and machine == "x86_64":
         advice = "install the arm64 Python: this one cannot use Metal"
         text = f"{found} is built for Intel and may run under Rosetta"
         yield Finding("Python", "fail", text, advice, values)
@@ -243,7 +243,7 @@ def device() -> Iterator[Finding]:
 
     values: dict[str, Any] = {"type": mx.default_device().type.name}
     if not mx.metal.is_available():
-        if sys.platform == "darwin":
+        if switch.macos():
             text, advice = "MLX cannot use Metal", "python -m pip install --upgrade mlx"
             yield Finding("device", "fail", text, advice, values)
             return

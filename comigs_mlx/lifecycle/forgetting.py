@@ -426,6 +426,7 @@ def write(
     newest = check_saved(folder)
     state = checkpoint.read_state(newest)
     step = state["position"]["step"]
+    state["position"] |= {"best": valid_loss, "stale": 0}
     values = params.flatten(params.select(mixture.model, params.ROLES))
     optimizers = forgetful(checkpoint.load_optimizers(newest))
     with versions.changing(folder.path, "forget", step, what) as new:
@@ -442,14 +443,14 @@ def write(
 def forgetful(optimizers: Mapping[str, mx.array]) -> dict[str, mx.array]:
     """Set the moments of specialists and routers to 0, as they are sums of gradients.
 
+    Whatever an optimiser calls them, they stand at the path of their parameter.
+
     Args:
         optimizers: The states of the optimisers, as a save names them.
     """
     private = {"specialist", "router"}
     return {
-        name: mx.zeros_like(array)
-        if not private.isdisjoint(name.split(".")) and name.endswith((".m", ".v"))
-        else array
+        name: mx.zeros_like(array) if not private.isdisjoint(name.split(".")) else array
         for name, array in optimizers.items()
     }
 

@@ -24,6 +24,9 @@ from comigs_mlx.training import trainer_state
 Arrays = dict[str, mx.array]
 """Maps a path in the model to its array."""
 
+FACTORED = "exp_avg_sq_row"
+"""The name of the average that tells Adafactor's state from others."""
+
 
 class Reshaping(Protocol):
     """A change of the number of experts.
@@ -238,13 +241,65 @@ def optimizers(
                 of_kind.setdefault(kind, {})[path] = array
             else:
                 result[name] = array
+        roles = {params.role_of(p) for moments in of_kind.values() for p in moments}
+        if FACTORED in of_kind:  # a new parameter may be the first vector
+            of_kind.setdefault("exp_avg_sq", {})
         for kind, moments in of_kind.items():
-            roles = {params.role_of(path) for path in moments}
-            zeros = {p: mx.zeros_like(a) for p, a in new.items() if _in(roles, p, old)}
-            every = {**zeros, **change.moments(moments)}
+            zeros = {
+                p: _smaller(kind, mx.zeros_like(a))
+                for p, a in new.items()
+                if _in(roles, p, old) and _is_kept(kind, a)
+            }
+            every = {**zeros, **_moments(kind, moments, change)}
             result |= {f"{path}.{kind}": array for path, array in every.items()}
         changed.append(params.unflatten(result))
     return trainer_state.packed(changed)
+
+
+def _smaller(kind: str, array: mx.array) -> mx.array:
+    """Return an average of an array's shape as an optimiser keeps it.
+
+    Args:
+        kind: The optimiser's name of the average. Adafactor keeps two vectors of a
+            matrix: one without its last axis, `exp_avg_sq_row`, and one without the
+            axis before, `exp_avg_sq_col`.
+        array: The average, with all axes.
+    """
+    axis = _missing_axis(kind)
+    return array if axis is None else array.mean(axis)
+
+
+def _is_kept(kind: str, parameter: mx.array) -> bool:
+    """Tell whether an optimiser that keeps a kind of average keeps it of this one.
+
+    Adafactor keeps `exp_avg_sq` of vectors and the two smaller ones of all else.
+    """
+    is_vector = parameter.ndim < 2
+    if kind == "exp_avg_sq":
+        return is_vector
+    return not is_vector if _missing_axis(kind) is not None else True
+
+
+def _missing_axis(kind: str) -> int | None:
+    return {FACTORED: -1, "exp_avg_sq_col": -2}.get(kind)
+
+
+def _moments(kind: str, moments: Arrays, change: Reshaping) -> Arrays:
+    """Change the averages of one kind, of which some lack an axis of the parameter.
+
+    A router's average without its experts' axis is that of all experts, and stays.
+    """
+    axis = _missing_axis(kind)
+    if axis is None:
+        return change.moments(moments)
+    stay = {
+        path: array
+        for path, array in moments.items()
+        if axis == -2 and params.role_of(path) == "router"
+    }
+    whole = {p: mx.expand_dims(a, axis) for p, a in moments.items() if p not in stay}
+    changed = change.moments(whole)
+    return {**stay, **{path: array.squeeze(axis) for path, array in changed.items()}}
 
 
 def _in(roles: set[str], path: str, old: Mapping[str, mx.array]) -> bool:

@@ -23,7 +23,7 @@ from comigs_mlx.options import TrainConfig
 from comigs_mlx.runs import description, experts, versions
 from comigs_mlx.runs.folder import BEST, RunFolder
 from comigs_mlx.training import checkpoint
-from comigs_mlx.training.level import Schedule
+from comigs_mlx.training.optimisers import expert_schedule
 
 DESCRIPTORS = "state/descriptors.safetensors"
 
@@ -153,7 +153,8 @@ class Rewriting:
 
     def _told(self, state: Mapping[str, Any], change: Reshaping) -> dict[str, Any]:
         """Return the JSON part of a save after the change."""
-        position = dict(state["position"])
+        # What patience counts begins anew, from the loss of the best save.
+        position = {**state["position"], "best": None, "stale": 0}
         for name in ("expert_sums", "router_sums"):
             sums = position[name]
             position[name] = {**sums, "share": change.shares(sums["share"])}
@@ -162,7 +163,8 @@ class Rewriting:
         told = {**state, "position": position, "identity": identity}
         if change.fresh:
             training = self.config.training
-            anew = Schedule(training.steps, position["step"])
+            whole = expert_schedule(training)
+            anew = whole.anew(position["step"], training.steps)
             rate = {"learning_rate": training.learning_rate}
             told["schedule"] = {**dataclasses.asdict(anew), **rate}
         return told

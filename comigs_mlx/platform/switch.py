@@ -20,6 +20,11 @@ def linux() -> bool:
     return sys.platform.startswith("linux")
 
 
+def macos() -> bool:
+    """Tell whether this is macOS, whose commands a long run may ask (see `mac`)."""
+    return sys.platform == "darwin"
+
+
 def on_cpu() -> bool:
     """Tell whether MLX computes on the CPU by default."""
     import mlx.core as mx

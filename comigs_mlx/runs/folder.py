@@ -5,7 +5,7 @@
     RUN/generalist/ specialist/ router/     the experts as last saved (`runs.experts`)
     RUN/best/step-N/       the same, of the save with the lowest validation loss
     RUN/state/step-N/      what an exact resume needs (`training.checkpoint`)
-    RUN/metrics.jsonl      one object per report
+    RUN/metrics.jsonl      one object per report, and per pause and its end
     RUN/rounds.jsonl       one object per exchange with a federation
 
 A save writes best, then state, then experts. If the process is killed in between,
@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import shutil
 from typing import Any
 
@@ -37,7 +38,7 @@ from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.runs import description, experts
 from comigs_mlx.runs.place import Place, add_line
 from comigs_mlx.training import checkpoint
-from comigs_mlx.training.records import Boundary, Report
+from comigs_mlx.training.records import Boundary, Pause, Report
 from comigs_mlx.training.trainer import Trainer
 
 BEST = "best.json"
@@ -95,7 +96,7 @@ class RunFolder(Place):
 
     def _improves(self, boundary: Boundary) -> bool:
         """Tell whether this is the best save, or the best one made again."""
-        if boundary.valid_loss is None:
+        if boundary.valid_loss is None or not math.isfinite(boundary.valid_loss):
             return False
         best = self.best()
         return best is None or boundary.valid_loss < best[1] or best[0] == boundary.step
@@ -134,6 +135,13 @@ class RunFolder(Place):
     def add_metrics(self, report: Report) -> None:
         """Append one line to metrics.jsonl."""
         add_line(self.metrics, dataclasses.asdict(report), finite=False)
+
+    def add_pause(self, pause: Pause) -> None:
+        """Append one line on a pause, or on its end, to metrics.jsonl."""
+        event = {"event": "resumed", "paused_seconds": round(pause.seconds, 1)}
+        if pause.reason is not None:
+            event = {"event": "paused", "reason": pause.reason}
+        add_line(self.metrics, {"step": pause.step, **event})
 
     def add_round(self, values: dict[str, Any]) -> None:
         """Append one line to rounds.jsonl; `values` have a `step`."""

@@ -86,4 +86,5 @@ def _step_of(file: Path) -> int | None:
 
 def metrics(run: Path) -> list[dict[str, Any]]:
     """Read the reports of a run, oldest first; see `training.records.Report`."""
-    return [report for report, _ in reports(Place(run).metrics, "step")]
+    lines = (line for line, _ in reports(Place(run).metrics, "step"))
+    return [line for line in lines if "event" not in line]  # no report, but a pause

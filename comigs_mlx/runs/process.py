@@ -53,6 +53,8 @@ class TrainingState:
         progress: The expert steps done and in all, where they are known.
         eta_seconds: The seconds left, as the process wrote last; None where it wrote
             none or does not run.
+        paused: The words of the process on its pause, such as "paused: on battery
+            24 %"; None while it works or does not run.
         problem: The reason why the process ended early, in a sentence; None if it did
             not.
         stopping: Whether the process was asked to stop.
@@ -64,6 +66,7 @@ class TrainingState:
     notes: list[str] = field(default_factory=list)
     progress: tuple[int, int] | None = None
     eta_seconds: float | None = None
+    paused: str | None = None
     problem: str | None = None
     stopping: bool = False
 
@@ -141,6 +144,7 @@ def state(run: Path) -> TrainingState:
         notes=[] if told is None else told.notes,
         progress=_progress(place, reported),
         eta_seconds=reported.get("eta_seconds") if running else None,
+        paused=reported.get("state") if running else None,
         stopping=started_here and "stopped" in record,
     )
     problem = None if running else _problem(before_problem, record, told)

@@ -2,7 +2,8 @@
 
     {"format_version": 1, "step": 17, "steps": 24, "eta_seconds": 42.5}
 
-`step` counts expert steps, and `eta_seconds` is null until a step was timed. The file
+`step` counts expert steps, and `eta_seconds` is null until a step was timed. While the
+training pauses there is also `"state": "paused: on battery 24 %"`. The file
 is there only while a training runs, or after it was killed. Nothing parses what a
 training prints.
 """
@@ -35,6 +36,7 @@ class ProgressFile:
         self._file = run / FILE
         self._events, self._steps = events, steps
         self._done, self._began, self._written = 0, 0.0, 0.0
+        self._paused: float | None = None
 
     def advance(self, step: int) -> None:
         """Record that a step of a level, and `step` expert steps so far, are done."""
@@ -44,6 +46,20 @@ class ProgressFile:
         if now - self._written >= SECONDS or self._done == self._events:
             self._written = now
             self._write(step, self._seconds_left(now))
+
+    def pause(self, step: int, reason: str) -> None:
+        """Record that the training waits after `step` expert steps, and why."""
+        now = time.monotonic()
+        self._paused = self._paused or now
+        self._write(step, self._seconds_left(self._paused), f"paused: {reason}")
+
+    def go_on(self, step: int) -> None:
+        """Record that the training goes on; the pause does not count as work."""
+        now = time.monotonic()
+        if self._paused is not None and self._began:
+            self._began += now - self._paused
+        self._paused = None
+        self._write(step, self._seconds_left(now))
 
     def __enter__(self) -> ProgressFile:
         return self
@@ -58,8 +74,11 @@ class ProgressFile:
         step_seconds = (now - self._began) / (self._done - 1)
         return step_seconds * max(self._events - self._done, 0)
 
-    def _write(self, step: int, eta: float | None) -> None:
-        content = {"step": step, "steps": self._steps, "eta_seconds": eta}
+    def _write(self, step: int, eta: float | None, state: str | None = None) -> None:
+        content: dict[str, Any] = {"step": step, "steps": self._steps}
+        content["eta_seconds"] = eta
+        if state is not None:
+            content["state"] = state
         replace_unflushed(self._file, {"format_version": 1, **content})
 
 

@@ -33,12 +33,16 @@ from comigs_mlx.options import TrainConfig
 from comigs_mlx.platform import cpu_streams, switch
 from comigs_mlx.runs import description, trained_secrets
 from comigs_mlx.runs.folder import RunFolder
+from comigs_mlx.runs.pausing import Pausing, of_this_machine
 from comigs_mlx.runs.trained_secrets import TrainedSecrets
 from comigs_mlx.training import checkpoint, memory_estimate
 from comigs_mlx.training.fitting import check_texts
 from comigs_mlx.training.level import USUAL, Task
-from comigs_mlx.training.records import Boundary, Report, Step
+from comigs_mlx.training.records import Boundary, Pause, Report, Step
 from comigs_mlx.training.trainer import Trainer
+
+Stop = Callable[[], bool]
+"""Tells whether the user wants the training to be saved and to end."""
 
 ROUTER_ALONE = Task(roles=())
 """An expert level without roles: with a joint router, only the router learns."""
@@ -64,6 +68,7 @@ class Session:
             so on.
         documents: Maps each split to its number of documents.
         text: The preview of the text; None where a resumed run has the text it had.
+        pausing: It says when to pause; None never pauses.
     """
 
     trainer: Trainer
@@ -71,25 +76,52 @@ class Session:
     identity: dict[str, Any]
     documents: dict[str, int] = field(default_factory=dict)
     text: Preview | None = None
+    pausing: Pausing | None = None
 
-    def run(self, stop: Callable[[], bool]) -> Iterator[Step | Report | Boundary]:
+    def run(self, stop: Stop) -> Iterator[Step | Report | Boundary | Pause]:
         """Train, save when due, write metrics, and yield what happens.
 
         Args:
-            stop: Is called at each boundary; if it returns true, training is saved and
-                ends.
+            stop: Is called at each boundary, and every second of a pause; if it
+                returns true, training is saved and ends.
         """
         for event in self.trainer.run():
             if isinstance(event, Report):
                 self.folder.add_metrics(event)
             stopping = isinstance(event, Boundary) and stop()
+            pausing = isinstance(event, Boundary) and self._must_pause()
             if isinstance(event, Boundary) and (
-                stopping or event.valid_loss is not None
+                stopping or pausing or event.valid_loss is not None
             ):
                 self.save(event)
             yield event
+            if pausing and not stopping:
+                yield from self._pause(stop)
+                stopping = stop()
             if stopping:
                 return
+
+    def _must_pause(self) -> bool:
+        """Tell whether to pause before the next step, if there is one."""
+        if self.trainer.ended or self.pausing is None:
+            return False
+        return self.pausing.reason() is not None
+
+    def _pause(self, stop: Stop) -> Iterator[Pause]:
+        """Wait until the machine is fit again; the run has been saved."""
+        assert self.pausing is not None
+        step, began = self.trainer.position.step, self.pausing.clock()
+        paused = False
+        for reason in self.pausing.wait(stop):
+            pause = Pause(step, reason)
+            if not paused:
+                self.folder.add_pause(pause)
+            paused = True
+            yield pause
+        if paused and not stop():
+            over = Pause(step, None, self.pausing.clock() - began)
+            self.folder.add_pause(over)
+            yield over
 
     def save(self, boundary: Boundary) -> None:
         """Save the run as it is at `boundary`."""
@@ -225,7 +257,8 @@ def _opened(
         if text is not None:
             counts = TrainedSecrets(digest, text.trained_secrets, text.redacted)
             trained_secrets.add(folder.path, counts)
-        yield Session(trainer, folder, identity, documents, text)
+        pausing = of_this_machine(config.mac)
+        yield Session(trainer, folder, identity, documents, text, pausing)
 
 
 def _described(
@@ -324,6 +357,7 @@ def _work(config: TrainConfig, trainer: Trainer) -> memory_estimate.Work:
         seq_len=max(lengths),
         checkpoint=training.grad_checkpoint,
         accumulation=training.grad_accumulation,
+        optimizer=training.optimizer,
         measured=max((batch.mask.shape[1] for batch in trainer.valid), default=0),
     )
 
@@ -404,8 +438,12 @@ def _restore(
         )
     for key in sorted(changed & CHANGES.keys()):
         say(Note(f"{CHANGES[key]}: training goes on, not bit for bit as it would have"))
+    if options.get("grad_checkpoint", False) != trainer.options.grad_checkpoint:
+        say(Note("--grad-checkpoint has changed: training goes on, but for rounding"))
     if (note := _rate_note(trainer)) is not None:
         say(Note(note))
+    if trainer.position.best is None and (best := folder.best()) is not None:
+        trainer.position.best = best[1]  # of a save that does not know it
     folder.cut_metrics(trainer.position.step)
     say(f"resuming at step {trainer.position.step}, from {newest}")
 
@@ -413,7 +451,8 @@ def _restore(
 def _rate_note(trainer: Trainer) -> str | None:
     """Tell how the learning rate goes on, where the number of steps has changed."""
     schedule, step = trainer.schedule, trainer.position.step
-    if not step or schedule.first != step or step >= trainer.options.steps:
+    over = step >= trainer.options.steps
+    if not step or schedule.first != step or over or schedule.kind == "constant":
         return None
     rate = trainer.options.learning_rate
     return (

@@ -9,7 +9,12 @@ from typing import Literal
 
 from comigs_mlx.config import group, like, option
 from comigs_mlx.federation.participant.options import InitConfig, wrong_norms
-from comigs_mlx.options import DataOptions, ExpertOptions, TrainingOptions
+from comigs_mlx.options import (
+    DataOptions,
+    ExpertOptions,
+    MacOptions,
+    TrainingOptions,
+)
 
 
 @dataclass(frozen=True)
@@ -191,6 +196,7 @@ class SimulateConfig:
         "the cores of its own; on a CPU, one a core is fastest",
         "N",
     )
+    caffeinate: bool = like(MacOptions, "caffeinate")
     participants: str | None = option(
         None,
         "what differs between participants: name: {specialists, generalists, rank, "

@@ -31,6 +31,7 @@ FREE = {
     "resume",
     "out",
     "jobs",
+    "caffeinate",
     "plots",
     "save_every",
     "token_cache",

@@ -18,7 +18,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from comigs_mlx.errors import RunError, reading
 from comigs_mlx.files import replacing_dir, sha256, write_json
 from comigs_mlx.model import params
 from comigs_mlx.training import trainer_state
-from comigs_mlx.training.level import Schedule
+from comigs_mlx.training.optimisers import Schedule, expert_schedule
 from comigs_mlx.training.records import Position
 from comigs_mlx.training.trainer import Trainer
 
@@ -155,14 +155,15 @@ def _schedule(
     """Return the schedule that goes on from that of a save."""
     options, step = trainer.options, trainer.position.step
     rate = options.learning_rate
+    fresh = expert_schedule(options)
     if stored is not None:
         parts = {name: stored[name] for name in ("last", "first", "share")}
-        earlier, earlier_rate = Schedule(**parts), stored["learning_rate"]
+        earlier, earlier_rate = replace(fresh, **parts), stored["learning_rate"]
     else:
-        earlier = Schedule(before.get("steps", options.steps))
+        earlier = replace(fresh, last=before.get("steps", options.steps))
         earlier_rate = before.get("learning_rate", rate)
     if earlier.last != options.steps and earlier_rate != rate:
-        return Schedule(options.steps, step)
+        return fresh.anew(step, options.steps)
     return earlier.going_on(step, options.steps)
 
 

@@ -31,10 +31,8 @@ from comigs_mlx.model.routing import Routing
 from comigs_mlx.model.selection import Selection
 from comigs_mlx.options import TrainingOptions
 from comigs_mlx.platform import cpu_streams
-from comigs_mlx.training import freezing
+from comigs_mlx.training import freezing, optimisers
 from comigs_mlx.training.losses import load_balancing, summed_loss
-
-BETAS = [0.9, 0.95]
 
 Rate = Callable[[mx.array], mx.array]
 """Maps the number of steps made to the learning rate of the next one, both scalars."""
@@ -90,71 +88,28 @@ class Group:
         return _learns(path, self.roles, self.frozen)
 
 
-LOWEST = 0.1
-"""The share of the learning rate at which a schedule ends."""
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """The experts' learning rate: half a cosine, down to `LOWEST`.
-
-    Attributes:
-        last: The expert step at which the lowest rate is reached.
-        first: The expert step after which it begins; later than 0 where a run was
-            resumed with another number of steps.
-        share: The share of the learning rate at which it begins.
-    """
-
-    last: int
-    first: int = 0
-    share: float = 1.0
-
-    def at(self, step: int) -> float:
-        """Return the share of the learning rate for the step after number `step`."""
-        progress = min(max(step - self.first, 0) / max(self.last - self.first, 1), 1.0)
-        return LOWEST + (self.share - LOWEST) * (1 + math.cos(math.pi * progress)) / 2
-
-    def going_on(self, step: int, last: int) -> Schedule:
-        """Return the schedule to another end, which goes on from this one after
-        `step`.
-        """
-        if last == self.last:
-            return self
-        return Schedule(last, step, self.at(step)) if step else Schedule(last)
-
-    def __call__(self, rate: float, step: mx.array) -> mx.array:
-        """Return the learning rate of the step after number `step`, a scalar."""
-        steps = max(self.last - self.first, 1)
-        decay = optim.cosine_decay(rate * self.share, steps, rate / 10)
-        scheduled: mx.array = decay(step - self.first if self.first else step)
-        return scheduled
-
-
 def expert_group(
     options: TrainingOptions, task: Task = USUAL, schedule: Rate | None = None
 ) -> Group:
-    """Group the experts with their optimiser, AdamW.
+    """Group the experts with their optimiser.
 
     Args:
-        options: The options with the highest learning rate and the number of steps.
+        options: The options with the optimiser, the highest learning rate and the
+            number of steps.
         task: The task that says what is trained.
-        schedule: The learning rate of each step; None is a cosine over all steps, down
-            to a tenth.
+        schedule: The learning rate of each step; None is the one of a run that begins.
     """
     if schedule is None:
-        schedule = partial(Schedule(options.steps), options.learning_rate)
-    return Group(task.roles, _adamw(schedule, options), task.frozen)
+        schedule = partial(optimisers.expert_schedule(options), options.learning_rate)
+    return Group(task.roles, optimisers.make(options, schedule), task.frozen)
 
 
 def router_group(options: TrainingOptions) -> Group:
-    """Group the routers with their optimiser, AdamW at a constant learning rate."""
-    return Group(params.ROUTERS, _adamw(options.learning_rate, options))
-
-
-def _adamw(rate: Any, options: TrainingOptions) -> optim.Optimizer:
-    return optim.AdamW(
-        rate, betas=BETAS, weight_decay=options.weight_decay, bias_correction=True
-    )
+    """Group the routers with their optimiser, at a rate that is constant after a
+    warm-up.
+    """
+    rate = optimisers.router_rate(options)
+    return Group(params.ROUTERS, optimisers.make(options, rate))
 
 
 def _learns(path: str, roles: tuple[str, ...], frozen: tuple[str, ...]) -> bool:

@@ -31,6 +31,10 @@ LOGITS_AHEAD = 11
 BLOCKS_AHEAD = 3.5
 """The slack on a CPU: arrays of what MLX plans ahead, about 100 operations."""
 
+MOMENTS = {"adamw": 2, "adam": 2, "sgd": 1, "adafactor": 1, "muon": 1}
+"""The arrays of a parameter's size that MLX's optimisers keep of it, at most: Adafactor
+keeps a row and a column, and SGD one that it does not use."""
+
 METAL_AHEAD = 500 * 10**6
 """The slack on Metal in bytes: about ten command buffers of 40 to 50 MB each."""
 
@@ -104,6 +108,7 @@ class Work:
         checkpoint: Whether blocks are recomputed in the backward pass.
         accumulation: The number of batches in a step.
         measured: The tokens in the longest sequence whose loss is only measured.
+        optimizer: The name of the optimiser.
     """
 
     batch_size: int
@@ -111,6 +116,7 @@ class Work:
     checkpoint: bool = False
     accumulation: int = 1
     measured: int = 0
+    optimizer: str = "adamw"
 
     @property
     def tokens(self) -> int:
@@ -124,11 +130,12 @@ class Estimate:
 
     Attributes:
         base: The weights of the base model, as loaded.
-        experts: The LoRA pairs and their two AdamW moments.
+        experts: The LoRA pairs and what the optimiser keeps of them.
         sums: The gradients of the batches before, where several make a step.
         forward: All that is kept for the backward pass, while the loss is computed.
         backward: The blocks' inputs and the recomputed blocks; 0 without recomputation.
-        update: The gradients or new values, and both new moments, as the step ends.
+        update: The gradients or new values, and both new moments, as the step ends;
+            other optimisers than AdamW need no more.
         measured: Some blocks and the loss of validation text, without gradients.
     """
 
@@ -167,7 +174,7 @@ def estimate(
     until_backward = inputs if work.checkpoint else trained + model.blocks * block
     return Estimate(
         base=model.base_bytes,
-        experts=3 * trained,
+        experts=(1 + MOMENTS[work.optimizer]) * trained,
         sums=trained if work.accumulation > 1 else 0,
         forward=until_backward + loss_bytes(model, work, machine) + slack,
         backward=inputs + recomputed if work.checkpoint else 0,

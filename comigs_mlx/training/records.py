@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -69,6 +70,21 @@ class Boundary:
 
 
 @dataclass(frozen=True)
+class Pause:
+    """The record that training waits between two steps, or that it goes on again.
+
+    Attributes:
+        step: The number of expert steps so far.
+        reason: The reason in a few words; None where training goes on.
+        seconds: The length of the pause, where it is over.
+    """
+
+    step: int
+    reason: str | None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
 class Exchanged:
     """The record of an exchange with a federation; one line of rounds.jsonl.
 
@@ -132,6 +148,8 @@ class Position:
         expert_sums: The sums over expert steps since the last report.
         router_sums: The sums over router steps since the last report.
         refreshed: The router steps among `router_step` that the schedule does not have.
+        best: The lowest validation loss so far, in nats per token; None before one.
+        stale: The number of measurements since that were no lower.
     """
 
     step: int = 0
@@ -139,6 +157,15 @@ class Position:
     expert_sums: Sums = field(default_factory=Sums)
     router_sums: Sums = field(default_factory=Sums)
     refreshed: int = 0
+    best: float | None = None
+    stale: int = 0
+
+    def measured(self, valid_loss: float) -> None:
+        """Count a measurement of the validation loss; NaN is never the best."""
+        if math.isfinite(valid_loss) and (self.best is None or valid_loss < self.best):
+            self.best, self.stale = valid_loss, 0
+        else:
+            self.stale += 1
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""

@@ -22,12 +22,12 @@ from comigs_mlx.training.evaluation import Evaluator, NotFinite
 from comigs_mlx.training.level import (
     USUAL,
     Level,
-    Schedule,
     StepResult,
     Task,
     expert_group,
     router_group,
 )
+from comigs_mlx.training.optimisers import expert_schedule
 from comigs_mlx.training.records import Boundary, Position, Report, Step, Sums
 from comigs_mlx.training.teachers import teacher
 
@@ -81,7 +81,7 @@ class Trainer:
         self.joint = options.router == "joint" and routed
         self.alternating = options.router == "alternating" and routed
         routers = [router_group(options)] * self.joint
-        self.schedule = Schedule(options.steps)
+        self.schedule = expert_schedule(options)
         groups = [expert_group(options, task, self._rate), *routers]
         self.experts = Level(mixture, groups, options, task)
         taught = teacher(options.teach, self.evaluator) if options.teach else None
@@ -109,8 +109,21 @@ class Trainer:
         return [self.experts, *([self.routers] if self.routers else [])]
 
     @property
+    def stopped_early(self) -> bool:
+        """Whether the validation loss has not got better for too long."""
+        patience = self.saving.patience
+        return patience > 0 and self.position.stale >= patience
+
+    @property
+    def ended(self) -> bool:
+        """Whether no expert step is left to make."""
+        return self.position.step >= self.options.steps or self.stopped_early
+
+    @property
     def steps_left(self) -> int:
         """Steps of both levels still to be made, as scheduled (see `refresh`)."""
+        if self.stopped_early:
+            return 0
         options, position = self.options, self.position
         phases = options.steps // options.router_every
         planned = options.steps + (phases * options.router_steps if self.routers else 0)
@@ -124,6 +137,11 @@ class Trainer:
             yield (
                 f"the router will not be trained: --steps {options.steps} is less than "
                 f"--router-every {options.router_every}"
+            )
+        if options.warmup >= options.steps:
+            yield (
+                f"the learning rate never gets to its full value: --warmup "
+                f"{options.warmup} is not below --steps {options.steps}"
             )
         if options.top_k_from >= (last := self.mixture.options.top_k):
             yield (
@@ -139,6 +157,11 @@ class Trainer:
                 f"the run has its {options.steps} steps already: raise --steps, or "
                 "--rounds in a federation"
             )
+        elif self.stopped_early:
+            yield (
+                f"the run has stopped early at step {self.position.step}: raise "
+                f"--patience {self.saving.patience} to go on, or set it to 0"
+            )
 
     def run(self) -> Iterator[Step | Report | Boundary]:
         """Train from the current position to the last step.
@@ -147,7 +170,7 @@ class Trainer:
             TrainingError: If a loss or gradient is not finite, or a group of parameters
                 gets no gradient; a step that fails changes no value.
         """
-        while self.position.step < self.options.steps:
+        while not self.ended:
             yield self._expert_step()
             if self.routers and self.position.step % self.options.router_every == 0:
                 for _ in range(self.options.router_steps):
@@ -168,7 +191,9 @@ class Trainer:
         step, is_last = self.position.step, self.position.step == self.options.steps
         save = is_last or step % self.saving.save_every == 0
         valid_loss = self._valid_loss() if save else None
-        if is_last or step % self.saving.report_every == 0:
+        if valid_loss is not None:
+            self.position.measured(valid_loss)
+        if self.ended or step % self.saving.report_every == 0:
             yield self._report(valid_loss)
         yield Boundary(step, valid_loss)
 

@@ -250,6 +250,7 @@ def test_what_a_training_remarks_is_seen_without_its_log():
         running=True,
         progress=(17, 24),
         eta_seconds=1.0,
+        paused=None,
         problem=None,
         stopping=False,
         notes=["the router will not be trained: --steps 24 is less"],
@@ -322,6 +323,7 @@ def test_progress_tells_how_long_and_what_is_wrong():
         running=True,
         progress=(3, 10),
         eta_seconds=65.0,
+        paused=None,
         problem=None,
         stopping=False,
         notes=[],
@@ -330,6 +332,9 @@ def test_progress_tells_how_long_and_what_is_wrong():
     made = training.progress(state, [])
     assert "3 of 10 steps, 1 min 5 s left" in made
     assert "&lt;b&gt;line" in made
+    state.paused = "paused: on battery <24> %"
+    made = training.progress(state, [])
+    assert "Saved and paused: on battery &lt;24&gt; %. It goes on by itself." in made
     state.running, state.problem = False, "out of <disk>"
     assert "out of &lt;disk&gt;" in training.progress(state, [])
 

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from app.model_queue import OUT_OF_MEMORY, explain
+from app.model_queue import GPU_WATCHDOG, OUT_OF_MEMORY, explain
 from comigs_mlx.errors import ModelError
 
 
@@ -56,6 +56,11 @@ def test_a_problem_is_told(model_queue, until):
 )
 def test_running_out_of_memory_is_said_plainly(error):
     assert explain(error) == OUT_OF_MEMORY
+
+
+def test_the_gpu_s_watchdog_is_said_plainly():
+    text = "[METAL] Command buffer execution failed: Impacting Interactivity"
+    assert explain(RuntimeError(text)) == GPU_WATCHDOG
 
 
 def test_the_unexpected_tells_no_text_on_the_page(capsys):

@@ -10,6 +10,7 @@ import pytest
 
 import comigs_mlx
 from comigs_mlx.platform import switch
+from comigs_mlx.platform.switch import macos
 
 PACKAGE = Path(comigs_mlx.__file__).parent
 LOOKS = re.compile(r"\bsys\.platform\b|platform\.(machine|system)\(|default_device\(")
@@ -18,6 +19,7 @@ LOOKS = re.compile(r"\bsys\.platform\b|platform\.(machine|system)\(|default_devi
 MAY_LOOK = {
     "platform/switch.py",
     "platform/blas.py",  # names the processor in a message
+    "diagnosis/machine.py",  # tells the user the processor's name
     "environment.py",  # says where numbers were measured
     "inference/generation.py",  # reads prompts in larger pieces on a GPU
 }
@@ -48,6 +50,14 @@ class TestX86:
 def test_linux(monkeypatch, system, expected):
     monkeypatch.setattr(sys, "platform", system)
     assert switch.linux() is expected
+
+
+@pytest.mark.parametrize(
+    ("system", "expected"), [("darwin", True), ("linux", False), ("win32", False)]
+)
+def test_macos(monkeypatch, system, expected):
+    monkeypatch.setattr(sys, "platform", system)
+    assert macos() is expected
 
 
 def test_nobody_else_looks_at_the_machine():

@@ -199,6 +199,16 @@ def test_progress_of_an_older_training_is_not_that_of_this_one(run, options):
     assert (found.progress, found.eta_seconds) == ((0, 200), None)
 
 
+def test_a_pause_is_seen_while_the_training_runs(run):
+    run.mkdir()
+    paused = '{"step": 9, "steps": 10, "eta_seconds": 1.0, "state": "paused: hot"}'
+    (run / "progress.json").write_text(paused)
+    (run / "config.yaml").write_text("steps: 10\n")
+    with RunFolder(run).in_use():
+        assert process.state(run).paused == "paused: hot"
+    assert process.state(run).paused is None
+
+
 def test_an_illegal_instruction_is_not_the_user_s_error(run, options):
     process.start(run, {**options, "steps": 100_000})
     until(lambda state: state.progress and state.progress[0], run)

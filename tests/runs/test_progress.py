@@ -69,3 +69,20 @@ def test_of_an_older_training(tmp_path):
     made = (tmp_path / progress.FILE).stat().st_mtime
     assert progress.read(tmp_path, since=made - 1) == {"step": 3}
     assert progress.read(tmp_path, since=made + 1) == {}
+
+
+def test_a_pause_is_told_and_is_no_work(tmp_path, clock):
+    file = progress.ProgressFile(tmp_path, events=10, steps=10)
+    for step in (1, 2, 3):
+        file.advance(step)
+        clock[0] += 2
+    file.pause(3, "on battery 24 %")
+    clock[0] += 3600
+    file.pause(3, "on battery 23 %")
+    paused = {"format_version": 1, "step": 3, "steps": 10, "eta_seconds": 7 * 3.0}
+    assert progress.read(tmp_path) == {**paused, "state": "paused: on battery 23 %"}
+    file.go_on(3)
+    assert progress.read(tmp_path) == paused
+    clock[0] += 2
+    file.advance(4)
+    assert progress.read(tmp_path)["eta_seconds"] == pytest.approx(6 * 8 / 3)

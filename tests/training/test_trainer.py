@@ -10,8 +10,9 @@ import pytest
 from comigs_mlx.errors import TrainingError
 from comigs_mlx.model import params
 from comigs_mlx.options import ExpertOptions, SavingOptions, TrainingOptions
+from comigs_mlx.training import checkpoint
 from comigs_mlx.training.level import Level, StepResult, expert_group, router_group
-from comigs_mlx.training.records import Boundary, Report, Step
+from comigs_mlx.training.records import Boundary, Position, Report, Step
 from tests.training.setting import (
     SHAPES,
     arrays,
@@ -398,3 +399,48 @@ class TestGrowingK:
     def test_a_start_that_is_not_below_is_remarked(self):
         trainer = trainer_of(mixture_of(), steps=2, top_k_from=2)
         assert any("top-k does not grow" in text for text in trainer.warnings())
+
+
+class TestPatience:
+    """A save every 2 steps measures the validation loss."""
+
+    def trainer(self, losses, patience=2, steps=20):
+        saving = SavingOptions(report_every=50, save_every=2, patience=patience)
+        trainer, given = trainer_of(steps=steps, saving=saving), iter(losses)
+        trainer._valid_loss = lambda: next(given)
+        return trainer
+
+    def test_stops_after_so_many_without_a_better_one(self):
+        """An equal loss is no better one."""
+        trainer = self.trainer([3.0, 2.0, 2.5, 1.9, 1.9, 2.0])
+        *_, report, boundary = trainer.run()
+        assert boundary == Boundary(12, 2.0)
+        assert (report.step, report.valid_loss) == (12, 2.0)
+        assert (trainer.position.best, trainer.position.stale) == (1.9, 2)
+        assert trainer.stopped_early
+        assert trainer.steps_left == 0
+        assert list(trainer.run()) == []
+        (warning,) = trainer.warnings()
+        assert "stopped early at step 12: raise --patience 2" in warning
+
+    def test_a_resumed_run_keeps_the_count(self, tmp_path):
+        saved, resumed = self.trainer([2.0, 2.5]), self.trainer([2.1])
+        for event in saved.run():
+            if isinstance(event, Boundary) and event.step == 4:
+                break
+        checkpoint.save(saved, tmp_path, {}, 1)
+        checkpoint.restore(resumed, checkpoint.latest(tmp_path), {})
+        *_, boundary = resumed.run()
+        assert boundary == Boundary(6, 2.1)
+
+    def test_0_never_stops(self):
+        trainer = self.trainer([2.0, 3.0, 3.0, 3.0], patience=0, steps=8)
+        *_, boundary = trainer.run()
+        assert boundary == Boundary(8, 3.0)
+        assert not trainer.stopped_early
+
+    @pytest.mark.parametrize("before", [None, 2.0])
+    def test_nan_is_never_the_best(self, before):
+        position = Position(best=before)
+        position.measured(float("nan"))
+        assert (position.best, position.stale) == (before, 1)

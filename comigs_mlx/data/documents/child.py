@@ -19,6 +19,7 @@ from typing import Any
 from comigs_mlx.data.extras import NeedsExtra
 from comigs_mlx.data.pieces import Cut, Document, Piece, Skipped
 from comigs_mlx.errors import DataError
+from comigs_mlx.platform import switch
 
 SIZE = 200_000_000
 """The most bytes of a document."""
@@ -184,7 +185,7 @@ def _ended(process: subprocess.Popen[bytes], path: Path) -> DataError:
 def _resident(process: int) -> int:
     """Return the bytes of memory that a process uses; 0 where nobody tells."""
     try:
-        if sys.platform == "darwin":
+        if switch.macos():
             command = ["ps", "-o", "rss=", "-p", str(process)]
             return 1024 * int(subprocess.check_output(command))
         pages = Path(f"/proc/{process}/statm").read_text().split()[1]

@@ -32,9 +32,9 @@ from comigs_mlx.options import TrainConfig
 from comigs_mlx.runs import trained_secrets
 from comigs_mlx.runs.session import Say, Session, has_learnt
 from comigs_mlx.training import checkpoint
-from comigs_mlx.training.records import Boundary, Exchanged, Report, Step
+from comigs_mlx.training.records import Boundary, Exchanged, Pause, Report, Step
 
-Event = Step | Report | Boundary | Exchanged
+Event = Step | Report | Boundary | Pause | Exchanged
 Stop = Callable[[], bool]
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 15.0
@@ -107,8 +107,7 @@ class Participation:
             raise self._refusal
 
     def _ends_round(self, step: int) -> bool:
-        last = step == self.session.trainer.options.steps
-        return last or step % self.options.local_steps == 0
+        return self.session.trainer.ended or step % self.options.local_steps == 0
 
     def _begin(self, stop: Stop) -> Iterator[Event]:
         """Bring the run to where its next steps start from."""
@@ -157,8 +156,7 @@ class Participation:
     def _refreshed(self) -> Iterator[Event]:
         """Train the router on new generalists, where no step was made since a pull."""
         trainer = self.session.trainer
-        step, last = trainer.position.step, trainer.options.steps
-        if step == self._joined().step and step < last:
+        if trainer.position.step == self._joined().step and not trainer.ended:
             yield from trainer.refresh(self.options.router_refresh)
 
     def _or_offline(self, exchanging: Iterator[Event]) -> Iterator[Event]:
@@ -211,7 +209,7 @@ class Participation:
         generalists, and not after its last step, as its router is of those it has.
         """
         if self.options.join:
-            if self.session.trainer.position.step < self.session.trainer.options.steps:
+            if not self.session.trainer.ended:
                 yield from self._newer()
             return
         federation, round = self._current(), self._joined().round + 1
