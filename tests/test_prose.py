@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "comigs_mlx"
 ROOMS = (
     "benchmark",
     "data",
-    "export",
+    "exports",
     "federation/exchanges",
     "federation/formats",
     "federation/rounds",
