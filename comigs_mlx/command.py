@@ -29,6 +29,7 @@ EXTRAS = {
     "cryptography": "federation",
     "dp_accounting": "federation",
     "matplotlib": "simulation",
+    "gguf": "export",
 }
 """Packages that only some commands need -> the extra that brings them."""
 
