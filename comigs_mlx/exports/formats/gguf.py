@@ -31,6 +31,11 @@ SUMMARY = "a whole model for llama.cpp, LM Studio and Ollama"
 LIBRARY, RELATION = "gguf", "quantized"
 DTYPES = ("f32", "f16", "bf16", "q8_0")
 
+NO_MERGES = ["\u0120 \u0120"]
+"""The merges of a tokenizer without any: llama.cpp reads no file without them, and this
+one makes no token, so that it changes nothing.
+"""
+
 FILE_TYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16"}
 """The type of the values -> gguf's name of a file of them."""
 
@@ -117,8 +122,8 @@ def _describe_tokens(writer: Any, job: Job, tokens: Vocabulary) -> None:
     writer.add_token_types(tokens.types)
     if tokens.scores:
         writer.add_token_scores(tokens.scores)
-    if tokens.merges or tokens.model == "gpt2":
-        writer.add_token_merges(tokens.merges)
+    if tokens.model == "gpt2":
+        writer.add_token_merges(tokens.merges or NO_MERGES)
     for name, i in tokens.ids.items():
         writer.add_uint32(f"tokenizer.ggml.{name}_token_id", i)
     for name, value in tokens.flags.items():
