@@ -53,7 +53,7 @@ def render(
     """Write the content of README.md.
 
     Args:
-        job: The export.
+        job: The export that the card describes.
         kind: The format's module.
         results: The measured numbers, as `exporting.export` returns them.
         licence: The licence of the base model.

@@ -72,7 +72,7 @@ def export(request: Request, say: Say, progress: Progress) -> dict[str, Any]:
     """Export a run.
 
     Args:
-        request: What to export, and how.
+        request: The run to export, and how to write it.
         say: Receives a sentence on what is done and noticed.
         progress: Shows how far measuring is.
 

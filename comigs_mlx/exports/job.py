@@ -104,11 +104,13 @@ def copy_files(source: Path, folder: Path, patterns: tuple[str, ...]) -> None:
 def alone(model: nn.Module) -> Mixture:
     """Wrap a model so that it can be measured: `base` computes what it does alone.
 
-    On a CPU half-precision values are measured in float32, where products of 16 bits
-    are slow; the values stay those of the file.
+    On a CPU it is measured in float32, where products of fewer bits are slow; the
+    values stay those of the file.
     """
     if switch.on_cpu():
-        model.apply(_widened)
+        from mlx_lm.utils import dequantize_model
+
+        model = dequantize_model(model).apply(_widened)
     model.eval()
     options = ExpertOptions(specialists=0, rank=1, attention_lora=False, num_layers=1)
     return Mixture(model, options)

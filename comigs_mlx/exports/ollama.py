@@ -30,7 +30,7 @@ class Template:
 
     Attributes:
         around: Maps a role to the text before and after its own.
-        answer: What an answer begins with.
+        answer: The text that an answer begins with.
         system: The system message where a conversation has none; None for none.
     """
 
@@ -69,7 +69,7 @@ def modelfile(job: Job, file: str) -> str:
     """Write the content of a Modelfile.
 
     Args:
-        job: The export.
+        job: The export that the file is part of.
         file: The name of the GGUF file beside it.
     """
     lines = [

@@ -20,10 +20,15 @@ CLOSE = {"f32": 2e-6, "f16": 3e-3, "bf16": 3e-2, "q8_0": 3e-2}
 
 
 @pytest.fixture(scope="module", params=FORMATS)
-def kind(request):
+def name(request):
     if request.param == "gguf":
         pytest.importorskip("gguf")
-    return registry.load("export", request.param)
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def kind(name):
+    return registry.load("export", name)
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +70,7 @@ def test_the_usual_type_is_one_that_it_writes(kind, job):
     assert kind.RELATION in ("adapter", "finetune", "quantized", "merge")
 
 
-def test_a_card_with_the_measured_numbers(kind, exported, tmp_path):
-    name = kind.__name__.rpartition(".")[2]
+def test_a_card_with_the_measured_numbers(name, kind, exported, tmp_path):
     results = exported(name)
     text = (tmp_path / "out" / "README.md").read_text()
     _, metadata, body = text.split("---\n", 2)
