@@ -49,8 +49,8 @@ class ExportConfig:
     )
     dtype: str | None = option(
         None,
-        "type of the values: float32, float16 or bfloat16; gguf: f32, f16, bf16 or "
-        "q8_0 (default: float32 of an adapter, the base's of fused, f16 of gguf)",
+        "type of the values: float32, float16, bfloat16, and of gguf also q8_0 "
+        "(default: float32 of an adapter, the base's own of fused, float16 of gguf)",
         "TYPE",
     )
     bits: int | None = option(

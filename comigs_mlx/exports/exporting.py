@@ -90,7 +90,10 @@ def export(request: Request, say: Say, progress: Progress) -> dict[str, Any]:
     fixed = merging.is_fixed(mixture, request.selection)
     part, batches = heldout.batches(request.run, base, request.data, say)
     batches, _ = resampling_units(batches)
-    weights = _weights(request, base, mixture, batches, fixed, say)
+    if fixed:
+        weights = merging.block_weights(mixture, request.selection)
+    else:
+        weights = _mean_weights(request, base, mixture, batches, say, progress)
     job = Job(
         base=base,
         mixture=mixture,
@@ -129,24 +132,24 @@ def _check_options(request: Request, kind: Any) -> None:
         )
 
 
-def _weights(
+def _mean_weights(
     request: Request,
     base: Base,
     mixture: Mixture,
     batches: list[Batch],
-    fixed: bool,
     say: Say,
+    progress: Progress,
 ) -> list[list[float]]:
-    """Return the weight of each expert in each block, `[layers][E]`.
+    """Return the router's mean weight of each expert in each block, `[layers][E]`.
 
-    Where a router weighs token by token, each block gets its mean weights, on the text
-    that the router learnt from: the text that is measured stays unseen.
+    They are means over the text that the router learnt from, so that the text that is
+    measured stays unseen.
     """
-    if fixed:
-        return merging.block_weights(mixture, request.selection)
     if request.data is None:
         _, batches = heldout.batches(request.run, base, None, quiet, router_text=True)
-    weights = merging.mean_weights(mixture, request.selection, batches)
+    with progress(len(batches), "batch") as advance:
+        read = _telling(batches, advance, "mean weights")
+        weights = merging.mean_weights(mixture, request.selection, read)
     say(
         Note(
             "the router weighs the experts token by token, which no single model does: "
@@ -177,15 +180,10 @@ def _measured(
 ) -> dict[str, Any]:
     """Return the losses of the mixture and of what was written, on the same tokens."""
     with progress(2 * len(batches), "batch") as advance:
-
-        def read(name: str) -> Iterator[Batch]:
-            for batch in batches:
-                yield batch
-                advance(name)
-
-        before = Evaluator(job.mixture).score(read("mixture"), "auto")
+        read = _telling(batches, advance, "mixture")
+        before = Evaluator(job.mixture).score(read, "auto")
         with kind.read_back(job, folder) as written:
-            after = _score(written, read(request.format))
+            after = _score(written, _telling(batches, advance, request.format))
     gap = difference(after, before)
     return {
         "dtype": job.dtype if job.bits is None else f"{job.bits} bits",
@@ -195,6 +193,15 @@ def _measured(
         "gap": gap.mean,
         "ci95": gap.interval,
     }
+
+
+def _telling(
+    batches: Iterable[Batch], advance: Callable[[str], None], what: str
+) -> Iterator[Batch]:
+    """Yield batches, and tell how far it is."""
+    for batch in batches:
+        yield batch
+        advance(what)
 
 
 def _score(mixture: Mixture, batches: Iterable[Batch]) -> Any:

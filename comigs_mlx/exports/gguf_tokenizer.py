@@ -170,7 +170,11 @@ def _spaceless(part: str) -> str:
 
 
 def _scores(tokens: list[str], merges: list[Any]) -> list[float]:
-    """Return scores that merge pieces in the order of the merges."""
+    """Return scores that merge pieces in the order of the merges.
+
+    SentencePiece merges any two pieces whose union is one. So do the merges that are
+    made of its model: they name every division of a piece into two.
+    """
     first: dict[str, int] = {}
     for rank, pair in enumerate(merges):
         first.setdefault("".join(pair), rank)

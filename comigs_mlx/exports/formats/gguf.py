@@ -29,26 +29,26 @@ from comigs_mlx.model.mixture import Mixture
 
 SUMMARY = "a whole model for llama.cpp, LM Studio and Ollama"
 LIBRARY, RELATION = "gguf", "quantized"
-DTYPES = ("f32", "f16", "bf16", "q8_0")
+DTYPES = ("float32", "float16", "bfloat16", "q8_0")
 
 NO_MERGES = ["\u0120 \u0120"]
 """The merges of a tokenizer without any: llama.cpp reads no file without them, and this
 one makes no token, so that it changes nothing.
 """
 
-FILE_TYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16"}
-"""The type of the values -> gguf's name of a file of them."""
+TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0"}
+"""The type of the values -> gguf's name of it."""
 
 
 def usual_dtype(base: Base) -> str:
     """Return the type that every program of this kind reads."""
     del base
-    return "f16"
+    return "float16"
 
 
 def file_name(job: Job) -> str:
     """Return the name of the model's file."""
-    return f"{job.name}-{job.dtype}.gguf"
+    return f"{job.name}-{TYPES[job.dtype].lower()}.gguf"
 
 
 def check(job: Job) -> None:
@@ -109,8 +109,9 @@ def _describe(writer: Any, job: Job, config: Mapping[str, Any]) -> None:
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(float(scaling[1]["factor"]))
     writer.add_vocab_size(_rows(job))
-    kind = FILE_TYPES.get(job.dtype, f"MOSTLY_{job.dtype.upper()}")
-    writer.add_file_type(gguf.LlamaFileType[kind])
+    share = "ALL" if job.dtype == "float32" else "MOSTLY"
+    kind = gguf.LlamaFileType[f"{share}_{TYPES[job.dtype]}"]
+    writer.add_file_type(kind)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
 
 
@@ -174,7 +175,7 @@ def _kind(dtype: str, shape: tuple[int, ...]) -> Any:
     types = gguf.GGMLQuantizationType
     if len(shape) == 1:
         return types.F32
-    kind = types[dtype.upper()]
+    kind = types[TYPES[dtype]]
     block, _ = gguf.GGML_QUANT_SIZES[kind]
     return types.F16 if shape[-1] % block else kind
 

@@ -24,7 +24,7 @@ FAMILIES = [f for f in gguf_families.FAMILIES if f in families.CONFIGS]
 
 @pytest.fixture
 def job(tiny_folder):
-    def make(family, dtype="f32"):
+    def make(family, dtype="float32"):
         base = load_base(str(tiny_folder(family)))
         mixture = Mixture(base.model, ExpertOptions(rank=2))
         randomise(mixture.model)
@@ -36,11 +36,11 @@ def job(tiny_folder):
 
 @pytest.fixture
 def written(job, tmp_path):
-    def write(family, dtype="f32"):
+    def write(family, dtype="float32"):
         made = job(family, dtype)
         plugin.check(made)
         plugin.write(made, tmp_path)
-        return made, gguf.GGUFReader(tmp_path / f"mine-{dtype}.gguf")
+        return made, gguf.GGUFReader(tmp_path / plugin.file_name(made))
 
     return write
 
@@ -50,7 +50,7 @@ def value(reader, name):
 
 
 class TestFile:
-    @pytest.mark.parametrize("dtype", ["f32", "q8_0"])
+    @pytest.mark.parametrize("dtype", ["float32", "q8_0"])
     @pytest.mark.parametrize("family", FAMILIES)
     def test_computes_what_the_merged_adapter_does(
         self, written, tmp_path, family, dtype
@@ -62,9 +62,9 @@ class TestFile:
             logits, _ = model(TOKENS)
         error = np.square(np.array(logits - expected)).mean()
         size = np.square(np.array(expected)).mean()
-        assert np.sqrt(error / size) < (2e-6 if dtype == "f32" else 6e-2)
+        assert np.sqrt(error / size) < (2e-6 if dtype == "float32" else 6e-2)
         kinds = {t.tensor_type.name for t in reader.tensors if len(t.shape) > 1}
-        assert kinds == {dtype.upper()}
+        assert kinds == {"F32" if dtype == "float32" else "Q8_0"}
         assert {t.tensor_type.name for t in reader.tensors if len(t.shape) == 1} == {
             "F32"
         }
