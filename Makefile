@@ -16,12 +16,12 @@ FAST := -m "not real and not browser" -n auto --dist worksteal $(SLOWEST)
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-fast test-real test-browser test-pythons resolve lock fmt lint \
-	types layers docs docs-check app bench reproduce model venv clean
+	types layers docs docs-check site app bench reproduce model wheel venv clean
 
 demo: $(READY)  ## train on demo text, measure, speak (about 4 minutes on two slow cores)
 	PATH="$(abspath $(BIN)):$$PATH" scripts/demo.sh
 
-test: lint types layers docs-check test-fast model  ## everything CI runs
+test: lint types layers docs-check site test-fast model  ## everything CI runs
 	COMIGS_REQUIRE_REAL=1 $(BIN)/python -m pytest -m "real or browser" $(SLOWEST)
 
 test-fast: $(READY)  ## tiny models only, no network, side by side; COMIGS_LONG=1: more examples
@@ -81,7 +81,7 @@ model: $(READY)  ## fetch and convert the demo model once (93 MB)
 	$(BIN)/python -m comigs_mlx.model.demo
 
 # What CI and `make` install is in constraints.txt: the same tomorrow as today.
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "error: $$($(PYTHON) --version) is too old: install Python 3.11 or newer" \
 			"and say make PYTHON=python3.11" >&2; exit 2; }
@@ -89,7 +89,14 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt --editable ".[dev]"
 	touch $(READY)
 
+wheel: $(READY)  ## build the package into dist
+	rm -rf dist
+	$(BIN)/uv build --quiet --out-dir dist .
+
+site: $(READY)  ## build the documentation site into build/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 venv: $(READY)  ## only make the virtual environment
 
 clean:  ## remove the virtual environment and what was built
-	rm -rf $(VENV) build
+	rm -rf $(VENV) build dist

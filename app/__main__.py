@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 from collections.abc import Sequence
 from typing import Any
 
-from app import loading_page, local_only
-from app.options import AppConfig
 from comigs_mlx import command
 from comigs_mlx.config import parse
+
+from . import loading_page, local_only
+from .options import AppConfig
+
+MODULE = "app" if __package__ == "app" else "comigs_mlx.app"
+"""What opens the page: `python -m app` in a checkout alone."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the options, put the page up, and only then load the model."""
     local_only.keep()
-    config = parse(AppConfig, "app", sys.argv[1:] if argv is None else list(argv))
+    config = parse(AppConfig, MODULE, argv)
     config.password()
     command.check_installed("gradio")
     serve(config, block=True)
@@ -35,10 +38,11 @@ def serve(config: AppConfig, block: bool) -> tuple[Any, Any]:
     """
     with loading_page.page(config) as address:
         command.say(f"starting the page at {address}")
-        from app import layout, server
-        from app.actions import runs
-        from app.model_queue import ModelQueue
         from comigs_mlx.inference.chat_engine import ChatEngine
+
+        from . import layout, server
+        from .actions import runs
+        from .model_queue import ModelQueue
 
         model_queue = ModelQueue(ChatEngine)
         page = layout.build(config, model_queue)

@@ -10,16 +10,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from app import render
-from app.chat_settings import ReplyOptions
-from app.feed import Feed
-from app.kept_replies import Reply, Said, reply_from_json
-from app.model_queue import ModelQueue, explain
-from app.store import Store, unreadable
 from comigs_mlx.errors import ConfigError, line
 from comigs_mlx.inference.prompts import alternating
 from comigs_mlx.inference.replies import Progress, Stopped
 from comigs_mlx.inference.trace import Trace, TraceToken
+
+from . import render
+from .chat_settings import ReplyOptions
+from .feed import Feed
+from .kept_replies import Reply, Said, reply_from_json
+from .model_queue import ModelQueue, explain
+from .store import Store, unreadable
 
 MOST_CHARACTERS = 200_000
 """Longest message."""

@@ -8,16 +8,16 @@ from typing import Any
 
 import gradio as gr
 
-from app import render
-from app.actions import runs
-from app.actions.chat import ChatActions, CompareActions
-from app.actions.routing import RoutingActions
-from app.actions.share import ShareActions
-from app.actions.train import TrainActions
-from app.model_queue import ModelQueue
-from app.options import AppConfig
-from app.tabs import chat, compare, routing, share, train
-from app.tabs.parts import QUIET, element, html, remembered, restoring
+from . import render
+from .actions import runs
+from .actions.chat import ChatActions, CompareActions
+from .actions.routing import RoutingActions
+from .actions.share import ShareActions
+from .actions.train import TrainActions
+from .model_queue import ModelQueue
+from .options import AppConfig
+from .tabs import chat, compare, routing, share, train
+from .tabs.parts import QUIET, element, html, remembered, restoring
 
 TITLE = "comigs_mlx"
 ONE_DAY = 86400

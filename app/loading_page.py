@@ -13,8 +13,9 @@ from importlib.resources import files
 from threading import Thread
 from typing import Any
 
-from app.options import AppConfig
 from comigs_mlx.errors import ConfigError
+
+from .options import AppConfig
 
 UNAVAILABLE = 503
 """Status of the page while it waits: other programs are told to come again."""
@@ -34,7 +35,7 @@ class _Page(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """The same page, whatever is asked for."""
-        body = (files("app") / "static" / "waiting.html").read_bytes()
+        body = (files(__package__) / "static" / "waiting.html").read_bytes()
         self.send_response(UNAVAILABLE)
         self.send_header("Content-Type", "text/html; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))

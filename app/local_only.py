@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 
+from comigs_mlx.environment import NO_TELEMETRY
 from comigs_mlx.files import cache_dir
 
 SETTINGS = {
-    "GRADIO_ANALYTICS_ENABLED": "False",
+    **NO_TELEMETRY,
     "GRADIO_RUN_HISTORY": "False",
     "GRADIO_SHARE": "False",
     "GRADIO_MCP_SERVER": "False",
     "GRADIO_ALLOWED_PATHS": "",
     "GRADIO_SSR_MODE": "False",
     "GRADIO_DEBUG": "0",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "DO_NOT_TRACK": "1",
 }
 """No telemetry, no tunnel, no folder served, nothing kept in the browser."""
 

@@ -15,8 +15,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from app import words
 from comigs_mlx.errors import ComigsError, is_out_of_memory
+
+from . import words
 
 T = TypeVar("T")
 

@@ -29,9 +29,9 @@ class AppConfig:
     It listens on this machine alone. To reach it from another one, give it a password
     and an encrypted way, such as an SSH tunnel: the page itself speaks plain HTTP.
 
-      python -m app
-      python -m app --runs ~/runs --port 8000
-      python -m app --host 0.0.0.0 --password-file ~/.comigs-password
+      python -m comigs_mlx.app
+      python -m comigs_mlx.app --runs ~/runs --port 8000
+      python -m comigs_mlx.app --host 0.0.0.0 --password-file ~/.comigs-password
     """
 
     host: str = option(

@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from app.options import USER, AppConfig, spelled
+from .options import USER, AppConfig, spelled
 
 SCRIPTS = ("tokens.js", "detail.js", "feed.js", "routing.js")
 """In the order in which they build on one another."""
@@ -182,4 +182,4 @@ def launch(page: gr.Blocks, config: AppConfig, block: bool = True) -> str:
 
 
 def _static(name: str) -> str:
-    return (files("app") / "static" / name).read_text(encoding="utf-8")
+    return (files(__package__) / "static" / name).read_text(encoding="utf-8")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from app import curves, render, words
+from . import curves, render, words
 
 SHOWN_LINES = 12
 """Lines of the log on the page."""

@@ -13,7 +13,9 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from comigs_mlx import environment
 from comigs_mlx.errors import ComigsError, ConfigError, is_out_of_memory
+from comigs_mlx.invocation import as_called
 
 BAD_INPUT, INTERRUPTED = 2, 130
 ADVICE = {
@@ -42,8 +44,9 @@ def run(main: Callable[[], None]) -> None:
 
     0 on success; 2 with one line per problem on stderr for bad input; 130 after Ctrl-C.
     Work goes on where nobody reads what is said on stderr any more; a result that
-    nobody reads ends the command quietly.
+    nobody reads ends the command quietly. No library sends telemetry.
     """
+    environment.send_no_telemetry()
     warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
     with _unread_messages():
         try:
@@ -146,8 +149,11 @@ def _discard(stream: Any) -> None:
 
 
 def say(text: str) -> None:
-    """One line on stderr; results alone go to stdout."""
-    print(text, file=sys.stderr, flush=True)  # noqa: T201
+    """One line on stderr; results alone go to stdout.
+
+    Commands that it names are named as the user called this one.
+    """
+    print(as_called(text), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def show(text: str, end: str = "\n") -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import math
 import re
 import types
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from comigs_mlx import registry
 from comigs_mlx.errors import ConfigError, line, raise_all
+from comigs_mlx.invocation import as_called, called
 
 T = TypeVar("T")
 
@@ -27,7 +29,11 @@ LARGEST = 2**63 - 1
 
 
 def option(
-    default: Any, help: str, metavar: str | None = None, most: int = LARGEST
+    default: Any,
+    help: str,
+    metavar: str | None = None,
+    most: int = LARGEST,
+    also: str | None = None,
 ) -> Any:
     """A dataclass field that is also a command-line option.
 
@@ -37,10 +43,10 @@ def option(
         metavar: What stands for the value there.
         most: Of whole numbers; the least is the business of `problems`, which knows
             what it means.
+        also: A second name, by which another program calls the same.
     """
-    return dataclasses.field(
-        default=default, metadata={"help": help, "metavar": metavar, "most": most}
-    )
+    said = {"help": help, "metavar": metavar, "most": most, "also": also}
+    return dataclasses.field(default=default, metadata=said)
 
 
 def like(kind: type[Any], name: str, default: Any = dataclasses.MISSING) -> Any:
@@ -280,13 +286,17 @@ def given(
     """Only the options that flags or `--config` set, in flat form; flags win."""
     arguments = vars(_parser(kind, module).parse_args(argv))
     file = arguments.pop("config", None)
-    return {**(read_yaml(Path(file)) if file else {}), **arguments}
+    named = read_yaml(Path(file)) if file else {}
+    for field in leaves(kind):
+        if (also := field.metadata.get("also")) in named:
+            named.setdefault(field.name, named.pop(also))
+    return {**named, **arguments}
 
 
 def _parser(kind: type[Any], module: str) -> argparse.ArgumentParser:
     parser = _Parser(
-        prog=f"python -m {module}",
-        description=kind.__doc__,
+        prog=called(module),
+        description=as_called(kind.__doc__ or ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
@@ -312,27 +322,31 @@ def _add_options(parser: argparse.ArgumentParser, kind: type[Any], target: Any) 
 
 def _add_option(target: Any, field: dataclasses.Field[Any], hint: Any) -> None:
     kind, _ = _alternatives(hint)
-    flag = "--" + field.name.replace("_", "-")
+    add = functools.partial(target.add_argument, *_flags(field), dest=field.name)
     text = field.metadata["help"].replace("%", "%%")
     if field.default not in (None, (), dataclasses.MISSING):
         text += f" (default: {_shown(field.default)})"
+    metavar = field.metadata["metavar"] or field.name.upper()
     if kind is bool:
-        target.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
+        add(action=argparse.BooleanOptionalAction, help=text)
     elif typing.get_origin(kind) is tuple:
-        metavar = field.metadata["metavar"] or field.name.upper()
-        target.add_argument(flag, nargs="+", metavar=metavar, help=text)
+        add(nargs="+", metavar=metavar, help=text)
     elif choices := typing.get_args(kind):
-        target.add_argument(flag, choices=choices, help=text)
+        add(choices=choices, help=text)
     else:
-        metavar = field.metadata["metavar"] or field.name.upper()
-        target.add_argument(flag, type=kind, metavar=metavar, help=text)
+        add(type=kind, metavar=metavar, help=text)
+
+
+def _flags(field: dataclasses.Field[Any]) -> list[str]:
+    names = [field.name, field.metadata.get("also")]
+    return ["--" + name.replace("_", "-") for name in names if name]
 
 
 def markdown(kind: type[Any]) -> str:
     """A table of all options of a configuration class, for the documentation."""
     rows = ["| option | default | meaning |", "|---|---|---|"]
     for field in leaves(kind):
-        flag = f"`--{field.name.replace('_', '-')}`"
+        flag = " or ".join(f"`{flag}`" for flag in _flags(field))
         empty = field.default in (None, "", ())
         default = "" if empty else f"`{_shown(field.default)}`"
         rows.append(f"| {flag} | {default} | {field.metadata['help']} |")

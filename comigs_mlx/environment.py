@@ -1,4 +1,4 @@
-"""Where numbers were measured: machine, versions, commit.
+"""Where numbers were measured: machine, versions, commit; what libraries may not send.
 
 Imports no MLX before it is asked for the device: `platform.blas` needs versions before
 MLX may be loaded.
@@ -20,6 +20,21 @@ VERSION = "0.1.0"
 
 ROOT = Path(__file__).resolve().parents[1]
 """The folder that holds the package."""
+
+NO_TELEMETRY = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "GRADIO_ANALYTICS_ENABLED": "False",
+}
+"""Environment variables that keep the libraries from reporting that they are used."""
+
+
+def send_no_telemetry() -> None:
+    """Set `NO_TELEMETRY`, whatever the user's shell says.
+
+    The libraries read it when they are imported, so this comes before.
+    """
+    os.environ.update(NO_TELEMETRY)
 
 
 def environment() -> dict[str, Any]:

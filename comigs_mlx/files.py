@@ -39,6 +39,22 @@ def cache_dir() -> Path:
         raise OSError(errno.ENOENT, unknown) from None
 
 
+def state_dir() -> Path:
+    """The user's folder for what this package remembers (`$XDG_STATE_HOME` or
+    `~/.local/state`): unlike a cache, it cannot be made again.
+
+    Raises:
+        OSError: If neither is known, as in a container with an unknown user.
+    """
+    if root := os.environ.get("XDG_STATE_HOME"):
+        return Path(root) / "comigs_mlx"
+    try:
+        return Path.home() / ".local" / "state" / "comigs_mlx"
+    except RuntimeError:
+        unknown = "no home folder is known: set HOME, or XDG_STATE_HOME"
+        raise OSError(errno.ENOENT, unknown) from None
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary file name beside `path`, renamed to `path` when the block ends.
@@ -75,6 +91,21 @@ def check_replaceable(path: Path) -> None:
     if kept_by_system or (path.exists() and not (path.is_file() or path.is_dir())):
         reason = "not an ordinary file, and must not be replaced: name another one"
         raise OSError(errno.EINVAL, reason, str(path))
+
+
+def unwritable(file: Path) -> str | None:
+    """Why a result cannot be written to a file, known before it is made; or None."""
+    try:
+        check_replaceable(file)
+    except OSError as error:
+        return error.strerror
+    if not file.parent.is_dir():
+        return f"there is no folder {file.parent}"
+    if file.is_dir():
+        return "this is a folder, give a file in it"
+    if not os.access(file.parent, os.W_OK):
+        return f"you may not write in {file.parent}"
+    return None
 
 
 @contextlib.contextmanager

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 from comigs_mlx import command
-from comigs_mlx.config import option, parse
+from comigs_mlx.config import group, option, parse
 from comigs_mlx.errors import ConfigError
-from comigs_mlx.files import check_replaceable
-from comigs_mlx.options import parse_experts
+from comigs_mlx.files import unwritable
+from comigs_mlx.inference import options
+from comigs_mlx.inference.options import SamplingOptions, SpeakerOptions
 
 if TYPE_CHECKING:
     from comigs_mlx.inference.generation import Generation
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from comigs_mlx.model.base import Base
     from comigs_mlx.model.mixture import Mixture
     from comigs_mlx.runs.place import Place
-
-T = TypeVar("T", dict[str, Any], list[Any])
 
 QUIET_SECONDS = 2.0
 """While a prompt is being read, a line of progress no more often than this."""
@@ -45,31 +43,10 @@ class GenerateConfig:
 
     run: str = option("", "folder of the run", "DIR")
     prompt: str = option("", "what to answer, or to continue", "TEXT")
-    experts: str = option(
-        "auto",
-        "who speaks: auto (the router), base, generalist, specialist, or one weight an "
-        "expert, such as 0.3,0.7",
-        "WHO",
-    )
     fuse: bool = option(
         False,
         "with one expert only (--experts generalist, say): fuse it into the base's "
         "weights in memory, so that it costs what the base costs",
-    )
-    best: bool = option(False, "use the save with the lowest validation loss")
-    lean: float | None = option(
-        None,
-        "more me, more everyone: add this to the specialists' logits in every block; "
-        "0 = the router as it is (default: what evaluate --calibrate-lean has kept in "
-        "the run, else 0)",
-        "X",
-    )
-    prior: float | None = option(
-        None,
-        "lean to the specialists by this times how much more the prompt is like the "
-        "run's training text than like other text; 0 = off (default: what evaluate "
-        "--calibrate-prior has kept in the run, else 0)",
-        "SCALE",
     )
     steer: str | None = option(
         None,
@@ -87,50 +64,13 @@ class GenerateConfig:
         "FILE",
     )
     reroute_steps: int = option(5, "steps of --reroute", "N")
-    max_tokens: int = option(256, "tokens to generate at most", "N")
-    temp: float = option(0.0, "sampling temperature; 0 takes the likeliest token", "T")
-    top_p: float = option(
-        1.0, "draw from the likeliest tokens of this probability", "P"
-    )
-    min_p: float = option(
-        0.0, "leave out tokens below this share of the likeliest one's probability", "P"
-    )
-    top_k: int = option(0, "draw from this many likeliest tokens; 0 = all", "N")
-    xtc_probability: float = option(
-        0.0, "how often XTC leaves out all likely tokens but the last of them", "P"
-    )
-    xtc_threshold: float = option(
-        0.1, "probability from which XTC counts a token as likely, at most 0.5", "P"
-    )
-    repetition_penalty: float = option(
-        1.0, "divide the logits of the last 20 tokens; 1 = off", "X"
-    )
-    presence_penalty: float = option(
-        0.0, "subtract this from the logits of the last 20 tokens", "X"
-    )
-    frequency_penalty: float = option(
-        0.0, "the same, once for each time a token stands there", "X"
-    )
-    logit_bias: str | None = option(
-        None, "what to add to the logits of tokens, such as '{\"42\": -5.0}'", "JSON"
-    )
-    stop: str | None = option(
-        None,
-        'end before this text; several as JSON, such as \'["STOP", "END"]\'',
-        "WORDS",
-    )
-    chat_template_args: str | None = option(
-        None,
-        "arguments of the chat template, such as '{\"enable_thinking\": false}'",
-        "JSON",
-    )
-    seed: int = option(0, "of the draws", "N")
-    system_prompt: str | None = option(None, "system prompt", "TEXT")
     ignore_chat_template: bool = option(
         False, "give the prompt to the model as it is, to be continued"
     )
     trace: str | None = option(None, "write who spoke as JSON", "FILE.json")
     html: str | None = option(None, "write who spoke as a page", "FILE.html")
+    speaker: SpeakerOptions = group(SpeakerOptions)
+    sampling: SamplingOptions = group(SamplingOptions)
 
     def settings(self) -> Settings:
         """The same as the engine takes it.
@@ -139,27 +79,11 @@ class GenerateConfig:
             ConfigError: If an option that holds JSON holds none, or there are no such
                 experts.
         """
-        from comigs_mlx.inference.settings import Settings
+        return options.settings(self.speaker, self.sampling, self._steps)
 
-        example = '{"enable_thinking": false}'
-        arguments: dict[str, Any] = _json(
-            self.chat_template_args, dict, "--chat-template-args", example
-        )
-        same = ("top_p", "min_p", "top_k", "xtc_probability", "xtc_threshold", "seed")
-        penalties = ("repetition_penalty", "presence_penalty", "frequency_penalty")
-        return Settings(
-            selection=parse_experts(self.experts),
-            temperature=self.temp,
-            max_tokens=self.max_tokens,
-            lean=self.lean,
-            prior=self.prior,
-            reroute=0 if self.reroute is None else self.reroute_steps,
-            system=self.system_prompt,
-            logit_bias=_biases(self.logit_bias),
-            stop=_stop_words(self.stop),
-            template_args=arguments,
-            **{name: getattr(self, name) for name in (*same, *penalties)},
-        )
+    @property
+    def _steps(self) -> int:
+        return 0 if self.reroute is None else self.reroute_steps
 
     def problems(self) -> Iterator[str]:
         """One sentence for each value that cannot work."""
@@ -169,88 +93,23 @@ class GenerateConfig:
             yield "--prompt TEXT is missing"
         elif not self.prompt.strip():
             yield "--prompt is blank: give some text"
-        try:
-            yield from self.settings().problems(_flag)
-            if self.reroute is not None and self.reroute_steps == 0:
-                yield "--reroute-steps 0 must be at least 1: or drop --reroute"
-        except ConfigError as error:
-            yield str(error)
+        yield from options.problems(self.speaker, self.sampling, self._steps)
+        if self.reroute is not None and self.reroute_steps == 0:
+            yield "--reroute-steps 0 must be at least 1: or drop --reroute"
         yield from self._steer_problems()
-        if self.ignore_chat_template and self.chat_template_args is not None:
+        if self.ignore_chat_template and self.sampling.chat_template_args is not None:
             yield "--chat-template-args needs the chat template: drop one of the two"
         if self.fuse and (self.trace is not None or self.html is not None):
             yield "--fuse leaves one expert, so there is nothing to trace: drop one"
         for name in ("trace", "html"):
             if (file := getattr(self, name)) is not None:
-                yield from _unwritable(f"--{name} {file}", Path(file).expanduser())
+                if (problem := unwritable(Path(file).expanduser())) is not None:
+                    yield f"--{name} {file}: {problem}"
 
     def _steer_problems(self) -> Iterator[str]:
         from comigs_mlx.inference.settings import steer_problems
 
-        return steer_problems(self.steer, self.steer_by, self.experts)
-
-
-def _stop_words(text: str | None) -> tuple[str, ...]:
-    """One text as it is, or a JSON list of several.
-
-    Raises:
-        ConfigError: If it begins like a JSON list and is none.
-    """
-    if text is None or not text.startswith("["):
-        return () if text is None else (text,)
-    return tuple(_json(text, list, "--stop", '["END", "STOP"]'))
-
-
-def _flag(field: str) -> str:
-    """What a setting is called on the command line."""
-    flags = {"temperature": "--temp", "reroute": "--reroute-steps"}
-    return flags.get(field, f"--{field.replace('_', '-')}")
-
-
-def _json(text: str | None, kind: type[T], flag: str, example: str) -> T:
-    """A value that is given as JSON; an empty one where the flag is not given.
-
-    Raises:
-        ConfigError: If it is no JSON of that kind.
-    """
-    if text is None:
-        return kind()
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, kind):
-        raise ConfigError(f"{flag} expects JSON such as {example}, got {text!r}")
-    return value
-
-
-def _biases(text: str | None) -> dict[int, float]:
-    """Token id -> what is added to its logit.
-
-    Raises:
-        ConfigError: If it is no JSON object of token ids and numbers.
-    """
-    flag, example = "--logit-bias", '{"42": -5.0}'
-    given: dict[str, Any] = _json(text, dict, flag, example)
-    numbers = all(type(bias) in (int, float) for bias in given.values())
-    if not numbers or not all(i.isascii() and i.isdigit() for i in given):
-        raise ConfigError(f"{flag} expects JSON such as {example}, got {text!r}")
-    return {int(token): bias for token, bias in given.items()}
-
-
-def _unwritable(option: str, file: Path) -> Iterator[str]:
-    """Known before the answer is made, not after."""
-    try:
-        check_replaceable(file)
-    except OSError as error:
-        yield f"{option}: {error.strerror}"
-        return
-    if not file.parent.is_dir():
-        yield f"{option}: there is no folder {file.parent}"
-    elif file.is_dir():
-        yield f"{option}: this is a folder, give a file in it"
-    elif not os.access(file.parent, os.W_OK):
-        yield f"{option}: you may not write in {file.parent}"
+        return steer_problems(self.steer, self.steer_by, self.speaker.experts)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -268,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         name: None if file is None else steering.read(file)
         for name, file in (("steer", config.steer), ("reroute", config.reroute))
     }
-    base, mixture = folder.load(best=config.best, report=command.say)
+    base, mixture = folder.load(best=config.speaker.best, report=command.say)
     settings = _tilted(config, folder, base, mixture, **texts)
     prompt, watch = _tokens(base, config, settings), Watch(listen=_Reading())
     generation = Generation(base, mixture, prompt, settings, watch)
@@ -327,7 +186,7 @@ def _tokens(base: Base, config: GenerateConfig, settings: Settings) -> list[int]
             f"note: {base.id} has no chat template, so it is no chat model: it "
             "continues the prompt rather than answering it"
         )
-    given = (config.prompt, config.system_prompt, template)
+    given = (config.prompt, config.sampling.system_prompt, template)
     return prompt_tokens(base.tokenizer, *given, settings.template_args)
 
 
@@ -360,7 +219,7 @@ def _write(generation: Generation, config: GenerateConfig) -> None:
     from comigs_mlx.inference.trace import summary, to_html, to_json
 
     trace = generation.trace()
-    if config.experts != "base" and not config.fuse:
+    if config.speaker.experts != "base" and not config.fuse:
         command.say(summary(trace))
     if config.trace is not None:
         content = json.dumps(to_json(trace), ensure_ascii=False)

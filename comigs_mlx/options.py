@@ -147,8 +147,9 @@ class TrainingOptions:
     )
     teach: str = option(
         "",
-        "teach the router which experts predict each token best: losses, with options "
-        "as NAME:key=value,key=value",
+        "teach the router beside its loss: losses (which experts predict each token "
+        "best) or neighbours (what is alike is routed alike), with options as "
+        "NAME:key=value,key=value",
         "TEACHER",
     )
     balance_weight: float = option(

@@ -21,6 +21,7 @@ from comigs_mlx.federation.participant.options import (
     PushConfig,
     StatusConfig,
 )
+from comigs_mlx.invocation import called
 
 if TYPE_CHECKING:
     from comigs_mlx.federation.exchanges.base import Exchange
@@ -47,8 +48,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _usage() -> str:
     lines = [f"  {name:8}{kind.__doc__}" for name, (kind, _) in ACTIONS.items()]
-    head = "usage: python -m comigs_mlx.sync ACTION --federation URI [...]"
-    tail = "python -m comigs_mlx.sync ACTION --help shows the flags of each"
+    program = called("comigs_mlx.sync")
+    head = f"usage: {program} ACTION --federation URI [...]"
+    tail = f"{program} ACTION --help shows the flags of each"
     return "\n".join([head, "", *lines, "", tail])
 
 
@@ -67,6 +69,7 @@ def _init(config: InitConfig) -> tuple[Any, str]:
     from comigs_mlx.federation.formats.schema import to_dict
     from comigs_mlx.federation.participant import init, pull_push
     from comigs_mlx.federation.rounds import repository
+    from comigs_mlx.model.licence import Licence
 
     exchange, _ = _open(config)
     if config.run is not None:
@@ -77,6 +80,8 @@ def _init(config: InitConfig) -> tuple[Any, str]:
         origin = pull_push.of_model(config.model, options, config.seed, command.say)
     manifest = init.manifest(config, origin)
     agreed = to_dict(manifest)
+    for duty in Licence(manifest.base_license).duties:
+        command.say(duty)
     if config.dry_run:
         return agreed, manifest.to_json().decode().rstrip()
     made = repository.initialise(

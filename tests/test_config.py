@@ -50,7 +50,7 @@ class Ship:
 
     name: str = option("Ada", "painted on it")
     crew: int = option(3, "people on board", "N")
-    home_port: str | None = option(None, "where it belongs")
+    home_port: str | None = option(None, "where it belongs", also="haven")
     armed: bool = option(False, "with a cannon")
     fast: bool = option(True, "leave at once")
     engine: Engine = group(Engine)
@@ -86,6 +86,13 @@ class TestFlags:
         found = ship("--crew", "7", "--speed", "1e-3", "--kind", "steam", "--armed")
         engine = Engine(speed=1e-3, kind="steam")
         assert found == Ship(crew=7, armed=True, engine=engine)
+
+    def test_a_second_name_is_the_same_option(self, tmp_path):
+        assert parse(Ship, "ship", ["--haven", "Bath"]).home_port == "Bath"
+        (tmp_path / "ship.yaml").write_text("haven: Bath\n")
+        flags = ["--config", str(tmp_path / "ship.yaml")]
+        assert parse(Ship, "ship", flags).home_port == "Bath"
+        assert parse(Ship, "ship", [*flags, "--home-port", "Ryde"]).home_port == "Ryde"
 
     def test_dashes_stand_for_underscores(self):
         assert ship("--home-port", "Turku").home_port == "Turku"

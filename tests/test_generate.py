@@ -110,7 +110,8 @@ class TestText:
         listed = json.dumps(["never said", word])
         assert generated(cli, run, max_tokens=24, stop=listed) == found
 
-    def test_arguments_reach_the_chat_template(self, cli, run, monkeypatch):
+    @pytest.mark.parametrize("flag", ["chat_template_args", "chat_template_config"])
+    def test_arguments_reach_the_chat_template(self, cli, run, monkeypatch, flag):
         from comigs_mlx.inference import prompts
 
         seen, real = [], prompts.chat_tokens
@@ -118,7 +119,7 @@ class TestText:
             prompts, "chat_tokens", lambda *given: seen.append(given) or real(*given)
         )
         arguments = '{"enable_thinking": false}'
-        generated(cli, run, max_tokens=1, chat_template_args=arguments)
+        generated(cli, run, max_tokens=1, **{flag: arguments})
         assert seen[0][-1] == {"enable_thinking": False}
 
     def test_a_system_prompt_comes_first(self, cli, run, tmp_path):
@@ -365,6 +366,11 @@ class TestRefused:
             ({"repetition_penalty": 0.0}, "--repetition-penalty 0.0 must be above 0"),
             ({"presence_penalty": "nan"}, "--presence-penalty nan must be a finite"),
             ({"frequency_penalty": "nan"}, "--frequency-penalty nan must be a finite"),
+            ({"min_tokens_to_keep": 0}, "--min-tokens-to-keep 0 must be at least 1"),
+            (
+                {"repetition_context_size": 0},
+                "--repetition-context-size 0 must be at least 1",
+            ),
             ({"logit_bias": "x"}, "--logit-bias expects JSON such as"),
             ({"logit_bias": '{"a": 1}'}, "--logit-bias expects JSON such as"),
             ({"steer": "/no/such/text"}, "/no/such/text: cannot be read"),

@@ -25,6 +25,7 @@ ROOMS = (
     "reports",
     "runs",
     "simulation",
+    "terminal",
     "tiny_base",
     "training",
 )

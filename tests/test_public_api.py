@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 import comigs_mlx
 
@@ -47,3 +48,19 @@ def test_version_is_the_changelog_s_and_the_package_s():
     assert newest is not None
     assert f'\nversion = "{comigs_mlx.__version__}"\n' in project
     assert newest[1] == comigs_mlx.__version__
+
+
+def test_citation_names_this_version_and_the_paper():
+    citation = yaml.safe_load((ROOT.parent / "CITATION.cff").read_text("utf-8"))
+    # What the format's version 1.2.0 demands.
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    assert citation["cff-version"] == "1.2.0"
+    assert str(citation["version"]) == comigs_mlx.__version__
+    assert citation["license"] == "Apache-2.0"
+    paper = citation["preferred-citation"]
+    assert {"type", "title", "authors"} <= paper.keys()
+    readme = " ".join((ROOT.parent / "README.md").read_text("utf-8").split())
+    assert paper["url"] in readme
+    assert paper["title"] in readme
+    families = ", ".join(author["family-names"] for author in paper["authors"])
+    assert families in readme

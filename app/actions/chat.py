@@ -9,17 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from app import chat_settings, render
-from app.actions import runs
-from app.chat import Chat, check, finish, speak
-from app.chat_settings import ReplyOptions
-from app.feed import Feed
-from app.kept_replies import Reply
-from app.model_queue import ModelQueue
-from app.sessions import Sessions, secret
-from app.store import Store
 from comigs_mlx.errors import ConfigError
 from comigs_mlx.inference.trace import to_html, to_json
+
+from .. import chat_settings, render
+from ..chat import Chat, check, finish, speak
+from ..chat_settings import ReplyOptions
+from ..feed import Feed
+from ..kept_replies import Reply
+from ..model_queue import ModelQueue
+from ..sessions import Sessions, secret
+from ..store import Store
+from . import runs
 
 COMPARED = ("base", "generalist", "specialist", "auto")
 """Expert selections side by side, in this order."""

@@ -6,12 +6,13 @@ import math
 from pathlib import Path
 from typing import Any
 
-from app import render
-from app.actions import runs
-from app.chat import check
-from app.model_queue import ModelQueue
-from app.render import PER_MILLE
 from comigs_mlx.errors import ConfigError
+
+from .. import render
+from ..chat import check
+from ..model_queue import ModelQueue
+from ..render import PER_MILLE
+from . import runs
 
 SCORED = {
     "base": "base",

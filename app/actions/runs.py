@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from app import words
 from comigs_mlx.errors import RunError
 from comigs_mlx.runs.listing import RunEntry, list_runs
+
+from .. import words
 
 BASE = ""
 """Value of the choice "base model only"."""

@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from app import curves, render, words
-from app.actions import runs
 from comigs_mlx.errors import ConfigError, FederationError
 from comigs_mlx.federation import api
 from comigs_mlx.federation.exchanges.base import Exchange
@@ -21,7 +19,11 @@ from comigs_mlx.federation.formats.strict_json import visible
 from comigs_mlx.federation.participant import membership
 from comigs_mlx.federation.rounds import status
 from comigs_mlx.inference.worker import Worker
+from comigs_mlx.model.licence import Licence
 from comigs_mlx.runs import listing
+
+from .. import curves, render, words
+from . import runs
 
 T = TypeVar("T")
 
@@ -243,6 +245,8 @@ def would_leave(values: Mapping[str, Any]) -> str:
     total = sum(values["files"].values())
     idle = _counted(values) == 0
     remark = render.problem(IDLE) if idle else ""
+    if (licence := values.get("base_license")) is not None:
+        remark += "".join(render.note(f"{duty}.") for duty in Licence(licence).duties)
     return remark + (
         render.note(f"{render.size(total)} would leave this machine, and nothing else.")
         + render.table(("file", "bytes"), files, "Files")

@@ -12,9 +12,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from app import render, training
-from app.actions import runs
-from app.model_queue import ModelQueue
 from comigs_mlx.config import from_dict, leaves
 from comigs_mlx.data.preview import preview
 from comigs_mlx.errors import ComigsError, ConfigError, DataError, RunError
@@ -22,6 +19,10 @@ from comigs_mlx.files import replacing_dir
 from comigs_mlx.options import TrainConfig
 from comigs_mlx.runs import estimate, listing, process
 from comigs_mlx.runs.place import Place
+
+from .. import render, training
+from ..model_queue import ModelQueue
+from . import runs
 
 NAME = re.compile(r"[^\W_](?:[\w -]{0,62}[\w-])?")
 """Names a new run may have: nothing that leads out of the folder of runs."""

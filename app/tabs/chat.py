@@ -6,9 +6,9 @@ from typing import Any
 
 import gradio as gr
 
-from app import chat_settings
-from app.actions.chat import ChatActions
-from app.tabs.parts import QUIET, drawing, element, with_warnings
+from .. import chat_settings
+from ..actions.chat import ChatActions
+from .parts import QUIET, drawing, element, with_warnings
 
 EMPTY = (
     "Say something. Every word of the answer is tinted by who spoke it: what everyone "

@@ -6,8 +6,8 @@ from typing import Any
 
 import gradio as gr
 
-from app.actions.chat import CompareActions
-from app.tabs.parts import QUIET, drawing, element, with_warnings
+from ..actions.chat import CompareActions
+from .parts import QUIET, drawing, element, with_warnings
 
 EMPTY = "One prompt, answered by the base model, each side alone, and the mixture."
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import gradio as gr
 
-from app import chat_settings
-from app.model_queue import explain
+from .. import chat_settings
+from ..model_queue import explain
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 """For events that are answered at once, or tell how they stand themselves."""
@@ -36,7 +36,7 @@ def with_warnings(act: Callable[..., Any]) -> Callable[..., Any]:
 
 def with_problem_html(act: Callable[..., str]) -> Callable[..., str]:
     """`act`, which makes HTML, with its errors as HTML."""
-    from app.render import problem
+    from ..render import problem
 
     @functools.wraps(act)
     def safe(*values: Any) -> str:

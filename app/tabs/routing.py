@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gradio as gr
 
-from app.actions.routing import RoutingActions
-from app.tabs.parts import QUIET, SLOW, element, html, with_warnings
+from ..actions.routing import RoutingActions
+from .parts import QUIET, SLOW, element, html, with_warnings
 
 
 def build(actions: RoutingActions, run: gr.Dropdown) -> gr.Dropdown:

@@ -6,8 +6,8 @@ from typing import Any
 
 import gradio as gr
 
-from app.actions.share import ShareActions
-from app.tabs.parts import QUIET, SLOW, html, with_problem_html, with_warnings
+from ..actions.share import ShareActions
+from .parts import QUIET, SLOW, html, with_problem_html, with_warnings
 
 WHAT_LEAVES = (
     "Generalists are averaged over everybody in a federation. No file of yours leaves "

@@ -8,10 +8,11 @@ from typing import Any
 
 import gradio as gr
 
-from app import words
-from app.actions.train import ADVANCED, SIMPLE, TrainActions, defaults
-from app.tabs.parts import QUIET, SLOW, html, with_problem_html, with_warnings
 from comigs_mlx.errors import ConfigError
+
+from .. import words
+from ..actions.train import ADVANCED, SIMPLE, TrainActions, defaults
+from .parts import QUIET, SLOW, html, with_problem_html, with_warnings
 
 EACH = 2.0
 """Seconds between two looks at a training."""

@@ -92,8 +92,7 @@ def _metadata(job: Job, kind: Any, licence: Licence) -> str:
     values["pipeline_tag"] = "text-generation"
     if base is not None:
         values |= {"base_model": base, "base_model_relation": kind.RELATION}
-    if licence.name is not None:
-        values["license"] = licence.name
+    values |= licence.metadata
     values["tags"] = ["comigs", "lora", "moe", kind.LIBRARY]
     lines = (f"{name}: {json.dumps(value)}" for name, value in values.items())
     return "\n".join(["---", *lines, "---"])

@@ -59,7 +59,9 @@ from comigs_mlx.federation.rounds import (
 )
 from comigs_mlx.federation.rounds.repository import Federation
 from comigs_mlx.federation.rounds.verification import Trust, Untrusted
+from comigs_mlx.model.licence import Licence
 from comigs_mlx.options import PrivacyOptions
+from comigs_mlx.runs import description
 from comigs_mlx.runs.place import Place, reports
 
 
@@ -119,7 +121,7 @@ def leaving(
 ) -> dict[str, Any]:
     """Everything that a push would send, and nothing is sent: see `status.leaving`."""
     _, prepared, _ = _prepared(run, exchange, participant, options, send=False)
-    return status.leaving(prepared)
+    return {**status.leaving(prepared), **_licence(run)}
 
 
 def remarks(leaving: dict[str, Any]) -> list[str]:
@@ -129,6 +131,8 @@ def remarks(leaving: dict[str, Any]) -> list[str]:
         leaving: What `leaving` or `push` has returned.
     """
     sentences = [] if leaving[CONTRIBUTION]["privacy"] else [GIVES_AWAY]
+    if (name := leaving.get("base_license")) is not None:
+        sentences += Licence(name).duties
     if leaving[CONTRIBUTION]["counters"].get("steps") == 0:
         sentences.append(
             "this run has not been trained since its last pull: what it contributes is "
@@ -221,7 +225,13 @@ def push(
     pull_push.contributed(run, exchange.uri, name, prepared, before)
     if not propose:
         result["closed"] = is_closed(exchange, number, federation.trust)
-    return {**result, **status.leaving(prepared)}
+    return {**result, **status.leaving(prepared), **_licence(run)}
+
+
+def _licence(run: Path) -> dict[str, str]:
+    """What is known of the licence of the run's base model, for `remarks`."""
+    name = description.licence(Place(run).read_info())
+    return {} if name is None else {"base_license": name}
 
 
 def close(

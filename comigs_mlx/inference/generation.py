@@ -9,6 +9,7 @@ one, so routing is kept by position, never by "the latest".
 from __future__ import annotations
 
 import contextlib
+import functools
 import secrets
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
@@ -29,7 +30,7 @@ from comigs_mlx.inference.replies import (
     Stopped,
     Watch,
 )
-from comigs_mlx.inference.settings import Settings, StopTexts
+from comigs_mlx.inference.settings import PENALTIES, Settings, StopTexts
 from comigs_mlx.inference.trace import Trace, TraceToken
 from comigs_mlx.model.base import Base
 from comigs_mlx.model.mixture import Mixture
@@ -119,6 +120,7 @@ def responses(
     settings: Settings,
     cache: list[Any] | None = None,
     reading: Callable[[int, int], None] = lambda done, total: None,
+    before: Sequence[int] = (),
 ) -> Iterator[Any]:
     """mlx-lm's `GenerationResponse` of each token, as it is drawn.
 
@@ -133,6 +135,7 @@ def responses(
         cache: mlx-lm's prompt cache of what stands before `prompt`; it is read on.
         reading: Told how many tokens of `prompt` have been read, and of how many,
             before and after each chunk; what it raises ends the reading.
+        before: The tokens that `cache` has read: penalties look at them, too.
     """
     from mlx_lm.generate import stream_generate
 
@@ -144,7 +147,7 @@ def responses(
         list(prompt),
         max_tokens=max_tokens,
         sampler=_sampler(settings, tokenizer),
-        logits_processors=_logits_processors(settings),
+        logits_processors=_logits_processors(settings, before),
         prompt_cache=cache,
         prefill_step_size=chunk_tokens(),
         prompt_progress_callback=reading,
@@ -161,33 +164,56 @@ def _sampler(settings: Settings, tokenizer: Any) -> Callable[[mx.array], mx.arra
         line_end = tokenizer.encode("\n", add_special_tokens=False)
         spared = [*line_end, *tokenizer.eos_token_ids]
 
-    def of(top_k: int) -> Callable[[mx.array], mx.array]:
+    def of(top_k: int, min_p: float) -> Callable[[mx.array], mx.array]:
         return make_sampler(
             temp=settings.temperature,
             top_p=settings.top_p,
-            min_p=settings.min_p,
+            min_p=min_p,
+            min_tokens_to_keep=settings.min_tokens_to_keep,
             top_k=top_k,
             xtc_probability=settings.xtc_probability,
             xtc_threshold=settings.xtc_threshold,
             xtc_special_tokens=spared,
         )
 
-    few, everything = of(settings.top_k), of(0)
-    # mlx-lm refuses a top-k that leaves nothing out.
-    return lambda logs: (few if settings.top_k < logs.shape[-1] else everything)(logs)
+    @functools.cache  # the vocabulary is known with the first logits
+    def for_vocabulary(size: int) -> Callable[[mx.array], mx.array]:
+        # mlx-lm refuses a top-k that leaves nothing out, and a min-p that may not.
+        top_k = settings.top_k if settings.top_k < size else 0
+        min_p = settings.min_p if settings.min_tokens_to_keep < size else 0.0
+        return of(top_k, min_p)
+
+    return lambda logs: for_vocabulary(logs.shape[-1])(logs)
 
 
-def _logits_processors(settings: Settings) -> list[Any]:
-    """mlx-lm's processors of the settings that are on."""
+def _logits_processors(settings: Settings, before: Sequence[int]) -> list[Any]:
+    """mlx-lm's processors of the settings that are on.
+
+    Args:
+        settings: The penalties and biases.
+        before: The tokens before those that mlx-lm reads now. Without them a penalty
+            would forget what stands in a prompt cache.
+    """
     from mlx_lm.sample_utils import make_logits_processors
 
     penalty = settings.repetition_penalty
-    return make_logits_processors(
+    sizes = {f"{key}_context_size" for key in PENALTIES}
+    processors = make_logits_processors(
         logit_bias=dict(settings.logit_bias) or None,
         repetition_penalty=None if penalty == 1 else penalty,
         presence_penalty=settings.presence_penalty or None,
         frequency_penalty=settings.frequency_penalty or None,
+        **{size: getattr(settings, size) for size in sizes},
     )
+    earlier = list(before[-max(getattr(settings, size) for size in sizes) :])
+    if not processors or not earlier:
+        return list(processors)
+    read = mx.array(earlier)
+
+    def after(process: Any, tokens: mx.array, logits: mx.array) -> mx.array:
+        return cast("mx.array", process(mx.concatenate([read, tokens]), logits))
+
+    return [functools.partial(after, process) for process in processors]
 
 
 def _until_stop(stream: Any, words: tuple[str, ...]) -> Iterator[Any]:
@@ -272,7 +298,8 @@ class Generation:
     ) -> Iterator[TokenDetails]:
         """Each token as it is drawn; its id goes into `drawn`."""
         rest = self.prompt[self._read :]
-        given = (rest, self._most, self.settings, cache, self._reading)
+        before = self.prompt[: self._read]
+        given = (rest, self._most, self.settings, cache, self._reading, before)
         stream: Any = responses(self._recorder, self.base.tokenizer, *given)
         with contextlib.closing(stream):
             while not self._watch.stop() and (one := next(stream, None)) is not None:

@@ -30,7 +30,6 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
-import numpy.typing as npt
 
 from comigs_mlx import json_files
 from comigs_mlx.data.batches import Batch
@@ -42,6 +41,7 @@ from comigs_mlx.inference.lean import Trial
 from comigs_mlx.inference.settings import MOST_LEAN, MOST_PRIOR, Settings
 from comigs_mlx.messages import Note, Say, quiet
 from comigs_mlx.model.base import Base
+from comigs_mlx.model.embedding import Vector, embedded
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.runs.place import Place
 from comigs_mlx.training.evaluation import Evaluator
@@ -51,8 +51,6 @@ FORMAT = 1
 
 TRAINING_WINDOWS = 64
 """Windows of the training text that make mu_S, at least."""
-
-Vector = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -90,25 +88,6 @@ class Kept:
 def cosine(one: Vector, other: Vector) -> float:
     """The cosine of the angle between two vectors."""
     return float(one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))
-
-
-def embedded(
-    mixture: Mixture, tokens: mx.array, counted: npt.NDArray[np.float32]
-) -> Vector:
-    """e of each row: the mean of what the base's last norm gives.
-
-    Args:
-        mixture: Attached; its experts are left out.
-        tokens: Token ids, `[rows, tokens]`.
-        counted: The weight of each token, `[rows, tokens]`; of each row not all 0.
-
-    Returns:
-        `[rows, dims]`.
-    """
-    with mixture.selected("base"), mixture.tilted(None):
-        hidden, _ = mixture.body(tokens)
-    weights = mx.array(counted / counted.sum(1, keepdims=True))
-    return np.array((hidden.astype(mx.float32) * weights[..., None]).sum(1))
 
 
 def of_windows(

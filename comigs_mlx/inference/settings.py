@@ -34,6 +34,8 @@ RESERVED = frozenset(
 )
 """Arguments of a chat template that are set here, so that a user cannot set them."""
 
+PENALTIES = ("repetition", "presence", "frequency")
+
 MOST_PRIOR = 1e6
 MOST_STEPS = 100
 """Of rerouting; the paper takes 5."""
@@ -68,13 +70,18 @@ class Settings:
         top_p: Draw from the likeliest tokens of this much probability; 1 = all.
         seed: The seed of the draws; None takes another one each time.
         min_p: Leave out tokens below this share of the likeliest one's probability.
+        min_tokens_to_keep: That many of the likeliest tokens `min_p` always leaves in.
         top_k: Draw from this many likeliest tokens; 0 = all.
         xtc_probability: How often all but the least likely of the tokens above
             `xtc_threshold` are left out.
         xtc_threshold: The probability from which that rule counts a token, up to 0.5.
-        repetition_penalty: Divides the logits of the last 20 tokens; 1 = off.
-        presence_penalty: Is subtracted from the logits of the last 20 tokens.
+        repetition_penalty: Divides the logits of the last tokens, those of the prompt
+            among them, where they are above 0, and multiplies them below; 1 = off.
+        presence_penalty: Is subtracted from the logits of the last tokens.
         frequency_penalty: The same, once for each time that a token stands there.
+        repetition_context_size: How many last tokens `repetition_penalty` looks at.
+        presence_context_size: How many `presence_penalty` looks at.
+        frequency_context_size: How many `frequency_penalty` looks at.
         logit_bias: Token id -> what is added to its logit.
         stop: The reply ends before the first of these texts.
         lean: What is added to the specialists' logits in every block: above 0 more of
@@ -97,12 +104,16 @@ class Settings:
     system: str | None = None
     template_args: Mapping[str, Any] = field(default_factory=dict)
     min_p: float = 0.0
+    min_tokens_to_keep: int = 1
     top_k: int = 0
     xtc_probability: float = 0.0
     xtc_threshold: float = 0.1
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    repetition_context_size: int = 20
+    presence_context_size: int = 20
+    frequency_context_size: int = 20
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     stop: tuple[str, ...] = ()
     lean: float | None = None
@@ -136,6 +147,9 @@ class Settings:
                 yield f"{name(key)} {value} must be from 0 to {most}"
         if self.top_k < 0:
             yield f"{name('top_k')} {self.top_k} must be at least 0 (0 = all)"
+        if self.min_tokens_to_keep < 1:
+            given = f"{name('min_tokens_to_keep')} {self.min_tokens_to_keep}"
+            yield f"{given} must be at least 1"
         yield from self._penalty_problems(name)
         if any(not isinstance(word, str) or not word for word in self.stop):
             yield f"{name('stop')} must not hold an empty text"
@@ -179,6 +193,10 @@ class Settings:
         for key in ("presence_penalty", "frequency_penalty"):
             if not math.isfinite(value := getattr(self, key)):
                 yield f"{name(key)} {value} must be a finite number"
+        for key in PENALTIES:
+            # For mlx-lm 0 would be all tokens, and -1 all but the first.
+            if (size := getattr(self, size_key := f"{key}_context_size")) < 1:
+                yield f"{name(size_key)} {size} must be at least 1"
         for token, bias in self.logit_bias.items():
             if token < 0 or not math.isfinite(bias):
                 yield f"{name('logit_bias')} {token}: {bias} must be a token's number"

@@ -111,7 +111,8 @@ class Rewriting:
             write_text(new / self.folder.config.name, dump_yaml(config))
             info = self.folder.read_info()
             base = (*description.base_model(info), description.revision(info))
-            info = description.describe(self.mixture, *base)
+            licence = description.licence(info)
+            info = description.describe(self.mixture, *base, licence)
             write_json(new / self.folder.info.name, info)
             self._write_save(newest, state, change, new)
             for name in (self.folder.metrics.name, DESCRIPTORS):

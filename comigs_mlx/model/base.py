@@ -24,6 +24,8 @@ from comigs_mlx.model.base_folder import (
 )
 from comigs_mlx.model.demo import demo_model_path
 from comigs_mlx.model.fingerprint import fingerprint, recall, remember, state
+from comigs_mlx.model.licence import CARD, Licence, of_folder
+from comigs_mlx.model.licence import FILES as LICENCE_FILES
 from comigs_mlx.model.tables import Tables, tables_of
 
 if TYPE_CHECKING:
@@ -33,6 +35,9 @@ DEMO = "demo"
 """The id of the embedded demo model; a folder of that name is `./demo`."""
 
 HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
+WANTED = [*FILES, CARD, *LICENCE_FILES]
+"""The files that are fetched of a Hub model."""
+
 CONTEXT = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
 """The names that families give to the most tokens they can read at once."""
 
@@ -67,6 +72,11 @@ class Base:
         """The commit of a Hub model that was read; None for folders and `demo`."""
         cached = self.path.parent.name == "snapshots"
         return self.path.name if cached and HUB_ID.fullmatch(self.id) else None
+
+    @functools.cached_property
+    def licence(self) -> Licence:
+        """The licence of the model, as far as its folder says."""
+        return of_folder(self.path)
 
     @property
     def trained_context(self) -> int | None:
@@ -208,12 +218,12 @@ def _fetch(model_id: str, report: Say, revision: str | None) -> Path:
         with contextlib.suppress(Exception):  # it is not in the cache: fetch it below
             return Path(
                 snapshot_download(
-                    model_id, allow_patterns=FILES, local_files_only=True, **which
+                    model_id, allow_patterns=WANTED, local_files_only=True, **which
                 )
             )
     report(f"looking for {model_id} on the Hugging Face Hub")
     try:
-        return Path(snapshot_download(model_id, allow_patterns=FILES, **which))
+        return Path(snapshot_download(model_id, allow_patterns=WANTED, **which))
     except Exception as error:  # the Hub, its transport and its storage: four trees
         raise ModelError(_hub_problem(model_id, error)) from error
 

@@ -29,7 +29,7 @@ FILES = [
     "model*.safetensors",
     "tokenizer.model",
 ]
-"""The files that are fetched of a Hub model: mlx-lm's selection without its code."""
+"""The files that are read of a model: mlx-lm's selection without its code."""
 
 INDEX = "model.safetensors.index.json"
 SHARD = re.compile(r"model-(\d+)-of-(\d+)\.safetensors")

@@ -30,7 +30,11 @@ def read(file: Path) -> dict[str, Any]:
 
 
 def describe(
-    mixture: Mixture, base_id: str, base: str, revision: str | None = None
+    mixture: Mixture,
+    base_id: str,
+    base: str,
+    revision: str | None = None,
+    licence: str | None = None,
 ) -> dict[str, Any]:
     """Return the content of comigs.json; `scale` is the final multiplier.
 
@@ -39,16 +43,18 @@ def describe(
         base_id: The name under which the base model was loaded.
         base: The fingerprint of the base model.
         revision: The commit of the base model, if it is of the Hub.
+        licence: The name of the base model's licence, where it is known.
     """
     from comigs_mlx.model.targets import targets
 
     shape = ExpertShape.of_options(
         mixture.options, len(mixture.sites), targets(mixture)
     )
-    commit = {} if revision is None else {"revision": revision}
+    about = {"revision": revision, "license": licence}
+    known = {name: value for name, value in about.items() if value is not None}
     return {
         "format_version": FORMAT_VERSION,
-        "base_model": {"id": base_id, "fingerprint": base, **commit},
+        "base_model": {"id": base_id, "fingerprint": base, **known},
         **shape.to_json(),
     }
 
@@ -72,6 +78,14 @@ def revision(info: dict[str, Any]) -> str | None:
     match info.get("base_model"):
         case {"revision": str(commit)}:
             return commit
+    return None
+
+
+def licence(info: dict[str, Any]) -> str | None:
+    """Return the name of the base model's licence; None where it is not known."""
+    match info.get("base_model"):
+        case {"license": str(name)}:
+            return name
     return None
 
 

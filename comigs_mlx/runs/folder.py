@@ -53,6 +53,7 @@ class RunFolder(Place):
         base_id: str,
         base: str,
         revision: str | None = None,
+        licence: str | None = None,
     ) -> None:
         """Write the run's configuration and description, also when it is resumed.
 
@@ -62,9 +63,10 @@ class RunFolder(Place):
             base_id: The name under which the base model was loaded.
             base: The fingerprint of the base model.
             revision: The commit of the base model, if it is of the Hub.
+            licence: The name of the base model's licence, where it is known.
         """
         write_text(self.config, dump_yaml(config))
-        info = description.describe(mixture, base_id, base, revision)
+        info = description.describe(mixture, base_id, base, revision, licence)
         write_json(self.info, info)
 
     def save(

@@ -213,7 +213,8 @@ def _opened(
             _restore(trainer, folder, identity, dated, say)
         folder.tidy(config.saving.keep)
         resumable = dataclasses.replace(config, resume=False)
-        folder.create(resumable, mixture, base.id, fingerprint, base.revision)
+        about = base.id, fingerprint, base.revision, base.licence.name
+        folder.create(resumable, mixture, *about)
         if trainer.position.step:  # the process may have been killed before this
             folder.write_experts(mixture, trainer.position.step)
         yield Session(trainer, folder, identity, documents)

@@ -45,7 +45,7 @@ Penalty = Callable[[Mapping[str, mx.array], Mapping[str, mx.array]], mx.array]
 
 Inputs = dict[str, mx.array]
 """What a compiled step is given of one micro-batch: `tokens` `[B, T + 1]`, `mask`
-`[B, T]`, `target` `[B, T, E]` where a teacher has one, and `key` where a router wants
+`[B, T]`, `target` where there is a teacher, and `key` where a router wants
 noise: a draw of the global generator would be the same in every compiled step."""
 
 
@@ -351,7 +351,7 @@ class Level:
         if routing.penalty is not None and self.trains_routers:
             loss = loss + (routing.penalty.mean(0) * mask).sum()
         if (teacher := self.task.teacher) is not None:
-            apart = teacher.divergence(batch["target"], routing.probabilities)
+            apart = teacher.divergence(batch["target"], routing.probabilities, mask)
             loss = loss + teacher.weight * (apart.mean(0) * mask).sum()
         uses_all = (k or experts.top_k) == experts.experts
         if uses_all and not self.mixture.router.sparse:

@@ -347,6 +347,12 @@ def test_all_that_would_leave_is_listed():
         assert part in made
 
 
+def test_the_duties_of_the_base_s_licence_are_shown():
+    assert "Built with" not in share.would_leave({**LEAVING, "base_license": "mit"})
+    made = share.would_leave({**LEAVING, "base_license": "llama3.2"})
+    assert "show &quot;Built with Llama&quot; where people see it" in made
+
+
 def test_a_push_sends_only_what_was_shown():
     other = {**LEAVING, "files": {"adapters.safetensors": 1201}}
     assert share.digest(LEAVING) == share.digest(dict(reversed(LEAVING.items())))

@@ -55,7 +55,7 @@ def test_the_gap_is_the_difference_that_evaluate_measures(cli, trained, tmp_path
     assert told[0] == f"test: {results['tokens']} tokens predicted"
     assert told[2].startswith(f"mlx       loss {results['loss']['export']:.4f}  gap ")
     assert " nats a token (95 %: " in told[2]
-    assert "files state no licence: look at" in told[4]
+    assert "The base model's licence: not known; nothing says under which" in told[4]
     assert told[-1].startswith("mlx_lm.chat --model ")
 
 

@@ -13,6 +13,7 @@ from comigs_mlx.errors import ConfigError, DataError, RunError
 from comigs_mlx.inference import lean, prior, tilts, windows
 from comigs_mlx.inference.prior import FILE, Centres, PromptWindows
 from comigs_mlx.inference.settings import Settings
+from comigs_mlx.model.embedding import embedded
 from comigs_mlx.runs.folder import RunFolder
 from comigs_mlx.training.evaluation import Evaluator
 from tests.model.naive import randomise
@@ -47,7 +48,7 @@ def test_e_is_of_the_base_alone_and_of_counted_tokens(loaded):
     counted = np.ones((1, len(tokens)), np.float32)
     counted[0, 6:] = 0
     with mixture.tilted(tilts.as_input(tilts.lean_rows(mixture, 3.0))):
-        found = prior.embedded(mixture, mx.array([tokens]), counted)
+        found = embedded(mixture, mx.array([tokens]), counted)
     # The model is causal: what is not counted comes last, and changes nothing.
     assert found[0] == pytest.approx(by_hand(base, mixture, tokens[:6]), abs=1e-5)
     assert mixture.selection == "auto"

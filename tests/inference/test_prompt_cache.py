@@ -1,5 +1,7 @@
 """Whatever was stopped or failed before: the next answer is a fresh engine's."""
 
+from dataclasses import replace
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -75,6 +77,22 @@ def at_call(number, do):
     """A function that does something else at one call, counted from 0."""
     calls = iter(range(10_000))
     return lambda *_: do() if next(calls) == number else False
+
+
+PENALTIES = {
+    "repetition": {"repetition_penalty": 3.0, "repetition_context_size": 200},
+    "presence": {"presence_penalty": 5.0, "presence_context_size": 200},
+    "frequency": {"frequency_penalty": 5.0, "frequency_context_size": 200},
+}
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
+def test_penalties_look_at_what_was_read_before(engine, fresh, penalty):
+    settings = replace(GREEDY, **PENALTIES[penalty])
+    expected = fresh(ASK, settings)
+    assert [t.id for t in expected] != [t.id for t in fresh(ASK)]
+    for _ in range(2):  # the second time, all but one token of the prompt has been read
+        assert same(list(engine.reply(ASK, settings)), expected)
 
 
 def test_stopped_at_any_moment(engine, fresh):

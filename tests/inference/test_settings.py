@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import mlx.core as mx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from mlx_lm.generate import stream_generate
 from mlx_lm.sample_utils import make_logits_processors, make_sampler
 
@@ -14,6 +16,11 @@ from comigs_mlx.inference.settings import Settings, StopTexts
 from comigs_mlx.model.base import load_base
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.options import ExpertOptions
+
+KEPT = {"min_p": 0.97, "min_tokens_to_keep": 3}
+FEW = {"repetition_penalty": 3.0, "repetition_context_size": 2}
+MANY = {"presence_penalty": 9.0, "presence_context_size": 99}
+ONE = {"frequency_penalty": 9.0, "frequency_context_size": 1}
 
 PROMPT = [ord(letter) for letter in "what did I plan"]
 
@@ -50,6 +57,10 @@ def generated(base, max_tokens=12, **sampling):
         ({"repetition_penalty": 0.0}, "repetition penalty 0.0 must be above 0"),
         ({"presence_penalty": math.inf}, "presence penalty inf must be a finite"),
         ({"frequency_penalty": math.nan}, "frequency penalty nan must be a finite"),
+        ({"min_tokens_to_keep": 0}, "min tokens to keep 0 must be at least 1"),
+        ({"repetition_context_size": 0}, "repetition context size 0 must be at least"),
+        ({"presence_context_size": -1}, "presence context size -1 must be at least 1"),
+        ({"frequency_context_size": 0}, "frequency context size 0 must be at least 1"),
         ({"logit_bias": {3: math.inf}}, "logit bias 3: inf must be"),
         ({"stop": ("",)}, "stop must not hold an empty text"),
         ({"template_args": {"tokenize": True}}, "must not set tokenize"),
@@ -76,6 +87,11 @@ def test_a_bias_of_a_token_that_is_not_there(base):
         ({"presence_penalty": 2.0}, {}, {"presence_penalty": 2.0}),
         ({"frequency_penalty": 2.0}, {}, {"frequency_penalty": 2.0}),
         ({"logit_bias": {65: 4.0}}, {}, {"logit_bias": {65: 4.0}}),
+        (KEPT, KEPT, {}),
+        ({"min_p": 0.97, "min_tokens_to_keep": 10**6}, {}, {}),
+        (FEW, {}, FEW),
+        (MANY, {}, MANY),
+        (ONE, {}, ONE),
     ],
 )
 def test_is_what_mlx_lm_draws(base, ours, sampler, processors):
@@ -118,6 +134,34 @@ def test_a_reply_ends_before_a_stop_word(base):
     assert made.tokens[-1].finish_reason == "stop"
 
 
+def cut_plainly(parts, words):
+    """The same over and over from the beginning: the text before the first word."""
+    text = ""
+    for part in parts:
+        text += part
+        if starts := [text.index(word) for word in words if word in text]:
+            return text[: min(starts)]
+    return text
+
+
+def shown_of(parts, words):
+    texts, found = StopTexts(words), ""
+    for number, part in enumerate(parts, 1):
+        more, met = texts.add(part, number == len(parts))
+        found += more
+        if met:
+            break
+    return found
+
+
+@given(
+    st.lists(st.text("ab\u00e9", max_size=3), max_size=12),
+    st.lists(st.text("ab\u00e9", min_size=1, max_size=4), min_size=1, max_size=3),
+)
+def test_stop_words_are_those_of_a_plain_search(parts, words):
+    assert shown_of(parts, tuple(words)) == cut_plainly(parts, words)
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 50])
 @pytest.mark.parametrize(
     ("text", "words", "shown"),
@@ -130,11 +174,5 @@ def test_a_reply_ends_before_a_stop_word(base):
     ],
 )
 def test_stop_words_however_the_text_is_divided(text, words, shown, size):
-    texts, found = StopTexts(words), ""
     parts = [text[at : at + size] for at in range(0, len(text), size)]
-    for number, part in enumerate(parts, 1):
-        more, met = texts.add(part, number == len(parts))
-        found += more
-        if met:
-            break
-    assert found == shown
+    assert shown_of(parts, words) == shown

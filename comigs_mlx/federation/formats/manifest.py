@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 from comigs_mlx.expert_shape import SharedShape
 from comigs_mlx.federation.formats import schema
 from comigs_mlx.federation.formats.schema import between, each, item, matching
+from comigs_mlx.model import licence
 
 MANIFEST = "federation.json"
 PARTICIPANT = r"[a-z0-9][a-z0-9-]{0,38}"
@@ -94,9 +95,12 @@ class Manifest:
             federations of earlier versions: they are not.
         founder: The account that founded it and decides on proposals; None where
             nobody is known, or an earlier version made it.
+        license: The licence of the shared generalists, by the Hub's name for it; None
+            where it is not known, or an earlier version made it.
+        base_license: The same of the base model, whose duties go on with them.
     """
 
-    NEWER: ClassVar = ("id", "founder", "norm_few")
+    NEWER: ClassVar = ("id", "founder", "norm_few", "license", "base_license")
 
     base_model: BaseModel
     experts: SharedShape
@@ -118,6 +122,8 @@ class Manifest:
     id: str | None = item(matching(ID, "32 hex digits"), None)
     founder: str | None = item(matching(ACCOUNT, "an account of the Hub"), None)
     norm_few: Literal["bounded"] | None = None
+    license: str | None = item(matching(licence.ID, "a licence's name"), None)
+    base_license: str | None = item(matching(licence.ID, "a licence's name"), None)
 
     @classmethod
     def from_json(cls, content: bytes | str) -> Manifest:

@@ -11,6 +11,7 @@ from comigs_mlx.federation.formats.manifest import Manifest
 from comigs_mlx.federation.formats.round import Round
 from comigs_mlx.federation.formats.strict_json import visible
 from comigs_mlx.federation.formats.uri import HUB
+from comigs_mlx.model.licence import Licence
 
 README = "README.md"
 TAGS = ["mlx", "lora", "moe", "comigs", "federated-learning"]
@@ -52,6 +53,10 @@ python -m comigs_mlx.train --run runs/mine --resume --steps 400
 python -m comigs_mlx.sync push --federation {uri} --run runs/mine --participant NAME
 ```
 
+## Licence
+
+{licence}
+
 ## Rounds
 
 {state}
@@ -81,6 +86,7 @@ def render(manifest: Manifest, round: Round, uri: str) -> bytes:
         download=f"hf download {repo} --local-dir pool" if repo else "# this folder:",
         folder="pool" if repo else "PATH/OF/THIS/FOLDER",
         shape=train_flags(manifest.experts),
+        licence=_licence(manifest),
         state=_state(manifest, round),
         table=_table(round),
     )
@@ -109,10 +115,24 @@ def _metadata(manifest: Manifest) -> str:
         "library_name": "mlx",
         "pipeline_tag": "text-generation",
         **about,
+        **Licence(manifest.license).metadata,
         "tags": TAGS,
     }
     lines = (f"{name}: {json.dumps(value)}" for name, value in values.items())
     return "\n".join(["---", *lines, "---"])
+
+
+def _licence(manifest: Manifest) -> str:
+    """Say under which licence this is, and what the base model's asks for."""
+    base = Licence(manifest.base_license)
+    if manifest.license is None:
+        own = "Nobody has said under which licence this generalist is."
+    else:
+        own = f"This generalist: {escaped(Licence(manifest.license).title)}."
+    lines = [f"{own} The base model: {escaped(base.title)}."]
+    if base.mark is not None:
+        lines.append(f"**{base.mark}**")
+    return "\n\n".join([*lines, *(f"- {escaped(duty)}" for duty in base.duties)])
 
 
 def _code(text: str) -> str:

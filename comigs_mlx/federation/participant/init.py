@@ -13,6 +13,7 @@ from comigs_mlx.federation.formats.manifest import (
 from comigs_mlx.federation.formats.tensor_source import Arrays, shapes
 from comigs_mlx.federation.participant.options import NORM_FACTOR, InitConfig
 from comigs_mlx.federation.participant.pull_push import Origin
+from comigs_mlx.model.licence import normal
 
 
 def manifest(config: InitConfig, origin: Origin) -> Manifest:
@@ -33,6 +34,8 @@ def manifest(config: InitConfig, origin: Origin) -> Manifest:
         norm_action=config.outsized,
         norm_factor=config.norm_factor or NORM_FACTOR,
         require_signatures=config.require_signatures,
+        license=normal(config.license) or origin.licence,
+        base_license=origin.licence,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from comigs_mlx.config import group, option
+from comigs_mlx.model.licence import normal
 from comigs_mlx.options import PERSONAL, ExpertOptions, PrivacyOptions
 
 TRUST = (
@@ -99,6 +100,12 @@ class InitConfig(_Where):
         False, "everybody in --allow must have a key, and sign"
     )
     private: bool = option(False, "make a private repository")
+    license: str | None = option(
+        None,
+        "licence of the shared generalist, such as apache-2.0 (default: the base "
+        "model's, whose duties hold in any case)",
+        "ID",
+    )
     seed: int = option(0, "of fresh generalists", "N")
     dry_run: bool = option(False, "show federation.json, and make nothing")
     experts: ExpertOptions = group(ExpertOptions)
@@ -110,6 +117,8 @@ class InitConfig(_Where):
 
         yield from misnamed(self.aggregator)
         yield from wrong_norms(self.outsized, self.norm_factor)
+        if self.license is not None and normal(self.license) is None:
+            yield f"--license {self.license!r} is no licence's name: write apache-2.0"
         if (self.run is None) == (self.model is None):
             yield "init needs either --run DIR or --model ID|PATH"
         if self.require_signatures and self.keys is None:

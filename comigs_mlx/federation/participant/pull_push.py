@@ -48,12 +48,14 @@ class Origin:
         experts: The shape of the generalists.
         generalists: Tensor -> its first values.
         step: The training step that they were saved at.
+        licence: The name of the base model's licence, where it is known.
     """
 
     base: BaseModel
     experts: SharedShape
     generalists: dict[str, Array]
     step: int = 0
+    licence: str | None = None
 
 
 def of_run(run: Path) -> Origin:
@@ -62,12 +64,12 @@ def of_run(run: Path) -> Origin:
     Raises:
         RunError: If it is not there or damaged.
     """
-    from comigs_mlx.runs import generalists
+    from comigs_mlx.runs import description, generalists
     from comigs_mlx.runs.folder import RunFolder
 
     info = RunFolder(run).read_info()
     tensors, step = generalists.read(run, info["generalists"])
-    return Origin(*described(info), tensors, step)
+    return Origin(*described(info), tensors, step, description.licence(info))
 
 
 def of_model(model: str, options: ExpertOptions, seed: int, say: Any) -> Origin:
@@ -85,6 +87,7 @@ def of_model(model: str, options: ExpertOptions, seed: int, say: Any) -> Origin:
     return Origin(
         *described(description.describe(mixture, base.id, fingerprint, base.revision)),
         tensors,
+        licence=base.licence.name,
     )
 
 

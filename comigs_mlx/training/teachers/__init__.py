@@ -5,11 +5,14 @@ A file holds
     class Options         what `--teach NAME:key=value` sets: a frozen dataclass of
                           `config.option` fields, with a field `weight`
     class Teacher         Teacher(evaluator, options)
-        targets(batch)        `[batch, tokens, E]` float32 numpy: what each token should
-                              use, in shares; all 0 where there is nothing to teach
-        divergence(target, probabilities)
-                              `[layers, batch, tokens]` nats, from `[batch, tokens, E]`
-                              and `[layers, batch, tokens, E]`
+        targets(batch)        float32 numpy that broadcasts to `[layers, batch, tokens,
+                              E]`: what each token, or a window's tokens on average,
+                              should use, in shares; all 0 where nothing is taught
+        divergence(target, probabilities, mask)
+                              what broadcasts to `[layers, batch, tokens]`, from the
+                              targets, `[layers, batch, tokens, E]`, and `[batch,
+                              tokens]`, 1 for each token that counts; 0 where nothing
+                              is taught
 
 Routers' steps add weight * the mean divergence over counted tokens and blocks to their
 loss. Targets are made before the step, from validation text, and no gradient goes

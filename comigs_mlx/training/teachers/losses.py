@@ -64,8 +64,11 @@ class Teacher:
         )
         return best(losses, self._margin)
 
-    def divergence(self, target: mx.array, probabilities: mx.array) -> mx.array:
+    def divergence(
+        self, target: mx.array, probabilities: mx.array, mask: mx.array
+    ) -> mx.array:
         """Return the cross-entropy of each block's probabilities with the target."""
+        del mask
         return -(target * mx.log(probabilities + SMALLEST)).sum(-1)
 
 

@@ -42,6 +42,32 @@ def test_the_hub_s_library_reads_the_metadata():
     }
 
 
+class TestLicence:
+    """The generalist's own, and what the base's asks for, which goes on with it."""
+
+    def card(self, own=None, base=None):
+        return ModelCard(
+            text(dataclasses.replace(AGREED, license=own, base_license=base))
+        )
+
+    def test_is_in_the_metadata(self):
+        assert self.card("apache-2.0").data.license == "apache-2.0"
+        assert self.card("my-terms").data.to_dict()["license_name"] == "my-terms"
+        assert self.card().data.license is None
+
+    def test_a_llama_s_duties_stay_whatever_the_generalist_s_own_is(self):
+        card = self.card("mit", "llama3.2")
+        assert card.data.license == "mit"
+        assert "\n**Built with Llama**\n" in card.text
+        assert card.text.count("\n- Llama 3.2 Community License") == 2
+
+    def test_gemma_s_restrictions_are_passed_on(self):
+        assert "use restrictions" in self.card("gemma", "gemma").text
+
+    def test_is_said_where_nobody_knows(self):
+        assert "Nobody has said under which licence" in self.card().text
+
+
 @pytest.mark.parametrize(
     ("base", "known"),
     [

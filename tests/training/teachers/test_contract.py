@@ -26,9 +26,11 @@ def mixture():
 
 
 def test_targets_are_shares_of_the_experts(name, mixture):
-    batch = batch_of(1)
+    batch = batch_of(1, rows=16)
     targets = teacher(name, Evaluator(mixture)).targets(batch)
-    assert targets.shape == (*batch.mask.shape, mixture.options.experts)
+    whole = (len(mixture.sites), *batch.mask.shape, mixture.options.experts)
+    assert np.broadcast_shapes(targets.shape, whole) == whole
+    assert targets.shape[-1] == mixture.options.experts
     assert targets.dtype == np.float32
     assert targets.min() >= 0
     sums = targets.sum(-1)
@@ -45,12 +47,13 @@ def test_measuring_changes_no_value(name, mixture):
 
 def test_the_divergence_is_least_at_the_target(name, mixture):
     made = teacher(name, Evaluator(mixture))
-    target = mx.array([[[1.0, 0, 0], [0.5, 0.5, 0], [0, 0, 0]]])
-    exact = made.divergence(target, target[None])
-    other = made.divergence(target, mx.array([[[[0.2, 0.3, 0.5]] * 3]]))
-    assert exact.shape == other.shape == (1, 1, 3)
-    assert (exact[..., :2] < other[..., :2]).all().item()
-    assert other[0, 0, 2].item() == 0  # nothing is taught there
+    target = mx.array([[[1.0, 0, 0]], [[0.5, 0.5, 0]], [[0, 0, 0]]])
+    counted = mx.ones((3, 1))
+    exact = made.divergence(target, target[None], counted)
+    other = made.divergence(target, mx.array([[[[0.2, 0.3, 0.5]]] * 3]), counted)
+    assert exact.shape == other.shape == (1, 3, 1)
+    assert (exact[:, :2] < other[:, :2]).all().item()
+    assert other[0, 2, 0].item() == 0  # nothing is taught there
 
 
 def test_only_routers_learn_from_it(name, mixture):
