@@ -93,7 +93,7 @@ def vocabulary(base: Base, rows: int) -> Vocabulary:
         made.scores = _scores(tokens, pairs)
         made.flags["add_space_prefix"] = _adds_space(content)
     made.ids = dict(_special_ids(base))
-    made.flags["add_bos_token"] = _adds_bos(base)
+    made.flags["add_bos_token"] = adds_bos(base.tokenizer)
     return made
 
 
@@ -209,7 +209,7 @@ def _special_ids(base: Base) -> Iterator[tuple[str, int]]:
             return
 
 
-def _adds_bos(base: Base) -> bool:
+def adds_bos(tokenizer: Any) -> bool:
     """Tell whether the tokenizer itself puts the beginning before a text."""
-    first = list(base.tokenizer.encode("a"))[:1]
-    return bool(first) and first[0] == base.tokenizer.bos_token_id
+    first = list(tokenizer.encode("a"))[:1]
+    return bool(first) and first[0] == tokenizer.bos_token_id

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from comigs_mlx.exports.gguf_tokenizer import adds_bos
 from comigs_mlx.exports.job import Job
 
 Messages = Sequence[tuple[str, str]]
@@ -100,8 +101,9 @@ def _jinja(tokenizer: Any) -> Render:
     """Return what writes conversations by the tokenizer's own template.
 
     What the tokenizer puts before every text is left out: Ollama puts it there too.
+    Some, such as SmolLM2's, have a token for the beginning and put none.
     """
-    begin = getattr(tokenizer, "bos_token", None) or ""
+    begin = tokenizer.bos_token if adds_bos(tokenizer) else ""
 
     def render(messages: Messages, answer: bool) -> str:
         conversation = [{"role": role, "content": text} for role, text in messages]

@@ -6,6 +6,7 @@ import jinja2
 import pytest
 
 from comigs_mlx.exports import ollama
+from comigs_mlx.model.base import load_base
 from tests import tiny
 
 LLAMA_3 = (
@@ -96,3 +97,29 @@ def test_a_default_system_message_becomes_ollama_s():
 def test_a_template_that_is_more_than_turns_is_left_to_ollama():
     assert ollama.derived(renderer(COUNTING)) is None
     assert ollama.derived(renderer("{{ raise_exception('never') }}")) is None
+
+
+@pytest.mark.parametrize("adds", [True, False])
+def test_a_beginning_is_left_out_only_where_ollama_adds_it(tiny_folder, adds):
+    """SmolLM2's beginning is <|im_start|>, with which every message begins."""
+    tokenizer = load_base(str(tiny_folder())).tokenizer
+
+    class Beginning:
+        bos_token, bos_token_id = (
+            tiny.BEGIN,
+            tokenizer.convert_tokens_to_ids(tiny.BEGIN),
+        )
+
+        def __getattr__(self, name):
+            return getattr(tokenizer, name)
+
+        def encode(self, text):
+            return [self.bos_token_id] * adds + tokenizer.encode(text)
+
+    render = ollama._jinja(Beginning())
+    written = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hi"}], tokenize=False
+    )
+    assert written.startswith(tiny.BEGIN)
+    expected = written.removeprefix(tiny.BEGIN) if adds else written
+    assert render([("user", "Hi")], False) == expected

@@ -28,7 +28,7 @@ from comigs_mlx.model.licence import of_base
 from comigs_mlx.model.mixture import Mixture
 
 SUMMARY = "a whole model for llama.cpp, LM Studio and Ollama"
-LIBRARY, RELATION = "gguf", "quantized"
+LIBRARY, RELATION = "gguf", "finetune"
 DTYPES = ("float32", "float16", "bfloat16", "q8_0")
 
 NO_MERGES = ["\u0120 \u0120"]
