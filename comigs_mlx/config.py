@@ -73,13 +73,14 @@ def leaves(kind: type[Any]) -> Iterator[dataclasses.Field[Any]]:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The flat form of a configuration: option name -> value."""
+    """The flat form of a configuration: option name -> value, as YAML holds it."""
     flat: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        flat |= (
-            to_dict(value) if dataclasses.is_dataclass(value) else {field.name: value}
-        )
+        if dataclasses.is_dataclass(value):
+            flat |= to_dict(value)
+        else:
+            flat[field.name] = list(value) if isinstance(value, tuple) else value
     return flat
 
 
@@ -330,7 +331,7 @@ def _add_option(target: Any, field: dataclasses.Field[Any], hint: Any) -> None:
     if kind is bool:
         add(action=argparse.BooleanOptionalAction, help=text)
     elif typing.get_origin(kind) is tuple:
-        add(nargs="+", metavar=metavar, help=text)
+        add(nargs="+", action="extend", metavar=metavar, help=text)
     elif choices := typing.get_args(kind):
         add(choices=choices, help=text)
     else:

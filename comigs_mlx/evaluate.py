@@ -11,9 +11,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from comigs_mlx import command
-from comigs_mlx.config import option, parse
+from comigs_mlx.config import group, option, parse, to_dict
 from comigs_mlx.errors import ConfigError
-from comigs_mlx.options import BATCH, WINDOW, parse_experts
+from comigs_mlx.options import BATCH, WINDOW, ReadingGiven, parse_experts
 
 if TYPE_CHECKING:
     from comigs_mlx.data.batches import Batch
@@ -94,6 +94,7 @@ class EvaluateConfig:
         None, "keep the text's tokens for the next time (default: as the run)"
     )
     json: bool = option(False, "print one JSON object instead of the table")
+    reading: ReadingGiven = group(ReadingGiven)
 
     def problems(self) -> Iterator[str]:
         """One sentence for each value that cannot work."""
@@ -141,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     folder = RunFolder(config.run)
     folder.check_exists()
-    data = data_options(folder.config, vars(config))
+    data = data_options(folder.config, to_dict(config))
     steering_text = None if config.steer is None else steering.read(config.steer)
     text = _samples(data, config.split)
     calibrating = config.calibrate_lean or config.calibrate_prior
@@ -187,7 +188,8 @@ def _samples(data: dict[str, Any], split: str) -> tuple[Sequence[Any], str]:
     from comigs_mlx.data.reading_progress import in_sentences
     from comigs_mlx.data.splits import load_split
 
-    return load_split(data["data"], split, in_sentences(command.say), command.say)
+    told = (in_sentences(command.say), command.say, data["reading"])
+    return load_split(data["data"], split, *told)
 
 
 def _batches(

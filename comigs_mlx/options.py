@@ -14,7 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from comigs_mlx.config import configured, from_dict, given, group, option, read_yaml
+from comigs_mlx.config import (
+    configured,
+    from_dict,
+    given,
+    group,
+    like,
+    option,
+    read_yaml,
+)
 from comigs_mlx.errors import ConfigError
 
 BATCH, WINDOW, RANK, EXPERTS = 2**16, 2**24, 2**16, 2**10
@@ -23,14 +31,97 @@ experts of a kind: beyond any machine, and such that their products can be count
 
 
 @dataclass(frozen=True)
+class Reading:
+    """How people's own files become text: chats, mail, tables.
+
+    Attributes:
+        me: The names, numbers and addresses of the one who trains, in any case.
+        learn_others: Whether other people's words are learnt too.
+        learn_answers: Whether another model's answers are learnt, and not the
+            questions.
+        pause_hours: The hours of silence that end a conversation.
+        mail_threads: Whether mail becomes conversations, one for each thread.
+        columns: What the columns of tables stand for, such as "text=body".
+        redact: Whether secrets are replaced by what they are.
+    """
+
+    me: tuple[str, ...] = option(
+        (),
+        "who you are in chats and mail: all your names, numbers and addresses there, "
+        "in any case; only what you wrote is learnt",
+        "NAME",
+    )
+    learn_others: bool = option(
+        False, "learn other people's words in chats and mail, too"
+    )
+    learn_answers: bool = option(
+        False,
+        "learn the answers in ChatGPT's and Claude's exports, not your questions; "
+        "their terms of use may forbid training other models on them",
+    )
+    pause_hours: float = option(
+        6.0, "a chat is cut into conversations at pauses as long as this", "HOURS"
+    )
+    mail_threads: bool = option(
+        False,
+        "learn mail as conversations, one for each thread, instead of each mail that "
+        "you wrote as a text of its own",
+    )
+    columns: str = option(
+        "",
+        "what is learnt of tables (CSV, JSONL, datasets): text=COLUMN, or "
+        "prompt=COLUMN,completion=COLUMN, or messages=COLUMN",
+        "NAME=COLUMN",
+    )
+    redact: bool = option(
+        False, "replace passwords, keys and card numbers by [REDACTED KIND]"
+    )
+
+    def problems(self) -> Iterator[str]:
+        """One sentence for each value that cannot work."""
+        if self.pause_hours <= 0:
+            yield f"--pause-hours {self.pause_hours} must be above 0"
+        names = set(self.mapping) - {"tools"}
+        known = ({"text"}, {"prompt", "completion"}, {"messages"})
+        if self.columns and not (names in known and all(self.mapping.values())):
+            yield (
+                f"--columns {self.columns}: write text=COLUMN, or prompt=COLUMN,"
+                "completion=COLUMN, or messages=COLUMN"
+            )
+
+    @property
+    def mapping(self) -> dict[str, str]:
+        """What `columns` says: mlx-lm's name of a column -> its name in the table."""
+        parts = (part.partition("=") for part in self.columns.split(",") if part)
+        return {name.strip(): column.strip() for name, _, column in parts}
+
+
+@dataclass(frozen=True)
+class ReadingGiven:
+    """How people's own files become text, where not as for the run's own.
+
+    The attributes are those of `Reading`; None stands for what the run says.
+    """
+
+    me: tuple[str, ...] | None = like(Reading, "me", None)
+    learn_others: bool | None = like(Reading, "learn_others", None)
+    learn_answers: bool | None = like(Reading, "learn_answers", None)
+    pause_hours: float | None = like(Reading, "pause_hours", None)
+    mail_threads: bool | None = like(Reading, "mail_threads", None)
+    columns: str | None = like(Reading, "columns", None)
+    redact: bool | None = like(Reading, "redact", None)
+
+
+@dataclass(frozen=True)
 class DataOptions:
     """Where the text comes from and how it becomes batches."""
 
     data: str = option(
         "demo",
-        "text to learn from: a folder or file of .txt/.md, a folder or file of JSONL "
-        "(text, chat or completions), a Hugging Face dataset id, or demo, "
-        "demo:reference, demo:code, demo:journal",
+        "text to learn from: a folder or file of notes, mail, chats, documents or code "
+        "(docs/formats.md lists what is read), a folder or file of JSONL (text, chat "
+        "or completions), a Hugging Face dataset id, or demo, demo:reference, "
+        "demo:code, demo:journal",
         "PATH|DATASET",
     )
     batch_size: int = option(4, "sequences in a batch", "N", BATCH)
@@ -49,6 +140,7 @@ class DataOptions:
         "$XDG_CACHE_HOME; readable by you alone, at most 4 GB), so that the next start "
         "need not tokenise again; they never leave this device",
     )
+    reading: Reading = group(Reading)
 
     def problems(self) -> Iterator[str]:
         """One sentence for each value that cannot work."""

@@ -32,6 +32,7 @@ KINDS = {
     "method": "comigs_mlx.simulation.methods",
     "partition": "comigs_mlx.simulation.datasets.partition",
     "router": "comigs_mlx.model.routers",
+    "source": "comigs_mlx.data.sources",
     "teacher": "comigs_mlx.training.teachers",
 }
 """Kind -> the folder of its built-in plugins."""

@@ -24,6 +24,7 @@ ROOMS = (
     "platform",
     "reports",
     "runs",
+    "serving",
     "simulation",
     "terminal",
     "tiny_base",

@@ -1,1 +1,1 @@
-"""Text in, batches out: formats -> splits -> tokens -> batches. NumPy only, no MLX."""
+"""Text in, batches out: files -> splits -> tokens -> batches. NumPy only, no MLX."""

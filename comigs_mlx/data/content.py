@@ -30,7 +30,8 @@ from comigs_mlx.errors import DataError
 from comigs_mlx.messages import Say, quiet
 
 Content = TokenStream | list[LabelledSample]
-"""The tokens of one split: a stream of plain text, or conversations."""
+"""The tokens of one split: a stream of plain text, or conversations, maybe with texts.
+"""
 
 FORMAT = 2
 """The number that goes up when equal samples become other tokens or are stored
@@ -57,10 +58,11 @@ def tokenised(
 
     Args:
         samples: The samples of one split, from `load_splits`.
-        kind: The kind of the samples, "text" or "chat".
+        kind: The kind of the samples, "text", "chat" or "mixed".
         tokenizer: The tokenizer of the base model.
-        seq_len: The inputs per sequence, in tokens, to which conversations are cut.
-            None leaves them whole.
+        seq_len: The inputs per sequence, in tokens, to which conversations are cut,
+            and into which people's own chats, and texts beside them, are. None leaves
+            them whole.
         mask_prompt: Whether only the assistant's tokens are targets (chat).
         cache: The cache that keeps tokens between runs; None keeps them in memory only.
         say: Receives a sentence on how far the work is, where it takes long.
@@ -75,11 +77,13 @@ def tokenised(
     """
     plain = kind == "text" and not mask_prompt
 
+    mixed = kind == "mixed"
+
     def fresh() -> NamedArrays:
         if plain:
             return _stream_arrays(token_stream(samples, tokenizer, say, advance))
         return _labelled_arrays(
-            labelled_samples(samples, tokenizer, mask_prompt, say, advance)
+            labelled_samples(samples, tokenizer, mask_prompt, say, advance, mixed)
         )
 
     key = None
@@ -90,7 +94,11 @@ def tokenised(
         arrays = _once(cache, key, names, fresh)
         if plain:
             return TokenStream(arrays["tokens"], arrays["documents"]), []
-        content, notes = cut(_labelled(arrays), seq_len)
+        # A row of JSONL is truncated, as in mlx-lm; what people wrote is not lost.
+        windowed = [
+            "mask" in sample or (mixed and "text" in sample) for sample in samples
+        ]
+        content, notes = cut(_labelled(arrays), seq_len, windowed)
     return content, [*notes, *_date_note(tokenizer)]
 
 
@@ -183,7 +191,13 @@ def _labelled_arrays(labelled: Labelled) -> NamedArrays:
         ),
         "ends": np.cumsum([len(s.tokens) for s in samples], dtype=np.int64),
         "turns": np.array(
-            [labelled.rewritten, labelled.unfound, labelled.endless], np.int64
+            [
+                labelled.rewritten,
+                labelled.unfound,
+                labelled.endless,
+                labelled.refused,
+            ],
+            np.int64,
         ),
     }
 

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from comigs_mlx.data.formats.demo import reference
+from comigs_mlx.data.sources.demo import reference
 from comigs_mlx.errors import DataError
 
 OPTIONAL = {

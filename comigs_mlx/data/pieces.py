@@ -9,6 +9,8 @@ so that the report before training can say so.
 
 from __future__ import annotations
 
+import functools
+import os
 from dataclasses import dataclass
 
 from comigs_mlx.data.splits import Placed
@@ -40,6 +42,8 @@ class Message:
         by_me: Whether the owner of the file said it, where the format knows; None
             where only the speaker's name can tell.
         by_model: Whether a language model said it.
+        alone: Whether it is learnt as a text of its own, as a mail is, instead of as a
+            turn of a conversation.
     """
 
     speaker: str
@@ -49,6 +53,7 @@ class Message:
     time: float | None = None
     by_me: bool | None = None
     by_model: bool = False
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,21 @@ class Skipped:
     place: str
 
 
-Piece = Document | Message | Placed | Cut | Skipped
+@dataclass(frozen=True)
+class Remark:
+    """Something that the user must know of text that is kept.
+
+    Attributes:
+        what: The sentence without a verb, with a noun in the plural first, such as
+            "files in Windows-1252 instead of UTF-8".
+        place: The place where it was seen.
+    """
+
+    what: str
+    place: str
+
+
+Piece = Document | Message | Placed | Cut | Skipped | Remark
 """Anything that a format may yield."""
 
 
@@ -97,6 +116,21 @@ class FileHead:
     head: bytes
     size: int
 
+    @functools.cached_property
+    def suffix(self) -> str:
+        """The ending of the file's name in small letters, such as ".md"."""
+        return os.path.splitext(self.path)[1].lower()
+
+    @functools.cached_property
+    def start(self) -> str:
+        """The first `START` bytes as text, without what is no UTF-8 and without spaces
+        at the beginning.
+        """
+        return self.head[:START].decode("utf-8-sig", "ignore").lstrip()
+
+
+START = 4096
+"""The number of bytes that `FileHead.start` decodes."""
 
 HEAD = 65_536
 """The number of bytes at the beginning of a file that decide on its format."""

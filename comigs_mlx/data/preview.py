@@ -9,6 +9,7 @@ from typing import Any
 from comigs_mlx.data.batches import training_batches
 from comigs_mlx.data.content import naming_split, tokenised
 from comigs_mlx.data.conversation import Tokenizer
+from comigs_mlx.data.reading_options import DEFAULT, Reading
 from comigs_mlx.data.splits import SPLITS, Sample, load_splits
 from comigs_mlx.data.tokens import TokenStream
 from comigs_mlx.options import DataOptions
@@ -23,7 +24,7 @@ class Preview:
     """A source of text as training sees it.
 
     Attributes:
-        kind: The kind of the samples, "text" or "chat".
+        kind: The kind of the samples, "text", "chat" or "mixed".
         documents: Maps each split to its number of documents.
         tokens: Maps each split to its number of tokens, of conversations only those
             that are kept; None without a tokenizer.
@@ -43,6 +44,7 @@ def preview(
     tokenizer: Tokenizer | None = None,
     seq_len: int = DEFAULTS.seq_len,
     mask_prompt: bool = False,
+    reading: Reading = DEFAULT,
 ) -> Preview:
     """Read and divide a source, and count its tokens.
 
@@ -52,11 +54,12 @@ def preview(
         tokenizer: The tokenizer of the base model; None counts no tokens.
         seq_len: The inputs per sequence, in tokens, to which conversations are cut.
         mask_prompt: Whether to train on the assistant's tokens only.
+        reading: Says how chats, mail and tables are read.
 
     Raises:
         DataError: If training could not begin with the source; the text says why.
     """
-    splits = load_splits(data)
+    splits = load_splits(data, reading=reading)
     samples: dict[str, list[Sample]] = {n: getattr(splits, n) for n in SPLITS}
     notes, tokens = list(splits.notes), None
     if tokenizer is not None:

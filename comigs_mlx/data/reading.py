@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
+import contextlib
+import itertools
 import mimetypes
 import os
 import re
@@ -36,8 +39,27 @@ BLANK = re.compile(
 )
 """Text that shows nothing: spaces of all kinds, and characters without width or ink."""
 
+UTF16 = codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE
+UTF32 = codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE
+
+ASCII = bytes(range(128))
+INK = bytes(range(33, 127))
+CONTROLS = bytes(set(range(32)) - set(b"\t\n\v\f\r\x1a\x1b")) + b"\x7f"
+"""The bytes that no text holds, whatever its encoding."""
+
 NAMES_SHOWN = 5
 """The most files that a note names; the others are counted."""
+
+
+def blocks(text: str) -> list[str]:
+    """Split `text` into documents at blank lines; leading spaces are kept."""
+    parts = itertools.groupby(text.split("\n"), is_blank)
+    return ["\n".join(lines) for blank, lines in parts if not blank]
+
+
+def unmarked(text: str) -> str:
+    """Remove the byte order marks of files that were joined to `text`."""
+    return text.lstrip("\ufeff").replace("\n\ufeff", "\n")
 
 
 def is_blank(text: str) -> bool:
@@ -55,22 +77,88 @@ def read_utf8(path: Path) -> str:
         raw = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    return LINE_END.sub("\n", checked_utf8(raw, str(path)))
+
+
+def checked_utf8(raw: bytes, place: str) -> str:
+    """Decode UTF-8 without its byte order mark.
+
+    Raises:
+        DataError: If it is not UTF-8; the text begins with `place` and the line.
+    """
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         # The decoder may have skipped a byte order mark, which holds no line end.
         line = _line(raw[: error.start].decode("latin-1"))
         raise DataError(
-            f"{path}:{line}: expected UTF-8 text, found byte 0x{raw[error.start]:02x}: "
-            "save the file as UTF-8"
+            f"{place}:{line}: expected UTF-8 text, found byte "
+            f"0x{raw[error.start]:02x}: save the file as UTF-8"
         ) from error
     # Half of the bytes of UTF-16, and common in binary files: no text holds any.
     if (at := text.find("\0")) >= 0:
         raise DataError(
-            f"{path}:{_line(text[:at])}: expected UTF-8 text, found a zero byte, as in "
-            "UTF-16 and in files that are no text: save the file as UTF-8"
+            f"{place}:{_line(text[:at])}: expected UTF-8 text, found a zero byte, as "
+            "in UTF-16 and in files that are no text: save the file as UTF-8"
         )
-    return LINE_END.sub("\n", text)
+    return text
+
+
+def read_text(path: Path) -> tuple[str, str]:
+    r"""Read `path` as UTF-8, as UTF-16 with its mark, or as Windows-1252.
+
+    Returns:
+        The text without byte order marks and with all line ends as "\n", and the
+        encoding that it was in; "" for UTF-8.
+
+    Raises:
+        DataError: If the file cannot be read or is none of these; the text names the
+            line.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    text, encoding = decoded(raw, str(path))
+    return unmarked(LINE_END.sub("\n", text)), encoding
+
+
+def decoded(raw: bytes, place: str) -> tuple[str, str]:
+    """Decode text as `read_text` does, with line ends and marks as they are.
+
+    Raises:
+        DataError: If the encoding is not known; the text begins with `place` and line.
+    """
+    if raw.startswith(UTF16) and not raw.startswith(UTF32):
+        with contextlib.suppress(UnicodeDecodeError):
+            return raw.decode("utf-16"), "UTF-16"
+    try:
+        return checked_utf8(raw, place), ""
+    except DataError:
+        if not _is_windows_1252(raw):
+            raise
+    return raw.decode("cp1252"), "Windows-1252"
+
+
+def _is_windows_1252(raw: bytes) -> bool:
+    """Tell whether bytes that are no UTF-8 are text of a western European language.
+
+    Text in UTF-8 with a damaged place, other alphabets and binary files are not: what
+    they would become nobody could read.
+    """
+    lenient = raw.decode("utf-8", "replace")
+    whole = sum(letter > "\x7f" for letter in lenient) - lenient.count("\ufffd")
+    high = len(raw.translate(None, ASCII))
+    inked = len(raw) - len(raw.translate(None, INK))
+    try:
+        raw.decode("cp1252")
+    except UnicodeDecodeError:
+        return False
+    return (
+        whole <= lenient.count("\ufffd")
+        and 3 * high <= inked + high
+        and not (len(raw) - len(raw.translate(None, CONTROLS)))
+    )
 
 
 def _line(before: str) -> int:
@@ -130,8 +218,7 @@ def not_read(paths: Iterable[Path]) -> list[str]:
     hidden = sum(counts.values()) - sum(n for _, n in counts.most_common(NAMES_SHOWN))
     listed = ", ".join([*shown, *([f"{hidden} more"] if hidden else [])])
     files = "file" if sum(counts.values()) == 1 else "files"
-    endings = ", ".join(TEXT_ENDINGS)
-    return [f"not read: {listed} {files} (only {endings} are)"] if counts else []
+    return [f"not read: {listed} {files} (no format knows them)"] if counts else []
 
 
 def _may_hold_text(path: Path) -> bool:

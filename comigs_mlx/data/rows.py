@@ -109,7 +109,7 @@ def read_rows(rows: Iterable[tuple[str, Any]]) -> Rows:
     blank = 0
     for place, row in rows:
         row = _normalised(row)
-        columns = columns or _columns(row)
+        columns = columns or columns_of(row)
         row_problems = _problems(row, columns)
         problems += [f"{place}: {problem}" for problem in row_problems]
         if row_problems or not columns:
@@ -143,7 +143,8 @@ def _is_empty(sample: Sample) -> bool:
     return all(map(is_blank, texts))
 
 
-def _columns(row: Any) -> tuple[str, ...] | None:
+def columns_of(row: Any) -> tuple[str, ...] | None:
+    """Return the columns that say of which format a row is; None where none do."""
     keys = row if isinstance(row, dict) else {}
     return next((names for names in COLUMNS if all(n in keys for n in names)), None)
 
@@ -156,7 +157,7 @@ def _problems(row: Any, columns: tuple[str, ...] | None) -> list[str]:
     if columns is None or any(name not in row for name in columns):
         accepted = [columns] if columns else list(COLUMNS)
         expected = ", or ".join(" and ".join(names) for names in accepted)
-        why = ", like the first row" if columns else ""
+        why = ", like the first row" if columns else " (--columns names others)"
         return [f"found {_keys(row)}: expected {expected}{why}"]
     if columns != ("messages",):
         problems = [*_string_problems(row, columns), *_tools_problems(row)]

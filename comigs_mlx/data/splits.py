@@ -12,16 +12,21 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comigs_mlx import registry
+from comigs_mlx.data.reading_options import DEFAULT, Reading
 from comigs_mlx.data.reading_progress import Advance, ignore
 from comigs_mlx.errors import DataError, raise_all
 from comigs_mlx.messages import Note, Say, quiet
 
+if TYPE_CHECKING:
+    from comigs_mlx.data.reading_report import ReadingReport
+
 Sample = dict[str, Any]
 """{"text": str}, {"messages": [...], "tools": [...]} or {"prompt": str,
-"completion": str}; "tools" is optional."""
+"completion": str}; "tools" is optional. A conversation with "mask": "assistant" is
+learnt from the assistant's turns alone, whatever else is asked for."""
 
 
 class Placed(dict[str, Any]):
@@ -51,15 +56,18 @@ TRAIN_SHARE, VALID_SHARE = 0.8, 0.1
 
 @dataclass(frozen=True)
 class RawSplits:
-    """The samples and notes that a format read, not yet divided.
+    """The samples and notes that a source gave, not yet divided.
 
     Attributes:
         splits: The samples by split, or under the single key "all" where undivided.
         notes: Counted warnings, such as "skipped 2 empty files".
+        report: The account of what was read, cut and left out; None where the
+            source gives none.
     """
 
     splits: dict[str, list[Sample]]
     notes: list[str] = field(default_factory=list)
+    report: ReadingReport | None = None
 
 
 @dataclass(frozen=True)
@@ -70,9 +78,11 @@ class Splits:
         train: The samples that the experts learn from; never empty.
         valid: The samples that the routers learn from; never empty.
         test: The samples that neither sees; may be empty.
-        kind: The kind of the samples: "text", or "chat" (conversations and
-            prompt/completion pairs).
+        kind: The kind of the samples: "text", "chat" (conversations and
+            prompt/completion pairs), or "mixed".
         notes: Counted warnings for the user.
+        report: The account of what was read, cut and left out; None where the
+            source gives none.
     """
 
     train: list[Sample]
@@ -80,26 +90,30 @@ class Splits:
     test: list[Sample]
     kind: str
     notes: list[str] = field(default_factory=list)
+    report: ReadingReport | None = None
 
 
-def load_splits(source: str, advance: Advance = ignore) -> Splits:
+def load_splits(
+    source: str, advance: Advance = ignore, reading: Reading = DEFAULT
+) -> Splits:
     """Read `source` and divide what it leaves undivided.
 
     Args:
-        source: The name of a folder or file of text or JSONL, a Hugging Face dataset
-            id, or "demo[:persona]".
+        source: The name of a folder or file, a Hugging Face dataset id, or
+            "demo[:persona]".
         advance: Is called as reading goes on, and ends it by raising.
+        reading: Says how chats, mail and tables are read.
 
     Raises:
-        DataError: If no format reads `source`, its content is invalid or mixed, or
+        DataError: If nothing reads `source`, its content is invalid or mixed, or
             train or valid would be empty.
     """
-    raw = _read(source, advance)
+    raw = _read(source, reading, advance)
     kind = _kind(source, raw.splits)
     splits, notes = _divided(raw.splits)
     notes = [*raw.notes, *notes]
     _check_filled(source, splits, notes)
-    return Splits(**splits, kind=kind, notes=notes)
+    return Splits(**splits, kind=kind, notes=notes, report=raw.report)
 
 
 def load_split(
@@ -107,6 +121,7 @@ def load_split(
     split: str,
     advance: Advance = ignore,
     say: Say = quiet,
+    reading: Reading = DEFAULT,
 ) -> tuple[list[Sample], str]:
     """Load one split alone, to measure on; the others may be empty.
 
@@ -116,6 +131,7 @@ def load_split(
             source.
         advance: Is called as reading goes on, and ends it by raising.
         say: Receives a sentence on each kind of document that was left out.
+        reading: Says how chats, mail and tables are read.
 
     Returns:
         The samples of the split, and their kind.
@@ -123,7 +139,7 @@ def load_split(
     Raises:
         DataError: If `source` cannot be read or the split is empty.
     """
-    raw = _read(source, advance)
+    raw = _read(source, reading, advance)
     kind = _kind(source, raw.splits)
     divided, notes = _divided(raw.splits)
     for note in [*raw.notes, *notes]:
@@ -230,12 +246,12 @@ def _without_overlaps(
     return remaining, notes
 
 
-def _read(source: str, advance: Advance) -> RawSplits:
+def _read(source: str, reading: Reading, advance: Advance) -> RawSplits:
     path = os.path.expanduser(source)
-    formats = [registry.load("format", name) for name in registry.names("format")]
-    for plugin in sorted(formats, key=lambda plugin: int(plugin.ORDER)):
+    sources = [registry.load("source", name) for name in registry.names("source")]
+    for plugin in sorted(sources, key=lambda plugin: int(plugin.ORDER)):
         if path and plugin.matches(path):
-            raw: RawSplits = plugin.read(path, advance)
+            raw: RawSplits = plugin.read(path, reading, advance)
             return raw
     raise DataError(
         f"no such file or folder: {source!r} (give a folder or file of text or JSONL, "
@@ -247,6 +263,9 @@ def _kind(source: str, splits: dict[str, list[Sample]]) -> str:
     samples = [sample for part in splits.values() for sample in part]
     text = sum("text" in sample for sample in samples)
     if 0 < text < len(samples):
+        # One source may hold notes and chats; splits given apart are the same thing.
+        if set(splits) == {"all"}:
+            return "mixed"
         raise DataError(
             f"{source}: expected one kind of sample, found {text} of plain text and "
             f"{len(samples) - text} of chat: keep one kind"

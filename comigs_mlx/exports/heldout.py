@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from comigs_mlx.data.batches import Batch, sampled_batches
 from comigs_mlx.data.reading_progress import in_sentences
 from comigs_mlx.data.splits import Sample, load_split, load_splits
@@ -39,20 +42,21 @@ def batches(
         DataError: If there is no such text.
     """
     data = data_options(folder.config, {})
-    part, samples, kind = _samples(source, data["data"], say, router_text)
+    part, samples, kind = _samples(source, data, say, router_text)
     content = content_of(samples, kind, base, data, part, say)
     size = (data["seq_len"], data["batch_size"])
     return part, sampled_batches(content, *size, BATCHES)
 
 
 def _samples(
-    source: str | None, own: str, say: Say, router_text: bool
+    source: str | None, data: Mapping[str, Any], say: Say, router_text: bool
 ) -> tuple[str, list[Sample], str]:
     """Return the name of the part that is measured, its samples, and their kind."""
+    tell = in_sentences(say)
     if source is not None:
-        samples, kind = load_split(source, "all", in_sentences(say), say)
+        samples, kind = load_split(source, "all", tell, say, data["reading"])
         return "all", samples, kind
-    splits = load_splits(own, in_sentences(say))
+    splits = load_splits(data["data"], tell, data["reading"])
     if router_text:
         return "valid", splits.valid, splits.kind
     if splits.test:

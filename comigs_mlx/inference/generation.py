@@ -146,8 +146,8 @@ def responses(
         tokenizer,
         list(prompt),
         max_tokens=max_tokens,
-        sampler=_sampler(settings, tokenizer),
-        logits_processors=_logits_processors(settings, before),
+        sampler=sampler_of(settings, tokenizer),
+        logits_processors=logits_processors_of(settings, before),
         prompt_cache=cache,
         prefill_step_size=chunk_tokens(),
         prompt_progress_callback=reading,
@@ -155,7 +155,7 @@ def responses(
     return _until_stop(stream, settings.stop) if settings.stop else stream
 
 
-def _sampler(settings: Settings, tokenizer: Any) -> Callable[[mx.array], mx.array]:
+def sampler_of(settings: Settings, tokenizer: Any) -> Callable[[mx.array], mx.array]:
     """mlx-lm's sampler; XTC spares line ends and end tokens, as in its command."""
     from mlx_lm.sample_utils import make_sampler
 
@@ -186,7 +186,7 @@ def _sampler(settings: Settings, tokenizer: Any) -> Callable[[mx.array], mx.arra
     return lambda logs: for_vocabulary(logs.shape[-1])(logs)
 
 
-def _logits_processors(settings: Settings, before: Sequence[int]) -> list[Any]:
+def logits_processors_of(settings: Settings, before: Sequence[int] = ()) -> list[Any]:
     """mlx-lm's processors of the settings that are on.
 
     Args:
@@ -354,19 +354,24 @@ class TokenDetails:
     that a GPU never waits for Python to read them.
     """
 
-    def __init__(self, response: Any, weights: mx.array | None):
+    def __init__(
+        self, response: Any, weights: mx.array | None, likeliest: int = LIKELIEST
+    ):
         """Begin to compute them.
 
         Args:
-            response: mlx-lm's.
+            response: mlx-lm's, or anything with its token, text, logprobs and reason.
             weights: `[layers, E]`; None where no details are wanted.
+            likeliest: How many alternatives are wanted, at least one.
         """
         self._response, self._weights = response, weights
         if weights is not None:
-            few = min(LIKELIEST, response.logprobs.size)
-            self._likely: Any = mx.argpartition(response.logprobs, kth=-few)[-few:]
-            self._logs: Any = response.logprobs[self._likely].astype(mx.float32)
-            mx.async_eval(weights, self._likely, self._logs)
+            logs = response.logprobs.astype(mx.float32)
+            few = min(likeliest, logs.size)
+            self._likely: Any = mx.argpartition(logs, kth=-few)[-few:]
+            self._logs: Any = logs[self._likely]
+            self._own_log: Any = logs[response.token]
+            mx.async_eval(weights, self._likely, self._logs, self._own_log)
 
     def token(self, tokenizer: Any) -> SpokenToken:
         """It as plain data."""
@@ -380,8 +385,13 @@ class TokenDetails:
             for probability, other in sorted(pairs, reverse=True)
         ]
         weights = cast("list[list[float]]", self._weights.tolist())
-        own = own_text(tokenizer, id)
-        return replace(plain, weights=weights, alternatives=others, own=own)
+        return replace(
+            plain,
+            weights=weights,
+            alternatives=others,
+            own=own_text(tokenizer, id),
+            log_probability=self._own_log.item(),
+        )
 
 
 def _one_behind(tokens: Iterator[TokenDetails]) -> Iterator[TokenDetails]:

@@ -51,6 +51,8 @@ class LoadedRun:
     Attributes:
         base: The base model in memory.
         info: What speaks now; None before `choose`, and after one that failed.
+        prompts: What has been read, for the next turns.
+        values: The digest of the experts' values; empty before a run was loaded.
     """
 
     def __init__(self, say: Callable[[str], None]):
@@ -58,9 +60,9 @@ class LoadedRun:
         self.info: ModelInfo | None = None
         self._say = say
         self._mixture: Mixture | None = None
-        self._fingerprint, self._values = "", ""
+        self._fingerprint, self.values = "", ""
         self._signature: Hashable = None
-        self._prompts = PromptCache()
+        self.prompts = PromptCache()
 
     def choose(
         self, run: Path | None, model: str, best: bool, watch: Watch = UNWATCHED
@@ -108,13 +110,13 @@ class LoadedRun:
 
     def _load_run(self, folder: RunFolder, best: bool) -> int:
         """Put a run's values into the experts; their training step."""
-        base, mixture = self._ready()
+        base, mixture = self.ready()
         folder.check_base(base.id, self._fingerprint)
         options = expert_options(folder.read_info())
         if mixture.options != options.resolved():
             mixture = self._attach(options)
         step = folder.load_values(mixture, best)
-        self._values = lean.values_digest(mixture)
+        self.values = lean.values_digest(mixture)
         return step
 
     def _attach(self, options: ExpertOptions) -> Mixture:
@@ -129,11 +131,11 @@ class LoadedRun:
     def _forget(self) -> None:
         """Give back all memory."""
         self.base = self.info = self._mixture = None
-        self._prompts.clear()
+        self.prompts.clear()
         mx.clear_cache()
 
     def _described(self, folder: RunFolder | None, best: bool, step: int) -> ModelInfo:
-        base, mixture = self._ready()
+        base, mixture = self.ready()
         chat = bool(base.tokenizer.has_chat_template)
         if folder is None:
             return ModelInfo(None, base.id, [], [], 0, ["base"], chat=chat)
@@ -141,7 +143,12 @@ class LoadedRun:
         said = (str(folder.path), base.id, names, mixture.layers, step, options, best)
         return ModelInfo(*said, chat=chat)
 
-    def _ready(self) -> tuple[Base, Mixture]:
+    def ready(self) -> tuple[Base, Mixture]:
+        """The base and the mixture on it.
+
+        Raises:
+            ComigsError: If nothing was chosen.
+        """
         if self.base is None or self._mixture is None:
             raise ComigsError("nobody to speak: choose a run or a base model first")
         return self.base, self._mixture
@@ -151,20 +158,27 @@ class LoadedRun:
     ) -> Iterator[SpokenToken]:
         """Speak the next turn; see `ChatEngine.reply`."""
         settings.check()
-        base, mixture = self._ready()
+        base, mixture = self.ready()
         selection = self._selection(settings.selection)
-        settings = self._tilted(settings, messages, watch)
+        settings = self.tilted(settings, messages, watch)
         given = (messages, settings.system, settings.max_tokens)
         prompt, left_out = fitting(base, *given, settings.template_args)
         told = replace(watch, listen=partial(_mention, watch.listen, left_out))
         with _memory(mx.clear_cache), mixture.selected(selection):
-            speaker = (self._fingerprint, self._values, mixture.selection)
-            kept = (self._prompts, speaker)
+            kept = (self.prompts, self.speaker(selection))
             answer = Generation(base, mixture, prompt, settings, told, True, *kept)
             yield from answer if self._has_run() else _without_weights(answer)
 
-    def _tilted(
-        self, settings: Settings, messages: Sequence[Message], watch: Watch
+    def speaker(self, selection: Selection) -> Hashable:
+        """What keys and values depend on besides the tilt; see `PromptCache`."""
+        values = "" if selection == "base" else self.values
+        return self._fingerprint, values, selection
+
+    def tilted(
+        self,
+        settings: Settings,
+        messages: Sequence[Message],
+        watch: Watch = UNWATCHED,
     ) -> Settings:
         """The settings with all tilts that are asked for or that the run keeps.
 
@@ -174,7 +188,7 @@ class LoadedRun:
         Raises:
             ConfigError: If a base model without a run is to be tilted.
         """
-        base, mixture = self._ready()
+        base, mixture = self.ready()
         assert self.info is not None
         if self.info.run is None:
             asked = (settings.lean, settings.tilt, settings.prior, settings.reroute)
@@ -183,7 +197,7 @@ class LoadedRun:
                     "without a run there are no experts to lean to: choose one"
                 )
             return settings
-        folder, values = RunFolder(self.info.run), lambda: self._values
+        folder, values = RunFolder(self.info.run), lambda: self.values
         settings = lean.with_kept(settings, folder, values)
         first = messages[0].get("content", "") if messages else ""
         with _memory(mx.clear_cache):
@@ -212,7 +226,7 @@ class LoadedRun:
         self, settings: Settings, text: str, strength: float, watch: Watch = UNWATCHED
     ) -> Settings:
         """Settings that steer by a text; see `ChatEngine.steer`."""
-        base, mixture = self._ready()
+        base, mixture = self.ready()
         if not self._has_run():
             raise ConfigError("without a run there are no experts to steer: choose one")
         step = partial(watch.step, "scoring")
@@ -224,7 +238,7 @@ class LoadedRun:
         self, text: str, selections: Sequence[str], watch: Watch = UNWATCHED
     ) -> Scored:
         """Read a text; see `ChatEngine.score`."""
-        base, mixture = self._ready()
+        base, mixture = self.ready()
         chosen = {name: self._selection(name) for name in (*selections, "auto")}
         assert self.info is not None
         with _memory(mx.clear_cache):

@@ -164,7 +164,7 @@ def alternating(messages: Sequence[Message]) -> list[Message]:
     Many chat templates refuse any other. Turns without a character are left out: an
     answer that was stopped before its first word is none. Neighbours of one role are
     joined by a blank line: what was said before the stop still counts. Other roles,
-    such as `system`, stay as they are.
+    such as `system`, and messages that call tools stay as they are.
 
     Args:
         messages: The turns.
@@ -177,7 +177,7 @@ def alternating(messages: Sequence[Message]) -> list[Message]:
         if not isinstance(message.get("role"), str):
             raise ConfigError("each message needs a role: user or assistant")
         check_text(message.get("content"), f"a message of the {message['role']}")
-        if message["role"] not in TURNS:
+        if message["role"] not in TURNS or message.get("tool_calls"):
             turns.append(dict(message))
         elif message["content"]:
             _take_turn(turns, message)
@@ -185,7 +185,8 @@ def alternating(messages: Sequence[Message]) -> list[Message]:
 
 
 def _take_turn(turns: list[Message], message: Message) -> None:
-    if turns and turns[-1]["role"] == message["role"]:
+    last = turns[-1] if turns else {}
+    if last.get("role") == message["role"] and "tool_calls" not in last:
         joined = f"{turns[-1]['content']}\n\n{message['content']}"
         turns[-1] = {**turns[-1], "content": joined}
     else:

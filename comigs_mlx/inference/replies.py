@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from comigs_mlx.errors import ComigsError
 
-Message = dict[str, str]
-"""One turn of a conversation: {"role": "user" or "assistant", "content": text}."""
+Message = dict[str, Any]
+"""One turn of a conversation: {"role": "user" or "assistant", "content": text}.
+
+Further fields, such as `tool_calls`, are for the chat template."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,11 @@ class Alternative:
     text: str
     probability: float
 
+    @property
+    def log_probability(self) -> float:
+        """The same in nats; that of a probability of 0 is minus infinity."""
+        return math.log(self.probability) if self.probability else -math.inf
+
 
 @dataclass(frozen=True)
 class SpokenToken:
@@ -40,6 +49,8 @@ class SpokenToken:
             and with the last one of a reply that was stopped.
         own: The token alone, whatever it adds to the text: "<0xF0>" for the first part
             of a character, "<|im_end|>" for an end token.
+        log_probability: In nats, of the distribution before temperature and top-p;
+            None where no details were asked for.
     """
 
     id: int
@@ -48,6 +59,7 @@ class SpokenToken:
     alternatives: list[Alternative]
     finish_reason: str | None
     own: str = ""
+    log_probability: float | None = None
 
 
 @dataclass(frozen=True)

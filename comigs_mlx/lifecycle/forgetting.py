@@ -125,9 +125,10 @@ def read_texts(config: TrainConfig, base: Base, source: str, say: Say) -> Texts:
         DataError: If there is no such text, it is of another kind than the run's, or
             nothing is left of the run's.
     """
-    forget, kind = load_split(source, "all", in_sentences(say), say)
-    own = load_splits(config.data.data, in_sentences(say))
-    if kind != own.kind:
+    tell = in_sentences(say)
+    forget, kind = load_split(source, "all", tell, say, config.data.reading)
+    own = load_splits(config.data.data, tell, config.data.reading)
+    if own.kind not in (kind, "mixed"):
         raise DataError(f"{source} is {kind}, and the run's own text is {own.kind}")
     train, valid = without(own.train, forget), without(own.valid, forget)
     for name, rest in (("training", train), ("validation", valid)):
@@ -137,7 +138,7 @@ def read_texts(config: TrainConfig, base: Base, source: str, say: Say) -> Texts:
                 "else; train a new one instead"
             )
     samples = {"forget": forget, "train": train, "valid": valid}
-    read = contents(config, base, samples, kind, say)
+    read = contents(config, base, samples, own.kind, say)
     return Texts(**read, found=len(own.train) - len(train))
 
 

@@ -41,7 +41,8 @@ class Reader:
             ModelError: If the base model does not know a token.
         """
         say, data = self.say, self.config.data
-        samples, kind = load_split(source, split, in_sentences(say), say)
+        told = (in_sentences(say), say, data.reading)
+        samples, kind = load_split(source, split, *told)
         found = contents(self.config, self.base, {split: samples}, kind, say)
         batches = -(-count // data.batch_size)
         return sampled_batches(found[split], data.seq_len, data.batch_size, batches)

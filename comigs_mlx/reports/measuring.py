@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from comigs_mlx.config import to_dict
 from comigs_mlx.data.batches import Batch, evaluation_batches
 from comigs_mlx.data.reading_progress import in_sentences
 from comigs_mlx.data.splits import load_split
@@ -134,12 +135,12 @@ def _prepared(config: ReportConfig, say: Say) -> Prepared:
             f"{config.run} has one expert, so nothing is routed: leave out --against"
         )
     other = _other_run(config, folder)
-    data = data_options(folder.config, vars(config))
+    data = data_options(folder.config, to_dict(config))
     tell = in_sentences(say)
-    loaded = load_split(data["data"], config.split, tell, say)
+    loaded = load_split(data["data"], config.split, tell, say, data["reading"])
     there = None
     if config.against is not None:
-        there = load_split(config.against, "all", tell, say)
+        there = load_split(config.against, "all", tell, say, data["reading"])
     base, mixture = folder.load(best=config.best, report=say)
     own = _text(base, loaded, data, config.split, say)
     against = None if there is None else _text(base, there, data, "--against", say)

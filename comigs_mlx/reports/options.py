@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from comigs_mlx.config import option
-from comigs_mlx.options import BATCH, WINDOW
+from comigs_mlx.config import group, option
+from comigs_mlx.options import BATCH, WINDOW, ReadingGiven
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class ReportConfig:
     html: str | None = option(
         None, "also write the report as one page that needs nothing else", "FILE"
     )
+    reading: ReadingGiven = group(ReadingGiven)
 
     def problems(self) -> Iterator[str]:
         """One sentence for each value that cannot work."""

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from comigs_mlx.config import read_yaml
+from comigs_mlx.config import from_dict, leaves, read_yaml
 from comigs_mlx.messages import Note, Say
-from comigs_mlx.options import DataOptions
+from comigs_mlx.options import DataOptions, Reading
 
 if TYPE_CHECKING:
     from comigs_mlx.data.content import Content
@@ -17,21 +17,29 @@ if TYPE_CHECKING:
 NAMES = ("data", "seq_len", "batch_size", "mask_prompt", "token_cache")
 """The options of `DataOptions` that decide how a text is measured."""
 
+READING = tuple(field.name for field in leaves(Reading))
+"""The options that decide how a text is read."""
+
 
 def data_options(saved: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return how a text is measured: as given, else as in the run, else the defaults.
+
+    How it is read stands under "reading"; runs from before these options lack them.
 
     Args:
         saved: The run's config.yaml, which need not be there.
         given: The values that a command was given; None stands for nothing given.
     """
     defaults = DataOptions()
+    names = (*NAMES, *READING)
     values = {name: getattr(defaults, name) for name in NAMES}
     if saved.is_file():
         run = read_yaml(saved)
-        values |= {name: run[name] for name in NAMES if name in run}
-    stated = {name: given.get(name) for name in NAMES}
-    return values | {name: v for name, v in stated.items() if v is not None}
+        values |= {name: run[name] for name in names if name in run}
+    stated = {name: given.get(name) for name in names}
+    values |= {name: v for name, v in stated.items() if v is not None}
+    reading = {name: values.pop(name) for name in READING if name in values}
+    return {**values, "reading": from_dict(Reading, reading)}
 
 
 def tokens_of(
@@ -46,7 +54,7 @@ def tokens_of(
 
     Args:
         samples: The samples of one split.
-        kind: The kind of the samples, "text" or "chat".
+        kind: The kind of the samples, "text", "chat" or "mixed".
         base: The base model, whose tokenizer is used.
         data: The values that `data_options` returns.
         split: The name that errors give to the samples.

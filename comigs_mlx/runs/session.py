@@ -173,7 +173,7 @@ def session(
 def _opened(
     config: TrainConfig, folder: RunFolder, say: Say, check: Check
 ) -> Iterator[Session]:
-    splits = load_splits(config.data.data, in_sentences(say))
+    splits = load_splits(config.data.data, in_sentences(say), config.data.reading)
     for note in splits.notes:
         say(Note(note))
     base = load_base(config.model, say, _revision(folder) if config.resume else None)
@@ -201,7 +201,7 @@ def _opened(
         "experts": to_dict(mixture.options),
         "data": _digest(splits),
         "tokens": tokens_digest(texts.values()),
-        "tokenizer": tokenizer_identity(base.tokenizer, splits.kind == "chat"),
+        "tokenizer": tokenizer_identity(base.tokenizer, splits.kind != "text"),
         "lanes": cpu_streams.count(config.data.batch_size),
     }
     documents = {name: len(getattr(splits, name)) for name in SPLITS}
@@ -209,7 +209,7 @@ def _opened(
         if not config.resume:
             folder.check_new()  # another process may have begun and ended meanwhile
         else:
-            dated = splits.kind == "chat" and depends_on_date(base.tokenizer)
+            dated = splits.kind != "text" and depends_on_date(base.tokenizer)
             _restore(trainer, folder, identity, dated, say)
         folder.tidy(config.saving.keep)
         resumable = dataclasses.replace(config, resume=False)

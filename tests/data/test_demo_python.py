@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from comigs_mlx.data import demo_python
-from comigs_mlx.data.formats import demo
+from comigs_mlx.data.sources import demo
 from comigs_mlx.errors import DataError
 
 LONG = "A sentence that is long enough to be worth the reading of it."

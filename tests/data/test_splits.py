@@ -140,7 +140,18 @@ def test_completions_count_as_chat(write: Callable[..., Path]) -> None:
     assert load_splits(str(write({"train.jsonl": rows}))).kind == "chat"
 
 
-def test_mixed_kinds_are_refused(write: Callable[..., Path]) -> None:
+def test_one_folder_may_hold_text_and_chat(write: Callable[..., Path]) -> None:
+    rows = [{"prompt": str(i), "completion": "x"} for i in range(50)]
+    folder = write({"chat.jsonl": rows, "note.txt": "a", "b.md": "b"})
+    found = load_splits(str(folder))
+    assert found.kind == "mixed"
+    assert load_split(str(folder), "all")[1] == "mixed"
+    every = [*found.train, *found.valid, *found.test]
+    assert sum("text" in sample for sample in every) == 2
+    assert len(every) == 52
+
+
+def test_splits_of_different_kinds_are_refused(write: Callable[..., Path]) -> None:
     chat = [{"prompt": "a", "completion": "b"}]
     folder = write({"train.jsonl": [{"text": "a"}, {"text": "b"}], "valid.jsonl": chat})
     with pytest.raises(DataError, match=r"found 2 of plain text and 1 of chat: keep"):
@@ -177,7 +188,8 @@ def test_importing_data_imports_nothing_heavy() -> None:
     code = (
         "import sys, comigs_mlx.data.batches, comigs_mlx.data.splits\n"
         "from comigs_mlx import registry\n"
-        "[registry.load('format', n) for n in registry.names('format')]\n"
+        "kinds = ('format', 'source')\n"
+        "[registry.load(kind, n) for kind in kinds for n in registry.names(kind)]\n"
         "heavy = {'mlx.core', 'mlx_lm', 'transformers', 'datasets'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

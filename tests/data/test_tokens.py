@@ -12,7 +12,7 @@ from comigs_mlx.data.encoding import CHUNK
 from comigs_mlx.data.splits import Placed
 from comigs_mlx.data.tokens import cut, labelled_samples, token_stream
 from comigs_mlx.errors import DataError
-from tests.data.conftest import END, TEMPLATES
+from tests.data.conftest import CHATML, END, TEMPLATES
 
 Make = Callable[[str], Any]
 
@@ -438,3 +438,97 @@ def test_errors_name_split_and_place(
         naming_split("valid"),
     ):
         training_batches(content, **shape, seed=0, packing=False)
+
+
+@pytest.mark.parametrize("mask_prompt", [False, True])
+@pytest.mark.parametrize("seq_len", [4, 7, 8, 100])
+def test_texts_beside_conversations_are_targets_once_in_windows(
+    seq_len: int, mask_prompt: bool, chat_tokenizer: Make
+) -> None:
+    tokenizer = chat_tokenizer("chatml")
+    texts = ["abcdefgh", "ij", "x" * 3 * seq_len]
+    samples = [{"text": text} for text in texts] + [PAIR]
+    content, _ = tokenised(
+        samples, "mixed", tokenizer, seq_len=seq_len, mask_prompt=mask_prompt
+    )
+    alone = cut(labelled_samples([PAIR], tokenizer, mask_prompt), None)[0]
+    whole = token_stream([{"text": text} for text in texts], tokenizer)
+    ends = np.cumsum(np.bincount(whole.documents))
+    firsts = [0, *ends[:-1]]
+    windows = content if seq_len < 100 and mask_prompt else content[:-1]
+    targets = [s.tokens[s.labelled] for s in windows]
+    assert all(len(s.tokens) <= seq_len + 1 for s in content)
+    assert np.array_equal(np.concatenate(targets), np.delete(whole.tokens, firsts))
+    if seq_len == 100:
+        assert np.array_equal(content[-1].labelled, alone[0].labelled)
+
+
+def test_a_sample_may_ask_for_its_mask(chat_tokenizer: Make) -> None:
+    tokenizer = chat_tokenizer("chatml")
+    own = labelled_samples([{**PAIR, "mask": "assistant"}, PAIR], tokenizer, False)
+    asked = labelled_samples([PAIR], tokenizer, True).samples[0]
+    assert np.array_equal(own.samples[0].labelled, asked.labelled)
+    assert own.samples[1].labelled[1:].all()
+    assert not asked.labelled.all()
+
+
+LINES = [
+    {"role": role, "content": f"{role} {number}"}
+    for number in range(9)
+    for role in ("user", "assistant")
+]
+
+
+@pytest.mark.parametrize("seq_len", [16, 50, 1000])
+def test_no_word_of_mine_in_a_long_chat_is_lost(
+    seq_len: int, chat_tokenizer: Make
+) -> None:
+    """A row of JSONL is truncated instead, whatever its mask."""
+    tokenizer = chat_tokenizer("chatml")
+    chat = {"messages": LINES, "mask": "assistant"}
+    content, notes = tokenised(
+        [chat], "chat", tokenizer, seq_len=seq_len, mask_prompt=False
+    )
+    assert notes == []
+    assert all(len(sample.tokens) <= seq_len + 1 for sample in content)
+    said = np.concatenate([sample.tokens[sample.labelled] for sample in content])
+    mine = "".join(turn["content"] + END + "\n" for turn in LINES[1::2])
+    assert tokenizer.decode(said.tolist(), skip_special_tokens=False) == mine
+    if seq_len == 50:
+        row = {"messages": LINES}
+        _, notes = tokenised(
+            [row], "chat", tokenizer, seq_len=seq_len, mask_prompt=True
+        )
+        assert notes[0].startswith("cut 1 of 1 samples")
+
+
+def test_a_template_that_lets_the_user_begin_costs_the_opening_turn(
+    chat_tokenizer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = (
+        "{% if messages and messages[0].role != 'user' %}{{ raise_exception('no') }}"
+    )
+    monkeypatch.setitem(TEMPLATES, "user_first", first + "{% endif %}" + CHATML)
+    tokenizer = chat_tokenizer("user_first")
+    opened = {"messages": LINES[1:4], "mask": "assistant"}
+    alone = {"messages": LINES[1:2], "mask": "assistant"}
+    (sample,), notes = tokenised(
+        [opened, alone], "chat", tokenizer, seq_len=1000, mask_prompt=False
+    )
+    said = tokenizer.decode(sample.tokens[sample.labelled].tolist())
+    assert said.startswith("assistant 1")
+    assert notes[-1].startswith("left out 2 opening turns of yours")
+    with pytest.raises(DataError, match="refuses it"):
+        tokenised(
+            [{"messages": LINES[1:4]}],
+            "chat",
+            tokenizer,
+            seq_len=1000,
+            mask_prompt=True,
+        )
+    # Other templates take it as it is.
+    (whole,), _ = tokenised(
+        [opened], "chat", chat_tokenizer("chatml"), seq_len=1000, mask_prompt=False
+    )
+    said = tokenizer.decode(whole.tokens[whole.labelled].tolist())
+    assert said.startswith("assistant 0")

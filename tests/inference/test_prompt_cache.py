@@ -55,9 +55,9 @@ def fresh(run, engine, told):
     def say(messages, settings=GREEDY):
         key = repr((run, messages, settings))
         if key not in told:
-            engine._loaded._prompts.clear()
+            engine._loaded.prompts.clear()
             told[key] = list(engine.reply(messages, settings))
-            engine._loaded._prompts.clear()
+            engine._loaded.prompts.clear()
         return told[key]
 
     return say
@@ -100,14 +100,14 @@ def test_stopped_at_any_moment(engine, fresh):
     expected = {repr(m): fresh(m) for m in (ASK, ON, OTHER)}
     asked = []
     list(engine.reply(ASK, GREEDY, lambda: asked.append(1)))
-    engine._loaded._prompts.clear()
+    engine._loaded.prompts.clear()
     assert len(asked) > 7  # one before, three between chunks, one before each token
     for moment in range(len(asked) + 1):
         for messages in (ASK, ON, ASK):  # retry, go on, retry: all from what is kept
             said = list(engine.reply(ASK, GREEDY, at_call(moment, lambda: True)))
             assert said == [] or same(said, expected[repr(ASK)][: len(said)])
             assert same(list(engine.reply(messages, GREEDY)), expected[repr(messages)])
-        engine._loaded._prompts.clear()
+        engine._loaded.prompts.clear()
 
 
 def test_failed_at_any_moment(engine, fresh):
@@ -119,7 +119,7 @@ def test_failed_at_any_moment(engine, fresh):
     told = []
     list(engine.reply(ASK, GREEDY, listen=told.append))
     for moment in range(len(told)):
-        engine._loaded._prompts.clear()
+        engine._loaded.prompts.clear()
         with pytest.raises(Failure):
             list(engine.reply(ASK, GREEDY, listen=at_call(moment, fail)))
         assert same(list(engine.reply(ASK, GREEDY)), expected)
@@ -131,7 +131,7 @@ def test_failed_in_the_middle_of_the_model(engine, fresh, monkeypatch):
     layers = engine._loaded._mixture.model.layers
     kind, real = type(layers[1]), type(layers[1]).__call__
     for moment in range(0, 14, 2):
-        engine._loaded._prompts.clear()
+        engine._loaded.prompts.clear()
         calls = iter(range(10_000))
 
         def failing(self, *args, moment=moment, calls=calls, **kwargs):

@@ -125,6 +125,14 @@ def test_any_conversation_alternates_and_keeps_every_character(messages):
         assert "".join(before) == "".join(after).replace("\n\n", "")
 
 
+def test_messages_that_call_tools_stay_whole_and_alone():
+    call = {"role": "assistant", "content": "", "tool_calls": [{"function": {}}]}
+    result = {"role": "tool", "content": "rain"}
+    turns = [user("a"), call, call, result, assistant("b"), assistant("c")]
+    assert alternating(turns) == [*turns[:4], assistant("b\n\nc")]
+    assert alternating([call, assistant("b")]) == [call, assistant("b")]
+
+
 @pytest.mark.parametrize(
     ("message", "text"),
     [

@@ -37,6 +37,7 @@ SUITES = {
     "method": "tests/simulation/methods/test_contract.py",
     "partition": "tests/simulation/datasets/partition/test_contract.py",
     "router": "tests/model/routers/test_contract.py",
+    "source": "tests/data/sources/test_contract.py",
     "teacher": "tests/training/teachers/test_contract.py",
 }
 
@@ -130,11 +131,20 @@ class TestInUse:
         assert set(np.load(tmp_path / "out" / "adapter.npz"))
 
     def test_format(self, tmp_path):
-        file = tmp_path / "notes.csv"
-        file.write_text("text\n" + "".join(f'"note, {i}"\n' for i in range(60)))
+        for i in range(60):
+            spoken = f"1\n00:00:01,000 --> 00:00:02,000\nHello {i}.\n"
+            (tmp_path / f"{i}.srt").write_text(spoken)
+        splits = load_splits(str(tmp_path))
+        assert splits.report.files == {"subtitles": 60}
+        texts = [s["text"] for s in (*splits.train, *splits.valid, *splits.test)]
+        assert sorted(texts) == sorted(f"Hello {i}." for i in range(60))
+
+    def test_source(self, tmp_path):
+        file = tmp_path / "all.sayings"
+        file.write_text("".join(f"saying {i}\n" for i in range(60)))
         splits = load_splits(str(file))
         texts = [s["text"] for s in (*splits.train, *splits.valid, *splits.test)]
-        assert sorted(texts) == sorted(f"note, {i}" for i in range(60))
+        assert sorted(texts) == sorted(f"saying {i}" for i in range(60))
 
     def test_exchange(self):
         exchange = open_exchange("inmemory://pool")

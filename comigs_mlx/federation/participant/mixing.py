@@ -194,7 +194,8 @@ def scores_of_run(run: Path, say: Say) -> Scores:
 
     folder = RunFolder(run)
     config = folder.read_config()
-    samples, kind = load_split(config.data.data, "valid", in_sentences(say), say)
+    told = (in_sentences(say), say, config.data.reading)
+    samples, kind = load_split(config.data.data, "valid", *told)
     base, mixture = folder.load(report=say)
     text = contents(config, base, {"valid": samples}, kind, say)["valid"]
     count, data = config.saving.valid_batches, config.data

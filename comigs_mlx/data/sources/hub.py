@@ -11,14 +11,17 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from comigs_mlx.data.columns import mapped
 from comigs_mlx.data.reading import SPLIT_NAMES, TEXT_ENDINGS
+from comigs_mlx.data.reading_options import DEFAULT, Reading
 from comigs_mlx.data.reading_progress import EVERY, Advance, ignore, with_progress
+from comigs_mlx.data.reading_report import of_samples
 from comigs_mlx.data.rows import read_rows
 from comigs_mlx.data.splits import RawSplits, Sample
 from comigs_mlx.errors import DataError, raise_all
 
 ORDER = 40
-"""This format is tried after all that read from this disk."""
+"""This source is tried after all that read from this disk."""
 
 NEEDED = ("role", "content")
 """The keys of a message that are kept even where their value is null."""
@@ -34,7 +37,9 @@ def matches(source: str) -> bool:
     return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source, re.ASCII) is not None
 
 
-def read(source: str, advance: Advance = ignore) -> RawSplits:
+def read(
+    source: str, reading: Reading = DEFAULT, advance: Advance = ignore
+) -> RawSplits:
     """Download the dataset, or find it in the cache, and read it.
 
     Raises:
@@ -53,9 +58,8 @@ def read(source: str, advance: Advance = ignore) -> RawSplits:
     splits: dict[str, list[Sample]] = {}
     problems, notes = [], []
     for split, names in names_of.items():
-        rows = read_rows(
-            row for n in names for row in _rows(source, dataset, n, advance)
-        )
+        found = (row for n in names for row in _rows(source, dataset, n, advance))
+        rows = read_rows(mapped(found, reading))
         splits[split] = rows.samples
         problems += rows.problems
         notes += [f"{split}: {note}" for note in rows.notes]
@@ -64,7 +68,8 @@ def read(source: str, advance: Advance = ignore) -> RawSplits:
     raise_all(DataError, problems)
     others = sorted(set(dataset) - set(SPLIT_NAMES))
     notes += [f"ignored split {name} of {source}" for name in others]
-    return RawSplits(splits, notes)
+    every = [sample for part in splits.values() for sample in part]
+    return RawSplits(splits, notes, of_samples("dataset", every))
 
 
 def _rows(

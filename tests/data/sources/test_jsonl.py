@@ -7,11 +7,18 @@ from typing import Any
 
 import pytest
 
-from comigs_mlx.data.formats.jsonl import matches, read
-from comigs_mlx.data.splits import place
+from comigs_mlx.data.sources import files, splits
+from comigs_mlx.data.splits import RawSplits, place
 from comigs_mlx.errors import DataError
 
 Write = Callable[..., Path]
+
+
+def read(source: str) -> RawSplits:
+    """Read `source` as `load_splits` does."""
+    plugin = splits if splits.matches(source) else files
+    return plugin.read(source)
+
 
 CHAT = {
     "messages": [
@@ -55,7 +62,6 @@ def test_completions_come_before_messages_before_text(write: Write) -> None:
 def test_blank_lines_and_windows_line_ends_are_skipped(write: Write) -> None:
     file = write({"x.jsonl": b'\xef\xbb\xbf{"text": "a"}\r\n\r\n  \n{"text": "b"}'})
     source = str(file / "x.jsonl")
-    assert matches(source)
     assert read(source).splits == {"all": [{"text": "a"}, {"text": "b"}]}
 
 
@@ -89,7 +95,7 @@ def test_all_problems_are_told_with_file_and_line(write: Write) -> None:
 def test_first_row_with_no_known_columns_names_all_formats(write: Write) -> None:
     assert problems(write({"train.jsonl": [{"q": 1, "a": 2}]})) == [
         "train.jsonl:1: found keys a, q: expected prompt and completion, or messages, "
-        "or text"
+        "or text (--columns names others)"
     ]
 
 
@@ -128,7 +134,7 @@ def test_only_ten_problems_are_shown(write: Write) -> None:
 
 def test_two_formats_in_a_folder_are_refused(write: Write) -> None:
     folder = write({"train.jsonl": [{"text": "a"}], "train.txt": "a"})
-    assert matches(str(folder))
+    assert splits.matches(str(folder))
     assert problems(folder)[0].endswith(
         "expected one format, found train.txt beside .jsonl files: keep one of the two"
     )
@@ -159,7 +165,7 @@ def test_all_files_of_a_split_are_read_and_others_told(write: Write) -> None:
 
 def test_rows_without_train_are_told(write: Write) -> None:
     folder = write({"validation.jsonl": [{"text": "a"}]}, "two")
-    assert matches(str(folder))
+    assert splits.matches(str(folder))
     assert problems(folder)[0].endswith(
         "expected train.jsonl, found only validation.jsonl"
     )

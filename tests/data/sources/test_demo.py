@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from comigs_mlx.data.demo_journal import GRAMMAR, entries
-from comigs_mlx.data.formats import demo
+from comigs_mlx.data.sources import demo
 from comigs_mlx.data.splits import load_splits
 from comigs_mlx.errors import DataError
 

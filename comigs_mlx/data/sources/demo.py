@@ -16,12 +16,14 @@ import importlib.util
 from collections.abc import Callable, Iterable, Iterator
 
 from comigs_mlx.data.demo_journal import entries
+from comigs_mlx.data.reading_options import DEFAULT, Reading
 from comigs_mlx.data.reading_progress import Advance, ignore, with_progress
+from comigs_mlx.data.reading_report import of_samples
 from comigs_mlx.data.splits import RawSplits
 from comigs_mlx.errors import DataError
 
 ORDER = 10
-"""This format is tried first: `demo` is the demo even where a folder has that name
+"""This source is tried first: `demo` is the demo even where a folder has that name
 (which is ./demo).
 """
 
@@ -44,12 +46,15 @@ def matches(source: str) -> bool:
     return source.split(":")[0] == "demo"
 
 
-def read(source: str, advance: Advance = ignore) -> RawSplits:
+def read(
+    source: str, reading: Reading = DEFAULT, advance: Advance = ignore
+) -> RawSplits:
     """Make the persona's documents.
 
     Raises:
         DataError: If there is no such persona, or this Python lacks its text.
     """
+    del reading  # says nothing about text that is made here
     name = source.partition(":")[2] or "reference"
     if name not in PERSONAS:
         raise DataError(
@@ -59,7 +64,7 @@ def read(source: str, advance: Advance = ignore) -> RawSplits:
     documents = [{"text": text} for text in texts]
     if not documents:
         raise DataError(f"this Python lacks the text of demo:{name}: use demo:journal")
-    return RawSplits({"all": documents})
+    return RawSplits({"all": documents}, report=of_samples("demo", documents))
 
 
 def reference() -> Iterator[str]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from comigs_mlx.data.formats.hub import matches, read
+from comigs_mlx.data.sources.hub import matches, read
 from comigs_mlx.errors import DataError
 
 
@@ -96,7 +96,7 @@ def test_bad_rows_are_named_by_split_and_index(datasets: dict[str, Any]) -> None
     assert str(error.value).splitlines() == [
         "o/n train[1]: text is null: expected a string",
         "o/n valid[0]: found keys x: expected prompt and completion, or messages, or "
-        "text",
+        "text (--columns names others)",
     ]
 
 

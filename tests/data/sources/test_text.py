@@ -10,11 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from comigs_mlx.data.formats.text import blocks, read
-from comigs_mlx.data.splits import load_splits
+from comigs_mlx.data.reading import blocks
+from comigs_mlx.data.sources import files, splits
+from comigs_mlx.data.splits import RawSplits, load_splits
 from comigs_mlx.errors import DataError
 
 Write = Callable[..., Path]
+
+
+def read(source: str) -> RawSplits:
+    """Read `source` as `load_splits` does."""
+    plugin = splits if splits.matches(source) else files
+    return plugin.read(source)
 
 
 def found(source: Path, split: str = "all") -> list[str]:
@@ -57,18 +64,25 @@ def test_a_tree_gives_one_document_a_file_and_skips_what_is_hidden(
     )
     assert found(folder) == [" one", "two\n\nblocks"]
     assert read(str(folder)).notes == [
-        "skipped 1 empty file",
         "skipped 2 hidden files or folders",
+        "skipped 1 empty file",
     ]
 
 
 def test_what_else_may_hold_text_is_told_by_its_ending(write: Write) -> None:
-    names = ["a.docx", "b.DOCX", "c/d.zip", "c/e.jsonl", "README", "f.pdf", "g.csv"]
+    names = ["a.doc", "b.DOC", "c/d.rtf", "c/e.yaml", "f.pages", "g.xls", "i.key"]
     names += ["h.odt", "song.mp3", ".DS_Store", "._x.txt", "x.txt"]
     notes = read(str(write(dict.fromkeys(names, "x")))).notes
     (note,) = notes
-    assert note.startswith("not read: 2 .docx, 1 ")
-    assert note.endswith(", 2 more files (only .txt, .md are)")
+    assert note.startswith("not read: 2 .doc, 1 ")
+    assert note.endswith(", 2 more files (no format knows them)")
+
+
+def test_archives_are_not_entered(write: Write) -> None:
+    folder = write({"a.zip": b"PK\3\4", "b.txt": "b"})
+    assert read(str(folder)).notes == ["skipped 1 zip archive (unpack them first)"]
+    with pytest.raises(DataError, match=r"a\.zip: a zip archive: unpack it first"):
+        read(str(folder / "a.zip"))
 
 
 def test_a_folder_that_cannot_be_listed_is_named(
@@ -170,17 +184,24 @@ def test_byte_order_mark_and_carriage_returns_go(write: Write) -> None:
 
 
 def test_every_file_that_is_not_utf8_is_named_with_its_line(write: Write) -> None:
-    folder = write(
-        {"a.txt": b"fine\ncaf\xe9", "b.txt": b"\xff\xfeh\0i\0", "c.txt": "c"}
-    )
-    with pytest.raises(DataError) as error:
+    files = {"a.txt": b"fine\ncaf\xe9", "b.txt": b"\xff\xfeh\0i\0"}
+    folder = write({f"train{n[1:]}": raw for n, raw in files.items()}, "splits")
+    with pytest.raises(DataError, match=r"train\.txt:1: expected .* byte 0xff"):
         read(str(folder))
-    assert str(error.value).splitlines() == [
-        f"{folder}/a.txt:2: expected UTF-8 text, found byte 0xe9: save the file as "
-        "UTF-8",
-        f"{folder}/b.txt:1: expected UTF-8 text, found byte 0xff: save the file as "
-        "UTF-8",
+    damaged = {"d.txt": "gr\u00fc\u00dfe\n".encode() + b"\xc3", "e.txt": b"x\n\0"}
+    folder = write({**files, **damaged, "c.txt": "c"})
+    assert found(folder) == ["fine\ncaf\u00e9", "hi", "c"]
+    assert read(str(folder)).notes == [
+        f"1 file in Windows-1252 instead of UTF-8, such as {folder}/a.txt",
+        f"1 file in UTF-16 instead of UTF-8, such as {folder}/b.txt",
+        f"not read: {folder}/d.txt:2: expected UTF-8 text, found byte 0xc3: save the "
+        "file as UTF-8",
+        f"not read: {folder}/e.txt:2: expected UTF-8 text, found a zero byte, as in "
+        "UTF-16 and in files that are no text: save the file as UTF-8",
     ]
+    other = "Привет, как дела?".encode("cp1251")
+    with pytest.raises(DataError, match=r"f\.txt:1: expected UTF-8 text, found byte"):
+        read(str(write({"f.txt": other}, "cyrillic")))
 
 
 def test_links_out_of_the_folder_are_not_followed(write: Write) -> None:
@@ -192,24 +213,24 @@ def test_links_out_of_the_folder_are_not_followed(write: Write) -> None:
     (folder / "broken.txt").symlink_to(folder / "gone")
     assert found(folder) == ["a"]
     assert read(str(folder)).notes == [
-        f"skipped 1 link leaving {folder}",
         "skipped 2 linked folders",
         "skipped 1 link or device that is no file",
+        f"skipped 1 link leaving {folder}",
     ]
     (folder / "train.txt").symlink_to(secret / "secret.txt")
     assert found(folder, "train") == []
 
 
 def test_no_text_names_the_endings_looked_for(write: Write) -> None:
-    folder = write({"a.pdf": "x"})
+    folder = write({"a.pages": "x"})
     with pytest.raises(DataError, match=r"no text found: .* \.txt, \.md, or train"):
         read(str(folder))
-    with pytest.raises(
-        DataError, match=r"not read: 1 \.pdf file .only \.txt, \.md are"
-    ):
+    with pytest.raises(DataError, match=r"not read: 1 \.pages file .no format knows"):
         read(str(folder))
-    with pytest.raises(DataError, match=r"a\.pdf: expected a file ending in \.txt, "):
-        read(str(folder / "a.pdf"))
+    with pytest.raises(
+        DataError, match=r"a\.pages: no format knows .* file ending in \.txt, "
+    ):
+        read(str(folder / "a.pages"))
 
 
 @pytest.mark.parametrize("name", ["validation.txt", "val.md", "dev.TXT", "Valid.txt"])
