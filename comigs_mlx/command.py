@@ -36,6 +36,7 @@ EXTRAS = {
     "cryptography": "federation",
     "dp_accounting": "federation",
     "matplotlib": "simulation",
+    "gguf": "export",
 }
 """Packages that only some commands need -> the extra that brings them."""
 

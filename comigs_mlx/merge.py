@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     selection = parse_experts(config.experts)
     out = Path(config.out).expanduser()
     check_new(out)
-    from comigs_mlx.export import merging
+    from comigs_mlx.exports import merging
     from comigs_mlx.runs.folder import RunFolder
 
     folder = RunFolder(config.run)
@@ -86,7 +86,7 @@ def _measured(
     config: MergeConfig, folder: Any, base: Any, mixture: Any, merged: dict[str, Any]
 ) -> dict[str, Any]:
     """The loss of the mixture and of each way to merge it, on the same tokens."""
-    from comigs_mlx.export import heldout, merging
+    from comigs_mlx.exports import heldout, merging
     from comigs_mlx.training.evaluation import Evaluator
 
     part, batches = heldout.batches(folder, base, config.data, command.say)

@@ -523,7 +523,7 @@ CHANGEABLE = {
 } - {"join", "specialist_from"}
 """Options that may differ from the run's own when it is resumed."""
 
-PATHS = {"model", "data"}
+PATHS = {"model", "data", "init_adapter"}
 """Options that may be a file or folder on this device."""
 
 DEMO = "demo"
@@ -549,6 +549,8 @@ class TrainConfig:
           --federation hf://you/notes --participant ann --rounds 20
       python -m comigs_mlx.train --data ~/Notes --run runs/notes \\
           --federation hf://you/notes --join
+      python -m comigs_mlx.train --data ~/Notes --run runs/notes \\
+          --init-adapter ~/adapters/mine
     """
 
     model: str = option(
@@ -562,6 +564,15 @@ class TrainConfig:
     resume: bool = option(False, "continue the run exactly where it was last saved")
     report_to: Literal["wandb", "swanlab", "trackio"] | None = option(
         None, "also log metrics with this package, where it is installed"
+    )
+    init_adapter: str | None = option(
+        None,
+        "begin a new run with a LoRA adapter that was trained elsewhere: the folder or "
+        "Hugging Face id of one of mlx-lm or PEFT, of at most --rank",
+        "PATH|ID",
+    )
+    init_as: Literal["generalist", "specialist"] = option(
+        "specialist", "the role whose first expert begins as --init-adapter"
     )
     memory_limit: float | None = option(
         None,
@@ -583,6 +594,7 @@ class TrainConfig:
         limit, (least, most) = self.memory_limit, MEMORY_GB
         if limit is not None and not least <= limit <= most:
             yield f"--memory-limit {limit} must be from {least} to {most} (GB)"
+        yield from self._init_problems()
         if self.sharing.join:
             if self.training.router != "joint":
                 yield "--join trains the router alone: leave out --router"
@@ -592,6 +604,22 @@ class TrainConfig:
         for name in self.training.frozen_names:
             if name not in names:
                 yield f"--frozen {name}: the experts are {', '.join(names)}"
+
+    def _init_problems(self) -> Iterator[str]:
+        if self.init_adapter is None:
+            return
+        if not getattr(self.experts, f"{self.init_as}s"):
+            yield f"--init-as {self.init_as}: there is none, raise --{self.init_as}s"
+        if self.init_as == "generalist" and self.sharing.federation is not None:
+            yield (
+                "--init-as generalist: the federation's generalist takes its place; "
+                "begin as the specialist, or without --federation"
+            )
+        if self.init_as == "specialist" and self.sharing.specialist_from is not None:
+            yield (
+                "--init-adapter and --specialist-from both say what the specialist "
+                "begins as: leave out one of them"
+            )
 
     @property
     def folder(self) -> Path:

@@ -26,6 +26,7 @@ from comigs_mlx.errors import ConfigError, line
 KINDS = {
     "aggregator": "comigs_mlx.federation.aggregation.aggregators",
     "case": "comigs_mlx.benchmark.cases",
+    "export": "comigs_mlx.exports.formats",
     "exchange": "comigs_mlx.federation.exchanges.schemes",
     "format": "comigs_mlx.data.formats",
     "method": "comigs_mlx.simulation.methods",

@@ -17,7 +17,7 @@ ROOMS = (
     "benchmark",
     "data",
     "diagnosis",
-    "export",
+    "exports",
     "federation/exchanges",
     "federation/formats",
     "federation/rounds",

@@ -1,14 +1,19 @@
-"""Fuses one expert into the base's weights, in memory: no low-rank product is left."""
+"""Fuses experts into the base's weights, so that no low-rank product is left.
+
+`fused` does so in memory with one expert, for quick generation; `plain_weights` makes
+the weights of a model without experts, for files.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
+from comigs_mlx.model import params
 from comigs_mlx.model.experts import ExpertLinear
 from comigs_mlx.model.lora import SharedLoRA
 from comigs_mlx.model.mixture import Mixture
@@ -64,3 +69,46 @@ def _fused(linear: Any, a: mx.array, b: mx.array) -> nn.Module:
     lora.lora_a, lora.lora_b = a, b
     fused: nn.Module = lora.fuse(dequantize=True)
     return fused
+
+
+def plain_weights(
+    mixture: Mixture, pairs: Mapping[str, tuple[mx.array, mx.array]], dtype: mx.Dtype
+) -> Iterator[tuple[str, mx.array]]:
+    """Yield every parameter of the base under its own name, with pairs added.
+
+    Sums are taken in float32 and rounded once. What is quantised is dequantised: an
+    expert is smaller than the steps of 4 bits, and rounding again would lose it.
+
+    Args:
+        mixture: The attached mixture.
+        pairs: Maps the path of a linear to its A `[in, r]` and B `[r, out]`.
+        dtype: The type of the values.
+    """
+    modules = dict(mixture.model.named_modules())
+    roles = params.flatten(params.select(mixture.model, params.ROLES))
+    for name, array in params.flatten(mixture.model.parameters()).items():
+        path, _, leaf = name.rpartition(".")
+        module = modules.get(path)
+        if name in roles or (_is_quantised(module) and leaf in ("scales", "biases")):
+            continue
+        owner = modules.get(path.rpartition(".")[0])
+        if isinstance(owner, (ExpertLinear, SharedLoRA)):
+            path = path.rpartition(".")[0]
+        if leaf == "weight" and _is_quantised(module):
+            array = _dequantised(module)
+        if leaf == "weight" and path in pairs:
+            a, b = (factor.astype(mx.float32) for factor in pairs[path])
+            array = array.astype(mx.float32) + mixture.options.scale * (a @ b).T
+        is_float = mx.issubdtype(array.dtype, mx.floating)
+        public = f"{path}.{leaf}" if path else leaf
+        yield public, array.astype(dtype) if is_float else array
+
+
+def _is_quantised(module: Any) -> bool:
+    return isinstance(module, (nn.QuantizedLinear, nn.QuantizedEmbedding))
+
+
+def _dequantised(module: Any) -> mx.array:
+    scales, biases = module.scales, module.get("biases")
+    how = {"group_size": module.group_size, "bits": module.bits, "mode": module.mode}
+    return mx.dequantize(module.weight, scales, biases, **how)

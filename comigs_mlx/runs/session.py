@@ -31,7 +31,7 @@ from comigs_mlx.model.base import Base, load_base
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.options import TrainConfig
 from comigs_mlx.platform import cpu_streams, switch
-from comigs_mlx.runs import description, trained_secrets
+from comigs_mlx.runs import description, init_adapter, trained_secrets
 from comigs_mlx.runs.folder import RunFolder
 from comigs_mlx.runs.pausing import Pausing, of_this_machine
 from comigs_mlx.runs.trained_secrets import TrainedSecrets
@@ -224,6 +224,11 @@ def _opened(
     fingerprint = base.fingerprint()
     mixture = Mixture(base.model, config.experts, config.training.seed)
     check(description.describe(mixture, base.id, fingerprint))
+    if config.init_adapter is not None and not _is_saved(config, folder):
+        shared = config.sharing.federation is not None
+        init_adapter.begin(
+            mixture, base, config.init_adapter, config.init_as, shared, say
+        )
     read = {"train": splits.train, "valid": splits.valid}
     texts = contents(config, base, read, splits.kind, say)
     trainer = make_trainer(config, mixture, texts, say, _task(config))
@@ -277,6 +282,11 @@ def _described(
     if size > LONG_TEXT:
         say(f"looking for secrets and duplicates in {size:,} characters")
     return described(splits, texts, thorough=False)
+
+
+def _is_saved(config: TrainConfig, folder: RunFolder) -> bool:
+    """Tell whether the run's own values will take the place of the initial ones."""
+    return config.resume and bool(checkpoint.saves(folder.states))
 
 
 def _revision(folder: RunFolder) -> str | None:

@@ -12,7 +12,7 @@ import pytest
 
 import tests.federation.sharing as sharing
 import tests.tiny as tiny
-from comigs_mlx import bench, registry, simulate, train
+from comigs_mlx import bench, export, registry, simulate, train
 from comigs_mlx.data.splits import load_splits
 from comigs_mlx.federation.aggregation.aggregate import aggregate, misnamed
 from comigs_mlx.federation.exchanges.memory import MemoryExchange
@@ -31,6 +31,7 @@ EXAMPLES = {
 SUITES = {
     "aggregator": "tests/federation/aggregation/aggregators/test_contract.py",
     "case": "tests/benchmark/test_contract.py",
+    "export": "tests/exports/formats/test_contract.py",
     "exchange": "tests/federation/exchanges/test_contract.py",
     "format": "tests/data/test_contract.py",
     "method": "tests/simulation/methods/test_contract.py",
@@ -121,6 +122,13 @@ class TestInUse:
         assert cli(simulate.main, **flags)[0] == 0
         results = json.loads((tmp_path / "out" / "results.json").read_text())
         assert list(results["methods"]) == ["late-fedavg"]
+
+    def test_export(self, trained, tmp_path, cli):
+        flags = {"run": trained(), "format": "npz", "out": tmp_path / "out"}
+        code, said, err = cli(export.main, **flags, max_gap=9)
+        assert code == 0, err
+        assert f"unzip -l {tmp_path / 'out'}/adapter.npz" in said
+        assert set(np.load(tmp_path / "out" / "adapter.npz"))
 
     def test_format(self, tmp_path):
         for i in range(60):

@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -26,9 +26,11 @@ from typing import Any, Literal
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from comigs_mlx import expert_shape, tensors
 from comigs_mlx.config import configured
+from comigs_mlx.data.batches import Batch
 from comigs_mlx.errors import ConfigError
 from comigs_mlx.expert_shape import ADAPTER, ExpertShape
 from comigs_mlx.files import replacing_dir, write_json
@@ -68,6 +70,14 @@ class MergedAdapter:
             for name, array in zip(names, pair, strict=True)
         }
 
+    def astype(self, dtype: mx.Dtype) -> MergedAdapter:
+        """Return the adapter with all values rounded to a type."""
+        pairs = {
+            path: (a.astype(dtype), b.astype(dtype))
+            for path, (a, b) in self.pairs.items()
+        }
+        return dataclasses.replace(self, pairs=pairs)
+
 
 def block_weights(mixture: Mixture, selection: Selection) -> list[list[float]]:
     """Return the weight of each expert in each block, the same for every token.
@@ -89,14 +99,51 @@ def block_weights(mixture: Mixture, selection: Selection) -> list[list[float]]:
     return [[float(weight) for weight in of_block] for of_block in weights]
 
 
-def _check_fixed(mixture: Mixture, selection: Selection) -> None:
+def mean_weights(
+    mixture: Mixture, selection: Selection, batches: Iterable[Batch]
+) -> list[list[float]]:
+    """Return each block's mean weight of each expert over the tokens of a text.
+
+    Args:
+        mixture: The attached mixture.
+        selection: The experts that the router may choose from.
+        batches: The text; its padding is left out.
+
+    Returns:
+        `[layers][E]` weights of at least 0.
+    """
+    total: Any = 0.0
+    count = 0.0
+    for batch in batches:
+        mixture.tables.check_tokens(batch.tokens)
+        with mixture.selected(selection):
+            _, routing = mixture.body(mx.array(batch.tokens)[:, :-1])
+        weights = np.array(routing.weights).astype(np.float64)  # [layers, B, T, E]
+        total = total + np.einsum("lbte,bt->le", weights, batch.mask)
+        count += float(batch.mask.sum())
+    means: list[list[float]] = (total / max(count, 1.0)).tolist()
+    return means
+
+
+def is_fixed(mixture: Mixture, selection: Selection) -> bool:
+    """Tell whether the weights of a selection are the same for every token.
+
+    Raises:
+        ConfigError: If there are no such experts, or no expert speaks.
+    """
     options = mixture.options
     check(selection, options)
     if selection == "base":
         raise ConfigError("base has no experts to merge: choose others with --experts")
     router = configured("router", options.router_type).name
     alone = isinstance(selection, tuple) or len(allowed(selection, options)) == 1
-    if not alone and router not in FIXED_ROUTERS:
+    return alone or router in FIXED_ROUTERS
+
+
+def _check_fixed(mixture: Mixture, selection: Selection) -> None:
+    options = mixture.options
+    if not is_fixed(mixture, selection):
+        router = configured("router", options.router_type).name
         example = ",".join([f"{1 / options.experts:.2g}"] * options.experts)
         raise ConfigError(
             f"the router {router} weighs the experts token by token, which no single "
@@ -196,10 +243,17 @@ def write(folder: Path, mixture: Mixture, base_id: str, adapter: MergedAdapter) 
         base_id: The name of the base model.
         adapter: The adapter that was made of it.
     """
+    with replacing_dir(folder) as temporary:
+        write_files(temporary, mixture, base_id, adapter)
+
+
+def write_files(
+    folder: Path, mixture: Mixture, base_id: str, adapter: MergedAdapter
+) -> None:
+    """Write the adapter's two files, as `write` does, into a folder that is there."""
     keys = targets(mixture)
     shape = ExpertShape.of_options(mixture.options, len(mixture.sites), keys)
     shape = dataclasses.replace(shape, rank=adapter.rank)
-    with replacing_dir(folder) as temporary:
-        tensors.save(temporary / ADAPTER, adapter.arrays(), {"format": "mlx"})
-        config = expert_shape.adapter_config(shape, base_id, keys)
-        write_json(temporary / ADAPTER_CONFIG, config)
+    tensors.save(folder / ADAPTER, adapter.arrays(), {"format": "mlx"})
+    config = expert_shape.adapter_config(shape, base_id, keys)
+    write_json(folder / ADAPTER_CONFIG, config)

@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from comigs_mlx.errors import ConfigError
-from comigs_mlx.export import merging
+from comigs_mlx.exports import merging
 from comigs_mlx.merge import main
 from comigs_mlx.runs.folder import RunFolder
 

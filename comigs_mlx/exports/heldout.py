@@ -18,7 +18,11 @@ BATCHES = 64
 
 
 def batches(
-    folder: RunFolder, base: Base, source: str | None, say: Say
+    folder: RunFolder,
+    base: Base,
+    source: str | None,
+    say: Say,
+    router_text: bool = False,
 ) -> tuple[str, list[Batch]]:
     """Read held-out text, cut as the run was trained.
 
@@ -28,6 +32,8 @@ def batches(
         source: The text, all of which is read; None reads the test part of the run's
             own, and where it has none, the part that its routers learnt from.
         say: Receives a sentence on each thing that was noticed.
+        router_text: Whether to read, of the run's own text, the part that its routers
+            learnt from.
 
     Returns:
         The name of the part, and its batches.
@@ -36,14 +42,14 @@ def batches(
         DataError: If there is no such text.
     """
     data = data_options(folder.config, {})
-    part, samples, kind = _samples(source, data, say)
+    part, samples, kind = _samples(source, data, say, router_text)
     content = content_of(samples, kind, base, data, part, say)
     size = (data["seq_len"], data["batch_size"])
     return part, sampled_batches(content, *size, BATCHES)
 
 
 def _samples(
-    source: str | None, data: Mapping[str, Any], say: Say
+    source: str | None, data: Mapping[str, Any], say: Say, router_text: bool
 ) -> tuple[str, list[Sample], str]:
     """Return the name of the part that is measured, its samples, and their kind."""
     tell = in_sentences(say)
@@ -51,6 +57,8 @@ def _samples(
         samples, kind = load_split(source, "all", tell, say, data["reading"])
         return "all", samples, kind
     splits = load_splits(data["data"], tell, data["reading"])
+    if router_text:
+        return "valid", splits.valid, splits.kind
     if splits.test:
         return "test", splits.test, splits.kind
     say(Note("the text has no test part: measured on valid, which routers learnt from"))
