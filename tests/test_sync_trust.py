@@ -40,12 +40,13 @@ def uri(user):
 
 @pytest.fixture
 def wrong(cli):
-    """(action, flags) -> the one line of a command that fails."""
+    """(action, flags) -> the one line that says why a command fails."""
 
     def failed(*argv, **options):
         code, out, err = cli(sync.main, *argv, **options)
         assert (code, out) == (2, "")
-        (line,) = err.splitlines()
+        *before, line = err.splitlines()  # secrets and licences are told before
+        assert not any(said.startswith("error: ") for said in before)
         return line
 
     return failed

@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from comigs_mlx.data.formats import jsonl
+from comigs_mlx.data.splits import load_split
 from comigs_mlx.errors import ConfigError
 from comigs_mlx.terminal import conversation as module
 from comigs_mlx.terminal.conversation import Conversation, load, save
@@ -97,6 +97,6 @@ def test_under_a_name_of_chat_data_it_is_chat_data(tmp_path):
     answered = {"role": "assistant", "content": "Hello\n\nAnn"}
     save(Conversation("Be kind.", [ASKED, answered]), file, {"lean": None})
     system = {"role": "system", "content": "Be kind."}
-    read = jsonl.read(str(file))
-    assert read.splits == {"all": [{"messages": [system, ASKED, answered]}]}
+    samples, kind = load_split(str(file), "all")
+    assert (samples, kind) == ([{"messages": [system, ASKED, answered]}], "chat")
     assert load(file).messages == [ASKED, answered]
