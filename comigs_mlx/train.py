@@ -16,6 +16,7 @@ from comigs_mlx.config import given, to_dict
 from comigs_mlx.errors import is_gpu_watchdog
 from comigs_mlx.messages import Note, Say
 from comigs_mlx.options import TrainConfig, train_config
+from comigs_mlx.platform import cpu
 
 if TYPE_CHECKING:
     from comigs_mlx.runs.progress import ProgressFile
@@ -45,6 +46,8 @@ def _trained(argv: Sequence[str] | None, say: Say) -> Path:
 
     if config.resume and Place(config.folder).settle():
         config = train_config(argv)  # the run was changed, and now says so
+    if config.training.grad_checkpoint:
+        cpu.narrow_graphs()
     from comigs_mlx.platform.mac.awake import awake
     from comigs_mlx.runs.loggers import check_installed
 

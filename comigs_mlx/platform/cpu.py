@@ -21,6 +21,9 @@ from comigs_mlx.platform import blas, switch
 WIDTH = "MLX_BFS_MAX_WIDTH"
 """The branches of a graph that MLX takes in turn; beyond that, one after the other."""
 
+WIDE, NARROW = "1000", "60"
+"""The width that is set, and the one that gradient checkpointing needs."""
+
 
 def blas_threads(count: int) -> int | None:
     """Let each call of the fast BLAS use `count` threads.
@@ -64,14 +67,14 @@ def prepare() -> None:
     """Load the fast BLAS and check for a compiler, on Linux only.
 
     It also asks MLX to take more branches in turn than its 20, so that the parts of a
-    batch that are computed side by side (`platform.cpu_streams`) get their turns; with
-    200, gradient checkpointing would save nothing.
+    batch that are computed side by side (`platform.cpu_streams`) get their turns: MLX
+    hands out a few operations at a time, and those of one part could all come first.
 
     It warns in one line for each of the two that is missing, and never raises.
     """
     if not switch.linux():
         return
-    os.environ.setdefault(WIDTH, "60")
+    os.environ.setdefault(WIDTH, WIDE)
     if "mlx.core" in sys.modules:
         _warn(
             "mlx was imported before comigs_mlx, so it keeps its slow reference BLAS: "
@@ -85,6 +88,17 @@ def prepare() -> None:
             "g++ not found, so compiled steps are off and training is slower: "
             "apt install g++ (or your system's compiler package)"
         )
+
+
+def narrow_graphs() -> None:
+    """Let gradient checkpointing save memory, at the price of the wide graphs' speed.
+
+    With those, blocks would be recomputed long before their gradients are made. MLX
+    looks at it once, so this must be called before anything is computed; what the user
+    has set stays.
+    """
+    if os.environ.get(WIDTH) == WIDE:
+        os.environ[WIDTH] = NARROW
 
 
 def _load_blas() -> None:

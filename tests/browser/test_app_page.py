@@ -54,7 +54,7 @@ def test_a_document_of_html_stays_text(screen, address, tmp_path):
     page.get_by_role("tab", name="Train", exact=True).click()
     page.locator("#data-path textarea, #data-path input").first.fill(str(tmp_path))
     page.locator("#preview").click()
-    page.locator("#found .cm-list").wait_for()
+    page.get_by_role("list", name="Beginnings of some documents").wait_for()
     assert ATTACK in page.locator("#found").inner_text()
     assert page.locator("#found img").count() == 0
 

@@ -221,6 +221,19 @@ class TestPrepare:
         assert said[1].startswith("g++ not found")
         assert os.environ["MLX_DISABLE_COMPILE"] == "1"
 
+    @pytest.mark.parametrize(("before", "then"), [(None, "60"), ("33", "33")])
+    def test_checkpointing_narrows_graphs_unless_the_user_said(
+        self, monkeypatch, said, before, then
+    ):
+        monkeypatch.setenv(cpu.WIDTH, before or "")  # so that it is put back
+        if before is None:
+            monkeypatch.delenv(cpu.WIDTH)
+        monkeypatch.setattr(blas, "load", lambda: None)
+        cpu.prepare()
+        assert os.environ[cpu.WIDTH] == (before or "1000")
+        cpu.narrow_graphs()
+        assert os.environ[cpu.WIDTH] == then
+
     def test_passes_a_remark_on(self, monkeypatch, said):
         monkeypatch.setattr(blas, "load", lambda: "a remark")
         cpu.prepare()
