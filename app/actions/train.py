@@ -17,11 +17,11 @@ from comigs_mlx.data import preview_text
 from comigs_mlx.data.preview import preview
 from comigs_mlx.errors import ComigsError, ConfigError, DataError, RunError
 from comigs_mlx.files import replacing_dir
-from comigs_mlx.options import TrainConfig
+from comigs_mlx.options import Reading, TrainConfig
 from comigs_mlx.runs import estimate, listing, process
 from comigs_mlx.runs.place import Place
 
-from .. import render, training
+from .. import render, training, words
 from ..model_queue import ModelQueue
 from . import runs
 
@@ -90,11 +90,22 @@ class TrainActions:
         """HTML that says how many are served before; empty for none."""
         return render.waiting(self.model_queue.queue)
 
-    def preview(self, path: Any, files: Sequence[str] | None) -> str:
-        """What the text is: HTML."""
+    def preview(
+        self, path: Any, files: Sequence[str] | None, me: Any = "", redact: Any = False
+    ) -> str:
+        """What the text is: HTML.
+
+        Args:
+            path: The folder or file that was typed.
+            files: The files that were added in its place.
+            me: The reader's names in mail and chats, with commas.
+            redact: Whether secrets are replaced.
+        """
         data = self.data(path, files)
+        reading = Reading(me=tuple(names_of(me)), redact=bool(redact))
         counting = self.model_queue.submit(
-            "Reading the text", lambda engine: preview(data, engine.tokenizer)
+            "Reading the text",
+            lambda engine: preview(data, engine.tokenizer, reading=reading),
         )
         with self._plainly():
             found = counting.result()
@@ -106,8 +117,9 @@ class TrainActions:
             render.note(f"Read as {found.kind}."),
             render.table(("split", "documents", "tokens"), rows, "Splits"),
         ]
-        parts += [render.problem(self._plain(text)) for text in found.notes]
-        held = map(self._plain, preview_text.holds(found))
+        notes = preview_text.notes(found)
+        parts += [render.problem(self._plain(words.page(text))) for text in notes]
+        held = (self._plain(words.page(text)) for text in preview_text.holds(found))
         parts.append(render.listing(held, "What was read, and what it holds"))
         parts.append(render.listing(found.examples, "Beginnings of some documents"))
         samples = [[(p.text, p.target) for p in parts_] for parts_ in found.samples]
@@ -240,6 +252,11 @@ class TrainActions:
                 for file in files:
                     shutil.copyfile(file, temporary / file.name)
         return target
+
+
+def names_of(text: Any) -> list[str]:
+    """The names in a text with commas: `Ann Weber, ann@example.org`."""
+    return [name.strip() for name in str(text or "").split(",") if name.strip()]
 
 
 def unrouted(config: TrainConfig) -> str:

@@ -11,7 +11,7 @@ import gradio as gr
 from comigs_mlx.errors import ConfigError
 
 from .. import words
-from ..actions.train import ADVANCED, SIMPLE, TrainActions, defaults
+from ..actions.train import ADVANCED, SIMPLE, TrainActions, defaults, names_of
 from .parts import QUIET, SLOW, html, with_problem_html, with_warnings
 
 EACH = 2.0
@@ -19,8 +19,6 @@ EACH = 2.0
 
 DEFAULTS = {name: default for name, default, _ in defaults()}
 """Of the options on the page."""
-
-KINDS = [".txt", ".md", ".jsonl"]
 
 
 def build(
@@ -39,6 +37,7 @@ def build(
     with gr.Row(elem_classes="cm-halves"):
         with gr.Column():
             name, path, files = _text()
+            me, redact = _reading()
             look = gr.Button("Preview the text", elem_id="preview", min_width=90)
             found = html("found")
             base, options = _options(model)
@@ -49,8 +48,12 @@ def build(
     names = list(options)
 
     @with_warnings
-    def begin(name: Any, path: Any, files: Any, *values: Any) -> Any:
-        made = actions.start(name, path, files, chosen(model, names, values))
+    def begin(
+        name: Any, path: Any, files: Any, me: Any, redact: Any, *values: Any
+    ) -> Any:
+        read_as = {"me": names_of(me), "redact": bool(redact)}
+        options = {**chosen(model, names, values), **read_as}
+        made = actions.start(name, path, files, options)
         gr.Info(f"{escape(made)} is being trained: see its progress under Training.")
         return gr.update(choices=actions.names(), value=made)
 
@@ -60,9 +63,9 @@ def build(
 
     widgets = [base, *options.values()]
     look.click(actions.waiting, None, found, **QUIET).then(
-        with_problem_html(actions.preview), [path, files], found, **SLOW
+        with_problem_html(actions.preview), [path, files, me, redact], found, **SLOW
     ).then(estimated, widgets, cost, **QUIET)
-    start.click(begin, [name, path, files, *widgets], run, **SLOW)
+    start.click(begin, [name, path, files, me, redact, *widgets], run, **SLOW)
     form = {f"option_{key}": box for key, box in options.items()}
     return run, {"run_name": name, "data": path, "base": base, **form}
 
@@ -122,14 +125,28 @@ def _text() -> tuple[gr.Textbox, gr.Textbox, gr.File]:
     name = gr.Textbox(label="Name of the new run", value="mine", elem_id="run-name")
     path = gr.Textbox(
         label="Folder or file of your text",
-        info="On this machine: .txt, .md or .jsonl; or demo, for demo text",
+        info="On this machine: notes, mail, chats, documents, code; or demo",
         placeholder="~/Notes",
         elem_id="data-path",
     )
-    files = gr.File(
-        label="or files", file_count="multiple", file_types=KINDS, height=150
-    )
+    files = gr.File(label="or files", file_count="multiple", height=150)
     return name, path, files
+
+
+def _reading() -> tuple[gr.Textbox, gr.Checkbox]:
+    """Who the reader is in mail and chats, and whether secrets are replaced."""
+    me = gr.Textbox(
+        label=words.label("me"),
+        info="Your names and addresses in mail and chats, with commas between them",
+        placeholder="Ann Weber, ann@example.org",
+        elem_id="option-me",
+    )
+    redact = gr.Checkbox(
+        label=words.label("redact"),
+        info="replace passwords, keys and card numbers before anything is learnt",
+        elem_id="option-redact",
+    )
+    return me, redact
 
 
 def _options(model: str) -> tuple[gr.Textbox, dict[str, Any]]:

@@ -47,10 +47,14 @@ def full(found: Preview, colour: bool) -> list[str]:
         found: The preview to write.
         colour: Whether the lines are for a terminal with colours.
     """
-    said = [] if found.reading is None else found.reading.notes()
-    notes = (Note(note) for note in found.notes if note not in said)
-    lines = [*_splits(found), *holds(found), *notes]
+    lines = [*_splits(found), *holds(found), *map(Note, notes(found))]
     return [*map(clean, lines), *_samples(found.samples, colour)]
+
+
+def notes(found: Preview) -> list[str]:
+    """Give the notes of a preview that `holds` does not say already."""
+    said = [] if found.reading is None else found.reading.notes()
+    return [note for note in found.notes if note not in said]
 
 
 def holds(found: Preview) -> list[str]:

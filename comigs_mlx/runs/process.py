@@ -102,6 +102,8 @@ def _flags(options: dict[str, Any]) -> list[str]:
         flag = name.replace("_", "-")
         if isinstance(value, bool):
             flags.append(f"--{flag}" if value else f"--no-{flag}")
+        elif isinstance(value, (list, tuple)):
+            flags += [f"--{flag}={one}" for one in value]
         elif value is not None:
             flags.append(f"--{flag}={value}")
     return flags

@@ -296,6 +296,21 @@ def test_uploaded_files_are_kept_once(model_queue, folder, tmp_path):
     assert train.UPLOADS not in actions.names()
 
 
+def test_who_the_reader_is_decides_what_is_learnt(model_queue, folder, tmp_path):
+    days = [
+        f"[{day:02}.03.26, 08:{minute}:00] {who}: {text} {day}\n"
+        for day in range(1, 21)
+        for minute, who, text in ((10, "Ole", "Is the pump"), (11, "Ann", "It runs"))
+    ]
+    chat = tmp_path / "chat.txt"
+    chat.write_text("".join(days))
+    actions = TrainActions(folder, True, model_queue()[0])
+    with pytest.raises(DataError, match=r"who are you in .*Ole \(20\), Ann \(20\)"):
+        actions.preview(str(chat), None)
+    shown = actions.preview(str(chat), None, " Ann , ann@example.org,", True)
+    assert "Ann (you)" in shown
+
+
 def test_a_preview_counts_documents(model_queue, folder, text_folder):
     made = TrainActions(folder, True, model_queue()[0]).preview(str(text_folder), None)
     for cell in ("<td>train</td><td>200</td>", "<td>valid</td><td>40</td>"):

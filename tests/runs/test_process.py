@@ -12,6 +12,7 @@ import pytest
 
 import tests.tiny as tiny
 from comigs_mlx.errors import ComigsError, ConfigError, RunError
+from comigs_mlx.options import train_config
 from comigs_mlx.runs import process
 from comigs_mlx.runs.folder import RunFolder
 from comigs_mlx.runs.listing import entry, metrics
@@ -47,6 +48,13 @@ def until(done, run):
 
 def ended(state):
     return not state.running
+
+
+def test_lists_are_given_one_by_one():
+    """So that a name may have a blank, and begin with a dash."""
+    flags = process._flags({"me": ["Ann Weber", "-x"], "redact": True, "seed": None})
+    assert flags == ["--me=Ann Weber", "--me=-x", "--redact"]
+    assert train_config([*flags, "--run=r"]).data.reading.me == ("Ann Weber", "-x")
 
 
 def test_trains_to_the_end(run, options):
