@@ -76,7 +76,6 @@ def tokenised(
         DataError: If the samples cannot be tokenised or labelled.
     """
     plain = kind == "text" and not mask_prompt
-
     mixed = kind == "mixed"
 
     def fresh() -> NamedArrays:
@@ -94,12 +93,21 @@ def tokenised(
         arrays = _once(cache, key, names, fresh)
         if plain:
             return TokenStream(arrays["tokens"], arrays["documents"]), []
-        # A row of JSONL is truncated, as in mlx-lm; what people wrote is not lost.
-        windowed = [
-            "mask" in sample or (mixed and "text" in sample) for sample in samples
-        ]
+        windowed = [is_windowed(sample, kind) for sample in samples]
         content, notes = cut(_labelled(arrays), seq_len, windowed)
     return content, [*notes, *_date_note(tokenizer)]
+
+
+def is_windowed(sample: Sample, kind: str) -> bool:
+    """Tell whether a sample is cut into windows, so that nothing of it is lost.
+
+    A row of JSONL is truncated, as in mlx-lm; what people wrote is not.
+
+    Args:
+        sample: The sample.
+        kind: The kind of all samples of its source, "text", "chat" or "mixed".
+    """
+    return "mask" in sample or (kind == "mixed" and "text" in sample)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import numpy as np
 
 from comigs_mlx.data import languages, secrets
 from comigs_mlx.data.batches import training_batches
-from comigs_mlx.data.content import Content, naming_split, tokenised
+from comigs_mlx.data.content import Content, is_windowed, naming_split, tokenised
 from comigs_mlx.data.conversation import Tokenizer
 from comigs_mlx.data.duplicates import Duplicates, duplicates, text_of
 from comigs_mlx.data.reading_options import DEFAULT, Reading
@@ -185,7 +185,8 @@ def preview(
                 )
             content_notes = [*content_notes, *batch_notes]
         notes += [f"{name}: {note}" for note in content_notes]
-        truncated += _truncation(samples, tokenizer, seq_len, **options)
+        rows = [s for s in samples if not is_windowed(s, splits.kind)]
+        truncated += _truncation(rows, tokenizer, seq_len, **options)
     found = described(splits, contents, notes, tokenizer)
     return replace(found, truncated=truncated) if truncated.of else found
 

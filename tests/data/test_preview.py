@@ -195,6 +195,23 @@ def test_texts_beside_conversations_are_not_truncated(write, tiny_folder):
     assert (found.truncated.samples, found.truncated.of) == (9, 9)
 
 
+def test_chats_of_people_are_cut_into_windows_and_lose_nothing(write, tiny_folder):
+    """Their words stand in windows one after the other: none is reported as lost."""
+    from mlx_lm.utils import load_tokenizer
+
+    chat = "".join(
+        f"[{day:02}.03.26, 08:{minute}:00] {who}: {who} says many words on day {day}\n"
+        for day in range(1, 21)
+        for minute, who in ((10, "Ole"), (11, "Ann"), (12, "Ole"), (13, "Ann"))
+    )
+    source = str(write({"chat.txt": chat}))
+    made = load_tokenizer(tiny_folder())
+    found = preview(source, made, seq_len=32, reading=Reading(me=("Ann",)))
+    whole = preview(source, made, seq_len=4096, reading=Reading(me=("Ann",)))
+    assert found.targets == whole.targets
+    assert found.truncated is None
+
+
 @pytest.fixture
 def leaky(write):
     """Twelve documents: one secret in three of them, one repeated, one nearly."""
