@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from comigs_mlx.config import option
 from comigs_mlx.errors import ConfigError
+from comigs_mlx.serving.access import is_local
 
 LEAST_PASSWORD = 8
 """Characters a password must have."""
@@ -74,10 +74,7 @@ class AppConfig:
     @property
     def local(self) -> bool:
         """Whether only this machine can reach the page."""
-        try:
-            return ipaddress.ip_address(self.address).is_loopback
-        except ValueError:
-            return self.address == "localhost"
+        return is_local(self.address)
 
     @property
     def url(self) -> str:

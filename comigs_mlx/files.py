@@ -30,13 +30,7 @@ def cache_dir() -> Path:
     Raises:
         OSError: If neither is known, as in a container with an unknown user.
     """
-    if root := os.environ.get("XDG_CACHE_HOME"):
-        return Path(root) / "comigs_mlx"
-    try:
-        return Path.home() / ".cache" / "comigs_mlx"
-    except RuntimeError:
-        unknown = "no home folder is known: set HOME, or XDG_CACHE_HOME"
-        raise OSError(errno.ENOENT, unknown) from None
+    return _user_dir("XDG_CACHE_HOME", ".cache")
 
 
 def state_dir() -> Path:
@@ -46,12 +40,17 @@ def state_dir() -> Path:
     Raises:
         OSError: If neither is known, as in a container with an unknown user.
     """
-    if root := os.environ.get("XDG_STATE_HOME"):
+    return _user_dir("XDG_STATE_HOME", ".local/state")
+
+
+def _user_dir(variable: str, usual: str) -> Path:
+    """The folder that a variable names, else the usual one in the user's home."""
+    if root := os.environ.get(variable):
         return Path(root) / "comigs_mlx"
     try:
-        return Path.home() / ".local" / "state" / "comigs_mlx"
+        return Path.home() / usual / "comigs_mlx"
     except RuntimeError:
-        unknown = "no home folder is known: set HOME, or XDG_STATE_HOME"
+        unknown = f"no home folder is known: set HOME, or {variable}"
         raise OSError(errno.ENOENT, unknown) from None
 
 

@@ -104,7 +104,7 @@ def is_windowed(sample: Sample, kind: str) -> bool:
     A row of JSONL is truncated, as in mlx-lm; what people wrote is not.
 
     Args:
-        sample: The sample.
+        sample: The sample to be tokenised.
         kind: The kind of all samples of its source, "text", "chat" or "mixed".
     """
     return "mask" in sample or (kind == "mixed" and "text" in sample)

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from comigs_mlx.data.splits import Sample, place
+from comigs_mlx.data.splits import Sample, place, texts
 
 SHINGLE = 12
 """The bytes of a shingle: about two words."""
@@ -61,12 +61,8 @@ class Duplicates:
 
 
 def text_of(sample: Sample) -> str:
-    """Return what a sample says, without roles and tools."""
-    if "text" in sample:
-        return str(sample["text"])
-    if "messages" in sample:
-        return "\n".join(str(m.get("content") or "") for m in sample["messages"])
-    return f"{sample['prompt']}\n{sample['completion']}"
+    """Return what a sample says as one text."""
+    return "\n".join(texts(sample))
 
 
 def duplicates(splits: Mapping[str, Sequence[Sample]], near: bool = True) -> Duplicates:
@@ -78,7 +74,7 @@ def duplicates(splits: Mapping[str, Sequence[Sample]], near: bool = True) -> Dup
     """
     seen: set[bytes] = set()
     names: list[tuple[str, str]] = []
-    texts: list[str] = []
+    distinct: list[str] = []
     exact = 0
     for split, samples in splits.items():
         for number, sample in enumerate(samples, 1):
@@ -88,11 +84,11 @@ def duplicates(splits: Mapping[str, Sequence[Sample]], near: bool = True) -> Dup
                 exact += 1
                 continue
             seen.add(digest)
-            texts.append(text)
+            distinct.append(text)
             names.append((split, place(sample) or f"{split} {number}"))
     if not near:
         return Duplicates(exact)
-    pairs, compared = near_pairs(texts)
+    pairs, compared = near_pairs(distinct)
     across = sum(names[a][0] != names[b][0] for a, b in pairs)
     examples = [(names[a][1], names[b][1]) for a, b in pairs[:EXAMPLES]]
     return Duplicates(exact, len(pairs), across, compared, examples)

@@ -128,6 +128,10 @@ class FileHead:
         """
         return self.head[:START].decode("utf-8-sig", "ignore").lstrip()
 
+    def is_json_with(self, *keys: bytes) -> bool:
+        """Tell whether the file begins like JSON and names all `keys` in its head."""
+        return self.start[:1] in ("[", "{") and all(key in self.head for key in keys)
+
 
 START = 4096
 """The number of bytes that `FileHead.start` decodes."""

@@ -22,7 +22,14 @@ from comigs_mlx.data.duplicates import Duplicates, duplicates, text_of
 from comigs_mlx.data.reading_options import DEFAULT, Reading
 from comigs_mlx.data.reading_progress import Advance, ignore
 from comigs_mlx.data.reading_report import ReadingReport
-from comigs_mlx.data.splits import SPLITS, Sample, Splits, load_splits, place
+from comigs_mlx.data.splits import (
+    SPLITS,
+    Sample,
+    Splits,
+    characters,
+    load_splits,
+    place,
+)
 from comigs_mlx.data.tokens import TokenStream
 from comigs_mlx.errors import DataError
 from comigs_mlx.options import DataOptions
@@ -218,7 +225,7 @@ def described(
         tokens=None if contents is None else _counts(contents, targets=False),
         examples=[_beginning(s) for s in itertools.islice(splits.train, EXAMPLES)],
         notes=list(splits.notes if notes is None else notes),
-        characters=sum(len(text_of(sample)) for sample in every),
+        characters=sum(map(characters, every)),
         targets=None if contents is None else _counts(contents, targets=True),
         reading=splits.report,
         duplicates=duplicates(samples, near=thorough),

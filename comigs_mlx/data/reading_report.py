@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from comigs_mlx.data.pieces import Cut, Document, Message, Piece, Remark, Skipped
-from comigs_mlx.data.splits import Sample
+from comigs_mlx.data.splits import Sample, characters
 
 PLACES = 5
 """The number of places that are kept of each kind of what was left out."""
@@ -71,8 +71,8 @@ class ReadingReport:
     def add(self, kind: str, piece: Piece) -> None:
         """Count a piece of a file of this kind."""
         match piece:
-            case Cut(what, characters, place):
-                _of(self.cut, what).add(characters, place)
+            case Cut(what, size, place):
+                _of(self.cut, what).add(size, place)
             case Skipped(what, place):
                 _of(self.skipped, what).add(0, place)
             case Remark(what, place):
@@ -83,7 +83,7 @@ class ReadingReport:
             case Document():
                 _of(self.documents, kind).add(len(piece.text))
             case _:
-                _of(self.documents, kind).add(_characters(piece))
+                _of(self.documents, kind).add(characters(piece))
 
     def add_file(self, kind: str, path: str, pieces: Iterable[Piece]) -> None:
         """Count a file that was read, with all its pieces."""
@@ -137,7 +137,7 @@ def of_samples(
     """Report samples that no format made, from these files if from any."""
     report = ReadingReport()
     for sample in samples:
-        _of(report.documents, kind).add(_characters(sample))
+        _of(report.documents, kind).add(characters(sample))
     for path in files:
         report.add_file(kind, path, ())
     return report
@@ -145,11 +145,3 @@ def of_samples(
 
 def _of(counts: dict[str, Counted], key: str) -> Counted:
     return counts.setdefault(key, Counted())
-
-
-def _characters(sample: Mapping[str, Any]) -> int:
-    """Count the characters of a sample's texts."""
-    messages = sample.get("messages") or []
-    texts = [message.get("content") or "" for message in messages]
-    texts += [sample[n] for n in ("text", "prompt", "completion") if n in sample]
-    return sum(map(len, texts))

@@ -14,7 +14,7 @@ from typing import Any
 
 from comigs_mlx.data import tool_calls
 from comigs_mlx.data.reading import is_blank
-from comigs_mlx.data.splits import Placed, Sample
+from comigs_mlx.data.splits import Placed, Sample, texts
 from comigs_mlx.errors import DataError
 
 COLUMNS = (("prompt", "completion"), ("messages",), ("text",))
@@ -133,14 +133,9 @@ def _normalised(row: Any) -> Any:
 
 def _is_empty(sample: Sample) -> bool:
     """Tell whether a sample holds nothing to learn."""
-    messages = sample.get("messages", [])
-    if any(message.get("tool_calls") for message in messages):
+    if any(message.get("tool_calls") for message in sample.get("messages", [])):
         return False
-    texts = [message.get("content") or "" for message in messages]
-    texts += [
-        sample[name] for name in ("text", "prompt", "completion") if name in sample
-    ]
-    return all(map(is_blank, texts))
+    return all(map(is_blank, texts(sample)))
 
 
 def columns_of(row: Any) -> tuple[str, ...] | None:

@@ -48,6 +48,17 @@ def place(sample: Sample) -> str:
     return sample.place if isinstance(sample, Placed) else ""
 
 
+def texts(sample: Sample) -> list[str]:
+    """Return what a sample says, text by text, without roles and tools."""
+    said = [message.get("content") or "" for message in sample.get("messages") or []]
+    return said + [sample[n] for n in ("text", "prompt", "completion") if n in sample]
+
+
+def characters(sample: Sample) -> int:
+    """Count the characters of what a sample says."""
+    return sum(map(len, texts(sample)))
+
+
 SPLITS = ("train", "valid", "test")
 """The three splits: for the experts, for the routers, and for measuring only."""
 

@@ -31,10 +31,10 @@ from comigs_mlx.inference.generation import (
     TokenDetails,
     chunk_tokens,
     logits_processors_of,
+    most_tokens,
     sampler_of,
 )
 from comigs_mlx.inference.prompt_cache import PromptCache
-from comigs_mlx.inference.prompts import room
 from comigs_mlx.inference.replies import SpokenToken
 from comigs_mlx.inference.settings import SEEDS, Settings, StopTexts
 from comigs_mlx.model.base import Base
@@ -104,11 +104,9 @@ class Answer:
                 for the model.
             ModelError: If the model does not know a token.
         """
-        settings.check()
-        base.check_tokens(list(settings.logit_bias), "the logit bias")
         self.prompt, self.settings, self.likeliest = list(prompt), settings, likeliest
         self.cached = 0
-        self.most = min(settings.max_tokens, room(base, self.prompt))
+        self.most = most_tokens(base, self.prompt, settings)
         self._texts = StopTexts(settings.stop) if settings.stop else None
         self._letters = base.tokenizer.detokenizer
 

@@ -228,6 +228,19 @@ def _until_stop(stream: Any, words: tuple[str, ...]) -> Iterator[Any]:
                 return
 
 
+def most_tokens(base: Base, prompt: Sequence[int], settings: Settings) -> int:
+    """How many tokens an answer may have, once it is known that it can be made.
+
+    Raises:
+        ConfigError: If a setting cannot work, or the prompt is empty or too long for
+            the model.
+        ModelError: If the model does not know a token.
+    """
+    settings.check()
+    base.check_tokens(list(settings.logit_bias), "the logit bias")
+    return min(settings.max_tokens, room(base, prompt))
+
+
 class Generation:
     """One answer: iterate over it for tokens, then ask for its trace.
 
@@ -265,11 +278,9 @@ class Generation:
                 for the model.
             ModelError: If the model does not know a token.
         """
-        settings.check()
-        base.check_tokens(list(settings.logit_bias), "the logit bias")
         self.base, self.mixture, self.prompt = base, mixture, list(prompt)
         self.settings, self.tokens = settings, list[SpokenToken]()
-        self._most = min(settings.max_tokens, room(base, self.prompt))
+        self._most = most_tokens(base, self.prompt, settings)
         self._watch, self._details = watch, details
         self._tilt = tilts.of_settings(mixture, settings)
         self._prompts = prompts

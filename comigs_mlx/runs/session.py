@@ -15,7 +15,6 @@ from comigs_mlx.config import read_yaml, to_dict
 from comigs_mlx.data.batches import BatchSource, sampled_batches, training_batches
 from comigs_mlx.data.cache import TokenCache
 from comigs_mlx.data.content import Content, naming_split, tokenised, tokens_digest
-from comigs_mlx.data.duplicates import text_of
 from comigs_mlx.data.identity import (
     content_digest,
     depends_on_date,
@@ -23,7 +22,7 @@ from comigs_mlx.data.identity import (
 )
 from comigs_mlx.data.preview import Preview, described
 from comigs_mlx.data.reading_progress import in_sentences
-from comigs_mlx.data.splits import SPLITS, Sample, Splits, load_splits
+from comigs_mlx.data.splits import SPLITS, Sample, Splits, characters, load_splits
 from comigs_mlx.errors import ConfigError, RunError
 from comigs_mlx.messages import Note, Say
 from comigs_mlx.model import params
@@ -278,7 +277,7 @@ def _described(
     known = trained_secrets.read(folder.path)
     if config.resume and known is not None and known.data == digest:
         return None
-    size = sum(len(text_of(s)) for name in SPLITS for s in getattr(splits, name))
+    size = sum(characters(s) for name in SPLITS for s in getattr(splits, name))
     if size > LONG_TEXT:
         say(f"looking for secrets and duplicates in {size:,} characters")
     return described(splits, texts, thorough=False)

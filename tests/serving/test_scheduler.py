@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from comigs_mlx.inference import batch as batches
+from comigs_mlx.inference import generation
 from comigs_mlx.inference.replies import SpokenToken
 from comigs_mlx.inference.settings import Settings
 from comigs_mlx.serving import scheduler as schedulers
@@ -20,7 +21,7 @@ OPTIONS = {"specialists": 2, "learning_rate": 0.05}
 @pytest.fixture(autouse=True)
 def _endless(monkeypatch):
     """No answer ends because the tiny model's context is full."""
-    monkeypatch.setattr(batches, "room", lambda base, prompt: 10**6)
+    monkeypatch.setattr(generation, "room", lambda base, prompt: 10**6)
 
 
 def request(tokens=4, words="Dear diary"):

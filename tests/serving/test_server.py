@@ -16,7 +16,7 @@ import pytest
 
 from comigs_mlx import serve
 from comigs_mlx.errors import ConfigError
-from comigs_mlx.inference import batch as batches
+from comigs_mlx.inference import generation
 from comigs_mlx.inference.chat_engine import ChatEngine, Settings
 from comigs_mlx.serving.access import Access
 from comigs_mlx.serving.catalogue import Catalogue
@@ -282,7 +282,7 @@ class TestCrowd:
     @pytest.fixture(autouse=True)
     def _endless(self, monkeypatch):
         """No answer ends because the tiny model's context is full."""
-        monkeypatch.setattr(batches, "room", lambda base, prompt: 10**6)
+        monkeypatch.setattr(generation, "room", lambda base, prompt: 10**6)
 
     def test_who_leaves_frees_the_place(self, runs):
         with serving(runs, parallel=1, waiting=1) as server:

@@ -31,9 +31,7 @@ SPEAKERS = {"user": "you", "assistant": "ChatGPT"}
 
 def matches(file: FileHead) -> bool:
     """Tell whether a file holds conversations as trees of messages."""
-    head = file.head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    keys = (b'"mapping"', b'"parent"', b'"children"')
-    return head[:1] in (b"[", b"{") and all(key in head for key in keys)
+    return file.is_json_with(b'"mapping"', b'"parent"', b'"children"')
 
 
 def read(path: Path, reading: Reading) -> Iterator[Piece]:

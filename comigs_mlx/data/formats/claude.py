@@ -28,10 +28,7 @@ SPEAKERS = {"human": "you", "assistant": "Claude"}
 
 def matches(file: FileHead) -> bool:
     """Tell whether a file holds conversations made of chat_messages."""
-    head = file.head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    return head[:1] in (b"[", b"{") and all(
-        key in head for key in (b'"uuid"', b'"chat_messages"')
-    )
+    return file.is_json_with(b'"uuid"', b'"chat_messages"')
 
 
 def read(path: Path, reading: Reading) -> Iterator[Piece]:

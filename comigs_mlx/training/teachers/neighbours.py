@@ -31,8 +31,8 @@ import numpy.typing as npt
 from comigs_mlx.config import option
 from comigs_mlx.data.batches import Batch
 from comigs_mlx.model.embedding import Vector, embedded
-from comigs_mlx.model.selection import Selection
 from comigs_mlx.training.evaluation import Evaluator
+from comigs_mlx.training.losses import token_losses
 
 Floats = npt.NDArray[np.float32]
 
@@ -76,13 +76,12 @@ class Teacher:
         tokens = mx.array(batch.tokens)
         self._evaluator.mixture.tables.check_tokens(batch.tokens)
         vectors = embedded(self._evaluator.mixture, tokens[:, :-1], mask)
-        good = used & self._routed_well(batch, counted)
+        losses, means = self._routed(tokens, mask)
+        good = used & (losses < self._alone(batch, counted))
         near = neighbours(
             vectors, good, self._options.nearest, self._options.sigma
         ) * used[:, None].astype(np.float32)
-        _, routing = self._evaluator.mixture.body(tokens[:, :-1])
-        means = window_means(routing.probabilities, mx.array(mask))
-        shares = np.einsum("ij,lje->lie", near, np.array(means))
+        shares = np.einsum("ij,lje->lie", near, means)
         shares[: max(len(shares) - self._options.blocks, 0)] = 0
         return shares[:, :, None]
 
@@ -94,16 +93,28 @@ class Teacher:
         means = window_means(probabilities, mask)[..., None, :]
         return taught * ((means - target) ** 2).sum(-1)
 
-    def _routed_well(self, batch: Batch, counted: Floats) -> npt.NDArray[np.bool_]:
-        """Tell of which windows the mixture is better than each expert alone."""
+    def _routed(self, tokens: mx.array, mask: Floats) -> tuple[Floats, Floats]:
+        """Let the router choose: the mean loss of each window, `[B]` nats, and its mean
+        probabilities, `[layers, B, E]`.
+        """
+        mixture = self._evaluator.mixture
+        with mixture.selected("auto"):
+            hidden, routing = mixture.body(tokens[:, :-1])
+        losses = token_losses(mixture.head, hidden, tokens[:, 1:])
+        counted = mx.array(mask)
+        means = window_means(routing.probabilities, counted)
+        return np.array((losses * counted).sum(1) / counted.sum(1)), np.array(means)
+
+    def _alone(self, batch: Batch, counted: Floats) -> Floats:
+        """The mean loss of each window under the best expert alone, `[B]` nats."""
         experts = self._evaluator.mixture.options.experts
-        alone = [tuple(map(float, row)) for row in np.eye(experts)]
-        selections: list[Selection] = ["auto", *alone]
+        each = (tuple(map(float, row)) for row in np.eye(experts))
         losses = [
             (self._evaluator.batch_losses(batch, one)[0] * batch.mask).sum(1) / counted
-            for one in selections
+            for one in each
         ]
-        return np.array(losses[0] < np.min(losses[1:], axis=0))
+        least: Floats = np.min(losses, axis=0)
+        return least
 
 
 def window_means(probabilities: mx.array, mask: mx.array) -> mx.array:
