@@ -325,8 +325,8 @@ def _add_option(target: Any, field: dataclasses.Field[Any], hint: Any) -> None:
     kind, _ = _alternatives(hint)
     add = functools.partial(target.add_argument, *_flags(field), dest=field.name)
     text = field.metadata["help"].replace("%", "%%")
-    if field.default not in (None, (), dataclasses.MISSING):
-        text += f" (default: {_shown(field.default)})"
+    if default := _shown(field.default):
+        text += f" (default: {default})"
     metavar = field.metadata["metavar"] or field.name.upper()
     if kind is bool:
         add(action=argparse.BooleanOptionalAction, help=text)
@@ -348,13 +348,16 @@ def markdown(kind: type[Any]) -> str:
     rows = ["| option | default | meaning |", "|---|---|---|"]
     for field in leaves(kind):
         flag = " or ".join(f"`{flag}`" for flag in _flags(field))
-        empty = field.default in (None, "", ())
-        default = "" if empty else f"`{_shown(field.default)}`"
+        shown = _shown(field.default)
+        default = f"`{shown}`" if shown else ""
         rows.append(f"| {flag} | {default} | {field.metadata['help']} |")
     return "\n".join(rows)
 
 
 def _shown(default: Any) -> str:
+    """A default as a user would type it; empty where there is none."""
+    if default is None or default is dataclasses.MISSING:
+        return ""
     if isinstance(default, bool):
         return "on" if default else "off"
     return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)

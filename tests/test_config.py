@@ -53,6 +53,7 @@ class Ship:
     home_port: str | None = option(None, "where it belongs", also="haven")
     armed: bool = option(False, "with a cannon")
     fast: bool = option(True, "leave at once")
+    cargo: str = option("", "in the hold")
     engine: Engine = group(Engine)
 
     def problems(self):
@@ -153,6 +154,9 @@ class TestHelp:
         ):
             assert shown in text
         assert "None" not in text
+
+    def test_an_option_without_a_value_shows_no_default(self, text):
+        assert "(default: )" not in text
 
     def test_usage_group_and_docstring_are_there(self, text):
         assert "usage: python -m ship" in text

@@ -150,13 +150,14 @@ def _unquoted(text: str) -> str:
     """
     kept, at = [], 0
     for match in WROTE.finditer(text):
-        if not re.search(r"\d", match[0]):
-            continue  # those of mail programs have a date
         below = match.end()
         while text.startswith("\n", below):
             below += 1
+        marked = text.startswith(">", below)
+        if not (marked or re.search(r"\d", match[0])):
+            continue  # those of mail programs have a date
         kept += [text[at : match.start()].rstrip(), "\n\n"]
-        at = below if text.startswith(">", below) else len(text)
+        at = below if marked else len(text)
         if at == len(text):
             break
     lines = "".join([*kept, text[at:]]).split("\n")

@@ -265,6 +265,12 @@ def test_signatures_go(signature: str) -> None:
     assert [cut.what for cut in cuts] == ["signatures"]
 
 
+def test_a_line_before_quoted_lines_needs_no_date() -> None:
+    words, cuts = own_words("Yes.\n\nOn Mon, Ole wrote:\n> a\n> b\n", "", "m")
+    assert words == "Yes."
+    assert [cut.what for cut in cuts] == ["quotes"]
+
+
 @pytest.mark.parametrize(
     "text",
     [
