@@ -14,6 +14,7 @@ from .actions.chat import ChatActions, CompareActions
 from .actions.routing import RoutingActions
 from .actions.share import ShareActions
 from .actions.train import TrainActions
+from .frame import CHAT, SHARE, TRAIN, Frame
 from .model_queue import ModelQueue
 from .options import AppConfig
 from .tabs import chat, compare, routing, share, train
@@ -36,19 +37,20 @@ def build(config: AppConfig, model_queue: ModelQueue) -> gr.Blocks:
     ) as page:
         run = _head(config, model_queue)
         advice = html("advice")
-        with gr.Tabs(elem_id="tabs"):
-            with gr.Tab("Chat", id="chat"):
-                kept = chat.build(talking, run)
+        with gr.Tabs(elem_id="tabs") as tabs:
+            frame = Frame(page, run, tabs)
+            with gr.Tab("Chat", id=CHAT):
+                kept = chat.build(talking, frame)
             with gr.Tab("Routing", id="routing"):
                 scoring = RoutingActions(model_queue, folder, config.model)
-                other = routing.build(scoring, run)
+                other = routing.build(scoring, frame)
             with gr.Tab("Compare", id="compare"):
-                compare.build(CompareActions(talking), run)
-            with gr.Tab("Train", id="train"):
+                compare.build(CompareActions(talking), frame)
+            with gr.Tab("Train", id=TRAIN):
                 training = TrainActions(folder, config.local, model_queue)
-                trainings, form = train.build(training, config.model, page)
-            with gr.Tab("Share", id="share"):
-                federation = share.build(ShareActions(folder), run, page)
+                trainings, form = train.build(training, config.model, frame)
+            with gr.Tab("Share", id=SHARE):
+                federation = share.build(ShareActions(folder), frame)
         kept = {"run": run, **kept, **form, **federation}
         lists = [run, other, advice, trainings]
         _runs(config, page, kept, lists, training.names)

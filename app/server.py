@@ -13,6 +13,7 @@ import gradio as gr
 
 from .options import USER, AppConfig, spelled
 
+STYLES = ("page.css", "chat.css", "train.css", "share.css")
 SCRIPTS = ("tokens.js", "detail.js", "feed.js", "routing.js")
 """In the order in which they build on one another."""
 
@@ -162,7 +163,7 @@ def launch(page: gr.Blocks, config: AppConfig, block: bool = True) -> str:
         auth=None if password is None else sign_in(password),
         app_kwargs={"middleware": [Middleware(Gate, names=names)]},
         theme=theme(),
-        css=_static("page.css"),
+        css="".join(map(_static, STYLES)),
         head=head(),
         share=False,
         quiet=True,

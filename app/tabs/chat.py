@@ -8,6 +8,7 @@ import gradio as gr
 
 from .. import chat_settings
 from ..actions.chat import ChatActions
+from ..frame import Frame
 from .parts import QUIET, drawing, element, with_warnings
 
 EMPTY = (
@@ -16,12 +17,12 @@ EMPTY = (
 )
 
 
-def build(actions: ChatActions, run: gr.Dropdown) -> dict[str, Any]:
+def build(actions: ChatActions, frame: Frame) -> dict[str, Any]:
     """Put the Chat tab on the page.
 
     Args:
         actions: What its buttons do.
-        run: The choice of run, above all tabs.
+        frame: The page around it.
 
     Returns:
         The widgets whose values outlive a reload, by name.
@@ -62,7 +63,7 @@ def build(actions: ChatActions, run: gr.Dropdown) -> dict[str, Any]:
         trace_file = gr.Button("Save as JSON", elem_id="save-json", min_width=90)
     with gr.Accordion("Settings", open=False):
         temperature, top_p, most, system = drawing()
-    chosen = [run, experts, blend, temperature, top_p, most, system]
+    chosen = [frame.run, experts, blend, temperature, top_p, most, system]
 
     @with_warnings
     def command(session: Any, data: gr.EventData, *values: Any) -> Any:

@@ -7,12 +7,13 @@ from typing import Any
 import gradio as gr
 
 from ..actions.chat import CompareActions
+from ..frame import Frame
 from .parts import QUIET, drawing, element, with_warnings
 
 EMPTY = "One prompt, answered by the base model, each side alone, and the mixture."
 
 
-def build(actions: CompareActions, run: gr.Dropdown) -> None:
+def build(actions: CompareActions, frame: Frame) -> None:
     """Put the Compare tab on the page; see `tabs.chat.build`."""
     text = gr.Textbox(label="Prompt", lines=1, max_lines=8, elem_id="compare-prompt")
     with gr.Row(elem_classes="cm-buttons"):
@@ -26,7 +27,7 @@ def build(actions: CompareActions, run: gr.Dropdown) -> None:
         {"changes": actions.changes},
         "cm-feed cm-columns",
     )
-    chosen = [run, temperature, top_p, most, system]
+    chosen = [frame.run, temperature, top_p, most, system]
 
     @with_warnings
     def compare(session: Any, words: Any, *values: Any) -> Any:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import gradio as gr
 
 from ..actions.routing import RoutingActions
+from ..frame import Frame
 from .parts import QUIET, SLOW, element, html, with_warnings
 
 
-def build(actions: RoutingActions, run: gr.Dropdown) -> gr.Dropdown:
+def build(actions: RoutingActions, frame: Frame) -> gr.Dropdown:
     """Put the Routing tab on the page.
 
     Args:
         actions: What its buttons do.
-        run: The choice of run, above all tabs.
+        frame: The page around it.
 
     Returns:
         Its second choice of run, to be filled like the first.
@@ -26,6 +27,9 @@ def build(actions: RoutingActions, run: gr.Dropdown) -> gr.Dropdown:
     told_wait = html("routing-wait")
     view = element("routing", "", {}, "cm-routing")
     score.click(actions.waiting, None, told_wait, **QUIET).then(
-        with_warnings(actions.score), [text, run, other, other_run], [view], **SLOW
+        with_warnings(actions.score),
+        [text, frame.run, other, other_run],
+        [view],
+        **SLOW,
     ).then(lambda: "", None, told_wait, **QUIET)
     return other_run

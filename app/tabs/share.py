@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from ..actions.share import ShareActions
+from ..frame import Frame
 from .parts import QUIET, SLOW, html, with_problem_html, with_warnings
 
 WHAT_LEAVES = (
@@ -19,17 +20,17 @@ WHAT_LEAVES = (
 )
 
 
-def build(actions: ShareActions, run: gr.Dropdown, page: gr.Blocks) -> dict[str, Any]:
+def build(actions: ShareActions, frame: Frame) -> dict[str, Any]:
     """Put the Share tab on the page.
 
     Args:
         actions: What its buttons do.
-        run: The choice of run, above all tabs.
-        page: Shows the history when it is opened.
+        frame: The page around it.
 
     Returns:
         The widgets whose values outlive a reload, by name.
     """
+    run, page = frame.run, frame.page
     gr.Markdown(WHAT_LEAVES)
     with gr.Row():
         uri = gr.Textbox(

@@ -12,6 +12,7 @@ from comigs_mlx.errors import ConfigError
 
 from .. import words
 from ..actions.train import ADVANCED, SIMPLE, TrainActions, defaults, names_of
+from ..frame import Frame
 from .parts import QUIET, SLOW, html, with_problem_html, with_warnings
 
 EACH = 2.0
@@ -22,14 +23,14 @@ DEFAULTS = {name: default for name, default, _ in defaults()}
 
 
 def build(
-    actions: TrainActions, model: str, page: gr.Blocks
+    actions: TrainActions, model: str, frame: Frame
 ) -> tuple[gr.Dropdown, dict[str, Any]]:
     """Put the Train tab on the page.
 
     Args:
         actions: What its buttons do.
         model: Base model to begin with.
-        page: Finds a training again when it is opened.
+        frame: The page around it.
 
     Returns:
         The choice of trainings, and the widgets whose values outlive a reload, by name.
@@ -44,7 +45,7 @@ def build(
             start = gr.Button("Start training", variant="primary", elem_id="start")
             cost = html("cost")
         with gr.Column():
-            run = _under_way(actions, page)
+            run = _under_way(actions, frame.page)
     names = list(options)
 
     @with_warnings
