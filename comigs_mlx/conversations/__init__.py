@@ -1,0 +1,1 @@
+"""What is said with a model: kept, rendered, and laid over with who spoke."""
