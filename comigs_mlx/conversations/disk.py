@@ -55,7 +55,7 @@ class Summary:
 
     Attributes:
         id: The conversation's id.
-        title: The title.
+        title: The title that a list shows.
         changed: The time at which something was last said, in seconds since 1970.
         run: The name of the run that spoke last; "" where none did.
     """
