@@ -1,1 +1,1 @@
-"""What is said with a model: kept, rendered, and laid over with who spoke."""
+"""What was said with a model: kept, drawn and given away as files; no MLX, no page."""
