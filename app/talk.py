@@ -360,6 +360,7 @@ class Talk:
             "layers": len(answer.layers),
             "can_tint": bool(answer.experts) and answer.count > 0,
             "remark": answer.remark,
+            "left_out": 0 if self.conversation.first else answer.left_out,
             "problem": answer.problem,
             "rating": answer.rating,
             "can_continue": not live and can_go_on(turn),

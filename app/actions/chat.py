@@ -100,6 +100,11 @@ class ChatActions:
         self._talk(question).show(question.get("turn"))
         return {}
 
+    def leave_out(self, question: Any) -> dict[str, Any]:
+        """Have the model no longer read what was left out before a `turn`."""
+        self._talk(question).leave_out(question.get("turn"))
+        return {}
+
     def save(self, question: Any) -> dict[str, str]:
         """A conversation as a file, which the page keeps and no folder here does.
 

@@ -55,7 +55,8 @@ def build(actions: ChatActions, frame: Frame) -> dict[str, Any]:
 
 def _conversation(actions: ChatActions) -> gr.HTML:
     served = ("changes", "whole", "marks", "token", "source", "stop", "rate", "show")
-    functions = {name: getattr(actions, name) for name in (*served, "save")}
+    more = ("leave_out", "save")
+    functions = {name: getattr(actions, name) for name in (*served, *more)}
     return element("talk", "", functions, "cm-talk")
 
 
