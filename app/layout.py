@@ -43,7 +43,6 @@ def build(config: AppConfig, model_queue: ModelQueue) -> gr.Blocks:
             with gr.Tab("Chat", id=CHAT):
                 with views.place(views.TALK):
                     kept = chat.build(talking, frame)
-                    views.doors()
                 given = (model_queue, folder, config.model)
                 drawing = [kept[name] for name in views.DRAWING]
                 compare.build(CompareActions(*given), frame, drawing)

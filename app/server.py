@@ -19,11 +19,11 @@ WHOLE_STYLES = ("views.css",)
 
 SCRIPTS = (
     "tokens.js",
-    "detail.js",
     "feed.js",
     "marks.js",
     "drawer.js",
     "views.js",
+    "talk.js",
     "compare.js",
     "look.js",
 )

@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "comigs_mlx"
 
 ROOMS = (
     "benchmark",
+    "conversations",
     "data",
     "diagnosis",
     "exports",

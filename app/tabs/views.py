@@ -17,12 +17,3 @@ DRAWING = ("temperature", "top_p", "max_tokens", "system")
 def place(name: str) -> gr.Column:
     """The column of a view, to be filled: `with place(COMPARE): ...`."""
     return gr.Column(elem_id=f"view-{name}", elem_classes="cm-view")
-
-
-def doors() -> None:
-    """Buttons of the talk that open the other views."""
-    with gr.Row(elem_classes="cm-doors"):
-        compare = gr.Button("Compare all four", elem_id="open-compare", size="sm")
-        look = gr.Button("Look at a text", elem_id="open-look", size="sm")
-    compare.click(None, js="() => { window.comigs.compare.open(); }")
-    look.click(None, js="() => { window.comigs.look.open(); }")
