@@ -10,14 +10,15 @@ import gradio as gr
 
 from . import render
 from .actions import runs
-from .actions.chat import ChatActions, CompareActions
-from .actions.routing import RoutingActions
+from .actions.chat import ChatActions
+from .actions.compare import CompareActions
+from .actions.look import LookActions
 from .actions.share import ShareActions
 from .actions.train import TrainActions
 from .frame import CHAT, SHARE, TRAIN, Frame
 from .model_queue import ModelQueue
 from .options import AppConfig
-from .tabs import chat, compare, routing, share, train
+from .tabs import chat, compare, look, share, train, views
 from .tabs.parts import QUIET, element, html, remembered, restoring
 
 TITLE = "comigs_mlx"
@@ -40,19 +41,19 @@ def build(config: AppConfig, model_queue: ModelQueue) -> gr.Blocks:
         with gr.Tabs(elem_id="tabs") as tabs:
             frame = Frame(page, run, tabs)
             with gr.Tab("Chat", id=CHAT):
-                kept = chat.build(talking, frame)
-            with gr.Tab("Routing", id="routing"):
-                scoring = RoutingActions(model_queue, folder, config.model)
-                other = routing.build(scoring, frame)
-            with gr.Tab("Compare", id="compare"):
-                compare.build(CompareActions(talking), frame)
+                with views.place(views.TALK):
+                    kept = chat.build(talking, frame)
+                given = (model_queue, folder, config.model)
+                drawing = [kept[name] for name in views.DRAWING]
+                compare.build(CompareActions(*given), frame, drawing)
+                look.build(LookActions(*given), frame)
             with gr.Tab("Train", id=TRAIN):
                 training = TrainActions(folder, config.local, model_queue)
                 trainings, form = train.build(training, config.model, frame)
             with gr.Tab("Share", id=SHARE):
                 federation = share.build(ShareActions(folder), frame)
         kept = {"run": run, **kept, **form, **federation}
-        lists = [run, other, advice, trainings]
+        lists = [run, advice, trainings]
         _runs(config, page, kept, lists, training.names)
     return page
 
@@ -96,12 +97,12 @@ def _runs(
         config: Knows the folder of runs.
         page: Being built.
         kept: Widgets whose values the browser keeps, by name.
-        lists: The choice of run, that of a second one, the advice, and the trainings.
+        lists: The choice of run, the advice, and the trainings.
         trainings: Their names.
     """
     folder = config.runs_folder
     state, known = remembered(page, kept), gr.State(None)
-    run, other, advice, training = lists
+    run, advice, training = lists
     others = {name: box for name, box in kept.items() if name != "run"}
 
     built = run.value
@@ -117,34 +118,30 @@ def _runs(
     def watch(before: Any, value: Any) -> Any:
         now = runs.overview(folder)
         if now.as_dict() == before:
-            return [gr.skip()] * 5
+            return [gr.skip()] * 4
         value, told = runs.news(before, now, value)
         for sentence in told:
             gr.Info(escape(sentence))
         named = gr.update(choices=trainings())
         return [*_lists(now, value, _advice(folder)), named, now.as_dict()]
 
-    page.load(opened, state, [run, other, advice, known], **QUIET)
+    page.load(opened, state, [run, advice, known], **QUIET)
     boxes = list(others.values())
     page.load(None, [state, *boxes], boxes, js=restoring(others), **QUIET)
-    gr.Timer(EACH).tick(
-        watch, [known, run], [run, other, advice, training, known], **QUIET
-    )
+    gr.Timer(EACH).tick(watch, [known, run], [run, advice, training, known], **QUIET)
 
 
 def _lists(now: runs.Overview, value: str | None, advice: str) -> list[Any]:
-    """Updates of the choice of run, of that of a second one, and of the advice.
+    """Updates of the choice of run and of the advice.
 
     Args:
         now: The runs there are.
         value: The run to choose; None leaves the choice as it is.
         advice: HTML.
     """
-    found = now.choices
     chosen: dict[str, Any] = {} if value is None else {"value": value}
     return [
-        gr.update(choices=found, **chosen),
-        gr.update(choices=[("the same run", ""), *found[1:]]),
+        gr.update(choices=now.choices, **chosen),
         advice,
     ]
 

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import random
-import threading
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from comigs_mlx.conversations.store import Store
 from comigs_mlx.errors import ConfigError
 
-from .. import chat_settings, render
-from ..chat import check, finish, speak
+from .. import chat_settings
 from ..chat_settings import ReplyOptions
-from ..feed import Feed
-from ..kept_replies import Reply
 from ..model_queue import ModelQueue
 from ..sessions import Sessions, secret
 from ..talk import Talk
 from . import runs
-
-COMPARED = ("base", "generalist", "specialist", "auto")
-"""Expert selections side by side, in this order."""
 
 MOST_TITLE = 200
 """Characters of a title that somebody gives."""
@@ -206,102 +198,6 @@ class ChatActions:
             raise ConfigError("This page is out of date: reload it.")
         talk: Talk = self.talks.find(question.get("id"))
         return talk
-
-
-class Comparison:
-    """One prompt, answered by every selection in turn, with one seed."""
-
-    def __init__(self, model_queue: ModelQueue):
-        self.feed = Feed.fresh()
-        self._model_queue = model_queue
-        self._stop = threading.Event()
-
-    def ask(self, text: Any, settings: ReplyOptions) -> None:
-        """Have a prompt answered by all.
-
-        Raises:
-            ConfigError: If answers are under way, or the prompt is empty or too long.
-        """
-        settings.check()
-        text = check(text)
-        if self.feed.active:
-            raise ConfigError("Answers are under way: wait for them, or stop them.")
-        self.feed = feed = self.feed.successor()
-        stop = self._stop = threading.Event()
-        feed.tell(render.busy(self._model_queue.queue), True)
-        messages = [{"role": "user", "content": text}]
-        seeded = replace(settings, seed=random.randrange(2**31))
-
-        def job(engine: Any) -> None:
-            info = engine.choose(settings.run, settings.model, stop=stop.is_set)
-            for name in COMPARED:
-                if stop.is_set():
-                    break
-                if name in info.selections:
-                    speaking = replace(seeded, experts=name)
-                    speak(engine, speaking, messages, feed, Reply(), stop)
-
-        done = self._model_queue.submit("Comparing", job)
-        done.add_done_callback(lambda ended: finish(feed, ended))
-
-    def stop(self) -> None:
-        """End what is under way."""
-        self._stop.set()
-
-    @property
-    def extras(self) -> dict[str, Any]:
-        """Nothing beside the answers."""
-        return {}
-
-
-class CompareActions:
-    """What the Compare tab does; see `ChatActions`."""
-
-    def __init__(self, chat: ChatActions):
-        self._chat = chat
-        self.sessions = Sessions(
-            lambda name: Comparison(chat.model_queue),
-            needed=lambda one: one.feed.active,
-        )
-
-    def changes(self, question: Any) -> dict[str, Any]:
-        """What a page lacks."""
-        return answer(self.sessions, question)
-
-    def ask(self, session: dict[str, str], text: str, *chosen: Any) -> dict[str, str]:
-        """Have a prompt answered by all.
-
-        Args:
-            session: The element's value.
-            text: The prompt.
-            chosen: Run, temperature, top-p, max tokens, system prompt.
-        """
-        run, *drawing = chosen
-        settings = self._chat.options(run, "auto", 0, *drawing)
-        if settings.run is None:
-            raise ConfigError("Choose a run: the base model alone has no experts.")
-        self.sessions.find(session["id"]).ask(text, settings)
-        return touch(session)
-
-    def stop(self, session: dict[str, str]) -> None:
-        """End the answers under way."""
-        self.sessions.find(session["id"]).stop()
-
-
-def answer(sessions: Sessions, question: Any) -> dict[str, Any]:
-    """A page's question for what is new.
-
-    Raises:
-        ConfigError: If it is no such question.
-    """
-    numbers = ("epoch", "since")
-    if not isinstance(question, dict) or not all(
-        type(question.get(name)) is int for name in numbers
-    ):
-        raise ConfigError("expected id, epoch and since")
-    session = sessions.find(question.get("id"))
-    changes: dict[str, Any] = session.feed.changes(*(question[n] for n in numbers))
-    return {**changes, **session.extras}
 
 
 def touch(session: dict[str, Any]) -> dict[str, Any]:
