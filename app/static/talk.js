@@ -688,7 +688,10 @@
       const box = document.getElementById("settings");
       const open = box.classList.toggle("cm-open");
       gear.setAttribute("aria-expanded", String(open));
-      if (open) box.querySelector("input, textarea").focus();
+      box.tabIndex = -1;
+      box.setAttribute("role", "group");
+      box.setAttribute("aria-label", "Settings");
+      if (open) box.focus();
     },
 
     // What can be done with the whole conversation, and the other views.
