@@ -9,16 +9,15 @@ A turn was a message with its answer and all its tokens. The versions become bra
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from comigs_mlx.conversations import marks
 from comigs_mlx.conversations.answers import Answer, answer_from_json
-from comigs_mlx.conversations.tokens import STEP, Said, said_text
+from comigs_mlx.conversations.tokens import Said, said_text
 from comigs_mlx.conversations.tree import ASSISTANT, USER, Conversation, Turn
-from comigs_mlx.inference.trace import SPECIALIST
 
 FORMAT = 1
 
@@ -122,13 +121,6 @@ def _speaker(title: str) -> tuple[str, str]:
 
 
 def share(tokens: Sequence[Said], experts: Sequence[str]) -> float | None:
-    """The specialists' mean share of tokens, 0 to 1; None where nothing was routed."""
-    own = [i for i, name in enumerate(experts) if name.startswith(SPECIALIST)]
-    size = len(experts)
-    shares = []
-    for token in tokens:
-        whole = token.whole
-        if size and len(whole) % size == 0 and any(whole):
-            mine = sum(sum(whole[i::size]) for i in own)
-            shares.append(mine / (len(whole) // size) / STEP)
-    return math.fsum(shares) / len(shares) if shares else None
+    """The specialists' share of tokens, 0 to 1; None where nothing was routed."""
+    percent = marks.share(tokens, experts)
+    return None if percent is None else percent / 100
