@@ -132,10 +132,10 @@ class Disk:
             ConfigError: If they cannot be read.
         """
         values = _load(self._place(id) / TEXTS, FORMAT)
-        if values is None:
-            old = self._read_old(id)
-            return [] if old is None else old[0].texts
+        old = _load(self._old(id), version_1.FORMAT) if values is None else None
         try:
+            if values is None:
+                return [] if old is None else version_1.texts(old)
             return [str(turn["text"]) for turn in values["turns"]]
         except DAMAGED as error:
             raise unreadable(self._place(id), line(error)) from error
@@ -245,8 +245,7 @@ class Disk:
         """The line of a conversation, without a look at its turns: there are many."""
         values = _load(self._place(id) / TEXTS, FORMAT)
         if values is None:
-            old = self._read_old(id)
-            return None if old is None else Summary.of(old[0])
+            return self._old_summary(id)
         title, run = values.get("title"), values.get("run")
         changed = values.get("changed")
         if not isinstance(title, str) or not isinstance(run, str):
@@ -254,6 +253,17 @@ class Disk:
         if not isinstance(changed, (int, float)) or not abs(changed) < LATEST:
             return None
         return Summary(id, title, float(changed), run)
+
+    def _old_summary(self, id: str) -> Summary | None:
+        file = self._old(id)
+        values = _load(file, version_1.FORMAT)
+        try:
+            if values is None:
+                return None
+            title, run = version_1.title_and_run(values)
+            return Summary(id, title, file.stat().st_mtime, run)
+        except DAMAGED as error:
+            raise unreadable(file, line(error)) from error
 
     def _settle(self, id: str, turn: Turn) -> None:
         """End an answer that the end of a process cut off.

@@ -79,6 +79,33 @@ def read(
     return tree, tokens
 
 
+def texts(values: Mapping[str, Any]) -> list[str]:
+    """The texts of all messages and answers, without a look at anything else.
+
+    Raises:
+        KeyError, IndexError, TypeError: If there are none.
+    """
+    found: list[str] = []
+    for turn in values["turns"]:
+        tokens = (turn["reply"] or {}).get("tokens", [])
+        found += [str(turn["text"]), "".join(str(token[1]) for token in tokens)]
+    return found
+
+
+def title_and_run(values: Mapping[str, Any]) -> tuple[str, str]:
+    """The title, and the name of the run that spoke last, without a look at the rest.
+
+    Raises:
+        KeyError, IndexError, TypeError: If there are none.
+    """
+    replies = [values["turns"][number]["reply"] for number in values["shown"]]
+    last = (replies[-1] or {}) if replies else {}
+    title = values["title"]
+    if not isinstance(title, str):
+        raise TypeError("a title is a text")
+    return title, _speaker(str(last.get("title", "")))[1]
+
+
 def _place(tree: Conversation, old: Old, parent: int | None, tokens: Tokens) -> int:
     """Add a turn after another one; a message that is there has one answer more.
 
