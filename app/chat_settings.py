@@ -77,7 +77,7 @@ class ReplyOptions:
         if self.lean is not None and not abs(self.lean) <= MOST_LEAN:
             raise ConfigError(f"lean is from {-MOST_LEAN:g} to {MOST_LEAN:g}")
         limits = {"most_temperature": MOST_TEMPERATURE, "most_tokens": MOST_TOKENS}
-        raise_all(ConfigError, list(self.settings(()).problems(**limits)))
+        raise_all(ConfigError, list(self.settings((SPECIALIST,)).problems(**limits)))
 
     @property
     def title(self) -> str:

@@ -1,8 +1,8 @@
 """A conversation that is open: its answer under way, and what pages are told of it.
 
-A page says which version of the conversation it has, and is told what has changed since:
-turns by their number, and of an answer the blocks that are other than before. Weights
-stay here; a page asks for the one piece that somebody looks at.
+A page says which version of the conversation it has, and is told what has changed
+since: turns by their number, and of an answer the blocks that are other than before.
+Weights stay here; a page asks for the one piece that somebody looks at.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +31,7 @@ from .model_queue import ModelQueue, explain
 from .shown import ALL_LAYERS, Shown, token_details
 
 AT_ONCE = 8
-"""Turns at the end that an opened page gets whole; those above come when they are seen."""
+"""Turns at the end that an opened page gets whole; others come when they are seen."""
 
 MOST_TINTED = 1500
 """Tokens of an answer up to which it is tinted while it comes: ten times a second."""
@@ -121,7 +121,7 @@ class Talk:
             self._answer(user, options)
 
     def edit(self, turn: Any, text: Any, options: ReplyOptions) -> None:
-        """Ask in other words; the message that is there stays beside it, as a branch."""
+        """Ask in other words; the message that is there stays, as another branch."""
         options.check()
         text = check_message(text)
         with self._lock:
@@ -144,9 +144,32 @@ class Talk:
             if one.answer is None or not can_go_on(one):
                 raise ConfigError("This answer is whole: ask for more instead.")
             tokens = list(self._tokens_of(one))
-            self._begin(
-                Live(one, tokens, before=len(tokens), spent=one.answer.seconds), options
-            )
+            spent = one.answer.seconds
+            self._begin(Live(one, tokens, before=len(tokens), spent=spent), options)
+
+    def speaker(self, turn: Any) -> tuple[str, str, float]:
+        """Who gave an answer: the run, who of it spoke, and the lean."""
+        with self._lock:
+            answer = self.conversation.find(turn).answer
+            if answer is None:
+                raise ConfigError("Only answers can be continued.")
+            given = answer.settings
+            lean: Any = given.get("lean")
+            known = isinstance(lean, (int, float)) and not isinstance(lean, bool)
+            experts = str(given.get("experts", "auto"))
+            return answer.run, experts, float(lean) if known else 0.0
+
+    def leave_out(self, turn: Any) -> None:
+        """Have the model no longer read what was left out before an answer."""
+        with self._lock:
+            self._check_idle()
+            one = self.conversation.find(turn)
+            path = self.conversation.path()
+            if one.answer is None or not 0 < one.answer.left_out < len(path):
+                raise ConfigError("Nothing was left out before this answer.")
+            self.conversation.first = path[one.answer.left_out].id
+            self._touch(one.id)
+            self._save()
 
     def show(self, turn: Any) -> None:
         """Go on with a variant, as it was left."""
@@ -284,23 +307,21 @@ class Talk:
             ConfigError: If nothing has been said.
         """
         with self._lock:
-            if not self.conversation.turns:
+            kept = self.conversation
+            if not kept.turns:
                 raise ConfigError("There is nothing to save yet.")
-            answers = [t for t in self.conversation.path() if t.answer is not None]
-            name = filename(self.conversation.title)
-            if kind == "html":
-                tokens = {t.id: self._tokens_of(t) for t in answers}
-                text = export.to_html(self.conversation, tokens)
-                return {"name": f"{name}.html", "type": "text/html", "text": text}
-            if kind == "json":
-                text = export.to_json(self.conversation)
-                return {
-                    "name": f"{name}.json",
-                    "type": "application/json",
-                    "text": text,
-                }
-            text = export.to_markdown(self.conversation)
-            return {"name": f"{name}.md", "type": "text/markdown", "text": text}
+            answers = [t for t in kept.path() if t.answer is not None]
+            tokens = {t.id: self._tokens_of(t) for t in answers}
+            make: dict[Any, tuple[str, str, Callable[[], str]]] = {
+                "markdown": ("md", "markdown", lambda: export.to_markdown(kept)),
+                "html": ("html", "html", lambda: export.to_html(kept, tokens)),
+                "json": ("json", "json", lambda: export.to_json(kept)),
+            }
+            if kind not in make:
+                raise ConfigError("This page is out of date: reload it.")
+            ending, media, write = make[kind]
+            name = f"{filename(kept.title)}.{ending}"
+            return {"name": name, "type": f"text/{media}", "text": write()}
 
     def _payload(
         self, turn: Turn, since: int, tint: bool, later: bool = False
@@ -339,6 +360,7 @@ class Talk:
             "layers": len(answer.layers),
             "can_tint": bool(answer.experts) and answer.count > 0,
             "remark": answer.remark,
+            "left_out": 0 if self.conversation.first else answer.left_out,
             "problem": answer.problem,
             "rating": answer.rating,
             "can_continue": not live and can_go_on(turn),
@@ -525,7 +547,7 @@ class Talk:
 
 
 def can_go_on(turn: Turn) -> bool:
-    """Whether an answer ended before the model was done, and has words to go on from."""
+    """Whether an answer ended before the model was done, and has words to go on."""
     answer = turn.answer
     return (
         answer is not None

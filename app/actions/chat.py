@@ -92,6 +92,11 @@ class ChatActions:
         self._talk(question).show(question.get("turn"))
         return {}
 
+    def leave_out(self, question: Any) -> dict[str, Any]:
+        """Have the model no longer read what was left out before a `turn`."""
+        self._talk(question).leave_out(question.get("turn"))
+        return {}
+
     def save(self, question: Any) -> dict[str, str]:
         """A conversation as a file, which the page keeps and no folder here does.
 
@@ -153,7 +158,7 @@ class ChatActions:
         found, chosen = runs.find(self.folder, run), str(experts)
         if found is None and chosen in ("specialist", "generalist"):
             chosen = "base"  # the choice is for a model of one's own, and stays
-        leaning = chat_settings.number(lean, "lean") if lean is not None else 0
+        leaning = chat_settings.number(lean, "lean") if chosen == "auto" else 0
         return ReplyOptions(
             run=found,
             model=self.model,
@@ -162,9 +167,7 @@ class ChatActions:
             top_p=chat_settings.number(top_p, "top-p"),
             max_tokens=int(chat_settings.number(max_tokens, "max tokens")),
             system=str(system or ""),
-            lean=leaning
-            if leaning and found is not None and chosen == "auto"
-            else None,
+            lean=leaning if leaning and found is not None else None,
         )
 
     def send(self, session: dict[str, Any], text: Any, *chosen: Any) -> dict[str, Any]:
@@ -176,8 +179,10 @@ class ChatActions:
         self, session: dict[str, Any], order: dict[str, Any], *chosen: Any
     ) -> dict[str, Any]:
         """Retry, edit or continue, as the conversation's own buttons say."""
-        talk, options = self._talk(session), self.options(*chosen)
-        turn = order.get("turn")
+        talk, turn = self._talk(session), order.get("turn")
+        if order.get("do") == "continue":  # whoever began it goes on
+            chosen = (*talk.speaker(turn), *chosen[3:])
+        options = self.options(*chosen)
         if order.get("do") == "retry":
             talk.retry(turn, options)
         elif order.get("do") == "edit":

@@ -263,6 +263,10 @@
       this.foot.textContent = "";
       if (told.live) return;
       if (told.remark) add(this.foot, "p", "cm-remark", told.remark);
+      if (told.left_out) {
+        button(this.foot, { text: "Leave out the oldest turns from now on", className: "cm-plain-button",
+          act: () => talk.ask_for("leave_out", { turn: told.id }) });
+      }
       const bar = add(this.foot, "div", "cm-acts");
       this.figures(bar);
       pager(bar, talk, told);
@@ -647,6 +651,7 @@
       const message = this.composer();
       if (message) message.placeholder = run ? `Message ${run}` : "Message the untrained model";
       this.greet();
+      tools.refresh(this);
     }
   }
 
@@ -729,7 +734,8 @@
       if (!this.node) return;
       const replies = Array.from(talk.nodes.values()).filter((one) => one.told.role !== "user");
       const last = replies.reverse().find((one) => one.told.can_tint);
-      this.box.checked = talk.tint === null ? Boolean(last && last.told.routed) : talk.tint;
+      const learnt = last ? last.told.routed : Boolean(talk.run);
+      this.box.checked = talk.tint === null ? learnt : talk.tint;
       this.legend.classList.toggle("cm-on", this.box.checked && Boolean(last));
       const layers = last ? last.told.layers : 0;
       if (this.layers.options.length !== layers + 1) {

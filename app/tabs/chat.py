@@ -1,4 +1,4 @@
-"""Widgets of the Chat tab: the conversation fills the window, the message is below it."""
+"""Widgets of the Chat tab: the conversation fills the window, above the message."""
 
 from __future__ import annotations
 
@@ -40,9 +40,8 @@ def build(actions: ChatActions, frame: Frame) -> dict[str, Any]:
     chosen = [frame.run, experts, lean, temperature, top_p, most, system]
     _wire(actions, view, text, chosen)
     who = [frame.run, experts]
-    gr.on(
-        [frame.run.change, experts.change, frame.page.load], None, who, None, js=SPEAKS
-    )
+    changes = [frame.run.change, experts.change, frame.page.load]
+    gr.on(changes, None, who, None, js=SPEAKS)
     return {
         "experts": experts,
         "lean": lean,
@@ -56,7 +55,8 @@ def build(actions: ChatActions, frame: Frame) -> dict[str, Any]:
 
 def _conversation(actions: ChatActions) -> gr.HTML:
     served = ("changes", "whole", "marks", "token", "source", "stop", "rate", "show")
-    functions = {name: getattr(actions, name) for name in (*served, "save")}
+    more = ("leave_out", "save")
+    functions = {name: getattr(actions, name) for name in (*served, *more)}
     return element("talk", "", functions, "cm-talk")
 
 

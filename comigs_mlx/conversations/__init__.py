@@ -1,1 +1,1 @@
-"""What was said with a model: kept, drawn and given away as files; no MLX, no page."""
+"""What was said with a model: kept, rendered, laid over with who spoke; no MLX."""

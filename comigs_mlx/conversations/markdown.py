@@ -35,7 +35,6 @@ MOST_INSIDE = 24
 MEANT = re.compile(r"[\n\\`*_~\[\]!&<>|#]|https?://")
 HALF = re.compile("[\0\ud800-\udfff]")
 LANGUAGE = re.compile(r"[A-Za-z0-9+#._-]{1,30}")
-LEAD = re.compile(r"#+[ \t]*")
 
 Span = tuple[int, int, int]
 """Start and end in the text of a block, and the start in the source.
@@ -64,17 +63,22 @@ class Block:
     start: int
 
 
-def blocks(text: str) -> list[Block]:
+def blocks(text: str, growing: bool = False) -> list[Block]:
     """Render a whole text.
 
     Args:
         text: Anything at all; it takes time in proportion to its length.
+        growing: Whether more is coming: what its last line opens and does not close
+            (`**so`) is then shown as if it were closed.
     """
     source = _Source(text)
     if len(MEANT.findall(source.text)) > MOST_MARKS:
         return [_plain(source)] if text else []
     tokens = markup.block_tokens(source.text)
-    return [_block(source, part) for part in _outermost(tokens)]
+    # Where a line of text is what was written last, it may go on.
+    inner = (one for one in reversed(tokens) if one.nesting >= 0)
+    last = next(inner, None) if growing else None
+    return [_block(source, part, last) for part in _outermost(tokens)]
 
 
 class Rendering:
@@ -88,38 +92,41 @@ class Rendering:
         self.text = ""
         self.blocks: list[Block] = []
 
-    def show(self, text: str) -> int:
+    def show(self, text: str, growing: bool = False) -> int:
         """Take a new state of the text.
 
         Args:
             text: The whole text; it may also be another one than before.
+            growing: As of `blocks`.
 
         Returns:
             The index of the first block that may have changed.
         """
         grown = text.startswith(self.text) and len(self.blocks) > 2
         kept = len(self.blocks) - 2 if grown else 0
-        whole = len(MEANT.findall(text)) > MOST_MARKS
-        if whole or not kept:
-            kept, start = 0, 0
-        else:
-            start = self.blocks[kept].start
-        tail = blocks(text) if not start else _moved(blocks(text[start:]), start)
+        if len(MEANT.findall(text)) > MOST_MARKS:
+            kept = 0
+        start = self.blocks[kept].start if kept else 0
+        tail = _moved(blocks(text[start:], growing), start)
         self.text, self.blocks = text, [*self.blocks[:kept], *tail]
         return kept
 
 
 def _moved(some: Sequence[Block], by: int) -> list[Block]:
     """Blocks of a text that begins later in the source."""
-    return [
-        Block(
-            one.html,
-            tuple((start, end, source + by) for start, end, source in one.spans),
-            one.text,
-            one.start + by,
-        )
-        for one in some
-    ]
+    return (
+        list(some)
+        if not by
+        else [
+            Block(
+                one.html,
+                tuple((start, end, source + by) for start, end, source in one.spans),
+                one.text,
+                one.start + by,
+            )
+            for one in some
+        ]
+    )
 
 
 def units(text: str) -> int:
@@ -293,7 +300,8 @@ def _outermost(tokens: Sequence[Token]) -> Iterator[Sequence[Token]]:
             start = index + 1
 
 
-def _block(source: _Source, tokens: Sequence[Token]) -> Block:
+def _block(source: _Source, tokens: Sequence[Token], last: Token | None) -> Block:
+    """Render one block; `last` is the line that may still grow."""
     first = tokens[0].map[0] if tokens[0].map else 0
     writer = _Writer(source)
     cells: Iterator[_Origin] = iter(())
@@ -301,7 +309,8 @@ def _block(source: _Source, tokens: Sequence[Token]) -> Block:
         if token.type == "tr_open":
             cells = _of_row(source, tokens, index)
         elif token.type == "inline":
-            _inline(writer, token, _origin(source, tokens, index, cells))
+            origin = _origin(source, tokens, index, cells)
+            _inline(writer, token, origin, token is last)
         elif token.type in ("fence", "code_block"):
             _code(writer, source, token)
         elif not token.hidden:
@@ -322,8 +331,8 @@ def _origin(
     if before.tag in ("th", "td"):
         return next(cells)
     if before.type == "heading_open":
-        lead = LEAD.match(source.text, before.meta["at"])
-        return _Origin([0], [lead.end() if lead else 0])
+        marks = before.meta["at"] + len(before.markup)  # after them there are blanks
+        return _Origin([0], [max(source.text.find(token.content, marks), marks)])
     return _of_lines(source, token.content, first, end)
 
 
@@ -352,10 +361,10 @@ def _of_cell(content: str, at: int) -> tuple[_Origin, int]:
     return _Origin(starts, places), at
 
 
-def _inline(writer: _Writer, token: Token, origin: _Origin) -> None:
+def _inline(writer: _Writer, token: Token, origin: _Origin, growing: bool) -> None:
     """Write a line of text with its emphasis, links and code."""
     depth = 0
-    for one in markup.inline_tokens(token.content):
+    for one in markup.inline_tokens(token.content, growing):
         if one.type == "text":
             if one.meta.get("whole"):
                 writer.write_whole(one.content, origin, one.meta["at"])

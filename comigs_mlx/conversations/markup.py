@@ -28,6 +28,7 @@ from markdown_it.rules_block import (
     table,
 )
 from markdown_it.rules_inline import StateInline, emphasis, strikethrough
+from markdown_it.rules_inline.state_inline import Delimiter
 from markdown_it.token import Token
 
 DEEPEST = 16
@@ -47,6 +48,7 @@ TARGET = re.compile(
     r"[^\s()<>]{0,500}){0,3}))"
     r"(?:[ \t]{1,20}(?:\"[^\"\n]{0,500}\"|'[^'\n]{0,500}'))?[ \t]{0,20}\)"
 )
+BEGUN = re.compile(r"\([^\s()]{0,2000}\Z")
 ALLOWED = re.compile(r"(?:https?://|mailto:)[^\x00-\x20\x7f]+", re.IGNORECASE)
 BRACKETS = re.compile(r"\\.|`+|[\[\]]", re.DOTALL)
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -68,7 +70,8 @@ def parser() -> MarkdownIt:
     md.inline.ruler.enableOnly([])
     for name, rule in RULES:
         md.inline.ruler.push(name, rule)
-    pairs = ["balance_pairs", "strikethrough", "emphasis"]
+    md.inline.ruler2.after("balance_pairs", "cm_unclosed", _close_the_unclosed)
+    pairs = ["balance_pairs", "cm_unclosed", "strikethrough", "emphasis"]
     md.inline.ruler2.enableOnly(pairs)
     return md
 
@@ -86,8 +89,13 @@ def block_tokens(text: str) -> list[Token]:
     return tokens
 
 
-def inline_tokens(content: str) -> list[Token]:
+def inline_tokens(content: str, growing: bool = False) -> list[Token]:
     """The pieces of one paragraph, heading or cell.
+
+    Args:
+        content: Its source.
+        growing: Whether more is coming, so that emphasis, code and addresses may be
+            closed yet: they are shown as if they were.
 
     Returns:
         Tokens of the types `text`, `code_inline`, `br`, and `..._open`, `..._close` of
@@ -97,7 +105,7 @@ def inline_tokens(content: str) -> list[Token]:
     """
     md = parser()
     tokens: list[Token] = []
-    md.inline.parse(content, md, {}, tokens)
+    md.inline.parse(content, md, {"growing": growing}, tokens)
     return tokens
 
 
@@ -176,11 +184,13 @@ def _code(state: StateInline, silent: bool) -> bool:
         return False
     start, size = found.end(), len(found[0])
     end = _closing(state, start, size)
-    if end < 0 or end + size > state.posMax:
+    if end < 0 and state.env["growing"] and start < len(state.src) == state.posMax:
+        end = state.posMax
+    if end < 0 or end > state.posMax:
         _push(state, found[0], state.pos)
         state.pos = start
         return True
-    state.pos = end + size
+    state.pos = min(end + size, state.posMax)
     content = state.src[start:end].replace("\n", " ")
     if content.strip(" ") and content[0] == content[-1] == " ":
         content, start = content[1:-1], start + 1
@@ -215,6 +225,26 @@ def _marked(rule: Rule) -> Rule:
     return placed
 
 
+def _close_the_unclosed(state: StateInline) -> None:
+    """Pair emphasis that is open at the end with markers of no text.
+
+    What is open inside a pair that is closed stays as it was written.
+    """
+    if not state.env["growing"]:
+        return
+    marks, furthest = state.delimiters, -1
+    waiting: list[Delimiter] = []
+    for index, mark in enumerate(marks):
+        furthest = max(furthest, mark.end)
+        if mark.open and mark.end < 0 and index > furthest:
+            waiting.append(mark)
+    for mark in reversed(waiting):
+        mark.end = len(marks)
+        state.push("text", "", 0).meta = {"at": len(state.src)}
+        token = len(state.tokens) - 1
+        marks.append(Delimiter(mark.marker, mark.length, token, -1, False, True))
+
+
 def _link(state: StateInline, silent: bool) -> bool:
     """`[text](address)`; a picture `![text](address)` becomes a link to it.
 
@@ -227,7 +257,11 @@ def _link(state: StateInline, silent: bool) -> bool:
     end = _pairs(state).get(start, -1)
     found = TARGET.match(state.src, end + 1, state.posMax) if end >= 0 else None
     href = "" if found is None else _address(found[1] or found[2] or "")
-    if found is None or not href:
+    if found is None and state.env["growing"] and end >= 0:
+        found = BEGUN.match(state.src, end + 1, state.posMax)
+    elif not href:
+        return False
+    if found is None:
         return False
     _inside(state, start + 1, end, "" if state.linkLevel else href)
     state.pos = found.end()
@@ -241,7 +275,7 @@ def _inside(state: StateInline, start: int, end: int, href: str) -> None:
     if href:
         state.push("link_open", "a", 1).attrs = {"href": href}
     state.linkLevel += 1
-    if start == end:
+    if start == end and href:
         _push(state, href, start, whole=True)
     state.md.inline.tokenize(state)
     state.linkLevel -= 1
