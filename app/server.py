@@ -18,8 +18,7 @@ WHOLE_STYLES = ("views.css",)
 """Those with rules that Gradio would drop, such as @container: they go as they are."""
 
 SCRIPTS = (
-    "tokens.js",
-    "feed.js",
+    "page.js",
     "marks.js",
     "drawer.js",
     "views.js",

@@ -136,6 +136,13 @@ class ChatActions:
         self.store.restore(name)
         return {}
 
+    def keep(self, question: Any) -> dict[str, bool]:
+        """Whether conversations are kept; `keeping` sets it, for as long as the app."""
+        wanted = question.get("keeping") if isinstance(question, dict) else None
+        if isinstance(wanted, bool):
+            self.store.keeping = wanted
+        return {"keeping": self.store.keeping}
+
     # With the widgets' values
 
     def options(

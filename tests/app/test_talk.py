@@ -130,9 +130,7 @@ def test_what_is_far_above_comes_when_it_is_seen(opened, monkeypatch):
     ask(talk, "one", "two")
     first = told(talk)["turns"][1]
     assert ("blocks" in first, first["later"]) == (False, len("oneone"))
-    assert talk.whole(first["id"], False)["blocks"] == [
-        [0, '<p dir="auto">oneone</p>']
-    ]
+    assert talk.whole(first["id"], False)["blocks"] == [[0, '<p dir="auto">oneone</p>']]
 
 
 def test_who_spoke_is_told_of_each_piece(opened, tmp_path):
