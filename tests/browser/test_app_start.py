@@ -44,10 +44,8 @@ def test_with_a_password_nobody_else_comes_in(serving, screen, tiny_folder, tmp_
 def test_without_a_run_the_page_says_what_to_do(alone, screen):
     page = screen(alone)
     expect(page.locator("#advice")).to_contain_text("No run yet")
-    page.get_by_role("tab", name="Compare", exact=True).click()
-    page.locator("#compare-prompt textarea").fill("hello")
-    page.locator("#compare").click()
-    told = page.get_by_text("the base model alone has no experts")
+    page.evaluate("window.comigs.compare.open('hello')")
+    told = page.get_by_text("choose who you talk to first")
     expect(told.first).to_be_visible()
 
 
