@@ -39,8 +39,10 @@ def build(config: AppConfig, model_queue: ModelQueue) -> gr.Blocks:
         delete_cache=(3600, ONE_DAY),
         fill_width=True,
     ) as page:
-        side = SidebarActions(folder, config.model, talking, standing(model_queue))
-        run = sidebar.build(side, runs.first(folder))
+        side = SidebarActions(
+            folder, config.model, talking.store, standing(model_queue)
+        )
+        run = sidebar.build(side, talking, runs.first(folder))
         with gr.Tabs(elem_id="tabs") as tabs:
             frame = Frame(page, run, tabs)
             with gr.Tab("Chat", id=CHAT):

@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from .actions import runs
+from .actions.chat import ChatActions
 from .actions.sidebar import SidebarActions
 from .tabs.parts import QUIET, element
 
@@ -15,11 +16,12 @@ WIDTH = 300
 """Pixels."""
 
 
-def build(actions: SidebarActions, first: str) -> gr.Textbox:
+def build(actions: SidebarActions, chats: ChatActions, first: str) -> gr.Textbox:
     """Put the sidebar on the page.
 
     Args:
-        actions: What it shows and does.
+        actions: What it shows.
+        chats: What can be done with conversations.
         first: The run to begin with.
 
     Returns:
@@ -29,11 +31,11 @@ def build(actions: SidebarActions, first: str) -> gr.Textbox:
         run = gr.Textbox(first, visible="hidden", elem_id="run")
         functions = {
             "state": actions.state,
-            "rename": actions.rename,
-            "remove": actions.remove,
-            "restore": actions.restore,
-            "keep": actions.keep,
-            "save": actions.save,
+            "rename": chats.rename,
+            "forget": chats.forget,
+            "restore": chats.restore,
+            "keep": chats.keep,
+            "save": chats.save,
         }
         panel = element("sidebar", f"run: {json.dumps(first)}", functions, "cm-side")
 

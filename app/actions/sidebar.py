@@ -10,7 +10,6 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
-from comigs_mlx.errors import ConfigError
 from comigs_mlx.runs import gain, process
 from comigs_mlx.runs.listing import RunEntry
 from comigs_mlx.runs.place import value_files
@@ -19,27 +18,20 @@ from .. import words
 from ..render import duration
 from . import runs
 
-KINDS = {
-    "markdown": ("md", "text/markdown"),
-    "html": ("html", "text/html"),
-    "json": ("json", "application/json"),
-}
-"""What a conversation can be saved as -> ending of the file, and its type."""
-
 
 class SidebarActions:
-    """What the sidebar shows and does.
+    """What the sidebar shows.
 
     Args:
         folder: Holds the runs.
         model: Base model where no run is chosen.
-        chats: Keeps the conversations; see `ChatActions`.
+        store: Keeps the conversations.
         standing: Tells how the model stands: `state` and `text`.
     """
 
-    def __init__(self, folder: Path, model: str, chats: Any, standing: Any):
+    def __init__(self, folder: Path, model: str, store: Any, standing: Any):
         self.folder, self.model = folder, model
-        self.chats, self._standing = chats, standing
+        self.store, self._standing = store, standing
 
     def state(self, question: Any) -> dict[str, Any]:
         """What the sidebar shows.
@@ -53,7 +45,7 @@ class SidebarActions:
             `days`, `training`, `keeping` and `notice`.
         """
         entries = runs.entries(self.folder)
-        store = self.chats.store
+        store = self.store
         shown = {
             "who": [*map(card, sorted(entries, key=_newest)), self._base()],
             "days": by_day(store.listed(str(question.get("query") or "")[:200])),
@@ -69,47 +61,6 @@ class SidebarActions:
         about = f"{Path(self.model).name}, as it comes"
         title = "Untrained model"
         return {"name": runs.BASE, "title": title, "lines": [about], "state": "base"}
-
-    def rename(self, question: Any) -> dict[str, Any]:
-        """Give a conversation another title: `id` and `title`."""
-        title = " ".join(str(question.get("title") or "").split())[:200]
-        if not title:
-            raise ConfigError("Give it a name.")
-        self.chats.rename(question.get("id"), title)
-        return {}
-
-    def remove(self, question: Any) -> dict[str, Any]:
-        """Delete a conversation, by its `id`; `restore` has it back."""
-        self.chats.remove(question.get("id"))
-        return {}
-
-    def restore(self, question: Any) -> dict[str, Any]:
-        """Have a deleted conversation back, by its `id`."""
-        self.chats.restore(question.get("id"))
-        return {}
-
-    def keep(self, question: Any) -> dict[str, Any]:
-        """Keep conversations from now on, or nothing: `on`."""
-        self.chats.store.keeping = bool(question.get("on"))
-        return {}
-
-    def save(self, question: Any) -> dict[str, str]:
-        """A conversation as a file for the reader, whom the page gives it to.
-
-        Args:
-            question: `id`, and a key of `KINDS` as `kind`.
-
-        Returns:
-            `name`, `type` and `text`.
-        """
-        kind = str(question.get("kind"))
-        if kind not in KINDS:
-            raise ConfigError("This page is out of date: reload it.")
-        ending, media = KINDS[kind]
-        title, text = self.chats.exported(question.get("id"), kind)
-        kept = "".join(c if c.isalnum() or c in " -_" else " " for c in title)
-        name = " ".join(kept.split())[:60].strip() or "conversation"
-        return {"name": f"{name}.{ending}", "type": media, "text": text}
 
 
 def _newest(entry: RunEntry) -> tuple[bool, float]:

@@ -89,7 +89,7 @@
       add(label, "span", "", "Keep nothing");
       label.title = "Chats are not written to the disk while this is on; those that are "
         + "kept stay.";
-      this.keep.addEventListener("change", () => this.call("keep", { on: !this.keep.checked }));
+      this.keep.addEventListener("change", () => this.call("keep", { keeping: !this.keep.checked }));
       this.training = add(foot, "div", "cm-learning");
     }
 
@@ -266,7 +266,7 @@
     }
 
     async remove(id, title) {
-      const answer = await this.call("remove", { id });
+      const answer = await this.call("forget", { id });
       if (answer.problem) return;
       this.tell(`Deleted "${title}". `, "Undo", () => this.call("restore", { id }));
       if (id === this.open) window.comigs.talks.fresh();

@@ -8,7 +8,6 @@ from datetime import datetime
 import pytest
 
 from app.actions.sidebar import SidebarActions, better, by_day, card, day
-from comigs_mlx.errors import ConfigError
 from comigs_mlx.runs.gain import Gain
 from comigs_mlx.runs.listing import entry
 
@@ -16,33 +15,28 @@ NOON = datetime(2026, 5, 14, 12).timestamp()  # a Thursday
 HOUR, DAY = 3600, 86400
 
 
-class Chats:
-    """The part of `ChatActions` that the sidebar asks."""
+class Store:
+    """What keeps the conversations, with plain rows."""
+
+    keeping, problem = True, ""
 
     def __init__(self):
-        self.store, self.keeping, self.problem = self, True, ""
         self.rows, self.asked = [], []
 
     def listed(self, query):
         self.asked.append(query)
         return self.rows
 
-    def rename(self, id, title):
-        self.asked.append((id, title))
 
-    def exported(self, id, kind):
-        return "../My plans: <May>?", f"{kind} of {id}"
+@pytest.fixture
+def store():
+    return Store()
 
 
 @pytest.fixture
-def chats():
-    return Chats()
-
-
-@pytest.fixture
-def actions(chats, tmp_path):
+def actions(store, tmp_path):
     ready = {"state": "ready", "text": "Ready"}
-    return SidebarActions(tmp_path, "models/tiny", chats, lambda: ready)
+    return SidebarActions(tmp_path, "models/tiny", store, lambda: ready)
 
 
 @pytest.mark.parametrize(
@@ -63,14 +57,14 @@ def test_a_day_is_named_as_people_name_it(ago, told):
 
 def test_chats_stand_under_their_days():
     now = time.time()
-    chats = [
+    store = [
         {"id": "a", "title": "new", "changed": now},
         {"id": "b", "title": "old", "changed": NOON - 400 * DAY},
         {"id": "c", "title": "as old", "changed": NOON - 400 * DAY},
     ]
-    first, second = by_day(chats)
-    assert first == {"day": "Today", "chats": [{"id": "a", "title": "new"}]}
-    assert [chat["id"] for chat in second["chats"]] == ["b", "c"]
+    first, second = by_day(store)
+    assert first == {"day": "Today", "store": [{"id": "a", "title": "new"}]}
+    assert [chat["id"] for chat in second["store"]] == ["b", "c"]
 
 
 @pytest.mark.parametrize(
@@ -116,30 +110,10 @@ def test_the_newest_run_comes_first_and_the_base_last(actions, run, tmp_path):
     assert names == ["z-new", "a-old", ""]
 
 
-def test_what_the_page_has_is_not_sent_again(actions, chats):
+def test_what_the_page_has_is_not_sent_again(actions, store):
     first = actions.state({"query": "may"})
-    assert chats.asked == ["may"]
+    assert store.asked == ["may"]
     again = actions.state({"query": "may", "known": first["mark"]})
     assert again == {"standing": first["standing"], "mark": first["mark"]}
-    chats.rows = [{"id": "a", "title": "new", "changed": NOON}]
-    assert actions.state({"known": first["mark"]})["days"][0]["chats"]
-
-
-def test_a_name_is_one_line_and_something(actions, chats):
-    actions.rename({"id": "a", "title": " My\n  plans "})
-    assert chats.asked == [("a", "My plans")]
-    with pytest.raises(ConfigError, match="Give it a name"):
-        actions.rename({"id": "a", "title": " \n"})
-
-
-def test_a_saved_conversation_has_a_harmless_name(actions):
-    file = actions.save({"id": "a", "kind": "markdown"})
-    assert file["name"] == "My plans May.md"
-    assert file["text"] == "markdown of a"
-    with pytest.raises(ConfigError, match="reload"):
-        actions.save({"id": "a", "kind": "exe"})
-
-
-def test_keeping_nothing_is_told_to_the_store(actions, chats):
-    actions.keep({"on": False})
-    assert chats.keeping is False
+    store.rows = [{"id": "a", "title": "new", "changed": NOON}]
+    assert actions.state({"known": first["mark"]})["days"][0]["store"]
