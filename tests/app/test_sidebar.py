@@ -57,14 +57,14 @@ def test_a_day_is_named_as_people_name_it(ago, told):
 
 def test_chats_stand_under_their_days():
     now = time.time()
-    store = [
+    chats = [
         {"id": "a", "title": "new", "changed": now},
         {"id": "b", "title": "old", "changed": NOON - 400 * DAY},
         {"id": "c", "title": "as old", "changed": NOON - 400 * DAY},
     ]
-    first, second = by_day(store)
-    assert first == {"day": "Today", "store": [{"id": "a", "title": "new"}]}
-    assert [chat["id"] for chat in second["store"]] == ["b", "c"]
+    first, second = by_day(chats)
+    assert first == {"day": "Today", "chats": [{"id": "a", "title": "new"}]}
+    assert [chat["id"] for chat in second["chats"]] == ["b", "c"]
 
 
 @pytest.mark.parametrize(
@@ -116,4 +116,4 @@ def test_what_the_page_has_is_not_sent_again(actions, store):
     again = actions.state({"query": "may", "known": first["mark"]})
     assert again == {"standing": first["standing"], "mark": first["mark"]}
     store.rows = [{"id": "a", "title": "new", "changed": NOON}]
-    assert actions.state({"known": first["mark"]})["days"][0]["store"]
+    assert actions.state({"known": first["mark"]})["days"][0]["chats"]
