@@ -12,13 +12,15 @@ import gradio as gr
 from . import sidebar
 from .actions import runs
 from .actions.chat import ChatActions
+from .actions.compare import CompareActions
+from .actions.look import LookActions
 from .actions.share import ShareActions
 from .actions.sidebar import SidebarActions
 from .actions.train import TrainActions
 from .frame import CHAT, SHARE, TRAIN, Frame
 from .model_queue import ModelQueue
 from .options import AppConfig
-from .tabs import chat, share, train
+from .tabs import chat, compare, look, share, train, views
 from .tabs.parts import QUIET, remembered, restoring
 
 TITLE = "comigs_mlx"
@@ -46,14 +48,19 @@ def build(config: AppConfig, model_queue: ModelQueue) -> gr.Blocks:
         with gr.Tabs(elem_id="tabs") as tabs:
             frame = Frame(page, run, tabs)
             with gr.Tab("Chat", id=CHAT):
-                kept = chat.build(talking, frame)
+                with views.place(views.TALK):
+                    kept = chat.build(talking, frame)
+                given = (model_queue, folder, config.model)
+                drawing = [kept[name] for name in views.DRAWING]
+                compare.build(CompareActions(*given), frame, drawing)
+                look.build(LookActions(*given), frame)
             with gr.Tab("Train", id=TRAIN):
                 training = TrainActions(folder, config.local, model_queue)
-                form = train.build(training, config.model, frame)
+                trainings, form = train.build(training, config.model, frame)
             with gr.Tab("Share", id=SHARE):
                 federation = share.build(ShareActions(folder), frame)
         _remember(page, folder, run, {**kept, **form, **federation})
-        _watch(folder, run)
+        _watch(folder, run, trainings, training.names)
     return page
 
 
@@ -92,17 +99,27 @@ def _remember(
     page.load(None, [state, *boxes], boxes, js=restoring(kept), **QUIET)
 
 
-def _watch(folder: Path, run: gr.Textbox) -> None:
-    """Say what has become of runs, and choose the first one that can be talked to."""
+def _watch(
+    folder: Path, run: gr.Textbox, trainings: gr.Dropdown, names: Callable[[], Any]
+) -> None:
+    """Say what has become of runs, and choose the first one that can be talked to.
+
+    Args:
+        folder: Holds the runs.
+        run: Who is talked to.
+        trainings: The choice of a training.
+        names: What it offers.
+    """
     known = gr.State(None)
 
     def watch(before: Any, value: Any) -> Any:
         now = runs.overview(folder)
         if now.as_dict() == before:
-            return gr.skip(), gr.skip()
+            return [gr.skip()] * 3
         chosen, told = runs.news(before, now, value)
         for sentence in told:
             gr.Info(escape(sentence))
-        return gr.skip() if chosen == value else chosen, now.as_dict()
+        offered = gr.update(choices=names())
+        return gr.skip() if chosen == value else chosen, offered, now.as_dict()
 
-    gr.Timer(EACH).tick(watch, [known, run], [run, known], **QUIET)
+    gr.Timer(EACH).tick(watch, [known, run], [run, trainings, known], **QUIET)

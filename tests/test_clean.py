@@ -10,6 +10,9 @@ import pytest
 import comigs_mlx
 from comigs_mlx import clean, freeze
 from comigs_mlx.chat import HISTORY
+from comigs_mlx.conversations.store import Store
+from comigs_mlx.conversations.tokens import Said
+from comigs_mlx.conversations.tree import Conversation
 from comigs_mlx.files import cache_dir, state_dir
 from comigs_mlx.runs import cleaning
 from comigs_mlx.runs.place import locked
@@ -140,14 +143,26 @@ class TestLinks:
 class TestRuns:
     @pytest.fixture
     def runs(self, run, tmp_path):
-        """A folder with a run, a stranger's folder, and a conversation."""
+        """A folder with a run, a stranger's folder, and conversations.
+
+        One is as the app writes it, one in its bin, one half written, one of the
+        first version.
+        """
         root = tmp_path / "runs"
         root.mkdir()
         run("made").rename(root / "made")
         (root / "photos").mkdir()
         (root / "photos" / "config.yaml").write_text("not: a run")
-        (root / ".conversations").mkdir()
-        (root / ".conversations" / f"{DIGEST[:32]}.json").write_text("{}")
+        for id in ("a" * 32, "b" * 32):
+            talk = Conversation(id)
+            answer = talk.answer_to(talk.ask("hello", None).id)
+            store = Store(root)
+            store.write(talk)
+            store.write_tokens(id, answer.id, [Said(1, "Hi")])
+        store.remove("b" * 32)
+        half = store.folder / ("a" * 32) / ".2.tokens-0123456789abcdef.tmp.json"
+        half.write_text("{")
+        (store.folder / f"{DIGEST[:32]}.json").write_text("{}")
         return root
 
     def test_stay_unless_they_are_named(self, cli, runs):
@@ -164,6 +179,7 @@ class TestRuns:
         assert (runs / "made" / "before").is_dir()
         assert cli(clean.main, "--yes", runs=runs)[0] == 0
         assert files(runs) == {"photos/config.yaml"}
+        assert not (runs / ".conversations").exists()
         assert [path.name for path in runs.iterdir()] == ["photos"]
 
     def test_what_the_user_put_into_one_stays(self, cli, runs):

@@ -77,7 +77,11 @@ CACHES = (
 """What is below the user's cache folder, the most private first."""
 
 RUN = Kind("runs", "experts, routers, saves", f"{EXPERTS}|{SAVES}|{TOP}")
-TALKS = Kind("conversations", "what was said in the app", r"[0-9a-f]{32}\.json")
+TALKS = Kind(
+    "conversations",
+    "what was said in the app",
+    r"(\.trash/)?[0-9a-f]{32}/(conversation|\d+\.tokens)\.json|[0-9a-f]{32}\.json",
+)
 TYPED = Kind("typed", "the lines that were typed in `chat`", "chat_history")
 KINDS = (*CACHES, TYPED, RUN, TALKS)
 

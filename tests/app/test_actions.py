@@ -10,16 +10,12 @@ from safetensors.numpy import load
 
 from app import training
 from app.actions import runs, share, train
-from app.actions.chat import ChatActions, CompareActions
-from app.actions.routing import RoutingActions
 from app.actions.share import ShareActions
 from app.actions.train import TrainActions
 from comigs_mlx import sync
 from comigs_mlx.errors import ComigsError, ConfigError, DataError, RunError
 from comigs_mlx.federation.participant import membership
 from comigs_mlx.runs.listing import RunEntry
-
-CHOSEN = ("notes", "auto", 50, 0.7, 0.95, 3, "")
 
 
 @pytest.fixture
@@ -66,75 +62,6 @@ def test_only_listed_runs_can_be_chosen(folder, name):
 def test_a_broken_run_says_why(folder):
     with pytest.raises(RunError, match="broken cannot be used: "):
         runs.find(folder, "broken")
-
-
-def test_a_chat_goes_through_its_session(model_queue, folder, until):
-    actions = ChatActions(model_queue()[0], folder, "demo")
-    session = {"id": "a" * 32}
-    actions.send(session, "one two", *CHOSEN)
-    asked = {"id": session["id"], "epoch": 0, "since": 0}
-    until(lambda: not actions.changes(asked)["active"])
-    events = actions.changes(asked)["events"]
-    assert [e["kind"] for e in events][:2] == ["user", "reply_begins"]
-    assert events[1]["title"] == "Mixture · notes"
-    actions.command(session, {"retry": True}, *CHOSEN)
-    until(lambda: not actions.changes(asked)["active"])
-    actions.command(session, {"edit": 0, "text": "three"}, *CHOSEN)
-    until(lambda: not actions.changes(asked)["active"])
-    assert actions.changes(asked)["events"][0]["text"] == "three"
-    file = actions.save({"id": session["id"], "kind": "html"})
-    assert file["type"] == "text/html"
-    assert file["text"].startswith("<!doctype html>")
-
-
-@pytest.mark.parametrize(
-    "question", [None, {}, {"id": "x", "epoch": "0", "since": 0}, {"epoch": 0}, [1]]
-)
-def test_questions_that_are_none(model_queue, folder, question):
-    actions = ChatActions(model_queue()[0], folder, "demo")
-    with pytest.raises(ConfigError, match="expected id, epoch and since"):
-        actions.changes(question)
-
-
-def test_a_comparison_has_one_seed_and_every_selection(model_queue, folder, until):
-    desk, parrot = model_queue()
-    actions = CompareActions(ChatActions(desk, folder, "demo"))
-    session = {"id": "b" * 32}
-    actions.ask(session, "one", "notes", 0.7, 0.95, 2, "")
-    asked = {"id": session["id"], "epoch": 1, "since": 0}
-    until(lambda: not actions.changes(asked)["active"])
-    assert [s.selection for _, s in parrot.asked] == [
-        "base",
-        "generalist",
-        "specialist",
-        "auto",
-    ]
-    assert len({s.seed for _, s in parrot.asked}) == 1
-    with pytest.raises(ConfigError, match="Choose a run"):
-        actions.ask(session, "one", "", 0.7, 0.95, 2, "")
-
-
-def test_routing_scores_one_text_or_two(model_queue, folder):
-    actions = RoutingActions(model_queue()[0], folder, "demo")
-    (panel,) = actions.score("a b", "notes", "", "")["panels"]
-    assert panel["perplexity"] == {
-        "base": 2.718,
-        "generalist": 3.718,
-        "specialist": 4.718,
-        "mixture": 5.718,
-    }
-    first, second = panel["tokens"]
-    assert first["perplexity"]["mixture"] is None
-    assert second["perplexity"] == {
-        "base": 2.718,
-        "generalist": 7.389,
-        "specialist": 20.086,
-        "mixture": 54.598,
-    }
-    panels = actions.score("a b", "notes", "c", "")["panels"]
-    assert [len(p["tokens"]) for p in panels] == [2, 1]
-    with pytest.raises(ConfigError, match="Choose a run"):
-        actions.score("a", "", "", "")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,226 @@
+"""Who spoke, laid over what was said: kept tokens -> marks on rendered text.
+
+    found = pieces(tokens)                      # tokens -> stretches of the source
+    lean = leans(tokens, found, experts)        # -1 everyone, +1 me
+    over(blocks(text), found, lean)             # -> marks on each block's text
+
+A tint is absolute: the same shade means the same lean in every answer, and nothing is
+stretched. So a router that has learnt nothing shows no colour.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from comigs_mlx.conversations.markdown import Block, units
+from comigs_mlx.inference.trace import SPECIALIST
+
+STEP = 10_000
+"""Kept weights are whole ten-thousandths."""
+
+DEAD_ZONE = 0.06
+"""A lean below this has no colour: 53 to 47 is no answer to the question who spoke."""
+
+LEARNT = 0.02
+"""The part of an answer that has to have a colour for its router to have learnt."""
+
+
+class KeptToken(Protocol):
+    """What is read of a kept token.
+
+    Attributes:
+        text: What it adds to the text; empty within a character of several tokens.
+        packed: Its weights by layer and then expert, two bytes each, little-endian, in
+            ten-thousandths; empty where no expert took part.
+    """
+
+    @property
+    def text(self) -> str:
+        """What it adds to the text."""
+
+    @property
+    def packed(self) -> bytes:
+        """Its weights."""
+
+
+class Piece(NamedTuple):
+    """A stretch of the source that is shown as one token.
+
+    Attributes:
+        start: Its first character in the source.
+        end: The one after its last.
+        first: Its first token.
+        last: Its last token, which belongs to it.
+    """
+
+    start: int
+    end: int
+    first: int
+    last: int
+
+
+Mark = list[int]
+"""[start, end, piece, tint]: UTF-16 units of a block's text, an index, -100 to 100."""
+
+
+def pieces(tokens: Sequence[KeptToken]) -> list[Piece]:
+    """Divide what tokens say; the source is their texts, one after another.
+
+    A token that shows nothing alone joins a neighbour: one without text, such as a part
+    of a character, the next that has some; blanks and line breaks, and what ends the
+    answer, the one before.
+    """
+    made: list[Piece] = []
+    start = at = first = 0
+    for index, token in enumerate(tokens):
+        at += len(token.text)
+        if token.text.strip():
+            made.append(Piece(start, at, first, index))
+        elif made and token.text:
+            made[-1] = made[-1]._replace(end=at, last=index)
+        else:
+            continue
+        start, first = at, index + 1
+    if first < len(tokens) and made:
+        made[-1] = made[-1]._replace(end=at, last=len(tokens) - 1)
+    elif first < len(tokens) and at:
+        made.append(Piece(0, at, 0, len(tokens) - 1))
+    return made
+
+
+def leans(
+    tokens: Sequence[KeptToken],
+    parts: Sequence[Piece],
+    experts: Sequence[str],
+    layer: int = -1,
+) -> list[float]:
+    """Who spoke each piece: -1 everyone, +1 me, 0 both alike or the base model alone.
+
+    Args:
+        tokens: All tokens of the answer.
+        parts: From `pieces`.
+        experts: The names of the run's experts.
+        layer: The index of one adapted block; below 0 is the mean over all of them.
+
+    Returns:
+        For each piece the mean over its tokens; blanks count where nothing else does.
+    """
+    each = [lean(token, experts, layer) for token in tokens]
+    return [_mean(tokens, each, one) for one in parts]
+
+
+def _mean(tokens: Sequence[KeptToken], each: Sequence[float], piece: Piece) -> float:
+    inside = range(piece.first, piece.last + 1)
+    shown = [i for i in inside if tokens[i].text.strip()]
+    if shown:  # parts of a character come before the token that completes it
+        inside = range(piece.first, shown[-1] + 1)
+    counted = [each[i] for i in inside if tokens[i].text.strip() or not tokens[i].text]
+    counted = counted or [each[i] for i in inside]
+    return sum(counted) / len(counted)
+
+
+def lean(token: KeptToken, experts: Sequence[str], layer: int = -1) -> float:
+    """Who spoke one token: -1 everyone, +1 me, 0 both alike or the base model alone.
+
+    It is the specialists' weight less the generalists', so that what a router leaves
+    to the base model counts for neither.
+    """
+    mine, total = _weights(token, experts, layer)
+    return min(max(2 * mine - total, -1.0), 1.0)
+
+
+def _weights(
+    token: KeptToken, experts: Sequence[str], layer: int = -1
+) -> tuple[float, float]:
+    """The specialists' weight and that of all experts, the mean over layers."""
+    if not token.packed or not experts or len(token.packed) % (2 * len(experts)):
+        return 0.0, 0.0
+    rows = np.frombuffer(token.packed, "<u2").reshape(-1, len(experts)) / STEP
+    if 0 <= layer < len(rows):
+        rows = rows[layer : layer + 1]
+    sums = rows.mean(0).tolist()
+    own = [w for w, name in zip(sums, experts, strict=True) if _private(name)]
+    return sum(own), sum(sums)
+
+
+def _private(name: str) -> bool:
+    return name.startswith(SPECIALIST)
+
+
+def tint(lean: float) -> float:
+    """How strongly a lean is coloured: its own strength, but nothing near the middle.
+
+    Below `DEAD_ZONE` it is 0: a router leans a little on every token before it has
+    learnt anything (it begins with small random weights), and a hundredth this way or
+    that is noise that would look like an answer. Above it nothing is stretched.
+    """
+    return 0.0 if abs(lean) < DEAD_ZONE else lean
+
+
+def routed(tokens: Sequence[KeptToken], experts: Sequence[str]) -> bool:
+    """Whether the router has learnt: whether some of the answer has a colour at all."""
+    parts = pieces(tokens)
+    coloured = sum(tint(one) != 0 for one in leans(tokens, parts, experts))
+    return coloured > LEARNT * len(parts)
+
+
+def share(tokens: Sequence[KeptToken], experts: Sequence[str]) -> float | None:
+    """The specialists' part of an answer in percent; None for the base model alone."""
+    weights = [_weights(token, experts) for token in tokens]
+    total = sum(of_all for _, of_all in weights)
+    return 100 * sum(mine for mine, _ in weights) / total if total else None
+
+
+def over(
+    rendered: Sequence[Block], parts: Sequence[Piece], lean: Sequence[float]
+) -> list[list[Mark]]:
+    """Lay pieces over rendered blocks.
+
+    Args:
+        rendered: The blocks of the source.
+        parts: From `pieces`; they cover the source from its beginning on.
+        lean: From `leans`.
+
+    Returns:
+        For each block its marks in the order of its text; they do not overlap. A piece
+        that markup divides has several marks, one that is markup has none.
+    """
+    starts = [one.start for one in parts]
+    return [_marks(block, parts, starts, lean) for block in rendered]
+
+
+def _marks(
+    block: Block, parts: Sequence[Piece], starts: Sequence[int], lean: Sequence[float]
+) -> list[Mark]:
+    marks: list[Mark] = []
+    for start, end, source, text in _texts(block):
+        index = max(bisect_right(starts, source) - 1, 0)
+        while text and index < len(parts) and source < (last := parts[index].end):
+            size = last - source
+            stop = end if len(text) <= size else start + units(text[:size])
+            _add(marks, start, stop, index, lean[index])
+            start, source, text = stop, last, text[size:]
+            index += 1
+    return marks
+
+
+def _texts(block: Block) -> list[tuple[int, int, int, str]]:
+    """Spans with their texts."""
+    if len(block.text) == units(block.text):
+        return [(a, b, source, block.text[a:b]) for a, b, source in block.spans]
+    wide = block.text.encode("utf-16-le")
+    return [
+        (a, b, source, wide[2 * a : 2 * b].decode("utf-16-le"))
+        for a, b, source in block.spans
+    ]
+
+
+def _add(marks: list[Mark], start: int, stop: int, index: int, lean: float) -> None:
+    if marks and marks[-1][1] == start and marks[-1][2] == index:
+        marks[-1][1] = stop
+    else:
+        marks.append([start, stop, index, round(100 * tint(lean))])
