@@ -19,6 +19,15 @@ window.comigs = {};
     return parent.appendChild(node);
   }
 
+  // A file for the reader, made on the page: no folder here keeps it.
+  function saveAs(name, type, text) {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([text], { type }));
+    link.download = name;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  }
+
   const MOST_KEPT = 20000; // characters of a text that is put back
 
   const AS_IT_IS = { __type__: "update" }; // Gradio's update that changes nothing
@@ -39,5 +48,5 @@ window.comigs = {};
     });
   }
 
-  Object.assign(window.comigs, { add, draw, restore });
+  Object.assign(window.comigs, { add, draw, saveAs, restore });
 }

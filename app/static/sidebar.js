@@ -1,7 +1,7 @@
 // The sidebar: who is talked to, the conversations by day, and what is learning now.
 "use strict";
 {
-  const { add } = window.comigs;
+  const { add, saveAs } = window.comigs;
   const EACH = 1500; // milliseconds between two questions
   const NARROW = 768; // pixels of a window in which the sidebar covers the page
   const UNDO = 15000; // milliseconds in which a deletion can be taken back
@@ -12,15 +12,6 @@
     if (label) node.setAttribute("aria-label", label);
     node.addEventListener("click", act);
     return node;
-  }
-
-  // A file for the reader, made on the page: no folder here keeps it.
-  function saveAs(name, type, text) {
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([text], { type }));
-    link.download = name;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   }
 
   const panel = () => document.getElementById("side");
@@ -223,7 +214,7 @@
       const more = add(row, "details", "cm-more");
       const sign = add(more, "summary", "", "⋯");
       sign.setAttribute("aria-label", `More for ${title}`);
-      const menu = add(more, "div", "cm-menu");
+      const menu = add(more, "div", "cm-more-menu");
       const act = (name, does) => button(menu, "", name, () => { more.open = false; does(); });
       act("Rename", () => this.rename(row, id, title));
       act("Save as Markdown", () => this.save(id, "markdown"));
