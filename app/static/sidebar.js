@@ -266,7 +266,7 @@
     learn(trainings) {
       this.training.textContent = "";
       for (const { text, done } of trainings) {
-        const line = button(this.training, "cm-train", "", () => {
+        const line = button(this.training, "cm-side-train", "", () => {
           window.comigs.tab("train");
           fold();
         });
