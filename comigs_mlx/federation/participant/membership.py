@@ -69,9 +69,11 @@ class Membership:
             `tensor_source.digest`).
         personal: How the run mixed its own generalists from the contributions of
             `round`; None means that it has the shared ones.
+        contributed_step: The training step that the last contribution was of; None
+            where it is not known, or an earlier version sent it.
     """
 
-    NEWER: ClassVar = ("manifest", "generalist", "personal")
+    NEWER: ClassVar = ("manifest", "generalist", "personal", "contributed_step")
 
     uri: str = item()
     participant: str | None = item(name_check, None)
@@ -84,6 +86,22 @@ class Membership:
     manifest: Manifest | None = None
     generalist: str | None = item(matching(r"[0-9a-f]{64}", "a SHA-256"), None)
     personal: str | None = item(text_check, None)
+    contributed_step: int | None = item(between(0, 10**12), None)
+
+    @property
+    def in_round(self) -> bool:
+        """Whether the run has contributed to the round after the one that it has."""
+        return 0 < self.contributed == self.round + 1
+
+    def learnt(self, step: int) -> int:
+        """The steps that a run at this step has made and the federation was not given.
+
+        Where it is not known what a contribution was of, it has all of them.
+        """
+        given = self.step
+        if self.in_round:
+            given = step if self.contributed_step is None else self.contributed_step
+        return max(step - given, 0)
 
 
 def place(uri: str) -> str:

@@ -38,10 +38,18 @@ def write(run: Path, round: int, uri: str, tensors: Mapping[str, Array]) -> None
         _file(run, old).unlink(missing_ok=True)
 
 
-def keep_own(run: Path, tensors: Mapping[str, Array], step: int) -> int:
+def keep_own(
+    run: Path, tensors: Mapping[str, Array], step: int, joining: bool = False
+) -> int:
     """Keep the generalists that a run has trained itself, before they are replaced.
 
     The first ones stay for good, and the newest of the others: `KEEP` together.
+
+    Args:
+        run: The folder of the run.
+        tensors: The generalists.
+        step: The training step that they are of.
+        joining: Whether they are what the run had before it joined a federation.
 
     Returns:
         What they are called: -1, -2, ...
@@ -52,6 +60,7 @@ def keep_own(run: Path, tensors: Mapping[str, Array], step: int) -> int:
             return number
     number = min(known, default=0) - 1
     about = {"step": str(step), "digest": stated}
+    about |= {"before": "joining"} if joining else {}
     write_bytes(_file(run, number), safetensors.serialise(tensors, about))
     for old in sorted(own(run), reverse=True)[1 : 1 - KEEP]:
         _file(run, old).unlink(missing_ok=True)
@@ -67,8 +76,9 @@ def label(run: Path, number: int) -> str:
     """What a kept generalist is, in a few words for people."""
     if number >= 0:
         return f"round {number}"
-    step = _about(_file(run, number)).get("step", "?")
-    return f"own, of step {step}, before a pull"
+    about = _about(_file(run, number))
+    before = "joining" if about.get("before") == "joining" else "a pull"
+    return f"own, of step {about.get('step', '?')}, before {before}"
 
 
 def rounds(run: Path) -> list[int]:
