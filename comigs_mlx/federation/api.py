@@ -59,6 +59,7 @@ from comigs_mlx.federation.participant import (
 from comigs_mlx.federation.participant.if_better import Refusal, Worse
 from comigs_mlx.federation.participant.options import InitConfig
 from comigs_mlx.federation.participant.privacy import GIVES_AWAY
+from comigs_mlx.federation.participant.round_history import Kept
 from comigs_mlx.federation.participant.standing import Standing
 from comigs_mlx.federation.rounds import (
     attribution,
@@ -123,6 +124,15 @@ def overview(exchange: Exchange, now: float | None = None) -> dict[str, Any]:
     """
     at = time.time() if now is None else now
     return status.status(exchange, repository.current(exchange), at)
+
+
+def manifest(exchange: Exchange) -> Manifest:
+    """What the participants of a federation agree on.
+
+    Raises:
+        FederationError: If it cannot be read.
+    """
+    return repository.current(exchange).manifest
 
 
 def founding(config: InitConfig, say: Say = lambda line: None) -> dict[str, Any]:
@@ -393,9 +403,26 @@ def kept(run: Path) -> list[int]:
 
 def kept_as(run: Path) -> dict[int, str]:
     """Each of `kept` with what it is, for people."""
-    return {
-        number: round_history.label(Place(run).path, number) for number in kept(run)
-    }
+    return {one.number: one.label for one in kept_all(run)}
+
+
+def kept_all(run: Path) -> list[Kept]:
+    """All of `kept`, with what is known of them."""
+    return [round_history.kept(Place(run).path, number) for number in kept(run)]
+
+
+def before_joining(run: Path) -> int | None:
+    """The number of what a run had before it joined; None: none is kept, or it has it.
+
+    Of several federations one after the other, the last counts.
+    """
+    record = membership.read(Place(run).path)
+    known = [one for one in kept_all(run) if one.joining]
+    if record is None or record.round == -1 or not known:
+        return None
+    newest = min(known, key=lambda one: one.number)
+    same = record.step == newest.step and record.generalist == newest.digest
+    return None if same and record.contributed == 0 else newest.number
 
 
 def kept_generalists(run: Path, number: int) -> dict[str, Array]:

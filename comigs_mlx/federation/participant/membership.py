@@ -34,6 +34,18 @@ RECORD, RESIDUAL = "federation.json", "residual.safetensors"
 RECORD_BYTES = MANIFEST_BYTES + 64 * 1024
 
 
+class Misfit(FederationError):
+    """The error of a run with another base model or shape than the federation has.
+
+    Attributes:
+        problems: A sentence for each thing that differs.
+    """
+
+    def __init__(self, problems: list[str]):
+        super().__init__(f"this run does not fit the federation: {'; '.join(problems)}")
+        self.problems = problems
+
+
 @dataclass(frozen=True)
 class Noise:
     """How many contributions were sent with one size of noise.
@@ -198,9 +210,7 @@ def check_fits(manifest: Manifest, experts: SharedShape, fingerprint: str) -> No
         if not _equal(own, theirs):
             problems.append(f"{field.name} is {own}, the federation's {theirs}")
     if problems:
-        raise FederationError(
-            f"this run does not fit the federation: {'; '.join(problems)}"
-        )
+        raise Misfit(problems)
 
 
 def _equal(own: Any, theirs: Any) -> bool:
