@@ -27,9 +27,9 @@ LABELS = {
 COMMANDS = {
     "train": "the Train tab",
     "generate": "the Chat tab",
-    "sync pull": "Pull in the Share tab",
-    "sync push": "Push in the Share tab",
-    "sync status": "Status in the Share tab",
+    "sync pull": "Get the newest in the Share tab",
+    "sync push": "Send in the Share tab",
+    "sync status": "the Share tab",
 }
 """Commands and where the page has them; others are for a terminal."""
 

@@ -6,15 +6,11 @@ import types
 import unicodedata
 
 import pytest
-from safetensors.numpy import load
 
 from app import training
-from app.actions import runs, share, train
-from app.actions.share import ShareActions
+from app.actions import runs, train
 from app.actions.train import TrainActions
-from comigs_mlx import sync
 from comigs_mlx.errors import ComigsError, ConfigError, DataError, RunError
-from comigs_mlx.federation.participant import membership
 from comigs_mlx.runs.listing import RunEntry
 
 
@@ -279,122 +275,6 @@ def test_progress_tells_how_long_and_what_is_wrong():
     assert "Saved and paused: on battery &lt;24&gt; %. It goes on by itself." in made
     state.running, state.problem = False, "out of <disk>"
     assert "out of &lt;disk&gt;" in training.progress(state, [])
-
-
-LEAVING = {
-    "files": {"adapters.safetensors": 1200, "contribution.json": 300},
-    "tensors": {"adapters.safetensors": {"model.layers.0.lora_a": 64}},
-    "contribution.json": {"counters": {"tokens": 5}, "participant": "<b>ann</b>"},
-}
-
-
-def test_all_that_would_leave_is_listed():
-    made = share.would_leave(LEAVING)
-    assert "1.5 kB would leave this machine" in made
-    for part in ("counters.tokens", "model.layers.0.lora_a", "&lt;b&gt;ann&lt;/b&gt;"):
-        assert part in made
-
-
-def test_the_duties_of_the_base_s_licence_are_shown():
-    assert "Built with" not in share.would_leave({**LEAVING, "base_license": "mit"})
-    made = share.would_leave({**LEAVING, "base_license": "llama3.2"})
-    assert "show &quot;Built with Llama&quot; where people see it" in made
-
-
-def test_a_push_sends_only_what_was_shown():
-    other = {**LEAVING, "files": {"adapters.safetensors": 1201}}
-    assert share.digest(LEAVING) == share.digest(dict(reversed(LEAVING.items())))
-    assert share.digest(LEAVING) != share.digest(other)
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (("notes", "", "ann"), "Say where the federation is"),
-        (("notes", "somewhere", " "), "Say who you are"),
-        (("", "somewhere", "ann"), "Choose a run"),
-    ],
-)
-def test_sharing_asks_for_what_is_missing(folder, given, message):
-    with pytest.raises(ConfigError, match=message):
-        ShareActions(folder).leaving(*given)
-
-
-def federation(tmp_path, cli, run):
-    """One that somebody else founded with a run of the same shape."""
-    uri = str(tmp_path / "federation")
-    other = shutil.copytree(run, tmp_path / "other")
-    assert cli(sync.main, "init", federation=uri, run=other)[0] == 0
-    return uri
-
-
-def test_an_aggregator_that_this_version_does_not_have_is_told(folder, tmp_path, cli):
-    """Also where there is no contribution to say it of."""
-    uri = federation(tmp_path, cli, folder / "notes")
-    file = tmp_path / "federation" / "federation.json"
-    assert "cannot close" not in ShareActions(folder).status(uri)
-    file.write_text(file.read_text().replace('"name": "mean"', '"name": "<magic>"'))
-    made = ShareActions(folder).status(uri)
-    assert "This version cannot close the round: unknown aggregator" in made
-    assert "&lt;magic&gt;" in made
-    assert "<magic>" not in made
-
-
-def test_a_run_that_mixes_for_itself_goes_on_to_do_so(folder, tmp_path, cli):
-    """A pull of the page must not put the shared generalists in their place."""
-    run = folder / "notes"
-    uri = federation(tmp_path, cli, run)
-    page = ShareActions(folder)
-    page.pull("notes", uri, "ann", sure=True)
-    assert cli(sync.main, "push", federation=uri, run=run, participant="ann")[0] == 0
-    assert cli(sync.main, "pull", federation=uri, run=run, personal="by_loss")[0] == 0
-    assert page.pull("notes", uri, "ann") == "notes is up to date."
-    assert membership.read(run).personal == "by_loss"
-
-
-def test_a_pull_says_what_it_would_replace_and_changes_nothing(folder, tmp_path, cli):
-    run = folder / "notes"
-    uri = federation(tmp_path, cli, run)
-    before = tree(run)
-    page = ShareActions(folder)
-    told = page.pull("notes", uri, "ann")
-    assert "learnt in 6 steps" in told
-    assert "federation's" in told
-    assert "again to go on" in told
-    assert tree(run) == before
-    assert page.replaced("notes", uri) == told
-    assert "has the newest generalist now" in page.pull("notes", uri, "ann", sure=True)
-    (own,) = [number for number in page.kept("notes") if number < 0]
-    assert "before a pull" in page.kept_as("notes")[own]
-    generalist = run / "generalist" / "adapters.safetensors"
-    pulled = generalist.read_bytes()
-    assert "again" in page.roll_back("notes", own)
-    assert load(generalist.read_bytes()).keys() == load(before[generalist]).keys()
-    for name, value in load(generalist.read_bytes()).items():
-        assert (value == load(before[generalist])[name]).all()
-    assert page.pull("notes", uri, "ann", sure=True)
-    assert generalist.read_bytes() == pulled
-    assert page.replaced("notes", uri) == ""  # it is of this federation now
-    assert page.pull("notes", uri, "ann") == "notes is up to date."
-
-
-def tree(folder):
-    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
-def test_what_has_learnt_nothing_is_not_sent_without_a_remark():
-    fields = {"counters": {"tokens": 0, "steps": 0}}
-    made = share.would_leave({**LEAVING, "contribution.json": fields})
-    assert "has not been trained since the last pull" in made
-    trained = {"counters": {"tokens": 5, "steps": 1}}
-    made = share.would_leave({**LEAVING, "contribution.json": trained})
-    assert "has not been trained" not in made
-
-
-def test_rounds_become_a_plot():
-    rounds = [{"round": 1, "valid_loss": 1.0}, {"round": 2, "valid_loss": 0.0}]
-    assert "validation from 2.72 to 1" in share.by_round(rounds)
-    assert "nothing to draw" in share.by_round([])
 
 
 def test_the_widgets_numbers_become_options():

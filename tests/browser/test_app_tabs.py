@@ -4,8 +4,6 @@ import shutil
 
 import pytest
 
-from comigs_mlx import sync
-
 pytestmark = pytest.mark.browser
 
 
@@ -112,33 +110,3 @@ def test_a_training_is_started_found_again_and_stopped(
         page.wait_for_timeout(100)
     assert saved.is_file()
     page.locator("#state").get_by_text("Not training.").wait_for(timeout=30_000)
-
-
-def test_sharing_shows_what_would_leave_before_it_can(tab, runs, tmp_path, cli):
-    uri = str(tmp_path / "federation")
-    where = {"federation": uri, "run": runs / "notes"}
-    assert cli(sync.main, "init", **where)[0] == 0
-    page = tab("Share")
-    page.locator("#uri textarea, #uri input").first.fill(uri)
-    page.locator("#participant textarea, #participant input").first.fill("ann")
-    push = page.locator("#push")
-    assert push.is_disabled()
-    page.locator("#status").click()
-    page.locator("#federation dl").wait_for()
-    assert "mean" in page.locator("#federation").inner_text()
-    page.locator("#dry-run").click()
-    page.locator("#leaving table").nth(2).wait_for()
-    listed = page.locator("#leaving").inner_text()
-    assert "adapters.safetensors" in listed
-    assert "specialist" not in listed
-    page.wait_for_function("!document.querySelector('#push').disabled")
-    push.click()
-    page.locator("#done").get_by_text("Contributed to round 1 as ann").wait_for()
-    page.wait_for_function("document.querySelector('#push').disabled")
-
-
-def test_sharing_explains_a_wrong_address(tab):
-    page = tab("Share")
-    page.locator("#uri textarea, #uri input").first.fill("/nowhere/at/all")
-    page.locator("#status").click()
-    page.locator("#federation .cm-problem").wait_for()
