@@ -83,37 +83,6 @@ def test_compare_answers_four_times(tab):
     )
 
 
-def test_a_training_is_started_found_again_and_stopped(
-    tab, runs, tiny_folder, text_folder
-):
-    page = tab("Train")
-    page.locator("#run-name textarea, #run-name input").first.fill("fresh")
-    page.locator("#data-path textarea, #data-path input").first.fill(str(text_folder))
-    page.locator("#option-steps input").fill("100000")
-    page.locator("#option-seq_len input").fill("16")
-    page.locator("#preview").click()
-    page.locator("#found table").wait_for()
-    assert "200" in page.locator("#found").inner_text()
-    page.get_by_text("More options").click()
-    page.locator("#option-report_every input").fill("2")
-    page.locator("#start").click()
-    page.locator("#state").get_by_text("Training. It goes on").wait_for()
-    page.locator("#plots svg path.cm-line-a").first.wait_for(timeout=60_000)
-    page.reload()
-    page.get_by_role("tab", name="Train", exact=True).click()
-    page.locator("#state").get_by_text("Training. It goes on").wait_for()
-    page.locator("#stop-training").click()
-    page.locator("#state").get_by_text("Not training.").wait_for(timeout=30_000)
-    # For a moment after a reload the page may show an answer that was under way before.
-    saved = runs / "fresh" / "specialist" / "experts.safetensors"
-    for _ in range(300):
-        if saved.is_file():
-            break
-        page.wait_for_timeout(100)
-    assert saved.is_file()
-    page.locator("#state").get_by_text("Not training.").wait_for(timeout=30_000)
-
-
 def test_sharing_shows_what_would_leave_before_it_can(tab, runs, tmp_path, cli):
     uri = str(tmp_path / "federation")
     where = {"federation": uri, "run": runs / "notes"}
