@@ -25,6 +25,7 @@ SCRIPTS = (
     "talk.js",
     "compare.js",
     "look.js",
+    "train.js",
     "sidebar.js",
 )
 """In the order in which they build on one another."""

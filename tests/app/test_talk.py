@@ -1,4 +1,4 @@
-"""An open conversation on plain data: order, branches, stopping, what pages are told."""
+"""An open conversation on plain data: order, branches, stopping, what pages hear."""
 
 import threading
 from pathlib import Path
