@@ -774,7 +774,12 @@
     if (!box) return;
     named();
     const top = box.getBoundingClientRect().top + window.scrollY;
-    if (top > 0) document.documentElement.style.setProperty("--cm-top", `${Math.round(top)}px`);
+    if (top <= 0) return; // another tab is open
+    const root = document.documentElement;
+    const over = Math.max(root.scrollHeight - window.innerHeight, 0);
+    const before = parseFloat(getComputedStyle(root).getPropertyValue("--cm-under")) || 0;
+    if (over && before < 60) root.style.setProperty("--cm-under", `${before + over}px`);
+    root.style.setProperty("--cm-top", `${Math.round(top)}px`);
   }
 
   let talk = null;

@@ -9,6 +9,8 @@ from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
 
+expect.set_options(timeout=20_000)
+
 
 @pytest.fixture(scope="module")
 def address(serving, trained, tiny_folder, tmp_path_factory):
@@ -40,7 +42,7 @@ def test_an_answer_is_tinted_and_each_token_explained(chat):
     expect(figures).to_contain_text("tokens")
     expect(figures).to_contain_text("the router has not learnt yet")  # six steps
     expect(chat.locator(".cm-token")).to_have_count(0)
-    chat.get_by_text("Show who spoke").click()
+    chat.locator("#composer").get_by_text("Show who spoke").click()
     tokens = chat.locator(".cm-token")
     expect(tokens.first).to_be_visible()
     assert tokens.count() <= 16

@@ -8,6 +8,8 @@ from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
 
+expect.set_options(timeout=20_000)
+
 
 @pytest.fixture(scope="module")
 def runs(trained, tmp_path_factory):
@@ -20,11 +22,6 @@ def runs(trained, tmp_path_factory):
 @pytest.fixture(scope="module")
 def address(serving, runs):
     return serving("tests.app.parrot_page", runs, 0.002)
-
-
-@pytest.fixture(scope="module")
-def slow(serving, runs):
-    return serving("tests.app.parrot_page", runs, 0.03)
 
 
 def send(page, text):
@@ -57,16 +54,20 @@ def test_what_was_chosen_is_chosen_after_a_reload(screen, address):
     page.get_by_role("button", name="Settings").click()
     page.locator("#experts").get_by_text("Only me", exact=True).click()
     page.locator("#message textarea").fill("a draft <b>")
-    page.wait_for_function(
-        "JSON.stringify(localStorage).includes('a draft') "
-        "|| Object.keys(localStorage).length"
-    )
-    page.wait_for_timeout(500)  # what the browser keeps is encrypted
+    for name, tab in (("#uri", "Share"), ("#data-path", "Train")):
+        page.get_by_role("tab", name=tab, exact=True).click()
+        page.locator(f"{name} textarea, {name} input").first.fill("hf://me/notes"[5:])
+    page.wait_for_timeout(500)
     page.reload()
     expect(page.locator("#message textarea")).to_have_value("a draft <b>")
     expect(page.locator("#experts label.selected")).to_have_text("Only me")
     page.get_by_role("button", name="Settings").click()
     expect(page.get_by_label("System prompt").first).to_have_value("Answer in French.")
+    page.get_by_role("tab", name="Train", exact=True).click()
+    box = page.locator("#data-path textarea, #data-path input").first
+    expect(box).to_have_value("me/notes")
+    page.get_by_role("tab", name="Share", exact=True).click()
+    expect(page.locator("#uri textarea, #uri input").first).to_have_value("me/notes")
 
 
 def test_a_restart_loses_nothing(restarted, screen, runs, tmp_path):
@@ -175,8 +176,9 @@ def test_a_retry_stands_beside_the_first_answer_and_both_are_rated(screen, addre
     expect(good).to_have_attribute("aria-pressed", "true")
 
 
-def test_one_button_sends_and_stops(screen, slow):
-    page = screen(slow)
+def test_one_button_sends_and_stops(screen, address):
+    page = screen(address)
+    short(page, 4096)
     expect(page.get_by_role("button", name="Send")).to_be_visible()
     expect(page.get_by_role("button", name="Stop")).to_be_hidden()
     send(page, "on and on")
@@ -266,7 +268,7 @@ def test_who_spoke_is_shown_or_not_and_by_layer(screen, address):
     short(page)
     say(page, "one two three four five")
     expect(page.locator(".cm-mine").nth(1)).to_be_visible()  # the router has learnt
-    label = page.get_by_text("Show who spoke")
+    label = page.locator("#composer").get_by_text("Show who spoke")
     label.click()
     expect(page.locator(".cm-token")).to_have_count(0)
     page.reload()
@@ -281,8 +283,9 @@ def test_who_spoke_is_shown_or_not_and_by_layer(screen, address):
 
 def test_a_long_conversation_is_drawn_where_it_is_seen(screen, address):
     page = screen(address)
-    for i in range(1, 7):
-        say(page, f"word{i} and so on", i)
+    short(page)
+    for i in range(1, 7):  # the first answer is far above the window
+        say(page, f"word{i} and" + "\n\nso on" * 40, i)
     page.reload()
     expect(page.locator(".cm-reply")).to_have_count(6)
     expect(page.locator(".cm-reply").last.locator(".cm-token").first).to_be_visible()
