@@ -1,4 +1,4 @@
-"""What outlives a reload, a closed tab, a restart, an edit; how a talk looks and goes."""
+"""What outlives a reload, a closed tab, a restart, an edit; how a talk goes."""
 
 import re
 import shutil
