@@ -687,6 +687,7 @@
     settings(gear) {
       const box = document.getElementById("settings");
       const open = box.classList.toggle("cm-open");
+      if (open && window.comigs.drawer) window.comigs.drawer.close();
       gear.setAttribute("aria-expanded", String(open));
       box.tabIndex = -1;
       box.setAttribute("role", "group");
