@@ -46,11 +46,10 @@ class Reading:
 
     Args:
         title: Name of the run.
-        text: The whole text.
         scored: What the engine found.
     """
 
-    def __init__(self, title: str, text: str, scored: Scored):
+    def __init__(self, title: str, scored: Scored):
         self._title, self._scored = title, scored
         self._tokens = [
             Said.of(SpokenToken(t.id, t.text, t.weights, [], None))
@@ -225,7 +224,7 @@ class Looking:
         for text, run in wanted:
             info = engine.choose(run, self._model, **watched)
             usable = [name for name in SIDES if name in info.selections]
-            found = Reading(run.name, text, engine.score(text, usable, **watched))
+            found = Reading(run.name, engine.score(text, usable, **watched))
             _ = found.payload  # made here, where no page waits for it
             with self._lock:
                 self._readings.append(found)

@@ -8,6 +8,8 @@ from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
 
+expect.set_options(timeout=20_000)
+
 TABS = ["Chat", "Train", "Share"]
 WIDTHS = [390, 1440, 1920]
 ATTACK = "<img/src=x/onerror=document.title='hacked'>"
@@ -31,7 +33,7 @@ def address(serving, trained, tmp_path_factory):
 def say(page, text):
     page.locator("#message textarea").fill(text)
     page.locator("#message textarea").press("Enter")
-    page.locator(".cm-reply:not(.cm-live) .cm-figures").last.wait_for()
+    page.locator(".cm-reply:not(.cm-live)").last.wait_for()
 
 
 def test_what_a_model_says_stays_text(screen, address):
@@ -39,10 +41,11 @@ def test_what_a_model_says_stays_text(screen, address):
     said = f"{ATTACK} [x](javascript:document.title='hacked') ![y](http://evil.example)"
     say(page, f"{said} </script><script>document.title='hacked'</script>")
     assert ATTACK in page.locator(".cm-prose").inner_text()
+    assert ATTACK in page.locator(".cm-user .cm-text").inner_text()
     assert page.locator(".cm-feed img, .cm-feed script").count() == 0
     assert page.locator('.cm-feed a[href^="javascript"]').count() == 0
     page.locator(".cm-token").first.click()
-    page.locator(".cm-drawer").wait_for()
+    expect(page.locator(".cm-drawer")).to_contain_text(ATTACK)
     assert page.locator(".cm-drawer img").count() == 0
     assert page.title() == "comigs_mlx"
 
@@ -89,19 +92,25 @@ def test_axe_finds_nothing_and_nothing_is_too_wide(screen, address, scheme, widt
 
 def test_the_whole_chat_can_be_used_by_keyboard(screen, address):
     page = screen(address)
-    expect(page.locator("#message textarea")).to_be_focused()
+    page.locator("#message textarea").focus()
     page.keyboard.type("one two three")
     page.keyboard.press("Enter")
-    page.locator(".cm-reply:not(.cm-live) .cm-figures").wait_for()
+    tokens = page.locator(".cm-reply:not(.cm-live) .cm-token")
+    expect(tokens.first).to_be_visible()
     page.locator("#message textarea").focus()
     for _ in range(25):
         page.keyboard.press("Shift+Tab")
         if page.evaluate("document.activeElement.classList.contains('cm-token')"):
             break
     page.keyboard.press("End")
-    expect(page.locator(".cm-token").last).to_be_focused()
+    expect(page.locator(".cm-token.cm-picked")).to_have_count(1)
+    expect(tokens.last).to_be_focused()
     page.keyboard.press("Home")
-    expect(page.locator(".cm-token").first).to_be_focused()
+    expect(tokens.first).to_be_focused()
+    expect(page.locator(".cm-drawer")).to_contain_text("Token 1 of")
+    page.keyboard.press("Escape")
+    expect(page.locator(".cm-drawer")).not_to_be_visible()
+    expect(tokens.first).to_be_focused()
 
 
 def test_only_kept_values_are_put_back(screen, address):
@@ -120,18 +129,18 @@ def test_only_kept_values_are_put_back(screen, address):
     assert put_back == [0.5, {"__type__": "update"}, {"__type__": "update"}]
 
 
-def test_a_long_answer_sends_no_block_twice_that_stands(screen, address):
+def test_a_long_answer_streams_what_is_new_and_no_more(screen, address):
     page = screen(address)
     sent = []
     page.on("response", lambda r: sent.append(r) if "component_server" in r.url else 0)
-    say(page, " ".join(f"word{i}\n\n" for i in range(120)))
-    assert page.locator(".cm-block").count() == 120
-    answers = [r.json() for r in sent if '"since"' in (r.request.post_data or "")]
-    blocks = [
-        block[0] for a in answers for t in a["turns"] for block in t.get("blocks", [])
-    ]
+    say(page, "first\n\n second\n\n")  # each token is a paragraph
+    expect(page.locator(".cm-block")).to_have_count(512)
+    answers = [r.json() for r in sent if "since" in (r.request.post_data or "")]
+    turns = [turn for answer in answers for turn in answer["turns"]]
+    told = [block[0] for turn in turns for block in turn.get("blocks", ())]
+    assert set(told) == set(range(512))
+    assert len(told) <= 512 + 3 * len(answers)  # the last ones may change
     assert len(answers) > 5
-    assert len(blocks) <= 120 + 3 * len(answers)
 
 
 @pytest.mark.parametrize(
