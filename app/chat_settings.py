@@ -12,13 +12,13 @@ from comigs_mlx.errors import ConfigError, raise_all
 from comigs_mlx.inference.trace import SPECIALIST
 
 NAMES = {
-    "auto": "Mixture",
-    "base": "Base",
-    "generalist": "Generalist",
-    "specialist": "Specialist",
+    "auto": "Together",
+    "specialist": "Only me",
+    "generalist": "Only everyone",
+    "base": "Untrained",
     "blend": "Blend",
 }
-"""Expert selections and their names on the page."""
+"""Expert selections and their names on the page; it offers all but the last."""
 
 MOST_TEMPERATURE = 2
 MOST_TOKENS = 4096
@@ -63,28 +63,41 @@ class ReplyOptions:
         if self.experts not in NAMES:
             raise ConfigError(f"experts must be one of {', '.join(NAMES)}")
         if self.run is None and self.experts not in ("auto", "base"):
-            name = NAMES[self.experts].lower()
-            raise ConfigError(f"The base model alone has no {name}: choose a run.")
+            raise ConfigError(
+                f"“{NAMES[self.experts]}” needs a model of yours: choose one first."
+            )
         if not all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers):
             raise ConfigError("temperature, top-p and blend must be numbers")
         if self.run is None and self.lean:
-            raise ConfigError("The base model alone leans to nobody: choose a run.")
+            raise ConfigError(
+                "The untrained model leans to nobody: choose a model of yours first."
+            )
         if not 0 <= self.blend <= 1:
             raise ConfigError("blend is from 0 to 1")
         if self.lean is not None and not abs(self.lean) <= MOST_LEAN:
             raise ConfigError(f"lean is from {-MOST_LEAN:g} to {MOST_LEAN:g}")
         limits = {"most_temperature": MOST_TEMPERATURE, "most_tokens": MOST_TOKENS}
-        raise_all(ConfigError, list(self.settings(()).problems(**limits)))
+        raise_all(ConfigError, list(self.settings((SPECIALIST,)).problems(**limits)))
 
     @property
     def title(self) -> str:
-        """Name of the answer: the selection, and the run's name."""
+        """Who speaks, for people."""
         if self.run is None:
             return NAMES["base"]
-        name = NAMES[self.experts]
         if self.experts == "blend":
-            name = f"{name}, {self.blend:.0%} specialist"
-        return f"{name} · {self.run.name}"
+            return f"Blend, {self.blend:.0%} me"
+        return NAMES[self.experts]
+
+    def as_dict(self) -> dict[str, Any]:
+        """What an answer keeps of how it was made, as JSON values."""
+        return {
+            "experts": self.experts,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "max_tokens": self.max_tokens,
+            "lean": self.lean,
+            "system": self.system,
+        }
 
     def selection(self, experts: Sequence[str]) -> str | tuple[float, ...]:
         """What the engine is told to select, of a run's experts."""

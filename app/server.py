@@ -13,8 +13,21 @@ import gradio as gr
 
 from .options import USER, AppConfig, spelled
 
-STYLES = ("page.css", "chat.css", "train.css", "share.css")
-SCRIPTS = ("tokens.js", "detail.js", "feed.js", "routing.js")
+STYLES = ("page.css", "sidebar.css", "chat.css", "train.css", "share.css")
+WHOLE_STYLES = ("views.css",)
+"""Those with rules that Gradio would drop, such as @container: they go as they are."""
+
+SCRIPTS = (
+    "page.js",
+    "marks.js",
+    "drawer.js",
+    "views.js",
+    "talk.js",
+    "compare.js",
+    "look.js",
+    "train.js",
+    "sidebar.js",
+)
 """In the order in which they build on one another."""
 
 LOCAL_NAMES = ("127.0.0.1", "localhost", "[::1]")
@@ -137,8 +150,9 @@ def theme() -> gr.themes.Base:
 
 
 def head() -> str:
-    """The page's own scripts, inline: nothing is fetched."""
-    return "".join(f"<script>{_static(name)}</script>" for name in SCRIPTS)
+    """The page's own scripts and whole style sheets, inline: nothing is fetched."""
+    styles = "".join(f"<style>{_static(name)}</style>" for name in WHOLE_STYLES)
+    return styles + "".join(f"<script>{_static(name)}</script>" for name in SCRIPTS)
 
 
 def launch(page: gr.Blocks, config: AppConfig, block: bool = True) -> str:

@@ -1,33 +1,27 @@
-"""The Chat and Compare tabs."""
+"""What the Chat tab and the list of conversations do."""
 
 from __future__ import annotations
 
-import json
 import random
-import threading
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from comigs_mlx.conversations.store import Store
 from comigs_mlx.errors import ConfigError
-from comigs_mlx.inference.trace import to_html, to_json
 
-from .. import chat_settings, render
-from ..chat import Chat, check, finish, speak
+from .. import chat_settings
 from ..chat_settings import ReplyOptions
-from ..feed import Feed
-from ..kept_replies import Reply
 from ..model_queue import ModelQueue
 from ..sessions import Sessions, secret
-from ..store import Store
+from ..talk import Talk
 from . import runs
 
-COMPARED = ("base", "generalist", "specialist", "auto")
-"""Expert selections side by side, in this order."""
+MOST_TITLE = 200
+"""Characters of a title that somebody gives."""
 
 
 class ChatActions:
-    """What the Chat tab does.
+    """What the Chat tab and the list of conversations do.
 
     Args:
         model_queue: Has the engine.
@@ -38,47 +32,124 @@ class ChatActions:
     def __init__(self, model_queue: ModelQueue, folder: Path, model: str):
         self.model_queue, self.folder, self.model = model_queue, folder, model
         self.store = Store(folder)
-        self.sessions = Sessions(
-            lambda name: Chat(model_queue, self.store, name),
-            needed=lambda chat: chat.feed.active or bool(chat.extras["notice"]),
+        self.talks = Sessions(
+            lambda name: Talk(model_queue, self.store, name),
+            needed=lambda talk: talk.active or bool(talk.notice),
         )
 
     def close(self) -> None:
         """Keep every conversation, also an answer under way."""
-        for chat in self.sessions.all():
-            chat.close()
+        for talk in self.talks.all():
+            talk.close()
 
-    def kept(self, question: Any) -> list[dict[str, str]]:
-        """The conversations of a browser, the newest first: `name`, `title`, `when`.
+    # Asked by the page's scripts: a question of JSON values in, an answer of such out
+
+    def changes(self, question: Any) -> dict[str, Any]:
+        """What a page lacks: `id`, `epoch`, `since` and `tint` in; see `Talk.changes`.
+
+        Raises:
+            ConfigError: If it is no such question.
+        """
+        numbers = ("epoch", "since")
+        if not isinstance(question, dict) or not all(
+            type(question.get(name)) is int for name in numbers
+        ):
+            raise ConfigError("This page is out of date: reload it.")
+        epoch, since = (question[name] for name in numbers)
+        return self._talk(question).changes(epoch, since, bool(question.get("tint")))
+
+    def whole(self, question: Any) -> dict[str, Any]:
+        """One `turn` of `id`, with marks where `tint` is true."""
+        talk = self._talk(question)
+        return talk.whole(question.get("turn"), bool(question.get("tint")))
+
+    def marks(self, question: Any) -> dict[str, Any]:
+        """Whose each piece of a `turn` is, in one `layer` or over all (-1)."""
+        talk = self._talk(question)
+        return talk.marks(question.get("turn"), question.get("layer", -1))
+
+    def token(self, question: Any) -> dict[str, Any]:
+        """What is known of one `piece` of a `turn`."""
+        return self._talk(question).token(question.get("turn"), question.get("piece"))
+
+    def source(self, question: Any) -> dict[str, str]:
+        """A `turn` as it was written, as `text`."""
+        return {"text": self._talk(question).text(question.get("turn"))}
+
+    def stop(self, question: Any) -> dict[str, Any]:
+        """End the answer under way."""
+        self._talk(question).stop()
+        return {}
+
+    def rate(self, question: Any) -> dict[str, Any]:
+        """Keep what somebody thinks of a `turn`, as `rating`."""
+        talk = self._talk(question)
+        talk.rate(question.get("turn"), question.get("rating"))
+        return {}
+
+    def show(self, question: Any) -> dict[str, Any]:
+        """Go on with a variant: `turn`."""
+        self._talk(question).show(question.get("turn"))
+        return {}
+
+    def leave_out(self, question: Any) -> dict[str, Any]:
+        """Have the model no longer read what was left out before a `turn`."""
+        self._talk(question).leave_out(question.get("turn"))
+        return {}
+
+    def save(self, question: Any) -> dict[str, str]:
+        """A conversation as a file, which the page keeps and no folder here does.
 
         Args:
-            question: `owner`, the secret of the browser.
+            question: `id`, and as `kind` `markdown`, `html` or `json`.
         """
-        return self.store.listed(secret(question.get("owner")))
+        return self._talk(question).as_file(question.get("kind"))
+
+    # The list of conversations
+
+    def listed(self, question: Any) -> list[dict[str, Any]]:
+        """The conversations, the newest first; `query` looks in titles and texts."""
+        query = question.get("query") if isinstance(question, dict) else ""
+        return list(self.store.listed(str(query or "")))
+
+    def rename(self, question: Any) -> dict[str, str]:
+        """Give the conversation `id` another `title`."""
+        title = " ".join(str(question.get("title") or "").split())[:MOST_TITLE]
+        if not title:
+            raise ConfigError("Write a name first.")
+        self._talk(question).rename(title)
+        return {"title": title}
 
     def forget(self, question: Any) -> dict[str, str]:
-        """Delete a conversation for good.
-
-        Args:
-            question: Its name as `id`.
-        """
+        """Take a conversation away; `restore` brings it back."""
         name = secret(question.get("id"))
-        chat = self.sessions.find(name)
-        if chat.feed.active:
+        if self._talk(question).active:
             raise ConfigError("An answer is under way: wait for it, or stop it.")
-        self.sessions.drop(name)
+        self.talks.drop(name)
         self.store.remove(name)
         return {}
 
-    def changes(self, question: Any) -> dict[str, Any]:
-        """What a page lacks: `id`, `epoch` and `since` in, events out."""
-        return answer(self.sessions, question)
+    def restore(self, question: Any) -> dict[str, str]:
+        """Bring back a conversation that was taken away."""
+        name = secret(question.get("id"))
+        self.talks.drop(name)
+        self.store.restore(name)
+        return {}
+
+    def keep(self, question: Any) -> dict[str, bool]:
+        """Whether conversations are kept; `keeping` sets it, for as long as the app."""
+        wanted = question.get("keeping") if isinstance(question, dict) else None
+        if isinstance(wanted, bool):
+            self.store.keeping = wanted
+        return {"keeping": self.store.keeping}
+
+    # With the widgets' values
 
     def options(
         self,
         run: Any,
         experts: Any,
-        blend: Any,
+        lean: Any,
         temperature: Any,
         top_p: Any,
         max_tokens: Any,
@@ -86,169 +157,56 @@ class ChatActions:
     ) -> ReplyOptions:
         """The widgets' values.
 
+        A lean of 0 is the run's own; the untrained model and each side alone have none.
+
         Raises:
             ComigsError: If one cannot be.
         """
+        found, chosen = runs.find(self.folder, run), str(experts)
+        if found is None and chosen in ("specialist", "generalist"):
+            chosen = "base"  # the choice is for a model of one's own, and stays
+        leaning = chat_settings.number(lean, "lean") if chosen == "auto" else 0
         return ReplyOptions(
-            run=runs.find(self.folder, run),
+            run=found,
             model=self.model,
-            experts=str(experts),
-            blend=chat_settings.number(blend, "blend") / 100,
+            experts=chosen,
             temperature=chat_settings.number(temperature, "temperature"),
             top_p=chat_settings.number(top_p, "top-p"),
             max_tokens=int(chat_settings.number(max_tokens, "max tokens")),
             system=str(system or ""),
+            lean=leaning if leaning and found is not None else None,
         )
 
-    def send(self, session: dict[str, str], text: str, *chosen: Any) -> dict[str, str]:
+    def send(self, session: dict[str, Any], text: Any, *chosen: Any) -> dict[str, Any]:
         """Say something; returns the element's value, changed so that it asks."""
-        self._chat(session).send(text, self.options(*chosen))
+        self._talk(session).send(text, self.options(*chosen))
         return touch(session)
-
-    def _chat(self, session: dict[str, str]) -> Any:
-        chat = self.sessions.find(session["id"])
-        chat.owner = chat.owner or session.get("owner", "")
-        return chat
 
     def command(
-        self, session: dict[str, str], order: dict[str, Any], *chosen: Any
-    ) -> dict[str, str]:
-        """Retry, edit or undo, as the conversation's own buttons say."""
-        chat = self._chat(session)
-        if order.get("undo"):
-            chat.undo()
-        elif order.get("retry"):
-            chat.retry(self.options(*chosen))
-        elif isinstance(index := order.get("edit"), int):
-            chat.edit(index, order.get("text"), self.options(*chosen))
+        self, session: dict[str, Any], order: dict[str, Any], *chosen: Any
+    ) -> dict[str, Any]:
+        """Retry, edit or continue, as the conversation's own buttons say."""
+        talk, turn = self._talk(session), order.get("turn")
+        if order.get("do") == "continue":  # whoever began it goes on
+            chosen = (*talk.speaker(turn), *chosen[3:])
+        options = self.options(*chosen)
+        if order.get("do") == "retry":
+            talk.retry(turn, options)
+        elif order.get("do") == "edit":
+            talk.edit(turn, order.get("text"), options)
+        elif order.get("do") == "continue":
+            talk.go_on(turn, options)
+        elif order.get("do") == "send":
+            talk.send(order.get("text"), options)
         return touch(session)
 
-    def stop(self, session: dict[str, str]) -> None:
-        """End the answer under way."""
-        self.sessions.find(session["id"]).stop()
-
-    def clear(self, session: dict[str, str]) -> dict[str, str]:
-        """Begin with nothing; the conversation can be had back."""
-        self.sessions.find(session["id"]).clear()
-        return touch(session)
-
-    def save(self, question: Any) -> dict[str, str]:
-        """The conversation as a file, which the page keeps and no folder here does.
-
-        Args:
-            question: `id`, and as `kind` `html` for a page that needs nothing else or
-                `json` for a trace.
-
-        Returns:
-            `name`, `type` and `text`.
-        """
-        trace = self.sessions.find(question["id"]).trace()
-        if question["kind"] == "html":
-            return {
-                "name": "conversation.html",
-                "type": "text/html",
-                "text": to_html(trace),
-            }
-        text = json.dumps(to_json(trace), ensure_ascii=False)
-        return {"name": "trace.json", "type": "application/json", "text": text}
+    def _talk(self, question: Any) -> Talk:
+        if not isinstance(question, dict):
+            raise ConfigError("This page is out of date: reload it.")
+        talk: Talk = self.talks.find(question.get("id"))
+        return talk
 
 
-class Comparison:
-    """One prompt, answered by every selection in turn, with one seed."""
-
-    def __init__(self, model_queue: ModelQueue):
-        self.feed = Feed.fresh()
-        self._model_queue = model_queue
-        self._stop = threading.Event()
-
-    def ask(self, text: Any, settings: ReplyOptions) -> None:
-        """Have a prompt answered by all.
-
-        Raises:
-            ConfigError: If answers are under way, or the prompt is empty or too long.
-        """
-        settings.check()
-        text = check(text)
-        if self.feed.active:
-            raise ConfigError("Answers are under way: wait for them, or stop them.")
-        self.feed = feed = self.feed.successor()
-        stop = self._stop = threading.Event()
-        feed.tell(render.busy(self._model_queue.queue), True)
-        messages = [{"role": "user", "content": text}]
-        seeded = replace(settings, seed=random.randrange(2**31))
-
-        def job(engine: Any) -> None:
-            info = engine.choose(settings.run, settings.model, stop=stop.is_set)
-            for name in COMPARED:
-                if stop.is_set():
-                    break
-                if name in info.selections:
-                    speaking = replace(seeded, experts=name)
-                    speak(engine, speaking, messages, feed, Reply(), stop)
-
-        done = self._model_queue.submit("Comparing", job)
-        done.add_done_callback(lambda ended: finish(feed, ended))
-
-    def stop(self) -> None:
-        """End what is under way."""
-        self._stop.set()
-
-    @property
-    def extras(self) -> dict[str, Any]:
-        """Nothing beside the answers."""
-        return {}
-
-
-class CompareActions:
-    """What the Compare tab does; see `ChatActions`."""
-
-    def __init__(self, chat: ChatActions):
-        self._chat = chat
-        self.sessions = Sessions(
-            lambda name: Comparison(chat.model_queue),
-            needed=lambda one: one.feed.active,
-        )
-
-    def changes(self, question: Any) -> dict[str, Any]:
-        """What a page lacks."""
-        return answer(self.sessions, question)
-
-    def ask(self, session: dict[str, str], text: str, *chosen: Any) -> dict[str, str]:
-        """Have a prompt answered by all.
-
-        Args:
-            session: The element's value.
-            text: The prompt.
-            chosen: Run, temperature, top-p, max tokens, system prompt.
-        """
-        run, *drawing = chosen
-        settings = self._chat.options(run, "auto", 50, *drawing)
-        if settings.run is None:
-            raise ConfigError("Choose a run: the base model alone has no experts.")
-        self.sessions.find(session["id"]).ask(text, settings)
-        return touch(session)
-
-    def stop(self, session: dict[str, str]) -> None:
-        """End the answers under way."""
-        self.sessions.find(session["id"]).stop()
-
-
-def answer(sessions: Sessions, question: Any) -> dict[str, Any]:
-    """A page's question for what is new.
-
-    Raises:
-        ConfigError: If it is no such question.
-    """
-    numbers = ("epoch", "since")
-    if not isinstance(question, dict) or not all(
-        type(question.get(name)) is int for name in numbers
-    ):
-        raise ConfigError("expected id, epoch and since")
-    session = sessions.find(question.get("id"))
-    changes: dict[str, Any] = session.feed.changes(*(question[n] for n in numbers))
-    return {**changes, **session.extras}
-
-
-def touch(session: dict[str, str]) -> dict[str, str]:
+def touch(session: dict[str, Any]) -> dict[str, Any]:
     """The element's value, changed so that it asks for what is new."""
-    return {**session, "turn": f"{random.getrandbits(32):x}"}
+    return {**session, "asked": f"{random.getrandbits(32):x}"}

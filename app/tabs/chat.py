@@ -1,4 +1,4 @@
-"""Widgets of the Chat tab."""
+"""Widgets of the Chat tab: the conversation fills the window, above the message."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from ..actions.chat import ChatActions
 from ..frame import Frame
 from .parts import QUIET, drawing, element, with_warnings
 
-EMPTY = (
-    "Say something. Every word of the answer is tinted by who spoke it: what everyone "
-    "shares, or what only you have."
-)
+OFFERED = ("auto", "specialist", "generalist", "base")
+"""Who can be chosen to speak, in this order."""
+
+SPEAKS = "(run, experts) => window.comigs.speaks(run, experts)"
+STOP = "() => window.comigs.talks.stop()"
 
 
 def build(actions: ChatActions, frame: Frame) -> dict[str, Any]:
@@ -27,43 +28,83 @@ def build(actions: ChatActions, frame: Frame) -> dict[str, Any]:
     Returns:
         The widgets whose values outlive a reload, by name.
     """
-    with gr.Row(elem_classes="cm-choices"):
-        experts = gr.Radio(
-            [(name, key) for key, name in chat_settings.NAMES.items()],
-            value="auto",
-            label="Who speaks",
-            elem_id="experts",
-        )
-        blend = gr.Slider(
-            0, 100, 50, step=5, label="Specialist share (%)", visible=False
-        )
-    view = element(
-        "feed",
-        f"name: 'chat', editable: true, empty: {EMPTY!r}",
-        {
-            "changes": actions.changes,
-            "save": actions.save,
-            "kept": actions.kept,
-            "forget": actions.forget,
-        },
-        "cm-feed",
-    )
-    text = gr.Textbox(
+    with gr.Column(elem_id="chat-view"):
+        view = _conversation(actions)
+        with gr.Column(elem_id="composer"):
+            text = _message()
+            with gr.Row(elem_classes="cm-slim"):
+                experts, lean = _speaker()
+                element("tools", "", {}, "cm-tools")
+            with gr.Column(elem_id="settings"):
+                temperature, top_p, most, system = drawing()
+    chosen = [frame.run, experts, lean, temperature, top_p, most, system]
+    _wire(actions, view, text, chosen)
+    who = [frame.run, experts]
+    changes = [frame.run.change, experts.change, frame.page.load]
+    gr.on(changes, None, who, None, js=SPEAKS)
+    return {
+        "experts": experts,
+        "lean": lean,
+        "temperature": temperature,
+        "top_p": top_p,
+        "max_tokens": most,
+        "system": system,
+        "message": text,
+    }
+
+
+def _conversation(actions: ChatActions) -> gr.HTML:
+    served = ("changes", "whole", "marks", "token", "source", "stop", "rate", "show")
+    more = ("leave_out", "save")
+    functions = {name: getattr(actions, name) for name in (*served, *more)}
+    return element("talk", "", functions, "cm-talk")
+
+
+def _message() -> gr.Textbox:
+    """The message, with one button: Send, or Stop while an answer comes."""
+    return gr.Textbox(
         label="Message",
-        placeholder="Enter sends, Shift+Enter makes a new line",
+        show_label=False,
+        container=False,
+        placeholder="Message",
         lines=1,
-        max_lines=8,
+        max_lines=10,
+        autofocus=True,
+        submit_btn=True,
+        stop_btn=True,
         elem_id="message",
     )
-    with gr.Row(elem_classes="cm-buttons"):
-        send = gr.Button("Send", variant="primary", elem_id="send", min_width=90)
-        stop = gr.Button("Stop", elem_id="stop", min_width=90)
-        clear = gr.Button("Clear", elem_id="clear", min_width=90)
-        page_file = gr.Button("Save as HTML", elem_id="save-html", min_width=90)
-        trace_file = gr.Button("Save as JSON", elem_id="save-json", min_width=90)
-    with gr.Accordion("Settings", open=False):
-        temperature, top_p, most, system = drawing()
-    chosen = [frame.run, experts, blend, temperature, top_p, most, system]
+
+
+def _speaker() -> tuple[gr.Radio, gr.Slider]:
+    """Who speaks, and how far the mixture leans to one side."""
+    experts = gr.Radio(
+        [(chat_settings.NAMES[key], key) for key in OFFERED],
+        value="auto",
+        label="Who speaks",
+        show_label=False,
+        container=False,
+        elem_id="experts",
+    )
+    most = chat_settings.MOST_LEAN
+    lean = gr.Slider(
+        -most,
+        most,
+        0,
+        step=0.25,
+        label="Lean: left to everyone, right to me",
+        show_label=False,
+        container=False,
+        elem_id="lean",
+        buttons=[],
+    )
+    return experts, lean
+
+
+def _wire(
+    actions: ChatActions, view: gr.HTML, text: gr.Textbox, chosen: list[Any]
+) -> None:
+    """Let the message, the conversation's own buttons and Stop do what they say."""
 
     @with_warnings
     def command(session: Any, data: gr.EventData, *values: Any) -> Any:
@@ -73,22 +114,6 @@ def build(actions: ChatActions, frame: Frame) -> dict[str, Any]:
     def say(session: Any, words: Any, *values: Any) -> Any:
         return actions.send(session, words, *values), ""
 
-    for sent in (send.click, text.submit):
-        sent(say, [view, text, *chosen], [view, text], **QUIET)
+    text.submit(say, [view, text, *chosen], [view, text], **QUIET)
+    text.stop(None, js=STOP)
     view.select(command, [view, *chosen], [view], **QUIET)
-    stop.click(with_warnings(actions.stop), [view], **QUIET)
-    clear.click(with_warnings(actions.clear), [view], [view], **QUIET)
-    page_file.click(None, js="() => window.comigs.save('chat', 'html')")
-    trace_file.click(None, js="() => window.comigs.save('chat', 'json')")
-    experts.change(
-        lambda name: gr.update(visible=name == "blend"), experts, blend, **QUIET
-    )
-    return {
-        "experts": experts,
-        "blend": blend,
-        "temperature": temperature,
-        "top_p": top_p,
-        "max_tokens": most,
-        "system": system,
-        "message": text,
-    }

@@ -202,7 +202,8 @@ def chat_tokens(
     """Token ids of a conversation, up to where the assistant speaks next.
 
     User and assistant are made to take turns; see `alternating`. A model without a
-    chat template continues the turns, a blank line between them.
+    chat template continues the turns, a blank line between them. An answer at the end
+    that has `"prefix": True` is gone on with: nothing stands between it and what comes.
 
     Args:
         tokenizer: mlx-lm's tokenizer wrapper.
@@ -218,6 +219,10 @@ def chat_tokens(
         raise ConfigError("the conversation is empty: say something first")
     if system is not None:
         check_text(system, "the system prompt")
+    if turns[-1].get("prefix") and len(turns) > 1:
+        asked = chat_tokens(tokenizer, turns[:-1], system, template_args)
+        blank = "" if tokenizer.has_chat_template else "\n\n"
+        return [*asked, *encoded(tokenizer, blank + turns[-1]["content"])]
     if not tokenizer.has_chat_template:
         text = "\n\n".join(turn["content"] for turn in turns)
         return _plain_tokens(tokenizer, text, system)

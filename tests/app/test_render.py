@@ -5,8 +5,6 @@ from html.parser import HTMLParser
 import pytest
 
 from app import curves, render
-from app.kept_replies import Said
-from tests.app.speaking import spoken
 
 ATTACK = "\"'><img src=x onerror=alert(1)></script><script>alert(2)</script>"
 
@@ -42,16 +40,6 @@ def test_texts_are_escaped(made):
     found.feed(made)
     assert not found.seen & {"img", "script"}
     assert ATTACK in found.text
-
-
-def test_tokens_travel_as_thousandths():
-    token = Said.of(spoken("<b>", i=1)).event()
-    assert token == {
-        "kind": "token",
-        "text": "<b>",
-        "w": [750, 250] * 4,
-        "alt": [["<b>", 0.5], ["<i>", 0.25]],
-    }
 
 
 @pytest.mark.parametrize(

@@ -40,11 +40,9 @@ def test_what_was_chosen_is_chosen_after_a_reload(screen, address):
     page.get_by_label("System prompt").first.fill("Answer in French.")
     page.locator("#experts").get_by_label("Blend", exact=True).check()
     page.locator("#message textarea").fill("a draft <b>")
-    for name, tab in (("#uri", "Share"), ("#run-name", "Train")):
+    for name, tab in (("#uri", "Share"), ("#data-path", "Train")):
         page.get_by_role("tab", name=tab, exact=True).click()
         page.locator(f"{name} textarea, {name} input").first.fill("hf://me/notes"[5:])
-    page.locator("#option-steps input").fill("77")
-    page.locator("#option-steps input").press("Tab")
     page.wait_for_timeout(500)
     page.reload()
     expect(page.locator("#message textarea")).to_have_value("a draft <b>")
@@ -54,7 +52,8 @@ def test_what_was_chosen_is_chosen_after_a_reload(screen, address):
     page.get_by_text("Settings", exact=True).first.click()
     expect(page.get_by_label("System prompt").first).to_have_value("Answer in French.")
     page.get_by_role("tab", name="Train", exact=True).click()
-    expect(page.locator("#option-steps input")).to_have_value("77")
+    box = page.locator("#data-path textarea, #data-path input").first
+    expect(box).to_have_value("me/notes")
     page.get_by_role("tab", name="Share", exact=True).click()
     expect(page.locator("#uri textarea, #uri input").first).to_have_value("me/notes")
 

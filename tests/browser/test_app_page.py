@@ -53,7 +53,8 @@ def test_a_document_of_html_stays_text(screen, address, tmp_path):
     page = screen(address)
     page.get_by_role("tab", name="Train", exact=True).click()
     page.locator("#data-path textarea, #data-path input").first.fill(str(tmp_path))
-    page.locator("#preview").click()
+    page.locator("#check").click()
+    page.locator("#found").get_by_text("excerpts").click()
     page.get_by_role("list", name="Beginnings of some documents").wait_for()
     assert ATTACK in page.locator("#found").inner_text()
     assert page.locator("#found img").count() == 0

@@ -65,6 +65,20 @@ def test_without_a_template_the_text_is_continued(plain):
         chat_tokens(plain, TURNS, "Be kind.")
 
 
+def test_an_answer_that_was_begun_is_gone_on_with(tokenizer):
+    begun = {"role": "assistant", "content": " Hel", "prefix": True}
+    asked = chat_tokens(tokenizer, TURNS, "Be kind.")
+    told = chat_tokens(tokenizer, [*TURNS, begun], "Be kind.")
+    assert told[: len(asked)] == asked
+    assert tokenizer.decode(told[len(asked) :]) == " Hel"
+
+
+def test_without_a_template_what_was_begun_ends_the_text(plain):
+    begun = {"role": "assistant", "content": "I am", "prefix": True}
+    told = plain.decode(chat_tokens(plain, [*TURNS, begun]))
+    assert told == "Hi\n\nHello\n\nWho?\n\nI am"
+
+
 def test_a_template_that_refuses(tokenizer):
     tokenizer._tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(ConfigError) as error:

@@ -1,0 +1,188 @@
+// Compare: one question, four answers side by side, each token of them to be looked at.
+// What a model says comes as Markdown that the library has made harmless, or as text.
+"use strict";
+{
+  const { add, button, lay, Pieces, viewHead, Composer, Standing, Asking } = window.comigs;
+  const TINT = "comigs-compare-tint"; // "1" or "0" where somebody has chosen
+  const STATES = { waiting: "Waits for its turn", writing: "Writing" };
+
+  class Card {
+    constructor(parent, key, explain) {
+      Object.assign(this, { key, blocks: [] });
+      this.box = add(parent, "article", "cm-answer-card");
+      this.box.dataset.key = key;
+      const head = add(this.box, "header");
+      this.title = add(head, "h3");
+      this.state = add(head, "span", "cm-soft");
+      this.text = add(this.box, "div", "cm-answer");
+      this.text.dir = "auto";
+      this.foot = add(this.box, "footer");
+      this.pieces = new Pieces(this.text, (piece) => explain(this, piece));
+    }
+
+    take(card) {
+      this.name = card.title;
+      this.title.textContent = card.title;
+      this.box.setAttribute("aria-label", card.title);
+      this.state.textContent = STATES[card.state] || "";
+      this.box.dataset.state = card.state;
+      for (const [index, html, marks] of card.blocks) this.block(index, html, marks);
+      while (this.blocks.length > card.count) this.blocks.pop().remove();
+      this.pieces.refresh();
+      this.end(card);
+    }
+
+    block(index, html, marks) {
+      const node = this.blocks[index] || add(this.text, "div", "cm-block");
+      const { piece } = node.contains(document.activeElement)
+        ? document.activeElement.dataset : {};
+      this.blocks[index] = node;
+      node.innerHTML = html;
+      lay(node, marks);
+      if (piece !== undefined) this.hold(piece);
+    }
+
+    // The chosen token was drawn anew: it keeps the focus, and is not asked for again.
+    hold(piece) {
+      const span = this.pieces.span(+piece);
+      if (!span) return;
+      span.tabIndex = 0;
+      span.focus({ preventScroll: true });
+    }
+
+    end(card) {
+      this.foot.textContent = "";
+      if (card.problem) {
+        add(this.foot, "p", "cm-problem", card.problem).setAttribute("role", "alert");
+      }
+      if (card.share !== null && card.key === "auto") this.share(card.share, card.routed);
+      if (card.remark) add(this.foot, "p", "cm-soft", card.remark);
+      if (!card.tokens) return;
+      const line = add(this.foot, "p", "cm-soft cm-numbers");
+      const rate = card.rate ? `, ${card.rate} a second` : "";
+      add(line, "span", "", `${card.tokens} tokens${rate}`);
+      if (card.state === "done" && navigator.clipboard) {
+        button(line, "Copy", "cm-quiet", (event) => {
+          navigator.clipboard.writeText(card.text);
+          event.target.textContent = "Copied";
+        }).setAttribute("aria-label", `Copy the answer of ${card.title}`);
+      }
+    }
+
+    share(percent, routed) {
+      if (!routed) {
+        add(this.foot, "p", "cm-soft", "The router has not learnt yet: half and half.");
+        return;
+      }
+      add(this.foot, "p", "cm-share", `${percent} % yours`);
+      const bar = add(this.foot, "div", "cm-shares");
+      bar.setAttribute("aria-hidden", "true");
+      for (const [part, colour] of [[100 - percent, "a"], [percent, "b"]]) {
+        const piece = add(bar, "i");
+        piece.style.width = `${part}%`;
+        piece.style.background = `var(--cm-${colour})`;
+      }
+    }
+  }
+
+  class Compare {
+    constructor(options) {
+      this.root = options.element.querySelector(".cm-compare");
+      viewHead(this.root, "Compare", "One question, answered by the untrained model, by what "
+        + "everyone taught it, by what you taught it, and by both together.");
+      this.composer = new Composer(this.root, {
+        label: "Question", placeholder: "Ask all four the same", go: "Compare",
+      }, (text) => this.asking.order({ ask: text }), () => this.asking.order({ stop: true }));
+      this.how = new Standing(this.root);
+      this.switch();
+      this.grid = add(this.root, "div", "cm-four");
+      this.cards = new Map();
+      this.asking = new Asking(options, "compare",
+        (answer, fresh) => this.take(answer, fresh),
+        (text) => this.how.tell({ text }, false));
+      window.addEventListener("comigs:view", ({ detail }) => {
+        if (detail.name === "compare") this.composer.box.focus();
+      });
+    }
+
+    switch() {
+      this.bar = add(this.root, "p", "cm-tint-bar");
+      const label = add(this.bar, "label");
+      this.box = add(label, "input");
+      this.box.type = "checkbox";
+      label.append("Show who spoke");
+      const legend = this.legend = add(this.bar, "span", "cm-meaning");
+      for (const [name, text] of [["theirs", "everyone"], ["mine", "you"]]) {
+        add(legend, "span", `cm-token cm-${name}`, text).style.setProperty("--tint", 60);
+      }
+      this.box.addEventListener("change", () => {
+        localStorage.setItem(TINT, this.box.checked ? "1" : "0");
+        this.tint();
+      });
+      this.bar.hidden = true;
+    }
+
+    // Only where both sides speak: a card of one side would be all of one colour, which
+    // the dot by its name says better.
+    tint() {
+      const both = this.cards.get("auto");
+      if (both) both.text.classList.toggle("cm-tinted", this.box.checked);
+      this.legend.hidden = !this.box.checked;
+    }
+
+    take(answer, fresh) {
+      if (fresh) {
+        this.grid.textContent = "";
+        this.cards.clear();
+      }
+      for (const card of answer.cards) this.card(card);
+      this.composer.tell(answer.active);
+      if (fresh && !this.composer.box.value) this.composer.box.value = answer.prompt;
+      this.how.tell(answer.status, answer.active);
+      this.bar.hidden = !this.cards.size;
+    }
+
+    card(card) {
+      if (!this.cards.has(card.key)) {
+        this.cards.set(card.key, new Card(this.grid, card.key,
+          (one, piece) => this.explain(one, piece)));
+      }
+      this.cards.get(card.key).take(card);
+      if (card.key !== "auto") return;
+      const chosen = localStorage.getItem(TINT);
+      this.box.checked = chosen ? chosen === "1" : card.routed && card.tokens > 0;
+      this.tint();
+    }
+
+    explain(card, piece) {
+      for (const other of this.cards.values()) if (other !== card) other.pieces.release();
+      this.asking.explain({ card: card.key, piece }, {
+        title: card.name,
+        step: (by) => this.step(card, by),
+      });
+    }
+
+    // From the drawer, which keeps the focus.
+    step(card, by) {
+      const spans = card.text.querySelectorAll(".cm-token");
+      const all = [...new Set(Array.from(spans, (span) => +span.dataset.piece))];
+      const goal = all[all.indexOf(card.pieces.current) + by];
+      if (goal !== undefined) card.pieces.pick(goal);
+    }
+
+    // Shows the view; a question that is handed over is asked at once.
+    open(text = "") {
+      window.comigs.view("compare");
+      if (!text) return;
+      this.composer.box.value = text;
+      if (this.composer.active) this.how.tell({ text: "Still answering: stop it first." }, true);
+      else this.asking.order({ ask: text });
+    }
+  }
+
+  let shown = null;
+  window.comigs.compare = {
+    mount: (options) => { shown = new Compare(options); },
+    open: (text) => shown.open(text),
+  };
+}
