@@ -8,6 +8,8 @@ from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
 
+expect.set_options(timeout=20_000)
+
 ATTACK = "<img/src=x/onerror=document.title='hacked'>"
 SETTLED = (
     "() => Promise.allSettled(document.getAnimations().map((one) => one.finished))"
@@ -19,7 +21,7 @@ def address(serving, trained, tmp_path_factory):
     runs = tmp_path_factory.mktemp("views")
     for name in ("letters", "notes"):
         shutil.copytree(trained(), runs / name)
-    return serving("tests.app.parrot_page", runs, 0)
+    return serving("tests.app.parrot_page", runs, 0, 9)
 
 
 @pytest.fixture
