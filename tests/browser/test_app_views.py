@@ -34,6 +34,11 @@ def show(page, name):
     expect(page.locator(f"#view-{name}")).to_be_visible()
 
 
+def reload(page):
+    page.reload()
+    expect(page.locator("#message textarea")).to_be_visible()
+
+
 def compare(page, text):
     """Four answers to a text; the cards."""
     page.evaluate("text => window.comigs.compare.open(text)", text)
@@ -63,7 +68,7 @@ def test_compare_is_used_by_keyboard_and_leads_back(page):
     assert len({(box["y"], box["width"], box["height"]) for box in boxes}) == 1
     page.locator(".cm-back").first.press("Enter")
     expect(page.locator("#message textarea")).to_be_focused()
-    page.reload()
+    reload(page)
     show(page, "compare")
     expect(cards).to_have_count(4)
     expect(page.get_by_label("Question")).to_have_value("one two three")
@@ -77,7 +82,7 @@ def test_only_what_both_said_is_tinted_and_only_when_wanted(page):
     assert cards.nth(2).locator(".cm-mine").count() == 0
     page.locator(".cm-compare .cm-switch").click()
     expect(tinted).to_have_count(0)
-    page.reload()
+    reload(page)
     show(page, "compare")
     expect(cards).to_have_count(4)
     assert tinted.count() == 0
