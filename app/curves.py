@@ -18,6 +18,10 @@ MOST_POINTS = 400
 """Points drawn in one line; of more, evenly chosen ones."""
 
 
+LEAST_POINTS = 2
+"""Points that a line needs: one alone has no axis that means anything."""
+
+
 @dataclass(frozen=True)
 class Scale:
     """Values -> pixels."""
@@ -53,7 +57,7 @@ def chart(
     """
     drawn = {name: _thin(_finite(points)) for name, points in lines.items()}
     drawn = {name: points for name, points in drawn.items() if points}
-    if not drawn:
+    if all(len({x for x, _ in points}) < LEAST_POINTS for points in drawn.values()):
         return f'<p class="cm-note">{escape(title)}: nothing to draw yet.</p>'
     every = [point for points in drawn.values() for point in points]
     across = Scale(*_range([p[0] for p in every], 0.0), LEFT, WIDTH - RIGHT)

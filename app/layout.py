@@ -1,25 +1,27 @@
-"""The page: a title, how the model stands, the choice of run, and the tabs."""
+"""The page: the sidebar, and the three tabs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from . import render
+from . import sidebar
 from .actions import runs
 from .actions.chat import ChatActions
 from .actions.compare import CompareActions
 from .actions.look import LookActions
 from .actions.share import ShareActions
+from .actions.sidebar import SidebarActions
 from .actions.train import TrainActions
 from .frame import CHAT, SHARE, TRAIN, Frame
 from .model_queue import ModelQueue
 from .options import AppConfig
 from .tabs import chat, compare, look, share, train, views
-from .tabs.parts import QUIET, element, html, remembered, restoring
+from .tabs.parts import QUIET, remembered, restoring
 
 TITLE = "comigs_mlx"
 ONE_DAY = 86400
@@ -34,10 +36,15 @@ def build(config: AppConfig, model_queue: ModelQueue) -> gr.Blocks:
     talking = ChatActions(model_queue, folder, config.model)
     model_queue.before_end(talking.close)
     with gr.Blocks(
-        title=TITLE, analytics_enabled=False, delete_cache=(3600, ONE_DAY)
+        title=TITLE,
+        analytics_enabled=False,
+        delete_cache=(3600, ONE_DAY),
+        fill_width=True,
     ) as page:
-        run = _head(config, model_queue)
-        advice = html("advice")
+        side = SidebarActions(
+            folder, config.model, talking.store, standing(model_queue)
+        )
+        run = sidebar.build(side, talking, runs.first(folder))
         with gr.Tabs(elem_id="tabs") as tabs:
             frame = Frame(page, run, tabs)
             with gr.Tab("Chat", id=CHAT):
@@ -52,100 +59,67 @@ def build(config: AppConfig, model_queue: ModelQueue) -> gr.Blocks:
                 trainings, form = train.build(training, config.model, frame)
             with gr.Tab("Share", id=SHARE):
                 federation = share.build(ShareActions(folder), frame)
-        kept = {"run": run, **kept, **form, **federation}
-        lists = [run, advice, trainings]
-        _runs(config, page, kept, lists, training.names)
+        _remember(page, folder, run, {**kept, **form, **federation})
+        _watch(folder, run, trainings, training.names)
     return page
 
 
-def _head(config: AppConfig, model_queue: ModelQueue) -> gr.Dropdown:
-    """Title and standing of the model; returns the choice of run beside them."""
+def standing(model_queue: ModelQueue) -> Callable[[], dict[str, str]]:
+    """What tells how the model stands: `state` and `text`."""
 
-    def standing(question: Any) -> dict[str, str]:
+    def told() -> dict[str, str]:
         now = model_queue.status
         return {"state": now.state, "text": now.text}
 
-    folder = config.runs_folder
-    with gr.Row(elem_classes="cm-head"):
-        with gr.Column(scale=3, min_width=300):
-            gr.HTML(
-                f"<h1>{TITLE}</h1><p>Your own language model. Nothing you type leaves "
-                "this machine.</p>",
-                apply_default_css=False,
-            )
-            element("standing", "", {"standing": standing}, "cm-standing")
-        return gr.Dropdown(
-            runs.choices(folder),
-            value=runs.first(folder),
-            label="Run",
-            elem_id="run",
-            scale=2,
-            min_width=240,
-        )
+    return told
 
 
-def _runs(
-    config: AppConfig,
-    page: gr.Blocks,
-    kept: dict[str, Any],
-    lists: list[Any],
-    trainings: Callable[[], list[str]],
+def _remember(
+    page: gr.Blocks, folder: Path, run: gr.Textbox, kept: dict[str, Any]
 ) -> None:
-    """Fill the choices of runs when the page is opened, and whenever they change.
+    """Put back what the browser keeps when the page is opened.
 
     Args:
-        config: Knows the folder of runs.
         page: Being built.
-        kept: Widgets whose values the browser keeps, by name.
-        lists: The choice of run, the advice, and the trainings.
-        trainings: Their names.
+        folder: Holds the runs.
+        run: Who is talked to.
+        kept: Further widgets whose values the browser keeps, by name.
     """
-    folder = config.runs_folder
-    state, known = remembered(page, kept), gr.State(None)
-    run, advice, training = lists
-    others = {name: box for name, box in kept.items() if name != "run"}
+    state = remembered(page, {"run": run, **kept})
 
-    built = run.value
-
-    def opened(saved: Any) -> Any:
-        now, first = runs.overview(folder), runs.first(folder)
+    def opened(saved: Any, now: str) -> Any:
         last = saved.get("run") if isinstance(saved, dict) else None
-        value = last if last in now.labels and last != runs.BASE else first
+        usable = runs.overview(folder).usable
+        value = last if last in usable else runs.first(folder)
         # Somebody may have chosen already: this answer must not take it back.
-        lists = _lists(now, None if value == built else value, _advice(folder))
-        return [*lists, now.as_dict()]
+        return gr.skip() if value == now else value
+
+    page.load(opened, [state, run], run, **QUIET)
+    boxes = list(kept.values())
+    page.load(None, [state, *boxes], boxes, js=restoring(kept), **QUIET)
+
+
+def _watch(
+    folder: Path, run: gr.Textbox, trainings: gr.Dropdown, names: Callable[[], Any]
+) -> None:
+    """Say what has become of runs, and choose the first one that can be talked to.
+
+    Args:
+        folder: Holds the runs.
+        run: Who is talked to.
+        trainings: The choice of a training.
+        names: What it offers.
+    """
+    known = gr.State(None)
 
     def watch(before: Any, value: Any) -> Any:
         now = runs.overview(folder)
         if now.as_dict() == before:
-            return [gr.skip()] * 4
-        value, told = runs.news(before, now, value)
+            return [gr.skip()] * 3
+        chosen, told = runs.news(before, now, value)
         for sentence in told:
             gr.Info(escape(sentence))
-        named = gr.update(choices=trainings())
-        return [*_lists(now, value, _advice(folder)), named, now.as_dict()]
+        offered = gr.update(choices=names())
+        return gr.skip() if chosen == value else chosen, offered, now.as_dict()
 
-    page.load(opened, state, [run, advice, known], **QUIET)
-    boxes = list(others.values())
-    page.load(None, [state, *boxes], boxes, js=restoring(others), **QUIET)
-    gr.Timer(EACH).tick(watch, [known, run], [run, advice, training, known], **QUIET)
-
-
-def _lists(now: runs.Overview, value: str | None, advice: str) -> list[Any]:
-    """Updates of the choice of run and of the advice.
-
-    Args:
-        now: The runs there are.
-        value: The run to choose; None leaves the choice as it is.
-        advice: HTML.
-    """
-    chosen: dict[str, Any] = {} if value is None else {"value": value}
-    return [
-        gr.update(choices=now.choices, **chosen),
-        advice,
-    ]
-
-
-def _advice(folder: Any) -> str:
-    text = runs.advice(folder)
-    return render.note(text) if text else ""
+    gr.Timer(EACH).tick(watch, [known, run], [run, trainings, known], **QUIET)

@@ -74,12 +74,12 @@ def _part(part: tuple[str, bool]) -> str:
     return f"<mark>{escape(text)}</mark>" if learnt else escape(text)
 
 
-def bar(done: int, total: int, text: str) -> str:
+def bar(done: int, total: int, text: str, label: str = "Training progress") -> str:
     """A progress bar with a line of text."""
     value = min(max(done, 0), total)
     return (
         f'<div class="cm-progress"><progress max="{total}" value="{value}" '
-        f'aria-label="Training progress"></progress><span>{escape(text)}</span></div>'
+        f'aria-label="{escape(label)}"></progress><span>{escape(text)}</span></div>'
     )
 
 

@@ -13,7 +13,7 @@ import gradio as gr
 
 from .options import USER, AppConfig, spelled
 
-STYLES = ("page.css", "chat.css", "train.css", "share.css")
+STYLES = ("page.css", "sidebar.css", "chat.css", "train.css", "share.css")
 WHOLE_STYLES = ("views.css",)
 """Those with rules that Gradio would drop, such as @container: they go as they are."""
 
@@ -25,6 +25,8 @@ SCRIPTS = (
     "talk.js",
     "compare.js",
     "look.js",
+    "train.js",
+    "sidebar.js",
 )
 """In the order in which they build on one another."""
 

@@ -1,7 +1,8 @@
-"""How a training stands, as HTML: progress, last report, log, curves."""
+"""How a training stands, as HTML: progress, gain, last report, log, curves."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,9 +15,9 @@ LEAST_LOSS = 0.5
 """Nats that the axis of losses spans at least: less is the noise of batches."""
 
 
-def progress(state: Any, metrics: Sequence[dict[str, Any]]) -> str:
-    """A training's state as HTML."""
-    parts = []
+def card(name: str, state: Any, metrics: Sequence[dict[str, Any]]) -> str:
+    """How far a training is, what it brought so far, and what is wrong: HTML."""
+    parts = [f'<h3 class="cm-headline">{render.escape(title(name, state))}</h3>']
     if state.progress is not None:
         done, total = state.progress
         text = f"{done} of {total} steps"
@@ -26,23 +27,65 @@ def progress(state: Any, metrics: Sequence[dict[str, Any]]) -> str:
     if state.problem is not None:
         parts.append(render.problem(words.page(state.problem)))
     elif state.running:
-        stopping = "Stopping after this step; what was learned is saved."
-        running = "Training. It goes on when this page is closed."
-        if state.paused is not None:
-            running = f"Saved and {state.paused}. It goes on by itself."
-        parts.append(render.note(stopping if state.stopping else running))
-    else:
-        parts.append(render.note("Not training."))
+        parts.append(render.note(under_way(state)))
+    if (sentence := gain(metrics)) is not None:
+        parts.append(render.note(sentence))
     parts += [render.problem(text) for text in notes(state.notes)]
-    if metrics:
-        parts.append(render.facts(latest(metrics[-1]), "Last report"))
-    lines = "\n".join(state.lines[-SHOWN_LINES:])
-    if lines:
-        parts.append(
-            f'<details><summary>Log</summary><pre class="cm-log-lines" tabindex="0" '
-            f'aria-label="Log">{render.escape(lines)}</pre></details>'
-        )
     return "".join(parts)
+
+
+def title(name: str, state: Any) -> str:
+    """A training in a few words."""
+    if state.running:
+        waits = state.paused is not None
+        return f"{name} waits" if waits else f"{name} is learning"
+    done, total = state.progress or (0, 1)
+    if state.problem is not None or not done:
+        return f"{name} has stopped"
+    return f"{name} has learnt" if done >= total else f"{name} has learnt a part"
+
+
+def under_way(state: Any) -> str:
+    """What goes on in a process that trains."""
+    if state.stopping:
+        return "Stopping after this step; what was learned is saved."
+    if state.paused is not None:
+        return f"Saved and {state.paused}. It goes on by itself."
+    if state.progress is None or not state.progress[0]:
+        return "Getting ready. It goes on when this page is closed."
+    return "It goes on when this page is closed."
+
+
+def gain(metrics: Sequence[dict[str, Any]]) -> str | None:
+    """What was gained on text that is kept aside; None before it is measured twice.
+
+    Perplexity, e to the loss, is between how many tokens the next one seems drawn.
+    """
+    losses = [m["valid_loss"] for m in metrics if m.get("valid_loss") is not None]
+    losses = [loss for loss in losses if math.isfinite(loss)]
+    if len(losses) < 2:
+        return None
+    first, last = (math.exp(min(loss, 50.0)) for loss in (losses[0], losses[-1]))
+    if last >= first:
+        return (
+            "Your text that is kept aside surprises it no less than at the beginning "
+            f"({first:.3g}, now {last:.3g})."
+        )
+    return (
+        f"Your text that is kept aside surprises it {1 - last / first:.0%} less than "
+        f"at the beginning ({first:.3g}, now {last:.3g}: lower is better)."
+    )
+
+
+def log(state: Any) -> str:
+    """The last lines that a training printed."""
+    lines = "\n".join(state.lines[-SHOWN_LINES:])
+    if not lines:
+        return ""
+    return (
+        '<pre class="cm-log-lines" tabindex="0" role="region" aria-label="Log">'
+        f"{render.escape(lines)}</pre>"
+    )
 
 
 def notes(told: Sequence[str]) -> list[str]:
@@ -82,6 +125,9 @@ def drawn(metrics: Sequence[dict[str, Any]]) -> str:
         name: [(m["step"], 100 * m["expert_share"].get(name, 0.0)) for m in metrics]
         for name in experts
     }
-    return curves.chart(
-        "Loss", losses, "step", "nats per token", least=LEAST_LOSS
-    ) + curves.chart("Expert shares", shares, "step", "%", bounds=(0.0, 100.0))
+    last = render.facts(latest(metrics[-1]), "Last report") if metrics else ""
+    return (
+        last
+        + curves.chart("Loss", losses, "step", "nats per token", least=LEAST_LOSS)
+        + curves.chart("Expert shares", shares, "step", "%", bounds=(0.0, 100.0))
+    )

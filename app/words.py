@@ -27,11 +27,14 @@ LABELS = {
 COMMANDS = {
     "train": "the Train tab",
     "generate": "the Chat tab",
-    "sync pull": "Pull in the Share tab",
-    "sync push": "Push in the Share tab",
-    "sync status": "Status in the Share tab",
+    "sync pull": "Get the newest in the Share tab",
+    "sync push": "Send in the Share tab",
+    "sync status": "the Share tab",
 }
 """Commands and where the page has them; others are for a terminal."""
+
+TAB = re.compile(r"\bthe (Chat|Train|Share) tab\b")
+"""A part of the page that a message sends its reader to."""
 
 VALUE = r"(?:[ =](?:[A-Z][A-Z|]+|\{[^}]*\}))?"
 """What a flag in a message stands before: NAME, URI, ID|PATH."""
@@ -58,6 +61,12 @@ def page(text: str) -> str:
     text = COMMAND.sub(lambda m: COMMANDS.get(m[1], "a command in a terminal"), text)
     text = FLAG.sub(lambda m: f"{label(m[2])}{' off' if m[1] else ''}", text)
     return re.sub(r"\bcomigs_mlx\.[a-z_.]+\b", "comigs_mlx", text)
+
+
+def tab(text: str) -> str | None:
+    """The name of the tab that a message of the page sends its reader to, if any."""
+    found = TAB.search(text)
+    return None if found is None else found[1]
 
 
 def label(name: str) -> str:

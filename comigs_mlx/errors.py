@@ -3,6 +3,8 @@
     ComigsError                 bad input: one line, exit code 2, no file changed
     ├── ConfigError             an option, a configuration file or their combination
     ├── DataError               text that cannot be read, split or turned into batches
+    │   ├── TooLittleText       a split that training needs has no documents
+    │   └── UnknownReader       nothing says which speaker of chats and mail trains
     ├── ModelError              a base model that cannot be found, loaded or adapted
     │   └── UnsupportedModel    its family does not fit the mixture; names the family
     ├── RunError                a run folder that is missing, foreign, damaged or in use
@@ -29,6 +31,28 @@ class ConfigError(ComigsError):
 
 class DataError(ComigsError):
     """Text could not be read, split or batched."""
+
+
+class TooLittleText(DataError):
+    """A text is too small: a split that training needs has no documents."""
+
+
+class UnknownReader(DataError):
+    """Nothing says which of the speakers is the one who trains.
+
+    Attributes:
+        speakers: The speakers with their numbers of messages, most messages first.
+    """
+
+    def __init__(self, text: str, speakers: Sequence[tuple[str, int]] = ()):
+        """Make the error.
+
+        Args:
+            text: The sentence for the user.
+            speakers: The speakers with their numbers of messages.
+        """
+        super().__init__(text)
+        self.speakers = tuple(speakers)
 
 
 class ModelError(ComigsError):

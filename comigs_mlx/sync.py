@@ -68,32 +68,20 @@ def _open(config: Any) -> tuple[Exchange, Metered]:
 def _init(config: InitConfig) -> tuple[Any, str]:
     from comigs_mlx.federation import api
     from comigs_mlx.federation.formats.schema import to_dict
-    from comigs_mlx.federation.participant import init, pull_push
-    from comigs_mlx.federation.rounds import repository
+    from comigs_mlx.federation.participant import init
     from comigs_mlx.model.licence import Licence
 
     exchange, _ = _open(config)
-    if config.run is not None:
-        origin = pull_push.of_run(Path(config.run).expanduser())
-    else:
-        assert config.model is not None
-        options = config.experts.resolved()
-        origin = pull_push.of_model(config.model, options, config.seed, command.say)
-    manifest = init.manifest(config, origin)
-    agreed = to_dict(manifest)
-    for duty in Licence(manifest.base_license).duties:
+    made = init.founding(config, command.say)
+    for duty in Licence(made.manifest.base_license).duties:
         command.say(duty)
     if config.dry_run:
-        return agreed, manifest.to_json().decode().rstrip()
+        return to_dict(made.manifest), made.manifest.to_json().decode().rstrip()
     if config.run is not None:
         command.say(api.trained_secrets(Path(config.run)))
-    made = repository.initialise(
-        exchange, manifest, origin.generalists, time.time(), config.private
-    )
-    if config.run is not None:
-        run = Path(config.run).expanduser()
-        pull_push.remember(run, exchange.uri, made, None, origin.step)
-    return to_dict(made.manifest), exchange.url()
+    manifest = init.found(made, exchange, config.private, time.time()).manifest
+    line = api.invitation(exchange.uri, manifest)
+    return to_dict(manifest), f"{exchange.url()}\n{line}"
 
 
 def _status(config: StatusConfig) -> tuple[Any, str]:

@@ -1,34 +1,115 @@
-"""The Share tab: how a federation stands, what would leave, and the buttons."""
+"""The Share tab: found or join a federation, and the one thing to do next in it."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
 import math
+import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from comigs_mlx.config import from_dict, read_yaml
 from comigs_mlx.errors import ConfigError, FederationError
 from comigs_mlx.federation import api
 from comigs_mlx.federation.exchanges.base import Exchange
 from comigs_mlx.federation.exchanges.open import open_exchange
-from comigs_mlx.federation.formats.strict_json import visible
+from comigs_mlx.federation.formats import invitation
+from comigs_mlx.federation.formats.invitation import Invitation
+from comigs_mlx.federation.formats.manifest import name_check
 from comigs_mlx.federation.participant import membership
-from comigs_mlx.federation.rounds import status
+from comigs_mlx.federation.participant.options import InitConfig
+from comigs_mlx.federation.rounds.verification import Untrusted
 from comigs_mlx.inference.worker import Worker
-from comigs_mlx.model.licence import Licence
-from comigs_mlx.runs import listing
+from comigs_mlx.runs import listing, process
 
-from .. import curves, render, words
+from .. import render, sharing, words
+from ..model_queue import explain
 from . import runs
 
 T = TypeVar("T")
 
 PATIENCE = 30.0
 """Seconds to go on trying for, while somebody waits before the page."""
+
+FRESH, FRESH_FOLDER = 300.0, 20.0
+"""Seconds for which what was seen of a federation is not asked for again."""
+
+STEPS = 50
+"""Steps of learning that are offered at first."""
+
+NOTHING = (
+    "Choose who you talk to first: the base model alone has nothing to share. Train "
+    "one of your own in the Train tab."
+)
+
+
+@dataclass(frozen=True)
+class View:
+    """What the tab shows.
+
+    Attributes:
+        card: HTML: the round, or why there is none to show.
+        next: What the one button does: a `standing.Next`, `accept`, `look`, or empty
+            where there is no federation yet.
+        label: What it says.
+        learning: Whether the run learns right now.
+        before: The number of the generalist that the run had before it joined; None
+            where none is kept, or it is in use.
+        invitation: The line that invites others.
+        details: HTML: all that is known of the federation.
+        unnamed: Whether the run has no name in it yet.
+    """
+
+    card: str
+    next: str = ""
+    label: str = ""
+    learning: bool = False
+    before: int | None = None
+    invitation: str = ""
+    details: str = ""
+    unnamed: bool = False
+
+
+class Doubted(ConfigError):
+    """Something that cannot be verified, which only a person can accept."""
+
+
+@dataclass(frozen=True)
+class Pressed:
+    """What came of pressing a button.
+
+    Attributes:
+        text: What was done or is wrong, in a sentence.
+        wrong: Whether something is wrong.
+        leaving: HTML: what would leave.
+        shown: The digest of it, which sending asks for.
+        doubted: Whether a person has to accept what was found.
+    """
+
+    text: str = ""
+    wrong: bool = False
+    leaving: str = ""
+    shown: str = ""
+    doubted: bool = False
+
+
+def tried(act: Callable[[], str | tuple[str, str]]) -> Pressed:
+    """What came of doing something; an error is a part of the answer.
+
+    Args:
+        act: It returns what was done, or HTML of what would leave and its digest.
+    """
+    try:
+        done = act()
+        return Pressed(done) if isinstance(done, str) else Pressed("", False, *done)
+    except Exception as error:
+        return Pressed(explain(error), True, doubted=isinstance(error, Doubted))
 
 
 class ShareActions:
@@ -40,6 +121,7 @@ class ShareActions:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self._seen: dict[str, tuple[float, dict[str, Any]]] = {}
         self._worker = Worker()
         weakref.finalize(self, self._worker.close)
 
@@ -48,115 +130,325 @@ class ShareActions:
 
         MLX's streams belong to the thread that made them, and the page's threads come
         and go.
+
+        Raises:
+            Doubted: Where only a person can tell whether to go on.
+            ConfigError: For every other error of a federation, in the page's words.
         """
-        return self._worker.call(lambda: act(*given))
+        try:
+            return self._worker.call(lambda: act(*given))
+        except Untrusted as error:
+            raise Doubted(sharing.explained(error)) from error
+        except FederationError as error:
+            raise ConfigError(sharing.explained(error)) from error
 
-    def status(self, uri: Any) -> str:
-        """How a federation stands: HTML."""
-        return overview(self._on_desk(api.overview, opened(uri)))
+    def press(self, run: Any, act: Any, name: Any, steps: Any, shown: Any) -> Pressed:
+        """Do what the one button offers; errors are part of the answer.
 
-    def leaving(self, run: Any, uri: Any, name: Any) -> tuple[str, str]:
-        """What a push would send: HTML, and a digest that push asks for."""
-        values = self._on_desk(
-            api.leaving, self._run(run), opened(uri), participant(name)
+        Args:
+            run: The name of the run.
+            act: What it offers: the `next` of a `View`; `accept` after doubts.
+            name: The name in the federation, for a run that has none yet.
+            steps: How long to learn.
+            shown: The digest of what was shown, where something was.
+        """
+        if act == "send" and not shown:
+            return tried(lambda: self.leaving(run, name))
+        acts: dict[Any, Callable[[], str | tuple[str, str]]] = {
+            "get": lambda: self.get(run),
+            "accept": lambda: self.get(run, accept=True),
+            "learn": lambda: self.learn(run, steps),
+            "send": lambda: self.send(run, name, shown),
+            "close": lambda: self.close(run),
+        }
+        return tried(acts.get(act, lambda: ""))
+
+    def look(self, run: Any, again: bool = False, remote: bool = True) -> View:
+        """How a run stands in its federation.
+
+        Args:
+            run: Its name.
+            again: Whether to ask the federation although it was asked just now.
+            remote: Whether to ask one that is not a folder; else what was seen before
+                is shown.
+        """
+        try:
+            path = runs.find(self.folder, run)
+            record = None if path is None else membership.read(path)
+            if path is None or record is None:
+                return View("" if path is not None else render.note(NOTHING))
+            overview = self._overview(record.uri, again, remote)
+            if overview is not None:
+                return _view(path, overview)
+        except Exception as error:
+            return View(render.problem(explain(error)), "look", "Try again")
+        known = f"“{path.name}” takes part in {record.uri}."
+        return View(render.note(known), "look", "See how it stands")
+
+    def _overview(self, uri: str, again: bool, remote: bool) -> dict[str, Any] | None:
+        """How a federation stands, from memory where that is fresh enough."""
+        seen, known = self._seen.get(uri, (-math.inf, None))
+        fresh = FRESH if "://" in uri else FRESH_FOLDER
+        if not remote and "://" in uri:
+            return known
+        if known is not None and not again and time.monotonic() - seen < fresh:
+            return known
+        found = self._on_desk(api.overview, opened(uri))
+        self._seen[uri] = time.monotonic(), found
+        return found
+
+    def invited(self, text: Any) -> tuple[str, str]:
+        """The address and the HTML of an invitation; nothing is asked of the address.
+
+        Raises:
+            FederationError: If it is none.
+        """
+        one = invitation.parse(str(text or ""))
+        return one.uri, sharing.invited(one)
+
+    def would_join(self, run: Any) -> str:
+        """What joining changes for a run, in a sentence; empty where it cannot."""
+        if (path := runs.find(self.folder, run)) is None:
+            return ""
+        step = listing.entry(path).step or 0
+        if step == 0:
+            return f"“{path.name}” gets what everybody has made together."
+        return (
+            f"“{path.name}” gets what everybody has made together in place of its own "
+            f"half, learnt in {step:,} steps. That one is kept on this machine as "
+            "“before joining”: one click brings it back."
         )
-        secrets = render.note(api.trained_secrets(self._run(run)))
-        return secrets + would_leave(values), digest(values)
 
-    def push(self, run: Any, uri: Any, name: Any, shown: Any) -> str:
+    def join(
+        self, run: Any, text: Any, uri: Any, name: Any, accept: bool = False
+    ) -> str:
+        """Take part in a federation; returns a sentence.
+
+        Args:
+            run: The name of the run.
+            text: The invitation; empty for an address without one.
+            uri: The address of the federation on this machine.
+            name: Of the participant.
+            accept: Whether to take what cannot be verified.
+
+        Raises:
+            ComigsError: If it is not the one of the invitation, or does not take them.
+        """
+        folder, where, who = self._run(run), opened(uri), participant(name)
+        if str(text or "").strip():
+            one = dataclasses.replace(invitation.parse(str(text)), uri=where.uri)
+            seen = self._on_desk(api.manifest, where)
+            self._on_desk(one.check, seen)
+        self._on_desk(_pull, folder, where, who, accept)
+        self._outdate(membership.place(where.uri))
+        return f"“{folder.name}” takes part now."
+
+    def founding(self, run: Any, form: Mapping[str, Any]) -> tuple[str, str]:
+        """What making a federation would put there: HTML, and a digest for `found`."""
+        values = self._on_desk(api.founding, self._form(run, form))
+        secrets = _secrets(self._run(run))
+        what = "What everyone starts from, as yours has learnt it until now,"
+        return secrets + sharing.would_leave(values, what), digest(values)
+
+    def found(self, run: Any, form: Mapping[str, Any], shown: Any) -> str:
+        """Make a federation of exactly what was shown; returns a sentence.
+
+        Raises:
+            ComigsError: If it was not shown, has changed since, or cannot be made.
+        """
+        config, who = self._form(run, form), participant(form.get("participant"))
+        if digest(self._on_desk(api.founding, config)) != shown:
+            raise ConfigError("What would leave has changed: look at it again.")
+        self._on_desk(api.found, config, opened(config.federation), who)
+        return "Your federation is there. Send your friends the invitation below."
+
+    def _form(self, run: Any, form: Mapping[str, Any]) -> InitConfig:
+        """The form of a new federation as options, checked."""
+        folder = self._run(run)
+        uri = address(form.get("place"), form.get("address"))
+        allow = str(form.get("people") or "") if form.get("who") == "named" else None
+        if allow is not None:
+            own = participant(form.get("participant"))
+            given = [participant(one) for one in allow.split(",") if one.strip()]
+            allow = ",".join(dict.fromkeys([own, *given]))
+        values = {
+            "federation": uri,
+            "run": str(folder),
+            "quorum": int(form.get("quorum") or 2),
+            "deadline": form.get("deadline") or None,
+            "allow": allow,
+            "license": str(form.get("licence") or "").strip() or None,
+            "private": bool(form.get("private")),
+        }
+        return from_dict(InitConfig, values)
+
+    def leaving(self, run: Any, name: Any) -> tuple[str, str]:
+        """What sending would send: HTML, and a digest that `send` asks for.
+
+        Raises:
+            ComigsError: If there is nothing to send.
+        """
+        folder, where = self._run(run), self._place(run)
+        values = self._on_desk(api.leaving, folder, where, self._name(folder, name))
+        if (steps := _counted(values)) == 0:
+            raise ConfigError(IDLE)
+        secrets = _secrets(folder)
+        learnt = "" if steps is None else f" in {steps:,} steps"
+        what = f"What the half that you share has learnt{learnt}"
+        return secrets + sharing.would_leave(values, what), digest(values)
+
+    def send(self, run: Any, name: Any, shown: Any) -> str:
         """Send exactly what was shown; returns a sentence.
 
         Raises:
             ComigsError: If it was not shown, or has changed since.
         """
-        folder, where, who = self._run(run), opened(uri), participant(name)
+        folder, where = self._run(run), self._place(run)
+        who = self._name(folder, name)
         if digest(self._on_desk(api.leaving, folder, where, who)) != shown:
-            raise FederationError("What would leave has changed: look at it again.")
+            raise ConfigError("What would leave has changed: look at it again.")
         result = self._on_desk(api.push, folder, where, who)
-        text = f"Contributed to round {result['round']} as {who}."
-        return text + (" The round is closed: pull." if result.get("closed") else "")
+        text = f"Sent to round {result['round']} as {result['participant']}."
+        return text + (" The round is finished now." if result.get("closed") else "")
 
-    def replaced(self, run: Any, uri: Any) -> str:
-        """What a pull would take from a run, in a sentence; empty for nothing.
-
-        A run that comes from elsewhere has a generalist of its own, which the
-        federation does not know.
-        """
-        folder, where = self._run(run), opened(uri)
-        record = membership.read(folder)
-        step = listing.entry(folder).step or 0
-        known = None if record is None else record.uri
-        if step == 0 or known == membership.place(where.uri):
-            return ""
-        by = f"{step} steps" if known is None else f"{step} steps and in {known}"
+    def get(self, run: Any, accept: bool = False) -> str:
+        """Fetch the newest generalist into a run; returns a sentence."""
+        folder = self._run(run)
+        changed = self._on_desk(_pull, folder, self._place(run), None, accept)
         return (
-            f"{folder.name} has a generalist of its own, learnt in {by}. A pull puts "
-            "the federation's in its place: answers by the generalist or the mixture "
-            "change at once. Its own is kept: Kept generalist has it then. Press Pull "
-            "again to go on."
+            f"“{folder.name}” {'has the newest now' if changed else 'is up to date'}."
         )
 
-    def pull(self, run: Any, uri: Any, name: Any, sure: bool = False) -> str:
-        """Fetch the newest generalist into a run.
+    def learn(self, run: Any, steps: Any) -> str:
+        """Go on training a run on its own text; returns a sentence.
 
-        Args:
-            run: Its name.
-            uri: Of the federation.
-            name: Of the participant.
-            sure: Whether it was said what would be replaced.
-
-        Returns:
-            What was done, or what would be replaced; nothing has been changed then.
+        Raises:
+            ComigsError: If it cannot be resumed, or learns already.
         """
         folder = self._run(run)
-        if not sure and (question := self.replaced(run, uri)):
-            return question
-        where, record = opened(uri), membership.read(folder)
-        known = record is not None and record.uri == membership.place(where.uri)
-        # A run that mixed its own generalists, in a terminal, goes on to do so.
-        how = record.personal if record is not None and known else None
-        act = functools.partial(api.pull, personal=how)
-        pulled = self._on_desk(act, folder, where, participant(name))
-        what = "has the newest generalist now" if pulled.changed else "is up to date"
-        return f"{folder.name} {what}."
+        count = int(steps or STEPS)
+        if count < 1:
+            raise ConfigError("Learn in one step or more.")
+        total = {"steps": (listing.entry(folder).step or 0) + count}
+        process.start(folder, {"resume": True, **({} if _shares(folder) else total)})
+        return f"“{folder.name}” is learning now."
 
-    def close(self, uri: Any) -> str:
-        """Close the open round where it is due; returns a sentence."""
-        done = self._on_desk(api.close, opened(uri))
-        end = "is closed: pull." if done.closed else "is not due yet."
-        told = [status.proposal(one) for one in done.proposals]
-        return " ".join([*(f"{line}." for line in told), f"Round {done.round} {end}"])
+    def stop(self, run: Any) -> str:
+        """Have a run saved and ended; returns a sentence."""
+        process.stop(self._run(run))
+        return "It stops after this step. What it has learnt is saved."
+
+    def close(self, run: Any) -> str:
+        """Finish the open round where it is due; returns a sentence."""
+        done = self._on_desk(api.close, self._place(run))
+        return (
+            f"Round {done.round} {'is finished' if done.closed else 'is not due yet'}."
+        )
 
     def roll_back(self, run: Any, number: Any) -> str:
         """Go back to an earlier generalist; returns a sentence."""
         folder = self._run(run)
-        names = api.kept_as(folder)
+        names = self.kept_as(run)
         if number not in names:
-            raise ConfigError("Choose a generalist that is kept on this device.")
+            raise ConfigError("Choose one that is kept on this machine.")
         self._on_desk(api.roll_back, folder, number)
-        return f"{folder.name} has the generalist of {names[number]} again."
-
-    def kept(self, run: Any) -> list[int]:
-        """Generalists kept on this device: own ones below 0, then rounds."""
-        return list(self.kept_as(run))
+        return (
+            f"“{folder.name}” has again what it had {names[number]}. Get the newest "
+            "brings everyone's back."
+        )
 
     def kept_as(self, run: Any) -> dict[int, str]:
-        """Each of `kept` with what it is, for people."""
+        """Each generalist kept on this machine: own ones below 0, then rounds."""
         path = runs.find(self.folder, run)
-        return {} if path is None else api.kept_as(path)
-
-    def history(self, run: Any) -> str:
-        """Perplexity by round: HTML."""
-        path = runs.find(self.folder, run)
-        return by_round([] if path is None else api.history(path))
+        kept = [] if path is None else api.kept_all(path)
+        return {one.number: sharing.kept(one) for one in kept}
 
     def _run(self, name: Any) -> Path:
         path = runs.find(self.folder, name)
         if path is None:
-            raise ConfigError(
-                "Choose a run: the base model alone has nothing to share."
-            )
+            raise ConfigError(NOTHING)
         return path
+
+    def _place(self, run: Any) -> Exchange:
+        """The exchange of the federation that a run takes part in."""
+        record = membership.read(self._run(run))
+        if record is None:
+            raise ConfigError("Join a federation first, or create one.")
+        self._outdate(record.uri)
+        return opened(record.uri)
+
+    def _outdate(self, uri: str) -> None:
+        """Have a federation that is about to change be asked again."""
+        if uri in self._seen:
+            self._seen[uri] = -math.inf, self._seen[uri][1]
+
+    @staticmethod
+    def _name(folder: Path, name: Any) -> str | None:
+        """The name to send under: the one that was used before, or a given one."""
+        record = membership.read(folder)
+        known = record is not None and record.participant is not None
+        return None if known else participant(name)
+
+
+def _pull(folder: Path, where: Exchange, name: str | None, accept: bool) -> bool:
+    """Fetch the newest generalist; returns whether anything changed.
+
+    A run that mixed its own generalists, in a terminal, goes on to do so.
+    """
+    record = membership.read(folder)
+    known = record is not None and record.uri == membership.place(where.uri)
+    how = record.personal if record is not None and known else None
+    act = functools.partial(api.pull, accept=accept, personal=how)
+    return act(folder, where, name).changed
+
+
+def _view(path: Path, overview: dict[str, Any]) -> View:
+    """The view of a run in a federation that has just been looked at."""
+    state = process.state(path)
+    found = api.standing(path, overview, listing.entry(path).step or 0)
+    what = sharing.does(found, path.name, state.running, _shares(path))
+    shown = sharing.card(found, overview, what, state.running, time.time())
+    if state.running and state.progress is not None:
+        done, total = state.progress
+        shown += render.bar(done, total, f"{done} of {total} steps{_left(state)}")
+    elif state.problem is not None and found.next == "learn":
+        shown += render.problem(words.page(state.problem))
+    agreed, uri = overview["manifest"], membership.place(overview["uri"])
+    sender = found.name or agreed["founder"]
+    line = Invitation(uri, agreed["base_model"]["id"], sender, agreed["id"])
+    return View(
+        shown,
+        found.next,
+        "Learning" if state.running else sharing.LABELS[found.next],
+        state.running,
+        api.before_joining(path),
+        str(line),
+        sharing.details(overview),
+        found.joined and found.name is None,
+    )
+
+
+def _secrets(folder: Path) -> str:
+    """On how many secrets a run was trained: HTML."""
+    text = api.trained_secrets(folder)
+    return render.note(f"{text[:1].upper()}{text[1:]}.")
+
+
+def _left(state: Any) -> str:
+    eta = state.eta_seconds
+    return "" if eta is None else f", {render.duration(eta)} left"
+
+
+def _shares(folder: Path) -> bool:
+    """Whether a run gets and sends by itself while it is trained."""
+    return read_yaml(folder / "config.yaml").get("federation") is not None
+
+
+IDLE = (
+    "There is nothing to send: nothing has been learnt since the newest was fetched. "
+    "Learn on it first."
+)
+"""What is said instead of offering a contribution that has learnt nothing."""
 
 
 def opened(uri: Any) -> Exchange:
@@ -171,15 +463,30 @@ def opened(uri: Any) -> Exchange:
     return open_exchange(text, patience=PATIENCE)
 
 
+def address(place: Any, text: Any) -> str:
+    """The address of a new federation: of a folder, or of a repository on the Hub."""
+    given = str(text or "").strip()
+    if not given:
+        raise ConfigError("Say where it is to be: a folder, or owner/name on the Hub.")
+    if place == "hub" and "://" not in given:
+        return f"hf://{given}"
+    return given
+
+
 def participant(name: Any) -> str:
-    """A participant's name.
+    """A participant's name: "Ann Lee" is ann-lee.
 
     Raises:
-        ConfigError: If nothing is given.
+        ConfigError: If nothing is given, or it cannot be one.
     """
-    text = str(name or "").strip()
+    text = "-".join(str(name or "").lower().split())
     if not text:
         raise ConfigError("Say who you are: your name in the federation.")
+    if name_check(text) is not None:
+        raise ConfigError(
+            "Your name in the federation has letters from a to z, digits and -, and no "
+            "more than 39 of them."
+        )
     return text
 
 
@@ -190,110 +497,7 @@ def digest(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-UNABLE = "This version cannot close the round: "
-"""What is said of a federation whose aggregator this version does not have."""
-
-
-def overview(values: Mapping[str, Any]) -> str:
-    """A federation's status as HTML."""
-    manifest, last, sizes = values["manifest"], values["round"], values["bytes"]
-    facts = {
-        "round closed": last["round"],
-        "round open": f"{values['open_round']}{', due' if values['due'] else ''}",
-        "base model": visible(manifest["base_model"]["id"]),
-        "quorum": manifest["quorum"],
-        "aggregator": manifest["aggregator"]["name"],
-        "last contributors": ", ".join(last["contributors"]) or "nobody yet",
-        "repository": render.size(sizes["repository"]),
-    }
-    rows = [(name, *fate(one)) for name, one in values["contributions"].items()]
-    head = ("participant", "fate", "reason", "privacy spent", "size")
-    caption = f"Contributions to round {values['open_round']}"
-    offered = [
-        (str(one["number"]), status.proposal(one)) for one in values["proposals"]
-    ]
-    problem = values["problem"]
-    return (
-        ("" if problem is None else render.problem(words.page(UNABLE + problem)))
-        + render.facts(facts, "Federation")
-        + render.table(head, rows, caption)
-        + (render.table(("number", "fate"), offered, "Proposals") if offered else "")
-    )
-
-
-def fate(one: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    """What becomes of a contribution: fate, reason, privacy spent, size."""
-    reason = one["reason"] or ""
-    if one["clipped"] is not None:
-        reason = f"clipped to {one['clipped']:.0%} {reason}".strip()
-    return (
-        "accepted" if one["accepted"] else "refused",
-        reason,
-        status.epsilon(one["privacy"]) if one["privacy"] else "no noise",
-        render.size(one["bytes"]),
-    )
-
-
-def would_leave(values: Mapping[str, Any]) -> str:
-    """Everything a push would send, as HTML: files, fields, tensors."""
-    files = [(name, f"{size:,}") for name, size in values["files"].items()]
-    fields = flat(values.get("contribution.json", {}))
-    tensors = [
-        (file, name, f"{size:,}")
-        for file, inner in values["tensors"].items()
-        for name, size in inner.items()
-    ]
-    total = sum(values["files"].values())
-    idle = _counted(values) == 0
-    remark = render.problem(IDLE) if idle else ""
-    if (licence := values.get("base_license")) is not None:
-        remark += "".join(render.note(f"{duty}.") for duty in Licence(licence).duties)
-    return remark + (
-        render.note(f"{render.size(total)} would leave this machine, and nothing else.")
-        + render.table(("file", "bytes"), files, "Files")
-        + render.table(("field", "value"), fields, "Every field of contribution.json")
-        + render.table(("file", "tensor", "numbers"), tensors, "Every tensor")
-    )
-
-
-IDLE = (
-    "This run has not been trained since the last pull: it would contribute nothing of "
-    "its own (0 steps), and yet count as one of those who took part. Train it first."
-)
-"""What is said before a contribution that has learnt nothing."""
-
-
 def _counted(values: Mapping[str, Any]) -> Any:
     """The training steps behind a contribution; None where they are not told."""
     counters = values.get("contribution.json", {}).get("counters", {})
     return counters.get("steps") if isinstance(counters, Mapping) else None
-
-
-def flat(value: Any, path: str = "") -> list[tuple[str, str]]:
-    """Nested JSON values as paths and texts."""
-    if isinstance(value, Mapping) and value:
-        inner = [(f"{path}.{k}" if path else str(k), v) for k, v in value.items()]
-        return [row for key, one in inner for row in flat(one, key)]
-    return [(path, json.dumps(value, default=str))]
-
-
-def by_round(rounds: Sequence[Mapping[str, Any]]) -> str:
-    """A history of rounds as a plot of perplexities."""
-    lines = {
-        name: [
-            (r["round"], math.exp(min(r[key], 50.0))) for r in rounds if _has(r, key)
-        ]
-        for name, key in (("validation", "valid_loss"), ("test", "test_loss"))
-    }
-    values = [value for points in lines.values() for _, value in points]
-    return curves.chart(
-        "Perplexity by round",
-        lines,
-        "round",
-        "perplexity",
-        least=max(values, default=0.0) / 10,
-    )
-
-
-def _has(one: Mapping[str, Any], key: str) -> bool:
-    return isinstance(one.get(key), (int, float)) and isinstance(one.get("round"), int)

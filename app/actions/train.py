@@ -4,32 +4,47 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import re
 import shutil
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from comigs_mlx.config import from_dict, leaves
-from comigs_mlx.data import preview_text
-from comigs_mlx.data.preview import preview
-from comigs_mlx.errors import ComigsError, ConfigError, DataError, RunError
+from comigs_mlx.data import sufficiency
+from comigs_mlx.data.preview import Preview, preview
+from comigs_mlx.errors import (
+    ComigsError,
+    ConfigError,
+    DataError,
+    RunError,
+    TooLittleText,
+    UnknownReader,
+)
+from comigs_mlx.federation.participant import membership
 from comigs_mlx.files import replacing_dir
-from comigs_mlx.options import Reading, TrainConfig
+from comigs_mlx.options import DataOptions, Reading, TrainConfig
 from comigs_mlx.runs import estimate, listing, process
 from comigs_mlx.runs.place import Place
 
-from .. import render, training, words
+from .. import render, text_report, training
 from ..model_queue import ModelQueue
 from . import runs
 
 NAME = re.compile(r"[^\W_](?:[\w -]{0,62}[\w-])?")
 """Names a new run may have: nothing that leads out of the folder of runs."""
 
-SIMPLE = ("steps", "batch_size", "seq_len", "rank", "specialists")
-ADVANCED = (
+OPTIONS = (
+    "steps",
+    "batch_size",
+    "seq_len",
+    "rank",
+    "specialists",
     "generalists",
     "top_k",
     "learning_rate",
@@ -43,11 +58,76 @@ ADVANCED = (
 )
 """Options of train on the page; the others keep their defaults."""
 
+BATCH, LENGTH = DataOptions().batch_size, DataOptions().seq_len
+"""Sequences in a batch, and tokens in one of them, where nobody chooses."""
+
+PLANS = {"short": "Short", "normal": "Normal", "long": "Long"}
+"""How long to learn, and its name on the page."""
+
+ALONE, SENDING, TAKING = "alone", "sending", "taking"
+"""With whom a run learns: nobody, or a federation that it sends to or only takes from.
+"""
+
+ROUND = 20
+"""Steps between two contributions to a federation."""
+
+SHAPE = ("model", "rank", "generalists")
+"""Options that a federation decides for everybody in it."""
+
+MOST_SPEAKERS = 12
+"""Speakers of a text that can be chosen from."""
+
 MOST_NAME = 100
 """Bytes of a run's name: file systems take 255, and saves add to it."""
 
 UPLOADS = ".uploads"
 """Where uploaded files are kept, in the folder of runs: a resume reads them again."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a text is.
+
+    Attributes:
+        html: The same for people.
+        tokens: How much of it is learnt; 0 where that is not known yet.
+        speakers: Those to choose oneself from, where nothing tells who the reader is.
+        secrets: Whether passwords, keys or card numbers were found.
+    """
+
+    html: str
+    tokens: int = 0
+    speakers: Sequence[tuple[str, str]] = ()
+    secrets: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long to learn: a label of two lines, and the steps."""
+
+    label: str
+    steps: int
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a training stands: HTML of each part.
+
+    Attributes:
+        card: How far it is, and what it brought.
+        curves: The numbers, drawn.
+        log: What it printed.
+        running: Whether it goes on.
+        usable: Whether it can be talked to.
+        ended: Whether it came to its end.
+    """
+
+    card: str
+    curves: str = ""
+    log: str = ""
+    running: bool = False
+    usable: bool = False
+    ended: bool = False
 
 
 class TrainActions:
@@ -90,45 +170,40 @@ class TrainActions:
         """HTML that says how many are served before; empty for none."""
         return render.waiting(self.model_queue.queue)
 
-    def preview(
-        self, path: Any, files: Sequence[str] | None, me: Any = "", redact: Any = False
-    ) -> str:
-        """What the text is: HTML.
+    def check(
+        self,
+        path: Any,
+        files: Sequence[str] | None,
+        me: Sequence[str] = (),
+        redact: Any = False,
+    ) -> Checked:
+        """Say what a text is, and whether it is enough.
 
         Args:
             path: The folder or file that was typed.
             files: The files that were added in its place.
-            me: The reader's names in mail and chats, with commas.
+            me: The reader's names in mail and chats.
             redact: Whether secrets are replaced.
+
+        Raises:
+            ComigsError: If it cannot be learnt from.
         """
         data = self.data(path, files)
-        reading = Reading(me=tuple(names_of(me)), redact=bool(redact))
+        reading = Reading(me=tuple(me), redact=bool(redact))
         counting = self.model_queue.submit(
             "Reading the text",
             lambda engine: preview(data, engine.tokenizer, reading=reading),
         )
-        with self._plainly():
-            found = counting.result()
-        rows = [
-            (split, f"{count:,}", self._tokens(found.tokens, split))
-            for split, count in found.documents.items()
-        ]
-        parts = [
-            render.note(f"Read as {found.kind}."),
-            render.table(("split", "documents", "tokens"), rows, "Splits"),
-        ]
-        notes = preview_text.notes(found)
-        parts += [render.problem(self._plain(words.page(text))) for text in notes]
-        held = (self._plain(words.page(text)) for text in preview_text.holds(found))
-        parts.append(render.listing(held, "What was read, and what it holds"))
-        parts.append(render.listing(found.examples, "Beginnings of some documents"))
-        samples = [[(p.text, p.target) for p in parts_] for parts_ in found.samples]
-        parts.append(render.masked(samples, "Samples; what is learnt is marked"))
-        return "".join(parts)
-
-    @staticmethod
-    def _tokens(tokens: dict[str, int] | None, split: str) -> str:
-        return "not counted" if tokens is None else f"{tokens.get(split, 0):,}"
+        try:
+            with self._plainly():
+                found = counting.result()
+        except UnknownReader as error:
+            told = text_report.WHO
+            return Checked(f'<p class="cm-headline">{told}</p>', speakers=_who(error))
+        tokens = learnt(found)
+        steps = sufficiency.enough_for(tokens, BATCH, LENGTH)
+        shown = text_report.report(found, steps, self._plain)
+        return Checked(shown, tokens, secrets=bool(found.secrets or found.redacted))
 
     def start(
         self, name: Any, path: Any, files: Sequence[str] | None, options: dict[str, Any]
@@ -140,7 +215,9 @@ class TrainActions:
         """
         run = self._new(name)
         values = {**options, "data": self.data(path, files)}
-        from_dict(TrainConfig, {**values, "run": str(run)})
+        values = {key: values[key] for key in values if not _ruled(key, values)}
+        if not values.get("federation"):  # else its rounds say more, in `process`
+            from_dict(TrainConfig, {**values, "run": str(run)})
         process.start(run, values)
         return run.name
 
@@ -182,29 +259,85 @@ class TrainActions:
                 return name
         return names[0] if names else None
 
-    def standing(self, name: Any) -> tuple[str, str, bool]:
-        """How a run stands: HTML of its progress, of its curves, whether it runs."""
+    def standing(self, name: Any) -> Standing:
+        """How a run stands."""
         if name not in self.names():
-            return render.note("No training yet."), "", False
+            return Standing(render.note("No training yet."))
         run = self.folder / str(name)
         state, metrics = process.state(run), listing.metrics(run)
-        shown = self._plain(training.progress(state, metrics))
-        return shown, training.drawn(metrics), state.running
+        entry = listing.entry(run)
+        usable = entry.problem is None and entry.step is not None
+        return Standing(
+            self._plain(training.card(str(name), state, metrics)),
+            training.drawn(metrics),
+            self._plain(training.log(state)),
+            running=state.running,
+            usable=usable,
+            ended=usable and not state.running and state.problem is None,
+        )
 
-    def estimate(self, options: dict[str, Any]) -> str:
-        """Time and memory, by what earlier runs of the base measured here: HTML."""
+    def free_name(self) -> str:
+        """A name that no run has yet: mine, mine 2, ..."""
+        taken = {name.casefold() for name in self.names()}
+        names = (f"mine {number}" for number in itertools.count(2))
+        return next(n for n in itertools.chain(["mine"], names) if n not in taken)
+
+    def usual_model(self, model: str) -> str:
+        """The base that was used last, else `model`: its experts can be compared."""
+        for name in self.names():
+            if (base := listing.entry(self.folder / name).base_id) is not None:
+                return base
+        return model
+
+    def federation(self) -> tuple[str, str]:
+        """Where a run takes part already, and its name there; empty for nowhere."""
+        for name in self.names():
+            with contextlib.suppress(ComigsError):
+                if (record := membership.read(self.folder / name)) is not None:
+                    return record.uri, record.participant or ""
+        return "", ""
+
+    def plans(self, tokens: int, options: dict[str, Any]) -> dict[str, Plan]:
+        """How long it can learn: by name, with what each takes.
+
+        Args:
+            tokens: What is learnt of the text.
+            options: Those of the page.
+        """
         config = from_dict(TrainConfig, options)
-        paths = [entry.path for entry in runs.entries(self.folder)]
-        seconds, known = estimate.seconds(config, paths)
-        untrained = unrouted(config)
+        shape = (config.data.batch_size, config.data.seq_len)
+        made = {}
+        for plan in sufficiency.plans(tokens, *shape):
+            seconds, _ = self._seconds({**options, "steps": plan.steps})
+            about = "" if seconds is None else f"about {render.duration(seconds)} · "
+            times = max(round(plan.passes), 1)
+            reads = "once" if times == 1 else f"{times:,} times"
+            part = "reads a part of your text" if plan.passes < 0.9 else ""
+            text = f"{about}{plan.steps:,} steps · {part or f'reads your text {reads}'}"
+            label = f"{PLANS[plan.name]}\n{text}"
+            made[plan.name] = Plan(label, plan.steps)
+        return made
+
+    def estimate(self, options: dict[str, Any], need: str) -> str:
+        """Time and memory of a training: HTML.
+
+        Args:
+            options: Those of the page.
+            need: What is known of its memory already.
+        """
+        config = from_dict(TrainConfig, options)
+        seconds, known = self._seconds(options)
+        steps = f"{config.training.steps:,} steps"
         if seconds is None:
-            told = f"Time: {known}. Memory is told as training begins."
-            return untrained + render.note(told)
-        alike = [e for e in runs.entries(self.folder) if e.base_id == config.model]
-        peaks = [r["peak_memory_gb"] for e in alike for r in listing.metrics(e.path)]
-        memory = f" They took up to {max(peaks):.2f} GB." if peaks else ""
-        about = f"About {render.duration(seconds)}, by {known}.{memory}"
-        return untrained + render.note(about)
+            time = f"{steps}. How long they take is told after the first of them"
+        else:
+            time = f"{steps} take about {render.duration(seconds)}, by {known}"
+        memory = f" Learning {need}." if need else ""
+        return unrouted(config) + render.note(f"{time}.{memory}")
+
+    def _seconds(self, options: dict[str, Any]) -> tuple[float | None, str]:
+        paths = [entry.path for entry in runs.entries(self.folder)]
+        return estimate.seconds(from_dict(TrainConfig, options), paths)
 
     def _new(self, name: Any) -> Path:
         name = unicodedata.normalize("NFC", str(name or "")).strip()
@@ -233,6 +366,8 @@ class TrainActions:
         try:
             yield
         except ComigsError as error:
+            if isinstance(error, TooLittleText):
+                raise DataError(text_report.TOO_LITTLE) from error
             plain = self._plain(str(error))
             if plain == str(error):
                 raise
@@ -240,18 +375,79 @@ class TrainActions:
 
     def _keep(self, files: Sequence[Path]) -> Path:
         """Uploaded files as a folder of their own, the same for the same content."""
-        names = [file.name for file in files]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise DataError(f"Two files are named {twice[0]}: rename one of them.")
         digest = hashlib.sha256()
-        for file in sorted(files, key=lambda f: f.name):
-            digest.update(file.name.encode() + b"\0" + file.read_bytes())
+        placed = list(_placed(files))
+        for place, file in placed:
+            digest.update(place.encode() + b"\0" + file.read_bytes())
         target = self.folder / UPLOADS / digest.hexdigest()[:16]
         if not target.is_dir():
             with replacing_dir(target) as temporary:
-                for file in files:
-                    shutil.copyfile(file, temporary / file.name)
+                for place, file in placed:
+                    (temporary / place).parent.mkdir(exist_ok=True)
+                    shutil.copyfile(file, temporary / place)
         return target
+
+
+def _placed(files: Iterable[Path]) -> Iterator[tuple[str, Path]]:
+    """Uploads with their places; a folder's files may have a name twice.
+
+    A browser tells the names of files and no folders: the second file of a name goes
+    into a folder 2, the third into 3.
+    """
+    seen: Counter[str] = Counter()
+    by_content = [(file.name, file.read_bytes(), file) for file in files]
+    for name, _, file in sorted(by_content, key=lambda one: one[:2]):
+        key = name.casefold()
+        seen[key] += 1
+        yield (name if seen[key] == 1 else f"{seen[key]}/{name}"), file
+
+
+def _ruled(key: str, values: Mapping[str, Any]) -> bool:
+    """Whether an option is the federation's, and not the run's own."""
+    return bool(values.get("federation")) and key in (*SHAPE, "steps")
+
+
+def _who(error: UnknownReader) -> list[tuple[str, str]]:
+    """The speakers to choose from: what is shown, and the name."""
+    return [
+        (f"{name} ({count:,} message{'s' * (count != 1)})", name)
+        for name, count in error.speakers[:MOST_SPEAKERS]
+    ]
+
+
+def learnt(found: Preview) -> int:
+    """The tokens that are learnt of a text; a rule of thumb without a tokenizer."""
+    if found.targets is not None:
+        return found.targets["train"]
+    every = sum(found.documents.values())
+    share = found.documents["train"] / max(every, 1)
+    return round(share * found.characters / sufficiency.CHARACTERS_PER_TOKEN)
+
+
+def shared(how: Any, uri: Any, who: Any, steps: int) -> dict[str, Any]:
+    """Options of a training with a federation; none where it is alone.
+
+    Args:
+        how: `ALONE`, `SENDING` or `TAKING`.
+        uri: The federation.
+        who: The reader's name in it.
+        steps: The steps in all.
+
+    Raises:
+        ConfigError: If something is missing.
+    """
+    if how not in (SENDING, TAKING):
+        return {}
+    where, name = str(uri or "").strip(), str(who or "").strip()
+    if not where:
+        raise ConfigError("Say where the federation is: hf://owner/name, or a folder.")
+    each = min(steps, ROUND)
+    rounds = {"federation": where, "local_steps": each, "rounds": -(-steps // each)}
+    if how == TAKING:
+        return {**rounds, "join": True}
+    if not name:
+        raise ConfigError("Say who you are: your name in the federation.")
+    return {**rounds, "participant": name}
 
 
 def names_of(text: Any) -> list[str]:
@@ -293,6 +489,5 @@ def defaults() -> list[tuple[str, Any, str]]:
     """Name, default and help of each option of train on the page."""
     known = {field.name: field for field in leaves(TrainConfig)}
     return [
-        (name, known[name].default, known[name].metadata["help"])
-        for name in (*SIMPLE, *ADVANCED)
+        (name, known[name].default, known[name].metadata["help"]) for name in OPTIONS
     ]

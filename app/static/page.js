@@ -1,5 +1,5 @@
-// What all parts of the page build on: nodes, the standing of the model, and what the
-// browser keeps. Every text goes through textContent.
+// What all parts of the page build on: nodes, and what the browser
+// keeps. Every text goes through textContent.
 "use strict";
 window.comigs = {};
 {
@@ -19,22 +19,13 @@ window.comigs = {};
     return parent.appendChild(node);
   }
 
-  // The line on the model: asks each second, and not while nobody looks.
-  async function standing({ element, server }) {
-    const line = element.querySelector(".cm-standing");
-    while (line.isConnected) {
-      if (!document.hidden) {
-        try {
-          const { state, text } = await server.standing({});
-          if (line.textContent !== text) line.textContent = text;
-          line.dataset.state = state;
-        } catch {
-          line.textContent = "The app does not answer: is it still running?";
-          line.dataset.state = "problem";
-        }
-      }
-      await new Promise((done) => setTimeout(done, 1000));
-    }
+  // A file for the reader, made on the page: no folder here keeps it.
+  function saveAs(name, type, text) {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([text], { type }));
+    link.download = name;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   }
 
   const MOST_KEPT = 20000; // characters of a text that is put back
@@ -57,5 +48,5 @@ window.comigs = {};
     });
   }
 
-  Object.assign(window.comigs, { add, draw, standing, restore });
+  Object.assign(window.comigs, { add, draw, saveAs, restore });
 }

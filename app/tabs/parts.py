@@ -10,8 +10,8 @@ from typing import Any
 
 import gradio as gr
 
-from .. import chat_settings
-from ..model_queue import explain
+from .. import chat_settings, words
+from ..model_queue import explain as explained
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 """For events that are answered at once, or tell how they stand themselves."""
@@ -28,10 +28,18 @@ def with_warnings(act: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return act(*values)
         except Exception as error:
-            gr.Warning(escape(explain(error)), title="Not done")
+            gr.Warning(with_way(explained(error)), title="Not done")
         return gr.skip()
 
     return safe
+
+
+def with_way(text: str) -> str:
+    """A message as HTML, with a link to the tab that it names."""
+    tab = words.tab(text)
+    if tab is None:
+        return escape(text)
+    return f'{escape(text)} <a href="#{tab.lower()}">Open {tab}</a>'
 
 
 def with_problem_html(act: Callable[..., str]) -> Callable[..., str]:
@@ -43,7 +51,7 @@ def with_problem_html(act: Callable[..., str]) -> Callable[..., str]:
         try:
             return act(*values)
         except Exception as error:
-            return problem(explain(error))
+            return problem(explained(error))
 
     return safe
 
@@ -56,7 +64,7 @@ def with_problem(act: Callable[[Any], Any]) -> Callable[[Any], Any]:
         try:
             return act(question)
         except Exception as error:
-            return {"problem": explain(error)}
+            return {"problem": explained(error)}
 
     return safe
 

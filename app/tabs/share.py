@@ -1,23 +1,37 @@
-"""Widgets of the Share tab."""
+"""Widgets of the Share tab: found or join a federation, or the round and one button."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import gradio as gr
 
-from ..actions.share import ShareActions
+from .. import render
+from ..actions.share import STEPS, Pressed, ShareActions, View, tried
 from ..frame import Frame
-from .parts import QUIET, SLOW, html, with_problem_html, with_warnings
+from ..model_queue import explain
+from .parts import QUIET, html, with_warnings
 
-WHAT_LEAVES = (
-    "Generalists are averaged over everybody in a federation. No file of yours leaves "
-    "this machine, and neither do specialists and routers. What a contribution has "
-    "learnt from your text does leave, and can give passages of it away. Each "
-    "contribution can be seen by itself by whoever can read the federation, not only "
-    "the average. Only differential privacy bounds what it can give away; it is set "
-    "when pushing from a terminal (the README says how)."
+WHAT_IT_IS = (
+    "A federation is a group of people who let their models learn from one another. "
+    "Each shares one half of theirs, which is averaged over everybody; the other half, "
+    "the router and every file stay on this machine."
 )
+
+PLACES = [("A folder that we share", "folder"), ("The Hugging Face Hub", "hub")]
+WRITERS = [("Everybody who can reach it", "all"), ("These people alone", "named")]
+DEADLINES = [("Never", 0), ("A day", 86400), ("Three days", 259200), ("A week", 604800)]
+LICENCES = [
+    ("As the base model's", ""),
+    *((one, one) for one in ("apache-2.0", "mit", "cc-by-4.0", "cc-by-sa-4.0")),
+    *((one, one) for one in ("cc-by-nc-4.0", "cc0-1.0")),
+]
+
+EXAMPLES = {"folder": "~/Dropbox/our-federation", "hub": "your-name/our-federation"}
+
+EACH = 3.0
+"""Seconds between two looks at what has changed on this machine."""
 
 
 def build(actions: ShareActions, frame: Frame) -> dict[str, Any]:
@@ -30,67 +44,311 @@ def build(actions: ShareActions, frame: Frame) -> dict[str, Any]:
     Returns:
         The widgets whose values outlive a reload, by name.
     """
-    run, page = frame.run, frame.page
-    gr.Markdown(WHAT_LEAVES)
-    with gr.Row():
-        uri = gr.Textbox(
-            label="Federation", placeholder="hf://owner/name or a folder", elem_id="uri"
-        )
-        name = gr.Textbox(label="Your name in it", elem_id="participant")
-    with gr.Row(elem_classes="cm-buttons"):
-        look = gr.Button("Status", variant="primary", elem_id="status", min_width=90)
-        pull = gr.Button("Pull", elem_id="pull", min_width=90)
-        dry = gr.Button("What would leave", elem_id="dry-run", min_width=90)
-        push = gr.Button("Push", interactive=False, elem_id="push", min_width=90)
-        close = gr.Button("Close the round", elem_id="close", min_width=90)
-    done, state, leaving = html("done"), html("federation"), html("leaving")
-    digest = gr.State("")
-    plot = html("history")
-    with gr.Row():
-        kept = gr.Dropdown([], label="Kept generalist", elem_id="kept")
-        back = gr.Button("Roll back", elem_id="roll-back", min_width=90)
+    with gr.Column(elem_id="share", elem_classes="cm-share"):
+        place = _Round(actions, frame)
+        with gr.Column(elem_id="share-start") as place.start:
+            gr.Markdown(WHAT_IT_IS, elem_classes="cm-lead")
+            place.note = html("share-note")
+            with gr.Row(elem_classes="cm-cards"):
+                with gr.Column(elem_classes="cm-choice", min_width=300):
+                    _create(actions, frame, place)
+                with gr.Column(elem_classes="cm-choice", min_width=300):
+                    kept = _join(actions, frame, place)
+        place.connect()
+    return kept
 
-    @with_warnings
-    def show(*chosen: Any) -> Any:
-        text, shown_digest = actions.leaving(*chosen)
-        return text, shown_digest, gr.update(interactive=True)
+
+class _Round:
+    """The round and its one button, and all that is drawn anew together."""
+
+    def __init__(self, actions: ShareActions, frame: Frame):
+        self.actions, self.frame = actions, frame
+        self.known, self.act = gr.State(None), gr.State("")
+        self.digest = gr.State("")
+        self.start: gr.Column
+        self.note: gr.HTML
+        with gr.Column(elem_id="share-round", visible=False) as self.column:
+            self.card = html("round")
+            with gr.Row(elem_classes="cm-one"):
+                self.next = gr.Button(
+                    "", variant="primary", elem_id="next", size="lg", scale=0
+                )
+                self.steps = gr.Number(
+                    STEPS,
+                    label="Steps",
+                    precision=0,
+                    minimum=1,
+                    elem_id="steps",
+                    min_width=90,
+                    scale=0,
+                    visible=False,
+                )
+                self.stop = gr.Button(
+                    "Stop", elem_id="stop-learning", scale=0, visible=False
+                )
+            self.name = gr.Textbox(
+                label="Your name in it", elem_id="own-name", visible=False
+            )
+        self.done = html("done")
+        with gr.Column(elem_id="share-more", visible=False) as self.more:
+            self.leaving = html("leaving")
+            with gr.Row(elem_classes="cm-before"):
+                self.before = gr.Button(
+                    "Go back to before joining",
+                    elem_id="before",
+                    size="sm",
+                    min_width=220,
+                    scale=0,
+                    visible=False,
+                )
+            self._further()
+
+    def _further(self) -> None:
+        """What is folded below the round."""
+        with gr.Accordion("Invite somebody", open=False, elem_id="invite"):
+            self.invitation = gr.Textbox(
+                label="Invitation: send this line to a friend",
+                interactive=False,
+                elem_id="invitation",
+                buttons=["copy"],
+                lines=2,
+            )
+        with gr.Accordion("Go back to an earlier one", open=False):
+            with gr.Row():
+                self.kept = gr.Dropdown(
+                    [], label="Kept on this machine", elem_id="kept"
+                )
+                self.back = gr.Button("Go back", elem_id="roll-back", scale=0)
+        with gr.Accordion("All about this federation", open=False):
+            self.details = html("federation")
+            self.other = gr.Button(
+                "Join or create another", elem_id="another", size="sm", scale=0
+            )
+
+    def connect(self) -> None:
+        """Have everything follow the run, the buttons, and what changes by itself."""
+        frame, run = self.frame, self.frame.run
+        drawn = self.drawn
+        quiet = {**QUIET, "trigger_mode": "always_last"}
+        frame.page.load(self._look, run, drawn, **quiet)
+        run.change(self._look, run, drawn, **quiet)
+        frame.tabs.select(self._opened, run, drawn, **QUIET)
+        given = [run, self.act, self.name, self.steps, self.digest]
+        working = {**QUIET, "show_progress": "minimal", "show_progress_on": [self.done]}
+        self.next.click(self._press, given, drawn, **working)
+        self.stop.click(self._told(self.actions.stop), run, drawn, **working)
+        self.before.click(self._before, [run, self.known], drawn, **working)
+        self.back.click(
+            self._told(self.actions.roll_back), [run, self.kept], drawn, **working
+        )
+        self.other.click(lambda: gr.update(visible=True), None, self.start, **QUIET)
+        gr.Timer(EACH).tick(self._tick, [run, self.known, self.digest], drawn, **QUIET)
+
+    @property
+    def drawn(self) -> list[Any]:
+        """Everything that `draw` gives, in its order."""
+        return [
+            *(self.start, self.note, self.column, self.more, self.card, self.next),
+            *(self.act, self.steps, self.stop, self.name, self.before, self.kept),
+            *(self.invitation, self.details, self.known),
+            *(self.done, self.leaving, self.digest),
+        ]
+
+    def draw(self, run: Any, view: View, came: Pressed | None = None) -> list[Any]:
+        """The tab after something happened.
+
+        Args:
+            run: The name of the run.
+            view: How it stands now.
+            came: What came of it; None leaves what was told and shown before.
+        """
+        there, learning = bool(view.next), view.learning
+        shown = came.shown if came and view.next == "send" else ""
+        act = "accept" if came and came.doubted else view.next
+        label = {"accept": "I have asked: accept it"}.get(act, view.label)
+        kept = [(what, number) for number, what in self.actions.kept_as(run).items()]
+        return [
+            gr.update(visible=not there),
+            "" if there else view.card,
+            gr.update(visible=there),
+            gr.update(visible=there),
+            view.card if there else "",
+            gr.update(value="Send" if shown else label, interactive=not learning),
+            act,
+            gr.update(visible=act == "learn" and not learning),
+            gr.update(visible=learning),
+            gr.update(visible=view.unnamed),
+            gr.update(visible=view.before is not None),
+            gr.update(choices=kept, value=None),
+            view.invitation,
+            view.details,
+            asdict(view),
+            *(_came(came) if came else [gr.skip()] * 3),
+        ]
+
+    def _look(self, run: Any) -> Any:
+        return self.draw(run, self.actions.look(run, remote=False), Pressed())
+
+    def _opened(self, run: Any, event: gr.SelectData) -> Any:
+        return self.draw(run, self.actions.look(run)) if _is_ours(event) else gr.skip()
+
+    def _press(self, run: Any, act: Any, name: Any, steps: Any, shown: Any) -> Any:
+        came = self.actions.press(run, act, name, steps, shown)
+        return self.draw(run, self.actions.look(run, again=True), came)
+
+    def _before(self, run: Any, known: Any) -> Any:
+        return self._told(self.actions.roll_back)(run, (known or {}).get("before"))
+
+    def _told(self, act: Any) -> Any:
+        """`act` with what it says, and the tab as it is then."""
+
+        def press(run: Any, *given: Any) -> Any:
+            came = tried(lambda: act(run, *given))
+            return self.draw(run, self.actions.look(run, again=True), came)
+
+        return press
+
+    def _tick(self, run: Any, known: Any, shown: Any) -> Any:
+        view = self.actions.look(run, remote=False)
+        if asdict(view) == known:
+            return gr.skip()
+        still = shown and view.next == "send"
+        came = None if still else Pressed()
+        drawn = self.draw(run, view, came)
+        if still:
+            drawn[5] = gr.skip()  # the button goes on to offer what was shown
+        return drawn
+
+
+def _is_ours(event: gr.SelectData) -> bool:
+    return bool(event.selected) and event.value == "Share"
+
+
+def _came(came: Pressed) -> list[Any]:
+    """What was done, what would leave, and its digest."""
+    say = render.problem if came.wrong else render.note
+    return [say(came.text) if came.text else "", came.leaving, came.shown]
+
+
+FORM = (
+    *("place", "address", "participant", "quorum", "who", "people", "deadline"),
+    *("licence", "private"),
+)
+"""What the form of a new federation is asked for, in the order of its widgets."""
+
+
+def _form() -> list[Any]:
+    """The widgets of `FORM`."""
+    where = gr.Radio(PLACES, value="folder", label="Where it lies", elem_id="place")
+    address = gr.Textbox(
+        label="Folder", placeholder=EXAMPLES["folder"], elem_id="new-address"
+    )
+    name = gr.Textbox(label="Your name in it", elem_id="new-name")
+    quorum = gr.Slider(
+        1, 20, 2, step=1, label="People who complete a round", elem_id="quorum"
+    )
+    with gr.Accordion("Who may take part, deadline, licence", open=False):
+        who = gr.Radio(WRITERS, value="all", label="Who may take part", elem_id="who")
+        people = gr.Textbox(
+            label="Their names, with commas", visible=False, elem_id="people"
+        )
+        deadline = gr.Dropdown(
+            DEADLINES, value=0, label="Go on without the others after"
+        )
+        licence = gr.Dropdown(
+            LICENCES,
+            value="",
+            label="Licence of what you make together",
+            allow_custom_value=True,
+        )
+        private = gr.Checkbox(label="Keep it private on the Hub", visible=False)
+    where.change(_of_place, where, [address, private], **QUIET)
+    who.change(lambda kind: gr.update(visible=kind == "named"), who, people, **QUIET)
+    return [where, address, name, quorum, who, people, deadline, licence, private]
+
+
+def _of_place(kind: Any) -> Any:
+    """What the form asks for on the Hub, or of a folder."""
+    label = "Repository" if kind == "hub" else "Folder"
+    box = gr.update(label=label, placeholder=EXAMPLES[kind])
+    return box, gr.update(visible=kind == "hub")
+
+
+def _create(actions: ShareActions, frame: Frame, place: _Round) -> None:
+    """The card that makes a federation."""
+    gr.Markdown("### Create a federation")
+    boxes = _form()
+    look = gr.Button("Show what leaves", variant="primary", elem_id="look-new")
+    leaving, digest = html("leaving-new"), gr.State("")
+    make = gr.Button("Create it", variant="primary", visible=False, elem_id="create")
+    ours, run = [leaving, digest, look, make], frame.run
+
+    def preview(run: Any, *given: Any) -> Any:
+        shown = actions.founding(run, dict(zip(FORM, given, strict=True)))
+        return *shown, gr.update(visible=False), gr.update(visible=True)
+
+    def create(run: Any, shown: Any, *given: Any) -> Any:
+        text = actions.found(run, dict(zip(FORM, given, strict=True)), shown)
+        drawn = place.draw(run, actions.look(run, again=True), Pressed(text))
+        return [*drawn, *forget()]
 
     def forget() -> Any:
-        return "", "", gr.update(interactive=False)
+        return "", "", gr.update(visible=True), gr.update(visible=False)
 
-    def past(name: Any) -> Any:
+    working = {**QUIET, "show_progress": "minimal", "show_progress_on": [leaving]}
+    look.click(with_warnings(preview), [run, *boxes], ours, **working)
+    given, drawn = [run, digest, *boxes], [*place.drawn, *ours]
+    make.click(with_warnings(create), given, drawn, **working)
+    for box in boxes:
+        box.input(forget, None, ours, **QUIET)
+    run.change(forget, None, ours, **QUIET)
+
+
+def _join(actions: ShareActions, frame: Frame, place: _Round) -> dict[str, Any]:
+    """The card that takes part in a federation of somebody else."""
+    gr.Markdown("### Join one")
+    text = gr.Textbox(
+        label="Invitation",
+        lines=3,
+        max_lines=4,
+        elem_id="paste",
+        placeholder="Paste the line that begins with “comigs invitation to”",
+    )
+    told = html("invited")
+    uri = gr.Textbox(
+        label="Where it is",
+        elem_id="uri",
+        placeholder="hf://owner/name, or a folder",
+        info="Filled in by the invitation. A shared folder may lie elsewhere here.",
+    )
+    name = gr.Textbox(label="Your name in it", elem_id="participant")
+    changes = html("changes")
+    join = gr.Button("Join", variant="primary", elem_id="join")
+
+    def read(given: Any) -> Any:
+        if not str(given or "").strip():
+            return "", gr.skip()
         try:
-            rounds = [(name_of, n) for n, name_of in actions.kept_as(name).items()]
-            return actions.history(name), gr.update(choices=rounds, value=None)
-        except Exception:  # a broken run is told of where it is chosen
-            return "", gr.update(choices=[], value=None)
-
-    chosen = [run, uri, name]
-    look.click(with_problem_html(actions.status), [uri], state, **SLOW)
-    last_question = gr.State("")
+            found, shown = actions.invited(given)
+            return shown, found
+        except Exception as error:
+            return render.problem(explain(error)), gr.skip()
 
     @with_warnings
-    def fetch(name: Any, uri: Any, who: Any, before: Any) -> Any:
-        """Pull; where something would be replaced, at the second press alone."""
-        question = actions.replaced(name, uri)
-        sure = not question or question == before
-        text = actions.pull(name, uri, who, sure)
-        return text, "" if sure else question
+    def take_part(run: Any, *given: Any) -> Any:
+        done = actions.join(run, *given)
+        return place.draw(run, actions.look(run, again=True), Pressed(done))
 
-    pull.click(fetch, [*chosen, last_question], [done, last_question], **SLOW).then(
-        past, run, [plot, kept], **QUIET
-    )
-    dry.click(show, chosen, [leaving, digest, push], **SLOW)
-    push.click(with_warnings(actions.push), [*chosen, digest], done, **SLOW).then(
-        forget, None, [leaving, digest, push], **QUIET
-    )
-    close.click(with_warnings(actions.close), [uri], done, **SLOW)
-    back.click(with_warnings(actions.roll_back), [run, kept], done, **SLOW)
-    # Of people only: a list of runs that is filled anew changes nothing that was shown,
-    # and push compares what would leave with it once more.
-    for box in (uri, name, run):
-        box.input(forget, None, [leaving, digest, push], **QUIET)
-        box.input(lambda: ("", ""), None, [last_question, done], **QUIET)
-    run.change(past, run, [plot, kept], **QUIET)
-    page.load(past, run, [plot, kept], **QUIET)
+    def changed(run: Any) -> str:
+        try:
+            return render.note(actions.would_join(run))
+        except Exception:  # a broken run is told of where it is chosen
+            return ""
+
+    text.change(read, text, [told, uri], **QUIET)
+    frame.page.load(changed, frame.run, changes, **QUIET)
+    frame.run.change(changed, frame.run, changes, **QUIET)
+    working = {**QUIET, "show_progress": "minimal", "show_progress_on": [changes]}
+    given = [frame.run, text, uri, name]
+    join.click(take_part, given, place.drawn, **working)
     return {"federation": uri, "participant": name}

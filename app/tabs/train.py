@@ -1,8 +1,8 @@
-"""Widgets of the Train tab."""
+"""The Train tab: four steps from a text to a training, then how it goes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from html import escape
 from typing import Any
 
@@ -10,16 +10,409 @@ import gradio as gr
 
 from comigs_mlx.errors import ConfigError
 
-from .. import words
-from ..actions.train import ADVANCED, SIMPLE, TrainActions, defaults, names_of
+from .. import render, words
+from ..actions.models import ModelActions, need
+from ..actions.sample import SampleActions
+from ..actions.train import (
+    ALONE,
+    OPTIONS,
+    SENDING,
+    TAKING,
+    TrainActions,
+    defaults,
+    names_of,
+    shared,
+)
 from ..frame import Frame
-from .parts import QUIET, SLOW, html, with_problem_html, with_warnings
+from . import train_card
+from .parts import QUIET, SLOW, explained, html, with_problem_html, with_warnings
 
-EACH = 2.0
-"""Seconds between two looks at a training."""
+TEXT, CHECK, MODEL, LEARN = 1, 2, 3, 4
+"""The steps."""
+
+EACH = 1.0
+"""Seconds between two looks at a download."""
 
 DEFAULTS = {name: default for name, default, _ in defaults()}
 """Of the options on the page."""
+
+WITH_WHOM = [
+    ("By myself", ALONE),
+    (
+        "In a federation: after each round, what the generalist has learnt is sent",
+        SENDING,
+    ),
+    ("With a federation's generalist, and nothing is sent", TAKING),
+]
+
+LEAVES = (
+    "No file of yours is sent. What the generalist has learnt from your text is, and "
+    "can give passages of it away. The base model is the federation's."
+)
+
+ASK = "(...given) => { window.comigs.notices.ask(); return given; }"
+"""Asks the browser, as somebody presses a button, whether the end may be told."""
+
+
+class Steps:
+    """The widgets of the four steps, and what they do.
+
+    Args:
+        actions: What the tab does.
+        model: Base model to begin with.
+    """
+
+    def __init__(self, actions: TrainActions, model: str):
+        self.actions, self.model = actions, model
+        self.models = ModelActions(model, actions.local)
+        self.tokens = gr.State(0)
+        with gr.Walkthrough(selected=TEXT, elem_id="steps") as self.walk:
+            with gr.Step("Your text", id=TEXT):
+                self._text()
+            with gr.Step("Check", id=CHECK):
+                self._check()
+            with gr.Step("Model", id=MODEL):
+                self._model()
+            with gr.Step("Learn", id=LEARN):
+                self._learn()
+        self._moves()
+
+    def _text(self) -> None:
+        gr.HTML(
+            "<h2>What should it learn from?</h2><p>Notes, mail, chats, documents, "
+            "code: the more, the better. It stays on this machine.</p>",
+            apply_default_css=False,
+            elem_classes="cm-lead",
+        )
+        self.files = gr.File(
+            label="Drop a folder or files here, or click to choose files",
+            file_count="multiple",
+            height=170,
+            elem_id="files",
+        )
+        with gr.Row(elem_classes="cm-buttons"):
+            self.folder = gr.UploadButton(
+                "Choose a folder", file_count="directory", size="sm", elem_id="folder"
+            )
+            self.example = gr.Button(
+                "Try it with an example text", size="sm", elem_id="example-text"
+            )
+        self.path = gr.Textbox(
+            label="or a folder or file on this machine",
+            placeholder="~/Notes",
+            elem_id="data-path",
+            max_lines=1,
+            visible=self.actions.local,
+        )
+        with gr.Row(elem_classes="cm-moves"):
+            self.look = gr.Button("Check the text", variant="primary", elem_id="check")
+
+    def _check(self) -> None:
+        self.found = html("found")
+        with gr.Column(visible=False, elem_id="who") as self.who:
+            self.speakers = gr.CheckboxGroup(
+                [], label="Who are you?", elem_id="option-me"
+            )
+            self.other = gr.Textbox(
+                label="Other names or addresses of yours in it",
+                placeholder="Ann Weber, ann@example.org",
+                elem_id="other-names",
+                max_lines=1,
+            )
+            self.me = gr.Button("That is me", variant="primary", elem_id="me")
+        self.redact = gr.Checkbox(
+            label="Replace passwords, keys and card numbers before anything is learnt",
+            visible=False,
+            elem_id="option-redact",
+        )
+        with gr.Row(elem_classes="cm-moves"):
+            self.to_text = gr.Button("Back", elem_id="back-to-text")
+            self.to_model = gr.Button(
+                "Choose a model",
+                variant="primary",
+                interactive=False,
+                elem_id="to-model",
+            )
+
+    def _model(self) -> None:
+        gr.HTML(
+            "<h2>Which model should learn it?</h2><p>A larger one writes better, and "
+            "takes more memory and time.</p>",
+            apply_default_css=False,
+            elem_classes="cm-lead",
+        )
+        self.base = gr.Radio([], label="Model", elem_id="base", elem_classes="cm-cards")
+        with gr.Accordion("Another model", open=False, elem_id="another"):
+            self.named = gr.Textbox(
+                label="Name on the Hugging Face Hub, or a folder on this machine",
+                placeholder="mlx-community/Llama-3.2-1B-Instruct-4bit",
+                elem_id="named-model",
+                max_lines=1,
+            )
+            self.find = gr.Button("Look it up", size="sm", elem_id="find-model")
+        self.fetch = gr.Button("Download it", visible=False, elem_id="fetch")
+        self.fetching = html("fetching")
+        self.cancel = gr.Button(
+            "Stop the download", visible=False, size="sm", elem_id="cancel-fetch"
+        )
+        self.clock = gr.Timer(EACH, active=False)
+        with gr.Row(elem_classes="cm-moves"):
+            self.to_check = gr.Button("Back", elem_id="back-to-check")
+            self.to_learn = gr.Button(
+                "How long to learn", variant="primary", elem_id="to-learn"
+            )
+
+    def _learn(self) -> None:
+        self.name = gr.Textbox(
+            label="Name of what it becomes",
+            value="mine",
+            elem_id="run-name",
+            max_lines=1,
+        )
+        self.plan = gr.Radio(
+            [], label="How long", elem_id="plan", elem_classes="cm-cards cm-three"
+        )
+        with gr.Accordion("With others", open=False, elem_id="with-others"):
+            self.how = gr.Radio(
+                WITH_WHOM, value=ALONE, label="With whom", elem_id="with-whom"
+            )
+            with gr.Column(visible=False) as self.shared:
+                gr.HTML(render.note(LEAVES), apply_default_css=False)
+                self.uri = gr.Textbox(
+                    label="Federation",
+                    placeholder="hf://owner/name, or a folder",
+                    elem_id="learn-federation",
+                    max_lines=1,
+                )
+                self.participant = gr.Textbox(
+                    label="Your name in it", elem_id="learn-participant", max_lines=1
+                )
+        with gr.Accordion("More options", open=False, elem_id="more-options"):
+            self.options = _options()
+        self.cost = html("cost")
+        with gr.Row(elem_classes="cm-moves"):
+            self.back = gr.Button("Back", elem_id="back-to-model")
+            self.start = gr.Button("Start learning", variant="primary", elem_id="start")
+
+    @property
+    def _widgets(self) -> list[Any]:
+        return [self.base, *self.options.values()]
+
+    def _chosen(self, values: Sequence[Any]) -> dict[str, Any]:
+        return chosen(self.model, list(self.options), values)
+
+    def _moves(self) -> None:
+        """What leads from one step to another."""
+        for button, step in (
+            (self.to_text, TEXT),
+            (self.to_check, CHECK),
+            (self.back, MODEL),
+        ):
+            button.click(
+                lambda to=step: gr.Walkthrough(selected=to), None, self.walk, **QUIET
+            )
+        self.folder.upload(lambda files: files, self.folder, self.files, **QUIET)
+        self._checking()
+        self._choosing()
+        self._planning()
+
+    def _checking(self) -> None:
+        given = [self.path, self.files, self.speakers, self.other, self.redact]
+        shown = [
+            self.walk,
+            self.found,
+            self.who,
+            self.speakers,
+            self.redact,
+            self.to_model,
+            self.tokens,
+        ]
+
+        @_telling(len(shown))
+        def check(path: Any, files: Any, *rest: Any) -> Iterator[Any]:
+            return self._checked(path, files, *rest)
+
+        @_telling(len(shown))
+        def check_anew(path: Any, files: Any, *rest: Any) -> Iterator[Any]:
+            """Another text: who the reader was in the last one says nothing."""
+            return self._checked(path, files, [], rest[1], rest[2])
+
+        self.look.click(check_anew, given, shown, **SLOW)
+        self.path.submit(check_anew, given, shown, **SLOW)
+        self.me.click(check, given, shown, **SLOW)
+        self.redact.input(check, given, shown, **SLOW)
+        self.example.click(
+            lambda: ("demo:journal", None), None, [self.path, self.files], **QUIET
+        ).then(check_anew, given, shown, **SLOW)
+
+    def _checked(
+        self, path: Any, files: Any, me: Any, other: Any, redact: Any
+    ) -> Iterator[Any]:
+        """Go to the second step, then say what the text is."""
+        self.actions.data(path, files)
+        still, off = gr.skip(), gr.update(interactive=False)
+        # Said again each time: of two updates in quick succession the page may take
+        # the second one alone.
+        here = gr.Walkthrough(selected=CHECK)
+        reading = self.actions.waiting() or render.note("Reading your text …")
+        yield here, reading, still, still, still, off, 0
+        names = [*(me or []), *names_of(other)]
+        try:
+            checked = self.actions.check(path, files, names, redact)
+        except Exception as error:
+            problem = render.problem(explained(error))
+            yield here, problem, gr.update(visible=False), still, still, off, 0
+            return
+        asked = bool(checked.speakers)
+        who = gr.update(choices=list(checked.speakers), value=[]) if asked else still
+        yield (
+            here,
+            checked.html,
+            gr.update(visible=asked),
+            who,
+            gr.update(visible=checked.secrets or bool(redact)),
+            gr.update(interactive=not asked),
+            checked.tokens,
+        )
+
+    def _choosing(self) -> None:
+        """What the third step does."""
+
+        @with_warnings
+        def enter(value: Any, *values: Any) -> Any:
+            return gr.Walkthrough(selected=MODEL), self._cards(value, values)
+
+        @with_warnings
+        def look_up(name: Any, *values: Any) -> Any:
+            return self._cards(self.models.look_up(name), values)
+
+        @with_warnings
+        def picked(value: Any) -> Any:
+            one = self.models.find(value)
+            label = f"Download {render.size(one.download)}"
+            return gr.update(value=label, visible=not one.here)
+
+        fetching = [self.fetching, self.clock, self.cancel, self.fetch]
+        cards = [self.base, *self._widgets]
+        self.to_model.click(enter, cards, [self.walk, self.base], **SLOW)
+        self.find.click(look_up, [self.named, *self._widgets], self.base, **SLOW)
+        self.named.submit(look_up, [self.named, *self._widgets], self.base, **SLOW)
+        self.base.change(picked, self.base, self.fetch, **QUIET)
+
+        @with_warnings
+        def fetch(value: Any) -> Any:
+            self.models.fetch(value)
+            return self._fetching()
+
+        self.fetch.click(fetch, self.base, fetching, **QUIET)
+        self.clock.tick(with_warnings(self._fetching), None, fetching, **QUIET).then(
+            with_warnings(self._arrived), cards, self.base, **QUIET
+        )
+        self.cancel.click(with_warnings(self.models.cancel), **QUIET)
+
+    def _cards(self, value: Any, values: Sequence[Any]) -> Any:
+        """The models to choose from; the one used last is chosen at first."""
+        found = self.models.choices(self._chosen(["", *values[1:]]))
+        ids = [one for _, one in found]
+        usual = self.actions.usual_model(self.model)
+        wanted = next((one for one in (value, usual) if one in ids), ids[0])
+        return gr.update(choices=found, value=wanted)
+
+    def _fetching(self) -> Any:
+        """How the download stands, and whether to look again."""
+        shown, running = self.models.progress()
+        return (
+            shown,
+            gr.Timer(active=running),
+            gr.update(visible=running),
+            gr.update(visible=False) if running else gr.skip(),
+        )
+
+    def _arrived(self, value: Any, *values: Any) -> Any:
+        """The cards anew, once a download has ended."""
+        _, running = self.models.progress()
+        return gr.skip() if running else self._cards(value, values)
+
+    def _planning(self) -> None:
+        """What the fourth step does before its start."""
+        steps = self.options["steps"]
+        federation = [self.uri, self.participant]
+
+        @with_warnings
+        def enter(tokens: Any, uri: Any, who: Any, *values: Any) -> Any:
+            one = self.models.find(values[0])
+            if not one.here:
+                raise ConfigError(f"{one.title} is not here yet: download it first.")
+            plans = self.actions.plans(tokens, self._chosen(values))
+            choices = [(plan.label, name) for name, plan in plans.items()]
+            known = self.actions.federation() if not uri else (uri, who)
+            return (
+                gr.Walkthrough(selected=LEARN),
+                gr.update(choices=choices, value="normal"),
+                plans["normal"].steps,
+                self.actions.free_name(),
+                *known,
+            )
+
+        @with_warnings
+        def planned(plan: Any, tokens: Any, *values: Any) -> Any:
+            plans = self.actions.plans(tokens, self._chosen(values))
+            return plans[plan].steps if plan in plans else gr.skip()
+
+        @with_problem_html
+        def estimated(*values: Any) -> str:
+            options = self._chosen(values)
+            known = need(self.models.find(values[0]), options)
+            return self.actions.estimate(options, known)
+
+        self.to_learn.click(
+            enter,
+            [self.tokens, *federation, *self._widgets],
+            [self.walk, self.plan, steps, self.name, *federation],
+            **SLOW,
+        )
+        self.plan.input(
+            planned, [self.plan, self.tokens, *self._widgets], steps, **QUIET
+        )
+        steps.input(lambda: None, None, self.plan, **QUIET)
+        gr.on(
+            [box.change for box in self.options.values()],
+            estimated,
+            self._widgets,
+            self.cost,
+            **QUIET,
+        )
+        self.how.change(
+            lambda how: gr.update(visible=how != ALONE), self.how, self.shared, **QUIET
+        )
+
+    def begun(self, *values: Any) -> str:
+        """Start the training that the widgets describe; returns its name."""
+        name, path, files, me, other, redact, how, uri, who, *rest = values
+        options = self._chosen(rest)
+        read_as = {"me": [*(me or []), *names_of(other)], "redact": bool(redact)}
+        federation = shared(how, uri, who, options["steps"])
+        given = {**options, **read_as, **federation}
+        return self.actions.start(name, path, files, given)
+
+    @property
+    def inputs(self) -> list[Any]:
+        """What `begun` is given."""
+        text = [self.path, self.files, self.speakers, self.other, self.redact]
+        federation = [self.how, self.uri, self.participant]
+        return [self.name, *text, *federation, *self._widgets]
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """The widgets whose values outlive a reload, by name."""
+        form = {key: box for key, box in self.options.items() if key != "steps"}
+        return {
+            "data": self.path,
+            "me": self.other,
+            "learn_federation": self.uri,
+            "learn_participant": self.participant,
+            **{f"option_{key}": box for key, box in form.items()},
+        }
 
 
 def build(
@@ -35,40 +428,62 @@ def build(
     Returns:
         The choice of trainings, and the widgets whose values outlive a reload, by name.
     """
-    with gr.Row(elem_classes="cm-halves"):
-        with gr.Column():
-            name, path, files = _text()
-            me, redact = _reading()
-            look = gr.Button("Preview the text", elem_id="preview", min_width=90)
-            found = html("found")
-            base, options = _options(model)
-            start = gr.Button("Start training", variant="primary", elem_id="start")
-            cost = html("cost")
-        with gr.Column():
-            run = _under_way(actions, frame.page)
-    names = list(options)
+    with gr.Column(elem_classes="cm-train"):
+        with gr.Column(elem_id="teach") as teach:
+            steps = Steps(actions, model)
+            back = gr.Button(
+                "Show my trainings", visible=False, size="sm", elem_id="show-trainings"
+            )
+        samples = SampleActions(actions.model_queue, actions.folder)
+        card = train_card.build(actions, samples, frame)
+    views = [teach, card.column, back, steps.walk]
 
     @with_warnings
-    def begin(
-        name: Any, path: Any, files: Any, me: Any, redact: Any, *values: Any
-    ) -> Any:
-        read_as = {"me": names_of(me), "redact": bool(redact)}
-        options = {**chosen(model, names, values), **read_as}
-        made = actions.start(name, path, files, options)
-        gr.Info(f"{escape(made)} is being trained: see its progress under Training.")
-        return gr.update(choices=actions.names(), value=made)
+    def begin(*values: Any) -> Any:
+        made = steps.begun(*values)
+        return gr.update(choices=actions.names(), value=made), *_view(True)
 
-    @with_problem_html
-    def estimated(*values: Any) -> str:
-        return actions.estimate(chosen(model, names, values))
+    def opened() -> Any:
+        current = actions.current()
+        shown = current is not None and actions.standing(current).running
+        choice = gr.update(choices=actions.names(), value=current)
+        return choice, *_view(shown, current is not None)
 
-    widgets = [base, *options.values()]
-    look.click(actions.waiting, None, found, **QUIET).then(
-        with_problem_html(actions.preview), [path, files, me, redact], found, **SLOW
-    ).then(estimated, widgets, cost, **QUIET)
-    start.click(begin, [name, path, files, me, redact, *widgets], run, **SLOW)
-    form = {f"option_{key}": box for key, box in options.items()}
-    return run, {"run_name": name, "data": path, "base": base, **form}
+    steps.start.click(begin, steps.inputs, [card.run, *views], js=ASK, **SLOW)
+    back.click(lambda: _view(True), None, views, **QUIET)
+    card.fresh.click(lambda: _view(False), None, views, **QUIET)
+    frame.page.load(opened, None, [card.run, *views], **QUIET)
+    return card.run, steps.kept
+
+
+def _view(training: bool, any_there: bool = True) -> tuple[Any, ...]:
+    """Updates that show a training, or the steps to a new one from the first on."""
+    return (
+        gr.update(visible=not training),
+        gr.update(visible=training),
+        gr.update(visible=any_there),
+        gr.skip() if training else gr.Walkthrough(selected=TEXT),
+    )
+
+
+def _telling(outputs: int) -> Callable[..., Any]:
+    """A generator's errors as a message; what it would have changed stays.
+
+    Args:
+        outputs: How many widgets it changes.
+    """
+
+    def wrap(act: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+        def safe(*values: Any) -> Iterator[Any]:
+            try:
+                yield from act(*values)
+            except Exception as error:
+                gr.Warning(escape(explained(error)), title="Not done")
+                yield tuple(gr.skip() for _ in range(outputs))
+
+        return safe
+
+    return wrap
 
 
 def chosen(model: str, names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
@@ -92,75 +507,11 @@ def chosen(model: str, names: Sequence[str], values: Sequence[Any]) -> dict[str,
     return given
 
 
-def _under_way(actions: TrainActions, page: gr.Blocks) -> gr.Dropdown:
-    """The trainings there are: choice, buttons, progress and curves."""
-    run = gr.Dropdown([], label="Training", elem_id="training")
-    with gr.Row(elem_classes="cm-buttons"):
-        stop = gr.Button("Stop and save", elem_id="stop-training", min_width=90)
-        resume = gr.Button("Resume", elem_id="resume-training", min_width=90)
-    more = gr.Number(
-        0, label="Steps in all when resumed (0: as planned)", precision=0, minimum=0
-    )
-    state, plots = html("state"), html("plots")
-    before = gr.State(("", ""))
-
-    def follow(name: Any, last: Any) -> Any:
-        *parts, _ = actions.standing(name)
-        if tuple(parts) == tuple(last):
-            return gr.skip()
-        return (*parts, tuple(parts))
-
-    def opened() -> Any:
-        return gr.update(choices=actions.names(), value=actions.current())
-
-    stop.click(with_warnings(actions.stop), [run], **QUIET)
-    resume.click(with_warnings(actions.resume), [run, more], **QUIET)
-    for tick in (gr.Timer(EACH).tick, run.change):
-        tick(with_warnings(follow), [run, before], [state, plots, before], **QUIET)
-    page.load(opened, None, run, **QUIET)
-    return run
-
-
-def _text() -> tuple[gr.Textbox, gr.Textbox, gr.File]:
-    """Name of the run, path and files of the text."""
-    name = gr.Textbox(label="Name of the new run", value="mine", elem_id="run-name")
-    path = gr.Textbox(
-        label="Folder or file of your text",
-        info="On this machine: notes, mail, chats, documents, code; or demo",
-        placeholder="~/Notes",
-        elem_id="data-path",
-    )
-    files = gr.File(label="or files", file_count="multiple", height=150)
-    return name, path, files
-
-
-def _reading() -> tuple[gr.Textbox, gr.Checkbox]:
-    """Who the reader is in mail and chats, and whether secrets are replaced."""
-    me = gr.Textbox(
-        label=words.label("me"),
-        info="Your names and addresses in mail and chats, with commas between them",
-        placeholder="Ann Weber, ann@example.org",
-        elem_id="option-me",
-    )
-    redact = gr.Checkbox(
-        label=words.label("redact"),
-        info="replace passwords, keys and card numbers before anything is learnt",
-        elem_id="option-redact",
-    )
-    return me, redact
-
-
-def _options(model: str) -> tuple[gr.Textbox, dict[str, Any]]:
-    """Base model, and option name -> widget."""
-    base = gr.Textbox(
-        label="Base model", value=model, info="demo, a folder, or a Hugging Face id"
-    )
+def _options() -> dict[str, Any]:
+    """Option name -> widget."""
     known = {key: (default, help) for key, default, help in defaults()}
     with gr.Row():
-        options = {key: _widget(key, *known[key]) for key in SIMPLE}
-    with gr.Accordion("More options", open=False), gr.Row():
-        options |= {key: _widget(key, *known[key]) for key in ADVANCED}
-    return base, options
+        return {key: _widget(key, *known[key]) for key in OPTIONS}
 
 
 def _widget(key: str, default: Any, help: str) -> Any:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import stat
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,12 @@ BIN = ".trash"
 MOST_CONVERSATIONS = 500
 MOST_BYTES = 10**9
 """Conversations, and their bytes, that are kept: of more, the oldest go."""
+
+BOUNDED_EACH = 60.0
+"""Seconds after which a conversation that goes on has the bounds looked at again."""
+
+LATEST = 1e11
+"""A time after this one, in the year 5138, is none; nor is one that is no number."""
 
 MOST_READ = 256 * 1024 * 1024
 """A larger file is none of ours."""
@@ -84,6 +91,8 @@ class Disk:
         self._changing = threading.RLock()
         self._seen: dict[str, tuple[Stamp, Summary | None]] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
+        self._written: set[str] = set()
+        self._bounded = 0.0
 
     def read(self, id: str) -> Conversation | None:
         """A conversation; None where there is none. An old one is written anew.
@@ -116,13 +125,33 @@ class Disk:
             self._settle(id, turn)
         return found
 
+    def texts(self, id: str) -> list[str]:
+        """The text of every turn in every branch, unchecked, for a search.
+
+        Raises:
+            ConfigError: If they cannot be read.
+        """
+        values = _load(self._place(id) / TEXTS, FORMAT)
+        old = _load(self._old(id), version_1.FORMAT) if values is None else None
+        try:
+            if values is None:
+                return [] if old is None else version_1.texts(old)
+            return [str(turn["text"]) for turn in values["turns"]]
+        except DAMAGED as error:
+            raise unreadable(self._place(id), line(error)) from error
+
     def write(self, conversation: Conversation) -> None:
         """Keep a conversation as it is now."""
+        id, now = conversation.id, time.monotonic()
         with self._changing:
             content = {"format_version": FORMAT, **conversation.as_json()}
-            self._write(conversation.id, TEXTS, content)
-            with contextlib.suppress(OSError):  # this one is kept all the same
-                self._bound()
+            self._write(id, TEXTS, content)
+            # An answer under way is written every few seconds, and looks at no others.
+            if id not in self._written or now - self._bounded > BOUNDED_EACH:
+                self._written.add(id)
+                self._bounded = now
+                with contextlib.suppress(OSError):  # this one is kept all the same
+                    self._bound()
 
     def write_tokens(self, id: str, turn: int, tokens: Sequence[Said]) -> None:
         """Keep the tokens of an answer."""
@@ -205,26 +234,49 @@ class Disk:
         seen = self._seen.get(id)
         if seen is None or seen[0] != stamp:
             try:
-                found = self.peek(id)
+                seen = (stamp, self._summarised(id))
             except ConfigError:
-                found = None
-            seen = (stamp, None if found is None else Summary.of(found))
+                seen = (stamp, None)
             with self._changing:
                 self._seen[id] = seen
         return seen[1]
+
+    def _summarised(self, id: str) -> Summary | None:
+        """The line of a conversation, without a look at its turns: there are many."""
+        values = _load(self._place(id) / TEXTS, FORMAT)
+        if values is None:
+            return self._old_summary(id)
+        title, run = values.get("title"), values.get("run")
+        changed = values.get("changed")
+        if not isinstance(title, str) or not isinstance(run, str):
+            return None
+        if not isinstance(changed, (int, float)) or not abs(changed) < LATEST:
+            return None
+        return Summary(id, title, float(changed), run)
+
+    def _old_summary(self, id: str) -> Summary | None:
+        file = self._old(id)
+        values = _load(file, version_1.FORMAT)
+        try:
+            if values is None:
+                return None
+            title, run = version_1.title_and_run(values)
+            return Summary(id, title, file.stat().st_mtime, run)
+        except DAMAGED as error:
+            raise unreadable(file, line(error)) from error
 
     def _settle(self, id: str, turn: Turn) -> None:
         """End an answer that the end of a process cut off.
 
         Its tokens are written when it ends: where they are there, it is whole, and
-        only the end of it was not yet written.
+        only the end of it was not yet written. Those of before it went on are fewer.
         """
         answer = turn.answer or Answer()
         try:
             tokens = self.read_tokens(id, turn.id)
         except ConfigError:
             tokens = []
-        if tokens:
+        if tokens and len(said_text(tokens)) >= len(turn.text):
             turn.text, answer.count = said_text(tokens), len(tokens)
             answer.finish = tokens[-1].finish
             answer.share = version_1.share(tokens, answer.experts)
@@ -294,11 +346,11 @@ class Disk:
         """Time, size and path of each conversation of version 1."""
         found = []
         for entry in _entries(self.folder):
-            name = Path(entry.name)
-            if NAME.fullmatch(name.stem) and name.suffix == ".json":
-                if stamp := _stamp(Path(entry.path)):
-                    found.append((*stamp, Path(entry.path)))
-            elif LEFTOVER.fullmatch(entry.name) and _is_abandoned(entry):
+            id, _, kind = entry.name.partition(".")
+            if kind == "json" and NAME.fullmatch(id):
+                if stamp := _stamp(self.folder / entry.name):
+                    found.append((*stamp, self.folder / entry.name))
+            elif not id and LEFTOVER.fullmatch(entry.name) and _is_abandoned(entry):
                 with contextlib.suppress(OSError):
                     os.unlink(entry.path)
         return found
@@ -369,9 +421,11 @@ def _folders(folder: Path) -> list[tuple[int, Path]]:
     """Time and path of each conversation's folder; a link is none."""
     found = []
     for entry in _entries(folder):
-        if NAME.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
-            if stamp := _stamp(Path(entry.path)):
-                found.append((stamp[0], Path(entry.path)))
+        if NAME.fullmatch(entry.name):
+            with contextlib.suppress(OSError):  # gone meanwhile
+                known = entry.stat(follow_symlinks=False)
+                if stat.S_ISDIR(known.st_mode):
+                    found.append((known.st_mtime_ns, folder / entry.name))
     return found
 
 

@@ -168,7 +168,8 @@ def _measured(answer: Answer) -> str:
     if answer.count:
         parts.append(f"{answer.count:,} tokens")
     if answer.count > 1 and answer.seconds > 0:
-        parts.append(f"{answer.count / answer.seconds:.3g} tokens/s")
+        # As on the page: the time of the first token is that of reading the prompt.
+        parts.append(f"{(answer.count - 1) / answer.seconds:.3g} tokens/s")
     return " · ".join(parts)
 
 

@@ -176,14 +176,14 @@ class Store:
 
     def _meets(self, entry: dict[str, Any], wanted: list[str]) -> bool:
         """Whether a conversation has each word; its entry then gets the excerpt."""
-        id = entry["id"]
+        held = self._unkept.read(entry["id"])
         try:
-            found = self._unkept.read(id) or self._disk.peek(id)
-        except ConfigError:  # damaged meanwhile
-            found = None
-        if found is None or not searching.met(wanted, found):
+            texts = self._disk.texts(entry["id"]) if held is None else held.texts
+        except ConfigError:  # damaged
+            texts = []
+        if not searching.met(wanted, [entry["title"], *texts]):
             return False
-        entry["excerpt"] = searching.excerpt(wanted, found)
+        entry["excerpt"] = searching.excerpt(wanted, texts)
         return True
 
     def _attempt(self, act: Callable[[], None]) -> bool:

@@ -222,6 +222,11 @@ class Conversation:
         return next((one.run for one in answers if one is not None), "")
 
     @property
+    def texts(self) -> list[str]:
+        """The text of every turn, in every branch."""
+        return [turn.text for turn in self.turns.values()]
+
+    @property
     def unended(self) -> list[Turn]:
         """Answers under way; in a file, those that the end of a program cut off."""
         return [t for t in self.turns.values() if t.answer and not t.answer.ended]
@@ -237,10 +242,11 @@ class Conversation:
         """JSON values, read by `conversation_from_json`."""
         names = ("title", "named", "created", "changed", "leaf", "first")
         values = {name: getattr(self, name) for name in names}
-        return {**values, "turns": [turn.as_json() for turn in self.turns.values()]}
+        turns = [turn.as_json() for turn in self.turns.values()]
+        return {**values, "run": self.run, "turns": turns}
 
     def _check_room(self, text: str) -> None:
-        size = sum(len(turn.text) for turn in self.turns.values())
+        size = sum(map(len, self.texts))
         if len(self.turns) >= MOST_TURNS or size + len(text) > MOST_TEXT:
             raise ConfigError("This conversation is full: begin a new one.")
 

@@ -9,16 +9,15 @@ A turn was a message with its answer and all its tokens. The versions become bra
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from comigs_mlx.conversations import marks
 from comigs_mlx.conversations.answers import Answer, answer_from_json
-from comigs_mlx.conversations.tokens import STEP, Said, said_text
+from comigs_mlx.conversations.tokens import Said, said_text
 from comigs_mlx.conversations.tree import ASSISTANT, USER, Conversation, Turn
-from comigs_mlx.inference.trace import SPECIALIST
 
 FORMAT = 1
 
@@ -80,6 +79,33 @@ def read(
     return tree, tokens
 
 
+def texts(values: Mapping[str, Any]) -> list[str]:
+    """The texts of all messages and answers, without a look at anything else.
+
+    Raises:
+        KeyError, IndexError, TypeError: If there are none.
+    """
+    found: list[str] = []
+    for turn in values["turns"]:
+        tokens = (turn["reply"] or {}).get("tokens", [])
+        found += [str(turn["text"]), "".join(str(token[1]) for token in tokens)]
+    return found
+
+
+def title_and_run(values: Mapping[str, Any]) -> tuple[str, str]:
+    """The title, and the name of the run that spoke last, without a look at the rest.
+
+    Raises:
+        KeyError, IndexError, TypeError: If there are none.
+    """
+    replies = [values["turns"][number]["reply"] for number in values["shown"]]
+    last = (replies[-1] or {}) if replies else {}
+    title = values["title"]
+    if not isinstance(title, str):
+        raise TypeError("a title is a text")
+    return title, _speaker(str(last.get("title", "")))[1]
+
+
 def _place(tree: Conversation, old: Old, parent: int | None, tokens: Tokens) -> int:
     """Add a turn after another one; a message that is there has one answer more.
 
@@ -122,13 +148,6 @@ def _speaker(title: str) -> tuple[str, str]:
 
 
 def share(tokens: Sequence[Said], experts: Sequence[str]) -> float | None:
-    """The specialists' mean share of tokens, 0 to 1; None where nothing was routed."""
-    own = [i for i, name in enumerate(experts) if name.startswith(SPECIALIST)]
-    size = len(experts)
-    shares = []
-    for token in tokens:
-        whole = token.whole
-        if size and len(whole) % size == 0 and any(whole):
-            mine = sum(sum(whole[i::size]) for i in own)
-            shares.append(mine / (len(whole) // size) / STEP)
-    return math.fsum(shares) / len(shares) if shares else None
+    """The specialists' share of tokens, 0 to 1; None where nothing was routed."""
+    percent = marks.share(tokens, experts)
+    return None if percent is None else percent / 100

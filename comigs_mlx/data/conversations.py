@@ -24,7 +24,7 @@ from itertools import groupby
 from comigs_mlx.data.pieces import Message, Skipped
 from comigs_mlx.data.reading_options import Reading
 from comigs_mlx.data.splits import Placed
-from comigs_mlx.errors import DataError
+from comigs_mlx.errors import UnknownReader
 
 MOST_CHARACTERS = 4_000
 """The characters after which a conversation without a pause is cut at the next turn of
@@ -61,7 +61,7 @@ def samples(
         mask "none" where all words are, and what is left out.
 
     Raises:
-        DataError: If it is not known who I am; the text lists the speakers.
+        UnknownReader: If it is not known who I am; the text lists the speakers.
     """
     messages = list(messages)
     check_me(messages, reading)
@@ -77,7 +77,8 @@ def check_me(messages: Sequence[Message], reading: Reading) -> None:
     """Raise where only names can tell who I am, and none was given or none fits.
 
     Raises:
-        DataError: If so; the text lists the speakers with their numbers of messages.
+        UnknownReader: If so; the text lists the speakers with their numbers of
+            messages.
     """
     unclear = [m for m in messages if m.by_me is None and not m.by_model]
     me = _keys_of_me(reading)
@@ -86,16 +87,18 @@ def check_me(messages: Sequence[Message], reading: Reading) -> None:
     files = list(dict.fromkeys(map(file_of, unclear)))
     where, they = _listed(files), "it has" if len(files) == 1 else "they have"
     example = shlex.quote(_likeliest(unclear))
-    speakers = _speakers(unclear)
+    counts, speakers = _counted(unclear), _speakers(unclear)
     if not reading.me:
-        raise DataError(
+        raise UnknownReader(
             f"who are you in {where}? give --me NAME, such as --me {example}: {they} "
-            f"messages by {speakers}"
+            f"messages by {speakers}",
+            counts,
         )
     given = " ".join(shlex.quote(name) for name in reading.me)
-    raise DataError(
+    raise UnknownReader(
         f"--me {given} is nobody in {where}: {they} messages by {speakers}: give your "
-        f"name as it stands there, such as --me {example}"
+        f"name as it stands there, such as --me {example}",
+        counts,
     )
 
 
@@ -303,8 +306,12 @@ def _on_answers(messages: Sequence[Message], reading: Reading) -> Iterator[str]:
         )
 
 
+def _counted(messages: Iterable[Message]) -> list[tuple[str, int]]:
+    return Counter(shown(m.speaker)[:60] for m in messages).most_common()
+
+
 def _speakers(messages: Iterable[Message]) -> str:
-    counts = Counter(shown(m.speaker)[:60] for m in messages).most_common()
+    counts = _counted(messages)
     listed = ", ".join(f"{name} ({count:,})" for name, count in counts[:SHOWN])
     more = len(counts) - SHOWN
     return f"{listed} and {more:,} others" if more > 0 else listed

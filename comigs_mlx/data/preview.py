@@ -112,6 +112,7 @@ class Preview:
         examples: The beginnings of some training documents, with secrets redacted.
         notes: The warnings that the user should see.
         characters: The number of characters of all documents.
+        words: The number of words of all documents, where blanks part them.
         targets: Maps each split to its number of tokens that are learnt; None without a
             tokenizer.
         reading: The account of files and speakers; None where the source gives none.
@@ -133,6 +134,7 @@ class Preview:
     examples: list[str]
     notes: list[str]
     characters: int = 0
+    words: int = 0
     targets: dict[str, int] | None = None
     reading: ReadingReport | None = None
     duplicates: Duplicates = field(default_factory=Duplicates)
@@ -226,6 +228,7 @@ def described(
         examples=[_beginning(s) for s in itertools.islice(splits.train, EXAMPLES)],
         notes=list(splits.notes if notes is None else notes),
         characters=sum(map(characters, every)),
+        words=sum(len(text_of(sample).split()) for sample in every),
         targets=None if contents is None else _counts(contents, targets=True),
         reading=splits.report,
         duplicates=duplicates(samples, near=thorough),

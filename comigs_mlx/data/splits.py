@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from comigs_mlx import registry
 from comigs_mlx.data.reading_options import DEFAULT, Reading
 from comigs_mlx.data.reading_progress import Advance, ignore
-from comigs_mlx.errors import DataError, raise_all
+from comigs_mlx.errors import DataError, TooLittleText, raise_all
 from comigs_mlx.messages import Note, Say, quiet
 
 if TYPE_CHECKING:
@@ -314,7 +314,7 @@ def _check_filled(
         for name in ("train", "valid")
         if not splits[name]
     ]
-    raise_all(DataError, [*problems, *notes] if problems else [])
+    raise_all(TooLittleText, [*problems, *notes] if problems else [])
 
 
 def _count(documents: int) -> str:

@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,16 +40,27 @@ from typing import Any
 
 from comigs_mlx.errors import ComigsError, FederationError
 from comigs_mlx.federation.exchanges.base import Exchange, Say
+from comigs_mlx.federation.formats import adapter
+from comigs_mlx.federation.formats import invitation as invitations
 from comigs_mlx.federation.formats.contribution import CONTRIBUTION, Prepared
+from comigs_mlx.federation.formats.invitation import Invitation
+from comigs_mlx.federation.formats.manifest import MANIFEST, Manifest
 from comigs_mlx.federation.formats.tensor_source import Array, digest
 from comigs_mlx.federation.participant import (
+    init,
     membership,
     mixing,
     pull_push,
     round_history,
 )
+from comigs_mlx.federation.participant import (
+    standing as standings,
+)
 from comigs_mlx.federation.participant.if_better import Refusal, Worse
+from comigs_mlx.federation.participant.options import InitConfig
 from comigs_mlx.federation.participant.privacy import GIVES_AWAY
+from comigs_mlx.federation.participant.round_history import Kept
+from comigs_mlx.federation.participant.standing import Standing
 from comigs_mlx.federation.rounds import (
     attribution,
     closing,
@@ -112,6 +124,83 @@ def overview(exchange: Exchange, now: float | None = None) -> dict[str, Any]:
     """
     at = time.time() if now is None else now
     return status.status(exchange, repository.current(exchange), at)
+
+
+def manifest(exchange: Exchange) -> Manifest:
+    """What the participants of a federation agree on.
+
+    Raises:
+        FederationError: If it cannot be read.
+    """
+    return repository.current(exchange).manifest
+
+
+def founding(config: InitConfig, say: Say = lambda line: None) -> dict[str, Any]:
+    """What making a federation would put into its repository; nothing is sent.
+
+    Args:
+        config: The options of `sync init`.
+        say: It is told what takes time.
+
+    Returns:
+        Like `leaving`: "files", "tensors" and "base_license"; and "federation.json".
+    """
+    made = init.founding(config, say)
+    weights = adapter.files(made.origin.generalists, made.manifest)
+    agreed = made.manifest.to_json()
+    files = {path: len(content) for path, content in weights.items()}
+    shapes = {name: array.size for name, array in made.origin.generalists.items()}
+    licence = made.manifest.base_license
+    return {
+        "files": {**files, MANIFEST: len(agreed)},
+        "tensors": {"all of them": shapes},
+        MANIFEST: json.loads(agreed),
+        **({} if licence is None else {"base_license": licence}),
+    }
+
+
+def found(
+    config: InitConfig,
+    exchange: Exchange,
+    sender: str | None = None,
+    say: Say = lambda line: None,
+) -> Invitation:
+    """Make a federation; see `init.found`.
+
+    Args:
+        config: The options of `sync init`.
+        exchange: The empty repository.
+        sender: The name of who invites.
+        say: It is told what takes time.
+
+    Returns:
+        The invitation to it.
+    """
+    made = init.founding(config, say)
+    federation = init.found(made, exchange, config.private, time.time())
+    if sender is not None and made.run is not None:
+        step = made.origin.step
+        pull_push.remember(made.run, exchange.uri, federation, sender, step)
+    return invitation(exchange.uri, federation.manifest, sender)
+
+
+def invitation(uri: str, manifest: Manifest, sender: str | None = None) -> Invitation:
+    """The invitation to a federation, for whoever is to join; see `Invitation`."""
+    return invitations.of(membership.place(uri), manifest, sender)
+
+
+def standing(run: Path, overview: dict[str, Any], step: int) -> Standing:
+    """How a run stands to the open round: what is left to do in it.
+
+    Args:
+        run: The folder of the run.
+        overview: What `overview` has told of the federation.
+        step: The training step that the run has.
+
+    Raises:
+        FederationError: If the run's record of the federation is damaged.
+    """
+    return standings.of(run, overview, step)
 
 
 def leaving(
@@ -314,9 +403,26 @@ def kept(run: Path) -> list[int]:
 
 def kept_as(run: Path) -> dict[int, str]:
     """Each of `kept` with what it is, for people."""
-    return {
-        number: round_history.label(Place(run).path, number) for number in kept(run)
-    }
+    return {one.number: one.label for one in kept_all(run)}
+
+
+def kept_all(run: Path) -> list[Kept]:
+    """All of `kept`, with what is known of them."""
+    return [round_history.kept(Place(run).path, number) for number in kept(run)]
+
+
+def before_joining(run: Path) -> int | None:
+    """The number of what a run had before it joined; None: none is kept, or it has it.
+
+    Of several federations one after the other, the last counts.
+    """
+    record = membership.read(Place(run).path)
+    known = [one for one in kept_all(run) if one.joining]
+    if record is None or record.round == -1 or not known:
+        return None
+    newest = min(known, key=lambda one: one.number)
+    same = record.step == newest.step and record.generalist == newest.digest
+    return None if same and record.contributed == 0 else newest.number
 
 
 def kept_generalists(run: Path, number: int) -> dict[str, Array]:

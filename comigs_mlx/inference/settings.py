@@ -34,6 +34,9 @@ RESERVED = frozenset(
 )
 """Arguments of a chat template that are set here, so that a user cannot set them."""
 
+DRAWN = ("temperature", "top_p", "max_tokens")
+"""Values that a page's widgets may give as anything at all."""
+
 PENALTIES = ("repetition", "presence", "frequency")
 
 MOST_PRIOR = 1e6
@@ -127,6 +130,7 @@ class Settings:
         name: Name = plain_name,
         most_temperature: float = MOST_TEMPERATURE,
         most_tokens: float = math.inf,
+        most_lean: float = MOST_LEAN,
     ) -> Iterator[str]:
         """One sentence for each value that cannot work.
 
@@ -134,7 +138,12 @@ class Settings:
             name: Gives what a field is called where it is set.
             most_temperature: The largest temperature that is offered there.
             most_tokens: The longest answer that is offered there.
+            most_lean: The farthest lean that is offered there.
         """
+        wrong = [key for key in DRAWN if not _is_number(getattr(self, key))]
+        if wrong:  # no range holds what is no number
+            yield from (f"{name(key)} must be a number" for key in wrong)
+            return
         if not _within(self.temperature, 0, most_temperature):
             given = f"{name('temperature')} {self.temperature}"
             yield f"{given} must be from 0 to {most_temperature:.0f}"
@@ -154,7 +163,7 @@ class Settings:
         if any(not isinstance(word, str) or not word for word in self.stop):
             yield f"{name('stop')} must not hold an empty text"
         yield from self._length_problems(name, most_tokens)
-        yield from self._tilt_problems(name)
+        yield from self._tilt_problems(name, most_lean)
         for key in sorted(RESERVED & set(self.template_args)):
             yield f"{name('chat_template_args')} must not set {key}"
 
@@ -169,10 +178,10 @@ class Settings:
             given = f"{name('max_tokens')} {self.max_tokens}"
             yield f"{given} must be at most {most:,.0f}"
 
-    def _tilt_problems(self, name: Name) -> Iterator[str]:
+    def _tilt_problems(self, name: Name, most: float) -> Iterator[str]:
         lean = self.lean or 0.0
-        if not _within(lean, -MOST_LEAN, MOST_LEAN):
-            yield f"{name('lean')} {lean} must be from {-MOST_LEAN:g} to {MOST_LEAN:g}"
+        if not _within(lean, -most, most):
+            yield f"{name('lean')} {lean} must be from {-most:g} to {most:g}"
         if not all(math.isfinite(value) for row in self.tilt for value in row):
             yield f"{name('tilt')} must hold finite numbers"
         prior = self.prior or 0.0
@@ -200,6 +209,10 @@ class Settings:
         for token, bias in self.logit_bias.items():
             if token < 0 or not math.isfinite(bias):
                 yield f"{name('logit_bias')} {token}: {bias} must be a token's number"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _within(value: float, least: float, most: float) -> bool:

@@ -201,6 +201,21 @@ def _locate(model_id: str, report: Say, revision: str | None) -> Path:
     return _fetch(model_id, report, revision)
 
 
+def fetch(model_id: str, report: Say = quiet) -> Path:
+    """Have a model on this device, and return its folder; no weights are loaded.
+
+    Args:
+        model_id: "demo", the folder of a model, or an id on the Hugging Face Hub.
+        report: Receives a sentence before each step that takes time.
+
+    Raises:
+        ModelError: If the model cannot be found or fetched, or is damaged.
+    """
+    folder = _locate(model_id, report, None)
+    check_folder(folder)
+    return folder
+
+
 def is_from_hub(model_id: str) -> bool:
     """Tell whether an id names a model that was fetched from the Hub onto this device.
 
@@ -265,11 +280,14 @@ def _fetch(model_id: str, report: Say, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(model_id, allow_patterns=WANTED, **which))
     except Exception as error:  # the Hub, its transport and its storage: four trees
-        raise ModelError(_hub_problem(model_id, error)) from error
+        raise ModelError(hub_problem(model_id, error)) from error
 
 
-def _hub_problem(model_id: str, error: Exception) -> str:
-    """Tell what to do, never with the error's own text, which may hold secrets."""
+def hub_problem(model_id: str, error: Exception) -> str:
+    """Tell what to do after the Hub refused something.
+
+    The error's own text is never told, because it may hold secrets.
+    """
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     status = getattr(getattr(error, "response", None), "status_code", None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import mlx.core as mx
@@ -16,7 +16,7 @@ from comigs_mlx.model import params
 from comigs_mlx.model.attach import Site
 from comigs_mlx.model.experts import dimensions
 from comigs_mlx.model.mixture import Mixture
-from comigs_mlx.options import ExpertOptions
+from comigs_mlx.options import ExpertOptions, TrainConfig
 from comigs_mlx.platform import cpu_streams, switch
 from comigs_mlx.training.peak_memory import (
     FLOAT,
@@ -24,6 +24,7 @@ from comigs_mlx.training.peak_memory import (
     Estimate,
     Machine,
     Work,
+    described,
     estimate,
 )
 
@@ -174,6 +175,54 @@ class Plan:
         return dataclasses.replace(self, model=model)
 
 
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """Whether a training fits into this machine, before the model is loaded.
+
+    Attributes:
+        peak: The bytes of an expert step at its peak; None where they are not known.
+        total: The bytes of this machine's memory.
+    """
+
+    peak: int | None
+    total: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether the peak is not warned of; what is not known fits."""
+        return self.peak is None or self.peak <= SAFE_SHARE * self.total
+
+
+def before_loading(
+    config: Mapping[str, Any], base_bytes: int, training: TrainConfig
+) -> Fit:
+    """Estimate the peak memory of a training from its base's config.json alone.
+
+    Args:
+        config: The content of config.json.
+        base_bytes: The bytes of the base's weights.
+        training: The options of the training.
+    """
+    found = described(config, base_bytes)
+    if found is None:
+        return Fit(None, total_memory())
+    data, options = training.data, training.training
+    work = Work(
+        data.batch_size,
+        data.seq_len,
+        options.grad_checkpoint,
+        options.grad_accumulation,
+        measured=data.seq_len,
+        optimizer=options.optimizer,
+    )
+    return Fit(Plan(found, training.experts, work, False).estimate.peak, total_memory())
+
+
+def total_memory() -> int:
+    """Return the bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def plan(mixture: Mixture, work: Work) -> Plan:
     """Plan the training of an attached mixture."""
     linears = (module for _, module in mixture.model.named_modules())
@@ -228,7 +277,7 @@ def _excess(peak: int, limit_gb: float | None) -> str | None:
     if limit_gb is not None:
         text = f"is more than --memory-limit {limit_gb:g} GB"
         return text if peak > limit_gb * GB else None
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    total = total_memory()
     if peak <= SAFE_SHARE * total:
         return None
     return f"is more than {SAFE_SHARE:.0%} of this machine's {total / GB:.0f} GB"

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from comigs_mlx.model.routers import router_kind
 from comigs_mlx.options import ExpertOptions
@@ -96,6 +98,56 @@ class Architecture:
         pairs = mlp + attention * experts.attention_lora
         router = experts.experts * self.width
         return FLOAT * self.blocks * (experts.rank * pairs + router)
+
+
+HALF = 2
+"""The bytes of a number in half precision."""
+
+NUMBERS = {
+    "blocks": ("num_hidden_layers", "n_layer", "n_layers"),
+    "width": ("hidden_size", "n_embd", "dim"),
+    "heads": ("num_attention_heads", "n_head", "n_heads"),
+    "vocabulary": ("vocab_size",),
+}
+"""The names that families give, in config.json, to what memory depends on."""
+
+
+def described(config: Mapping[str, Any], base_bytes: int) -> Architecture | None:
+    """Read the numbers from config.json, before the model is loaded.
+
+    `memory_estimate.architecture` reads them from the model itself and goes first where
+    it is loaded: this one knows plain families only.
+
+    Args:
+        config: The content of config.json.
+        base_bytes: The bytes of the weights as they are loaded.
+
+    Returns:
+        None where a number is missing, or where a block holds experts of its own.
+    """
+    nested = config.get("text_config")
+    config = nested if isinstance(nested, Mapping) else config
+    found = {key: _number(config, *names) for key, names in NUMBERS.items()}
+    inner_experts = _number(config, "num_experts", "num_local_experts")
+    if inner_experts or not all(found.values()):
+        return None
+    width, heads = found["width"], found["heads"]
+    head = _number(config, "head_dim") or width // heads
+    floats = config.get("torch_dtype", config.get("dtype")) in (None, "float32")
+    return Architecture(
+        base_bytes,
+        hidden=_number(config, "intermediate_size") or 4 * width,
+        queries=heads * head,
+        keys=(_number(config, "num_key_value_heads") or heads) * head,
+        item=FLOAT if floats else HALF,
+        **found,
+    )
+
+
+def _number(config: Mapping[str, Any], *names: str) -> int:
+    """Return the first of some entries that is a whole number above 0, else 0."""
+    values = (config.get(name) for name in names)
+    return next((v for v in values if isinstance(v, int) and v > 0), 0)
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,12 @@ def test_long_lines_are_thinned_and_keep_their_ends():
     assert "from 0 to 5e+03" in made
 
 
-def test_one_point_is_a_dot():
-    assert "<circle" in curves.chart("Loss", {"train": [(1, 1.0)]}, "step", "nats")
+def test_one_point_is_no_curve_and_beside_one_a_dot():
+    one, two = [(1, 1.0)], [(1, 1.0), (2, 2.0)]
+    made = curves.chart("Loss", {"train": one, "valid": one}, "step", "nats")
+    assert made == '<p class="cm-note">Loss: nothing to draw yet.</p>'
+    both = curves.chart("Loss", {"train": two, "valid": one}, "step", "nats")
+    assert "<circle" in both
 
 
 def heights(made, line="a"):

@@ -1,6 +1,4 @@
-"""One job at a time, and errors in words for people."""
-
-import threading
+"""The model's errors in words for people; the queue's own tests are the library's."""
 
 import pytest
 
@@ -8,42 +6,16 @@ from app.model_queue import GPU_WATCHDOG, OUT_OF_MEMORY, explain
 from comigs_mlx.errors import ModelError
 
 
-def test_jobs_are_done_one_after_another(model_queue):
-    jobs, _ = model_queue()
-    inside = threading.Lock()
-
-    def job(engine):
-        assert inside.acquire(blocking=False)
-        inside.release()
-
-    for done in [jobs.submit("x", job) for _ in range(20)]:
-        done.result(5)
-    assert jobs.status.state == "ready"
-
-
-def test_the_status_tells_what_is_being_done(model_queue, until):
-    jobs, _ = model_queue()
-    go = threading.Event()
-    done = jobs.submit("Loading the model", lambda engine: go.wait(5))
-    until(lambda: jobs.status.text == "Loading the model")
-    assert jobs.status.state == "starting"
-    jobs.say("loading SmolLM2")
-    assert jobs.status.text == "loading SmolLM2"
-    assert jobs.queue == 1
-    go.set()
-    done.result(5)
-
-
-def test_a_problem_is_told(model_queue, until):
+def test_a_problem_is_told_in_the_words_of_the_page(model_queue):
     jobs, _ = model_queue()
 
     def job(engine):
-        raise ModelError("no such model: try demo")
+        raise ModelError("no such model: give another one with --model")
 
     with pytest.raises(ModelError):
         jobs.submit("Loading", job).result(5)
     assert jobs.status.state == "problem"
-    assert jobs.status.text == "no such model: try demo"
+    assert jobs.status.text == "no such model: give another one with Base model"
 
 
 @pytest.mark.parametrize(
@@ -69,16 +41,3 @@ def test_the_unexpected_tells_no_text_on_the_page(capsys):
     assert "ValueError" not in told
     assert "terminal" in told
     assert "secret diary" in capsys.readouterr().err
-
-
-def test_what_waits_is_cancelled_when_the_queue_closes(model_queue, until):
-    jobs, _ = model_queue()
-    go, done = threading.Event(), []
-    first = jobs.submit("Answering", lambda engine: go.wait(10))
-    second = jobs.submit("Answering", lambda engine: done.append(1))
-    until(lambda: jobs.status.text == "Answering")
-    jobs.before_end(go.set)
-    jobs.close()
-    assert first.result(5)
-    until(second.cancelled)
-    assert not done

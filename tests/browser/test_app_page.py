@@ -4,8 +4,11 @@ import json
 import shutil
 
 import pytest
+from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
+
+expect.set_options(timeout=20_000)
 
 TABS = ["Chat", "Train", "Share"]
 ATTACK = "<img/src=x/onerror=document.title='hacked'>"
@@ -29,16 +32,18 @@ def address(serving, trained, tmp_path_factory):
 def say(page, text):
     page.locator("#message textarea").fill(text)
     page.locator("#message textarea").press("Enter")
-    page.locator(".cm-reply .cm-note").wait_for()
+    page.locator(".cm-reply:not(.cm-live)").wait_for()
 
 
 def test_what_a_model_says_stays_text(screen, address):
     page = screen(address)
     say(page, f"{ATTACK} </script><script>document.title='hacked'</script>")
-    assert ATTACK in page.locator(".cm-tokens").inner_text()
+    assert ATTACK in page.locator(".cm-prose").inner_text()
+    assert ATTACK in page.locator(".cm-user .cm-text").inner_text()
     assert page.locator(".cm-feed img, .cm-feed script").count() == 0
     page.locator(".cm-token").first.click()
-    assert ATTACK in page.locator(".cm-detail").inner_text()
+    expect(page.locator(".cm-drawer")).to_contain_text(ATTACK)
+    assert page.locator(".cm-drawer img").count() == 0
     assert page.title() == "comigs_mlx"
 
 
@@ -48,7 +53,8 @@ def test_a_document_of_html_stays_text(screen, address, tmp_path):
     page = screen(address)
     page.get_by_role("tab", name="Train", exact=True).click()
     page.locator("#data-path textarea, #data-path input").first.fill(str(tmp_path))
-    page.locator("#preview").click()
+    page.locator("#check").click()
+    page.locator("#found").get_by_text("excerpts").click()
     page.get_by_role("list", name="Beginnings of some documents").wait_for()
     assert ATTACK in page.locator("#found").inner_text()
     assert page.locator("#found img").count() == 0
@@ -96,17 +102,22 @@ def test_the_whole_chat_can_be_used_by_keyboard(screen, address):
     page.locator("#message textarea").focus()
     page.keyboard.type("one two three")
     page.keyboard.press("Enter")
-    page.locator(".cm-reply .cm-note").wait_for()
+    tokens = page.locator(".cm-reply:not(.cm-live) .cm-token")
+    expect(tokens.first).to_be_visible()
     page.locator("#message textarea").focus()
     for _ in range(12):
         page.keyboard.press("Shift+Tab")
-        if page.evaluate("document.activeElement.className") == "cm-token":
+        if page.evaluate("document.activeElement.classList.contains('cm-token')"):
             break
     page.keyboard.press("End")
-    chosen = page.locator(".cm-token[aria-selected=true]")
-    assert chosen.count() == 1
+    expect(page.locator(".cm-token.cm-picked")).to_have_count(1)
+    expect(tokens.last).to_be_focused()
     page.keyboard.press("Home")
-    assert page.locator(".cm-token").first.get_attribute("aria-selected") == "true"
+    expect(tokens.first).to_be_focused()
+    expect(page.locator(".cm-drawer")).to_contain_text("Token 1 of")
+    page.keyboard.press("Escape")
+    expect(page.locator(".cm-drawer")).not_to_be_visible()
+    expect(tokens.first).to_be_focused()
 
 
 def test_only_kept_values_are_put_back(screen, address):
@@ -129,15 +140,13 @@ def test_a_long_answer_streams_what_is_new_and_no_more(screen, address):
     page = screen(address)
     sent = []
     page.on("response", lambda r: sent.append(r) if "component_server" in r.url else 0)
-    page.get_by_text("Settings", exact=True).first.click()
-    box = page.get_by_label("number input for Max tokens").first
-    box.fill("1008")
-    box.press("Tab")
-    say(page, "some words to be said again and again")
-    assert page.locator(".cm-token").count() == 1008
+    say(page, "first\n\n second\n\n")  # each token is a paragraph
+    expect(page.locator(".cm-block")).to_have_count(512)
     answers = [r.json() for r in sent if "since" in (r.request.post_data or "")]
-    told = [e for a in answers for e in a["events"] if e["kind"] == "token"]
-    assert len(told) == 1008  # each one once
+    turns = [turn for answer in answers for turn in answer["turns"]]
+    told = [block[0] for turn in turns for block in turn.get("blocks", ())]
+    assert set(told) == set(range(512))
+    assert len(told) <= 512 + 3 * len(answers)  # the last ones may change
     assert len(answers) > 5
 
 

@@ -1,82 +1,118 @@
-"""Share in a browser, over the loopback Hub: what leaves, and the way back."""
+"""Share in a browser: two people in one folder, each with an app of their own."""
 
+import re
 import shutil
 
 import pytest
 from playwright.sync_api import expect
 
-import tests.hub_server as hub_server
-from comigs_mlx import sync
-from tests.federation.conftest import TOKENS, reach
+from comigs_mlx.federation import api
 
 pytestmark = pytest.mark.browser
 
-URI = "hf://ann/notes"
+
+@pytest.fixture(autouse=True)
+def _patient():
+    """Two apps and a training take their time on a busy machine."""
+    expect.set_options(timeout=40_000)
+    yield
+    expect.set_options(timeout=5_000)
 
 
 @pytest.fixture
-def hub():
-    with hub_server.Server() as server:
-        yield server
+def person(serving, screen, trained, tmp_path):
+    """(name) -> the Share tab of a page of somebody with a run of the tiny model."""
+
+    def open_share(name):
+        shutil.copytree(trained(), tmp_path / name / f"{name}-notes")
+        address = serving("tests.app.parrot_page", tmp_path / name, 0)
+        page = screen(address, apart=True)
+        page.get_by_role("tab", name="Share", exact=True).click()
+        return page
+
+    return open_share
 
 
-@pytest.fixture
-def runs(hub, trained, tmp_path, monkeypatch, cli):
-    """The folder of a run whose base has a federation on the Hub."""
-    reach(monkeypatch, hub.url, TOKENS["ann"])
-    run = shutil.copytree(trained(), tmp_path / "runs" / "notes")
-    given = {"federation": URI, "run": run, "quorum": 1}
-    assert cli(sync.main, "init", **given)[0] == 0
-    return run.parent
+def box(page, name):
+    return page.locator(f"{name} textarea, {name} input").first
 
 
-@pytest.fixture
-def share(serving, screen, hub, runs, tiny_folder, tmp_path):
-    token = TOKENS["ann"]
-    address = serving(
-        "app",
-        *("--runs", runs, "--model", tiny_folder()),
-        HF_ENDPOINT=hub.url,
-        HF_TOKEN=token,
-        HF_HUB_DISABLE_XET="1",
-        HF_HOME=str(tmp_path / "hf"),
-    )
-    page = screen(address)
-    page.get_by_role("tab", name="Share", exact=True).click()
-    page.locator("#uri textarea, #uri input").first.fill(URI)
-    page.locator("#participant textarea, #participant input").first.fill("ann")
-    return page
-
-
-def press(page, button, told):
-    page.locator(button).click()
+def press(page, label, told):
+    """Press the one button, which says `label`, and wait for what comes of it."""
+    button = page.locator("#next")
+    expect(button).to_have_text(label)
+    expect(button).to_be_enabled()
+    button.click()
     expect(page.locator("#done")).to_contain_text(told)
 
 
-def push(page, hub, round):
-    """Look at what would leave, which sends nothing, and then send it."""
-    button, before = page.locator("#push"), len(hub.requests)
-    expect(button).to_be_disabled()
-    page.locator("#dry-run").click()
-    expect(button).to_be_enabled()
-    assert not [r for r in hub.requests[before:] if "/commit/" in r.line]
-    listed = page.locator("#leaving")
-    expect(listed).to_contain_text("adapters.safetensors")
-    expect(listed).not_to_contain_text("specialist")
-    told = f"Contributed to round {round} as ann. The round is closed: pull."
-    press(page, "#push", told)
-    expect(button).to_be_disabled()
+def learn_and_send(page, round):
+    """From the newest generalist to a contribution, by the one button alone."""
+    box(page, "#steps").fill("2")
+    box(page, "#steps").press("Tab")
+    press(page, "Learn on it", "is learning now")
+    button = page.locator("#next")
+    expect(button).to_have_text("Show what leaves")
+    button.click()
+    leaves = page.locator("#leaving")
+    expect(leaves).to_contain_text("has learnt in 2 steps leaves this machine")
+    expect(leaves).to_contain_text("can give passages of it away")
+    leaves.get_by_text("Every byte of it").click()
+    expect(leaves).to_contain_text("adapters.safetensors")
+    expect(leaves).not_to_contain_text("specialist.")
+    press(page, "Send", f"Sent to round {round} as")
+    expect(leaves).to_be_empty()
 
 
-def test_dry_run_push_close_pull_and_back(share, hub):
-    press(share, "#pull", "notes is up to date.")
-    for round in (1, 2):
-        push(share, hub, round)
-        press(share, "#close", f"Round {round + 1} is not due yet.")
-        press(share, "#pull", "notes has the newest generalist now")
-    share.get_by_label("Kept generalist").click()
-    share.get_by_role("option", name="round 1", exact=True).click()
-    press(share, "#roll-back", "notes has the generalist of round 1 again.")
-    sent = b"".join(r.body for r in hub.requests)
-    for private in (b"specialist/", b"router/", b"metrics.jsonl", b"state/"):
-        assert private not in sent
+def test_two_people_in_one_folder(person, tmp_path):
+    ann, pool = person("ann"), tmp_path / "pool"
+    box(ann, "#new-address").fill(str(pool))
+    box(ann, "#new-name").fill("Ann Lee")
+    ann.locator("#look-new").click()
+    expect(ann.locator("#leaving-new")).to_contain_text("leaves this machine")
+    assert not pool.exists()
+    ann.locator("#create").click()
+    expect(ann.locator("#done")).to_contain_text("Your federation is there")
+    ann.get_by_text("Invite somebody").click()
+    line = box(ann, "#invitation").input_value()
+    assert line.startswith(f"comigs invitation to {pool}, ")
+    learn_and_send(ann, 1)
+    expect(ann.locator("#round")).to_contain_text("You are in, waiting for one more.")
+
+    ben = person("ben")
+    box(ben, "#paste").fill(f"Come in!\n> {line}")
+    expect(ben.locator("#invited")).to_contain_text("ann-lee invites you to")
+    expect(box(ben, "#uri")).to_have_value(str(pool))
+    expect(ben.locator("#changes")).to_contain_text("one click brings it back")
+    box(ben, "#participant").fill("ben")
+    ben.locator("#join").click()
+    expect(ben.locator("#done")).to_contain_text("“ben-notes” takes part now.")
+    expect(ben.locator("#round")).to_contain_text("ann-lee is in, waiting for you.")
+    learn_and_send(ben, 1)
+    expect(ben.locator("#done")).to_contain_text("The round is finished now.")
+    press(ben, "Get the newest", "has the newest now")
+    expect(ben.locator("#round h3")).to_have_text("Round 2")
+    ben.locator("#before").click()
+    told = re.compile("has again what it had: own, of step 6, before joining")
+    expect(ben.locator("#done")).to_contain_text(told)
+    expect(ben.locator("#before")).to_be_hidden()
+    expect(ben.locator("#next")).to_have_text("Get the newest")
+
+    expect(ann.locator("#next")).to_have_text("Get the newest")
+    press(ann, "Get the newest", "has the newest now")
+    ann.reload()
+    ann.get_by_role("tab", name="Share", exact=True).click()
+    expect(ann.locator("#next")).to_have_text("Learn on it")
+    assert 1 in api.kept(tmp_path / "ann" / "ann-notes")
+
+
+def test_a_wrong_invitation_and_address_are_told(person, tmp_path):
+    page = person("cem")
+    box(page, "#paste").fill("hello <img src=x onerror=alert(1)>")
+    expect(page.locator("#invited .cm-problem")).to_contain_text(
+        "this is no invitation"
+    )
+    box(page, "#uri").fill(str(tmp_path / "nowhere"))
+    box(page, "#participant").fill("cem")
+    page.locator("#join").click()
+    expect(page.locator(".toast-body")).to_contain_text("no federation at this address")

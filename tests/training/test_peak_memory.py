@@ -1,6 +1,7 @@
 """The peak of a step: its terms by arithmetic, its growth, and against MLX."""
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 
@@ -11,12 +12,19 @@ import pytest
 import tests.model.families as families
 from comigs_mlx.data.batches import Batch
 from comigs_mlx.model import params
+from comigs_mlx.model.base import load_base
 from comigs_mlx.model.gradient_checkpointing import recompute_blocks
 from comigs_mlx.model.mixture import Mixture
-from comigs_mlx.options import ExpertOptions, TrainingOptions
+from comigs_mlx.options import ExpertOptions, TrainConfig, TrainingOptions
 from comigs_mlx.training import memory_estimate, peak_memory
 from comigs_mlx.training.level import Level, expert_group
-from comigs_mlx.training.peak_memory import METAL, Architecture, Machine, Work
+from comigs_mlx.training.peak_memory import (
+    METAL,
+    Architecture,
+    Machine,
+    Work,
+    described,
+)
 
 DOCS = Path(__file__).parents[2] / "docs" / "memory.md"
 CPU = Machine(cpu=True, x86=True)
@@ -218,3 +226,38 @@ def test_measuring_longer_text_may_be_the_peak(machine):
     short, long = needed(seq_len=32), needed(seq_len=2048)
     assert short < needed(seq_len=32, measured=2048) < long
     assert needed(seq_len=32, measured=32) == short
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_numbers_of_a_config_are_those_of_the_model(family, tiny_folder):
+    """What is said before a model is loaded is what is said afterwards."""
+    folder = tiny_folder(family)
+    base = load_base(str(folder))
+    loaded = memory_estimate.architecture(Mixture(base.model, ExpertOptions()))
+    config = json.loads((folder / "config.json").read_text())
+    assert described(config, loaded.base_bytes) == loaded
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{}, {"hidden_size": "64"}, {"num_experts": 8}, {"hidden_size": None}],
+)
+def test_of_an_unknown_config_nothing_is_said(config):
+    assert described(config, 10**9) is None
+    assert memory_estimate.before_loading(config, 10**9, TrainConfig()).fits
+
+
+def test_what_is_larger_than_the_machine_does_not_fit(monkeypatch):
+    config = {
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 128256,
+        "torch_dtype": "bfloat16",
+    }
+    monkeypatch.setattr(memory_estimate, "total_memory", lambda: 8 * 10**9)
+    large = memory_estimate.before_loading(config, 16 * 10**9, TrainConfig())
+    assert not large.fits
+    assert large.peak > 16 * 10**9

@@ -1,9 +1,13 @@
-"""What `sync init` puts into federation.json."""
+"""Founds a federation: what is put into federation.json, and into the repository."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+
 from comigs_mlx.errors import ConfigError
 from comigs_mlx.federation.aggregation import aggregate
+from comigs_mlx.federation.exchanges.base import Exchange, Say
 from comigs_mlx.federation.formats.manifest import (
     AggregatorChoice,
     Manifest,
@@ -11,9 +15,73 @@ from comigs_mlx.federation.formats.manifest import (
     cap,
 )
 from comigs_mlx.federation.formats.tensor_source import Arrays, shapes
+from comigs_mlx.federation.participant import pull_push, round_history
 from comigs_mlx.federation.participant.options import NORM_FACTOR, InitConfig
 from comigs_mlx.federation.participant.pull_push import Origin
+from comigs_mlx.federation.rounds import repository
+from comigs_mlx.federation.rounds.repository import Federation
 from comigs_mlx.model.licence import normal
+
+
+@dataclass(frozen=True)
+class Founding:
+    """A federation that is not made yet.
+
+    Attributes:
+        manifest: What its participants are to agree on.
+        origin: The base model and the generalists that it begins with.
+        run: The folder of the run that they are of; None for fresh ones.
+    """
+
+    manifest: Manifest
+    origin: Origin
+    run: Path | None
+
+
+def founding(config: InitConfig, say: Say) -> Founding:
+    """Prepare a federation; nothing is written or sent.
+
+    Args:
+        config: The options of `sync init`.
+        say: It is told what takes time.
+
+    Raises:
+        ComigsError: If the run, the base model or an option cannot be used.
+    """
+    if config.run is not None:
+        run = Path(config.run).expanduser()
+        origin = pull_push.of_run(run)
+        return Founding(manifest(config, origin), origin, run)
+    assert config.model is not None
+    options = config.experts.resolved()
+    origin = pull_push.of_model(config.model, options, config.seed, say)
+    return Founding(manifest(config, origin), origin, None)
+
+
+def found(made: Founding, exchange: Exchange, private: bool, now: float) -> Federation:
+    """Make a federation, and let the run that it begins with take part in it.
+
+    What the run has learnt until then is kept on this device, as before a first pull.
+
+    Args:
+        made: What `founding` has prepared.
+        exchange: The empty repository.
+        private: Whether to make a private repository.
+        now: The present time, in seconds since the epoch.
+
+    Raises:
+        FederationError: If there is another federation, or it cannot be written.
+    """
+    origin = made.origin
+    federation = repository.initialise(
+        exchange, made.manifest, origin.generalists, now, private
+    )
+    if made.run is not None:
+        if origin.step > 0:
+            kept = origin.generalists, origin.step
+            round_history.keep_own(made.run, *kept, joining=True)
+        pull_push.remember(made.run, exchange.uri, federation, None, origin.step)
+    return federation
 
 
 def manifest(config: InitConfig, origin: Origin) -> Manifest:

@@ -34,6 +34,18 @@ RECORD, RESIDUAL = "federation.json", "residual.safetensors"
 RECORD_BYTES = MANIFEST_BYTES + 64 * 1024
 
 
+class Misfit(FederationError):
+    """The error of a run with another base model or shape than the federation has.
+
+    Attributes:
+        problems: A sentence for each thing that differs.
+    """
+
+    def __init__(self, problems: list[str]):
+        super().__init__(f"this run does not fit the federation: {'; '.join(problems)}")
+        self.problems = problems
+
+
 @dataclass(frozen=True)
 class Noise:
     """How many contributions were sent with one size of noise.
@@ -69,9 +81,11 @@ class Membership:
             `tensor_source.digest`).
         personal: How the run mixed its own generalists from the contributions of
             `round`; None means that it has the shared ones.
+        contributed_step: The training step that the last contribution was of; None
+            where it is not known, or an earlier version sent it.
     """
 
-    NEWER: ClassVar = ("manifest", "generalist", "personal")
+    NEWER: ClassVar = ("manifest", "generalist", "personal", "contributed_step")
 
     uri: str = item()
     participant: str | None = item(name_check, None)
@@ -84,6 +98,22 @@ class Membership:
     manifest: Manifest | None = None
     generalist: str | None = item(matching(r"[0-9a-f]{64}", "a SHA-256"), None)
     personal: str | None = item(text_check, None)
+    contributed_step: int | None = item(between(0, 10**12), None)
+
+    @property
+    def in_round(self) -> bool:
+        """Whether the run has contributed to the round after the one that it has."""
+        return 0 < self.contributed == self.round + 1
+
+    def learnt(self, step: int) -> int:
+        """The steps that a run at this step has made and the federation was not given.
+
+        Where it is not known what a contribution was of, it has all of them.
+        """
+        given = self.step
+        if self.in_round:
+            given = step if self.contributed_step is None else self.contributed_step
+        return max(step - given, 0)
 
 
 def place(uri: str) -> str:
@@ -180,9 +210,7 @@ def check_fits(manifest: Manifest, experts: SharedShape, fingerprint: str) -> No
         if not _equal(own, theirs):
             problems.append(f"{field.name} is {own}, the federation's {theirs}")
     if problems:
-        raise FederationError(
-            f"this run does not fit the federation: {'; '.join(problems)}"
-        )
+        raise Misfit(problems)
 
 
 def _equal(own: Any, theirs: Any) -> bool:

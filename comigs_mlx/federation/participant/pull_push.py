@@ -168,7 +168,8 @@ def bring(
         measure = if_better.measure_of(run, record, own.generalists)
         if_better.check(judge, federation.round.round, tensors, *measure)
     if not has_joined(run) and _only_here(record, own.step):
-        number = round_history.keep_own(run, own.generalists, own.step)
+        joining = record is None
+        number = round_history.keep_own(run, own.generalists, own.step, joining)
         say(
             f"what {run} had learnt itself is replaced, and kept on this device: sync "
             f"pull --back={number} brings it again"
@@ -266,7 +267,7 @@ def _only_here(record: Membership | None, step: int) -> bool:
     """Whether a run's generalists hold training that no federation was given."""
     if record is None:  # in no federation yet, or in another one
         return step > 0
-    return step > record.step and record.contributed <= record.round
+    return record.learnt(step) > 0
 
 
 def remember(
@@ -433,7 +434,9 @@ def counted(run: Path, federation: Federation, uri: str, name: str) -> bool:
     closed = {one.round: one.contributors for one in federation.round.history}
     if name not in closed.get(round, ()):
         return False
-    new = dataclasses.replace(record, participant=name, contributed=round)
+    new = dataclasses.replace(
+        record, participant=name, contributed=round, contributed_step=None
+    )
     membership.write(run, new)
     return True
 
@@ -444,9 +447,12 @@ def contributed(
     """Note that a contribution has been sent."""
     round = prepared.metadata.round
     membership.keep_residual(run, uri, round, before, prepared.residual)
-    record = membership.read(run)
+    record, steps = membership.read(run), prepared.metadata.counters.get("steps")
     if record is not None:
-        new = dataclasses.replace(record, participant=name, contributed=round)
+        step = None if steps is None else record.step + steps
+        new = dataclasses.replace(
+            record, participant=name, contributed=round, contributed_step=step
+        )
         membership.write(run, new)
 
 

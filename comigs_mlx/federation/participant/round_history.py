@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from comigs_mlx import tensors as safetensors
@@ -38,10 +39,18 @@ def write(run: Path, round: int, uri: str, tensors: Mapping[str, Array]) -> None
         _file(run, old).unlink(missing_ok=True)
 
 
-def keep_own(run: Path, tensors: Mapping[str, Array], step: int) -> int:
+def keep_own(
+    run: Path, tensors: Mapping[str, Array], step: int, joining: bool = False
+) -> int:
     """Keep the generalists that a run has trained itself, before they are replaced.
 
     The first ones stay for good, and the newest of the others: `KEEP` together.
+
+    Args:
+        run: The folder of the run.
+        tensors: The generalists.
+        step: The training step that they are of.
+        joining: Whether they are what the run had before it joined a federation.
 
     Returns:
         What they are called: -1, -2, ...
@@ -52,6 +61,7 @@ def keep_own(run: Path, tensors: Mapping[str, Array], step: int) -> int:
             return number
     number = min(known, default=0) - 1
     about = {"step": str(step), "digest": stated}
+    about |= {"before": "joining"} if joining else {}
     write_bytes(_file(run, number), safetensors.serialise(tensors, about))
     for old in sorted(own(run), reverse=True)[1 : 1 - KEEP]:
         _file(run, old).unlink(missing_ok=True)
@@ -63,12 +73,44 @@ def own(run: Path) -> list[int]:
     return sorted(-number for number in _numbers(run, OWN))
 
 
-def label(run: Path, number: int) -> str:
-    """What a kept generalist is, in a few words for people."""
+@dataclass(frozen=True)
+class Kept:
+    """A kept generalist.
+
+    Attributes:
+        number: The number of its round, or below 0 of an own one.
+        step: The training step that an own one is of; None where it is not known.
+        joining: Whether it is what the run had before it joined a federation.
+        digest: The digest of an own one; see `tensor_source.digest`.
+    """
+
+    number: int
+    step: int | None = None
+    joining: bool = False
+    digest: str | None = None
+
+    @property
+    def label(self) -> str:
+        """What it is, in a few words for people."""
+        if self.number >= 0:
+            return f"round {self.number}"
+        step = "?" if self.step is None else self.step
+        before = "joining" if self.joining else "a pull"
+        return f"own, of step {step}, before {before}"
+
+
+def kept(run: Path, number: int) -> Kept:
+    """What a kept generalist is."""
     if number >= 0:
-        return f"round {number}"
-    step = _about(_file(run, number)).get("step", "?")
-    return f"own, of step {step}, before a pull"
+        return Kept(number)
+    about = _about(_file(run, number))
+    step = about.get("step", "")
+    return Kept(
+        number,
+        int(step) if step.isdecimal() else None,
+        about.get("before") == "joining",
+        about.get("digest"),
+    )
 
 
 def rounds(run: Path) -> list[int]:

@@ -37,6 +37,10 @@ from comigs_mlx.federation.rounds import verification
 from comigs_mlx.federation.rounds.verification import FederationState, Trust
 
 
+class NotFounded(FederationError):
+    """The error of a repository or folder in which there is no federation."""
+
+
 @dataclass(frozen=True, eq=False)
 class Federation(FederationState):
     """A federation at one moment.
@@ -123,7 +127,7 @@ def current(exchange: Exchange, trust: Trust | None = None) -> Federation:
 
 def _read(exchange: Exchange, snapshot: Snapshot, trust: Trust) -> Federation:
     if MANIFEST not in snapshot.files or ROUND not in snapshot.files:
-        raise FederationError(
+        raise NotFounded(
             f"there is no federation in {exchange.uri}: check --federation, or make "
             "one with python -m comigs_mlx.sync init"
         )
