@@ -51,6 +51,7 @@ def build(config: AppConfig, model_queue: ModelQueue) -> gr.Blocks:
                 trainings, form = train.build(training, config.model, frame)
             with gr.Tab("Share", id=SHARE):
                 federation = share.build(ShareActions(folder), frame)
+        train.announce(training)
         kept = {"run": run, **kept, **form, **federation}
         lists = [run, other, advice, trainings]
         _runs(config, page, kept, lists, training.names)

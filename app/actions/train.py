@@ -30,9 +30,9 @@ from comigs_mlx.federation.participant import membership
 from comigs_mlx.files import replacing_dir
 from comigs_mlx.options import DataOptions, Reading, TrainConfig
 from comigs_mlx.runs import estimate, listing, process
-from comigs_mlx.runs.place import Place
+from comigs_mlx.runs.place import Place, is_locked
 
-from .. import render, text_report, training
+from .. import render, text_report, training, words
 from ..model_queue import ModelQueue
 from . import runs
 
@@ -275,6 +275,22 @@ class TrainActions:
             usable=usable,
             ended=usable and not state.running and state.problem is None,
         )
+
+    def ended(self, before: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Which trainings go on now, and a sentence for each that has ended.
+
+        Args:
+            before: Names of those that went on at the last look.
+        """
+        now = [n for n in self.names() if is_locked(self.folder / n / process.LOCK)]
+        over = [name for name in before if name not in now and name in self.names()]
+        return now, [self._end(name) for name in over]
+
+    def _end(self, name: str) -> str:
+        state = process.state(self.folder / name)
+        if state.problem is None:
+            return f"{training.title(name, state)}: you can talk to it."
+        return f"{training.title(name, state)}: {words.page(state.problem)}"
 
     def free_name(self) -> str:
         """A name that no run has yet: mine, mine 2, ..."""

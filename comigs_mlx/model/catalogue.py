@@ -38,6 +38,7 @@ class KnownModel:
     Attributes:
         id: The id by which it is loaded: "demo", a Hub id or a path.
         title: What people call it.
+        about: What it is good for, in a few words; empty where nobody has said it.
         here: Whether it is on this device.
         size: The bytes of its weights as they are on the disk.
         download: The bytes to fetch; 0 where it is here.
@@ -52,6 +53,7 @@ class KnownModel:
     download: int = 0
     licence: Licence = field(default_factory=Licence)
     config: Mapping[str, Any] = field(default_factory=dict)
+    about: str = ""
 
 
 def _llama(
@@ -70,48 +72,53 @@ def _llama(
 
 
 def _suggested(
-    id: str, title: str, size_mb: int, terms: str, config: dict[str, Any]
+    id: str, title: str, about: str, size_mb: int, terms: str, config: dict[str, Any]
 ) -> KnownModel:
     size = size_mb * MB
-    return KnownModel(id, title, False, size, size, Licence(terms), config)
+    return KnownModel(id, title, False, size, size, Licence(terms), config, about)
 
 
 DEMO_MODEL = KnownModel(
     DEMO,
-    "SmolLM2 135M, small and quick",
+    "SmolLM2 135M",
     False,
     538 * MB,
     WHEEL_MB * MB,
     Licence(DEMO_LICENCE),
     {**_llama(576, 1536, 30, 9, 3, 49152), "torch_dtype": "float32"},
+    "small and quick",
 )
 """The demo model; it grows when it is unpacked."""
 
 SUGGESTED = (
     _suggested(
         "mlx-community/Qwen2.5-0.5B-Instruct-4bit",
-        "Qwen2.5 0.5B, many languages",
+        "Qwen2.5 0.5B",
+        "many languages",
         278,
         "apache-2.0",
         _llama(896, 4864, 24, 14, 2, 151936),
     ),
     _suggested(
         "mlx-community/Llama-3.2-1B-Instruct-4bit",
-        "Llama 3.2 1B, a good beginning",
+        "Llama 3.2 1B",
+        "a good beginning",
         695,
         "llama3.2",
         _llama(2048, 8192, 16, 32, 8, 128256),
     ),
     _suggested(
         "mlx-community/Qwen2.5-1.5B-Instruct-4bit",
-        "Qwen2.5 1.5B, many languages",
+        "Qwen2.5 1.5B",
+        "many languages",
         869,
         "apache-2.0",
         _llama(1536, 8960, 28, 12, 2, 151936),
     ),
     _suggested(
         "mlx-community/Llama-3.2-3B-Instruct-4bit",
-        "Llama 3.2 3B, writes well",
+        "Llama 3.2 3B",
+        "writes well",
         1807,
         "llama3.2",
         _llama(3072, 8192, 28, 24, 8, 128256),
@@ -141,7 +148,8 @@ def here(model_id: str) -> KnownModel | None:
     if not weights:
         return None
     terms = licence.of_folder(folder)
-    return KnownModel(model_id, _title(model_id), True, weights, 0, terms, config)
+    title, about = _called(model_id)
+    return KnownModel(model_id, title, True, weights, 0, terms, config, about)
 
 
 def described(model_id: str) -> KnownModel:
@@ -181,7 +189,8 @@ def on_hub(model_id: str) -> KnownModel:
         raise ModelError(f"{model_id} has no weights that can be used here: {ADVICE}")
     card = getattr(info.card_data, "license", None)
     terms = Licence(licence.normal(card))
-    return KnownModel(model_id, _title(model_id), False, weights, wanted, terms)
+    title, about = _called(model_id)
+    return KnownModel(model_id, title, False, weights, wanted, terms, about=about)
 
 
 def _is_wanted(name: str) -> bool:
@@ -198,8 +207,9 @@ def _cached() -> Iterator[KnownModel]:
             yield known
 
 
-def _title(model_id: str) -> str:
+def _called(model_id: str) -> tuple[str, str]:
+    """What people call a model, and what it is good for."""
     for model in (DEMO_MODEL, *SUGGESTED):
         if model.id == model_id:
-            return model.title
-    return Path(model_id).name
+            return model.title, model.about
+    return Path(model_id).name, ""

@@ -359,3 +359,16 @@ def test_a_sample_is_drawn_with_one_seed_from_both_sides(model_queue, folder):
     assert "<b>" not in made
     with pytest.raises(ConfigError, match="Choose a run"):
         SampleActions(queue, folder).both("", "hello")
+
+
+def test_the_end_of_a_training_is_told_once(model_queue, folder, monkeypatch):
+    actions = TrainActions(folder, True, model_queue()[0])
+    going = {"notes"}
+    monkeypatch.setattr(train, "is_locked", lambda lock: lock.parent.name in going)
+    assert actions.ended([]) == (["notes"], [])
+    going.clear()
+    assert actions.ended(["notes", "gone"]) == (
+        [],
+        ["notes has learnt: you can talk to it."],
+    )
+    assert actions.ended([]) == ([], [])
