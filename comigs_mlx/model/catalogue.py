@@ -25,6 +25,7 @@ from comigs_mlx.model.base import (
 from comigs_mlx.model.base_folder import ADVICE
 from comigs_mlx.model.demo import WHEEL_MB
 from comigs_mlx.model.licence import DEMO_LICENCE, Licence
+from comigs_mlx.platform import switch
 
 MB = 10**6
 HUB_FOLDER = "models--"
@@ -90,7 +91,7 @@ DEMO_MODEL = KnownModel(
 )
 """The demo model; it grows when it is unpacked."""
 
-SUGGESTED = (
+FOUR_BITS = (
     _suggested(
         "mlx-community/Qwen2.5-0.5B-Instruct-4bit",
         "Qwen2.5 0.5B",
@@ -124,7 +125,30 @@ SUGGESTED = (
         _llama(3072, 8192, 28, 24, 8, 128256),
     ),
 )
-"""Models that are known to work, smallest first."""
+"""Models for Metal, smallest first."""
+
+PLAIN = (
+    _suggested(
+        "HuggingFaceTB/SmolLM2-360M-Instruct",
+        "SmolLM2 360M",
+        "a good beginning",
+        724,
+        "apache-2.0",
+        _llama(960, 2560, 32, 15, 5, 49152),
+    ),
+    _suggested(
+        "Qwen/Qwen2.5-0.5B-Instruct",
+        "Qwen2.5 0.5B",
+        "many languages",
+        988,
+        "apache-2.0",
+        _llama(896, 4864, 24, 14, 2, 151936),
+    ),
+)
+"""Models for a CPU, smallest first: quantised ones are far too slow there."""
+
+SUGGESTED = FOUR_BITS if switch.macos() else PLAIN
+"""Models that are worth fetching onto this device."""
 
 
 def catalogue() -> list[KnownModel]:

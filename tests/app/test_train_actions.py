@@ -298,8 +298,11 @@ def test_the_widgets_numbers_become_options():
     }
 
 
-def test_plans_follow_the_text_and_what_was_measured_here(model_queue, folder, trained):
+def test_plans_follow_the_text_and_what_was_measured_here(
+    model_queue, folder, monkeypatch
+):
     actions = TrainActions(folder, True, model_queue()[0])
+    monkeypatch.setattr(train.catalogue, "here", lambda name: None)
     plans = actions.plans(10_000, {})
     assert [plan.steps for plan in plans.values()] == [78, 155, 310]
     assert plans["short"].label == "Short\n78 steps · reads your text 4 times"
@@ -372,3 +375,14 @@ def test_the_end_of_a_training_is_told_once(model_queue, folder, monkeypatch):
         ["notes has learnt: you can talk to it."],
     )
     assert actions.ended([]) == ([], [])
+
+
+def test_a_first_training_is_guessed_from_the_machines_speed(
+    model_queue, tmp_path, monkeypatch
+):
+    known = train.catalogue.DEMO_MODEL
+    monkeypatch.setattr(train.catalogue, "here", lambda name: known)
+    actions = TrainActions(tmp_path, True, model_queue()[0])
+    made = actions.estimate({"steps": 100}, "")
+    assert re.search(r"100 steps take about .+, by a rough guess", made)
+    assert "about " in actions.plans(10_000, {})["short"].label
