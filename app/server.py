@@ -14,7 +14,7 @@ import gradio as gr
 from .options import USER, AppConfig, spelled
 
 STYLES = ("page.css", "chat.css", "train.css", "share.css")
-SCRIPTS = ("tokens.js", "detail.js", "feed.js", "routing.js")
+SCRIPTS = ("tokens.js", "detail.js", "feed.js", "routing.js", "share.js")
 """In the order in which they build on one another."""
 
 LOCAL_NAMES = ("127.0.0.1", "localhost", "[::1]")
