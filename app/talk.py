@@ -20,7 +20,7 @@ from comigs_mlx.conversations import export, marks
 from comigs_mlx.conversations.answers import Answer
 from comigs_mlx.conversations.marks import Piece
 from comigs_mlx.conversations.store import Store
-from comigs_mlx.conversations.tokens import Said
+from comigs_mlx.conversations.tokens import Said, said_text
 from comigs_mlx.conversations.tree import Conversation, Turn, check_message
 from comigs_mlx.errors import ConfigError
 from comigs_mlx.inference.replies import Progress, Stopped
@@ -144,6 +144,8 @@ class Talk:
             if one.answer is None or not can_go_on(one):
                 raise ConfigError("This answer is whole: ask for more instead.")
             tokens = list(self._tokens_of(one))
+            if said_text(tokens) != one.text:  # they are lost: the text is not
+                tokens = [Said(0, one.text)]
             spent = one.answer.seconds
             self._begin(Live(one, tokens, before=len(tokens), spent=spent), options)
 
@@ -381,11 +383,18 @@ class Talk:
         if self._live is not None and self._live.turn is turn:
             return self._live.tokens
         if turn.id not in self._tokens:
-            self._tokens[turn.id] = list(self._store.read_tokens(self._name, turn.id))
+            self._tokens[turn.id] = self._read_tokens(turn)
         self._tokens.move_to_end(turn.id)
         while len(self._tokens) > LOOKED_AT:
             self._tokens.popitem(last=False)
         return self._tokens[turn.id]
+
+    def _read_tokens(self, turn: Turn) -> list[Said]:
+        """The kept tokens of an answer; damaged ones are as good as none."""
+        try:
+            return list(self._store.read_tokens(self._name, turn.id))
+        except ConfigError:
+            return []
 
     def _pieces(self, turn: Turn) -> tuple[Sequence[Said], list[Piece]]:
         tokens = self._tokens_of(turn)

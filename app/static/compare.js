@@ -4,17 +4,24 @@
 {
   const { add, button, lay, Pieces, viewHead, Composer, Standing, Asking } = window.comigs;
   const TINT = "comigs-compare-tint"; // "1" or "0" where somebody has chosen
+  // What each card will hold, before anybody has asked anything.
+  const MEANING = {
+    base: ["Untrained", "The model as it came, before anybody taught it anything."],
+    generalist: ["Only everyone", "What is shared alone: what everyone's text has taught."],
+    specialist: ["Only me", "What is yours alone: what your text has taught."],
+    auto: ["Together", "Both, word by word, as the router has learnt to choose."],
+  };
   const STATES = { waiting: "Waits for its turn", writing: "Writing" };
 
   class Card {
     constructor(parent, key, explain) {
-      Object.assign(this, { key, blocks: [] });
+      Object.assign(this, { key, blocks: [], marks: [], tinted: false });
       this.box = add(parent, "article", "cm-answer-card");
       this.box.dataset.key = key;
       const head = add(this.box, "header");
       this.title = add(head, "h3");
       this.state = add(head, "span", "cm-soft");
-      this.text = add(this.box, "div", "cm-answer");
+      this.text = add(this.box, "div", "cm-answer cm-prose");
       this.text.dir = "auto";
       this.foot = add(this.box, "footer");
       this.pieces = new Pieces(this.text, (piece) => explain(this, piece));
@@ -37,9 +44,22 @@
       const { piece } = node.contains(document.activeElement)
         ? document.activeElement.dataset : {};
       this.blocks[index] = node;
+      this.marks[index] = marks;
       node.innerHTML = html;
-      lay(node, marks);
+      this.lay(index);
       if (piece !== undefined) this.hold(piece);
+    }
+
+    lay(index) {
+      lay(this.blocks[index], this.tinted ? this.marks[index]
+        : this.marks[index].map(([start, end, piece]) => [start, end, piece, 0]));
+    }
+
+    tint(on) {
+      if (on === this.tinted) return;
+      this.tinted = on;
+      this.blocks.forEach((_, index) => this.lay(index));
+      this.pieces.refresh();
     }
 
     // The chosen token was drawn anew: it keeps the focus, and is not asked for again.
@@ -77,7 +97,7 @@
       add(this.foot, "p", "cm-share", `${percent} % yours`);
       const bar = add(this.foot, "div", "cm-shares");
       bar.setAttribute("aria-hidden", "true");
-      for (const [part, colour] of [[100 - percent, "a"], [percent, "b"]]) {
+      for (const [part, colour] of [[100 - percent, "theirs"], [percent, "mine"]]) {
         const piece = add(bar, "i");
         piece.style.width = `${part}%`;
         piece.style.background = `var(--cm-${colour})`;
@@ -93,45 +113,56 @@
       this.composer = new Composer(this.root, {
         label: "Question", placeholder: "Ask all four the same", go: "Compare",
       }, (text) => this.asking.order({ ask: text }), () => this.asking.order({ stop: true }));
-      this.how = new Standing(this.root);
       this.switch();
+      this.how = new Standing(this.bar);
       this.grid = add(this.root, "div", "cm-four");
       this.cards = new Map();
+      this.promise();
       this.asking = new Asking(options, "compare",
         (answer, fresh) => this.take(answer, fresh),
-        (text) => this.how.tell({ text }, false));
+        (...told) => this.how.tell(...told));
       window.addEventListener("comigs:view", ({ detail }) => {
         if (detail.name === "compare") this.composer.box.focus();
       });
     }
 
     switch() {
-      this.bar = add(this.root, "p", "cm-tint-bar");
-      const label = add(this.bar, "label");
-      this.box = add(label, "input");
+      this.bar = add(this.root, "div", "cm-tint-bar");
+      this.label = add(this.bar, "label", "cm-switch");
+      this.box = add(this.label, "input");
       this.box.type = "checkbox";
-      label.append("Show who spoke");
-      const legend = this.legend = add(this.bar, "span", "cm-meaning");
-      for (const [name, text] of [["theirs", "everyone"], ["mine", "you"]]) {
-        add(legend, "span", `cm-token cm-${name}`, text).style.setProperty("--tint", 60);
-      }
+      this.box.setAttribute("role", "switch");
+      add(this.label, "i").setAttribute("aria-hidden", "true");
+      add(this.label, "span", "", "Show who spoke");
+      this.legend = add(this.bar, "span", "cm-meaning");
+      add(this.legend, "mark", "cm-theirs", "everyone");
+      add(this.legend, "mark", "cm-mine", "me");
       this.box.addEventListener("change", () => {
         localStorage.setItem(TINT, this.box.checked ? "1" : "0");
         this.tint();
       });
-      this.bar.hidden = true;
+      this.label.hidden = this.legend.hidden = true;
+    }
+
+    promise() {
+      for (const [key, [title, text]] of Object.entries(MEANING)) {
+        const box = add(this.grid, "article", "cm-answer-card");
+        Object.assign(box.dataset, { key, state: "waiting" });
+        add(add(box, "header"), "h3", "", title);
+        add(box, "p", "cm-soft", text);
+      }
     }
 
     // Only where both sides speak: a card of one side would be all of one colour, which
     // the dot by its name says better.
     tint() {
       const both = this.cards.get("auto");
-      if (both) both.text.classList.toggle("cm-tinted", this.box.checked);
+      if (both) both.tint(this.box.checked);
       this.legend.hidden = !this.box.checked;
     }
 
     take(answer, fresh) {
-      if (fresh) {
+      if (fresh && answer.cards.length) {
         this.grid.textContent = "";
         this.cards.clear();
       }
@@ -139,7 +170,7 @@
       this.composer.tell(answer.active);
       if (fresh && !this.composer.box.value) this.composer.box.value = answer.prompt;
       this.how.tell(answer.status, answer.active);
-      this.bar.hidden = !this.cards.size;
+      this.label.hidden = !this.cards.size;
     }
 
     card(card) {

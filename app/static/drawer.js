@@ -3,7 +3,7 @@
 "use strict";
 {
   const { add } = window.comigs;
-  const MINE = ["var(--cm-b)", "var(--cm-d)", "var(--cm-c)", "var(--cm-e)"];
+  const MINE = ["var(--cm-mine)", "var(--cm-d)", "var(--cm-c)", "var(--cm-e)"];
   const open = { node: null, from: null };
 
   // "specialist-1" -> "you 1": whose expert it is, in the user's nouns.
@@ -22,7 +22,7 @@
   function colours(experts) {
     const mine = experts.filter(isMine);
     return experts.map((name) => (isMine(name)
-      ? MINE[mine.indexOf(name) % MINE.length] : "var(--cm-a)"));
+      ? MINE[mine.indexOf(name) % MINE.length] : "var(--cm-theirs)"));
   }
 
   const shareOf = (experts, weights) =>
@@ -129,7 +129,8 @@
 
   function place() {
     if (open.node && open.node.isConnected) return open.node;
-    open.node = add(document.body, "aside", "cm-drawer");
+    const page = document.querySelector(".gradio-container") || document.body;
+    open.node = add(page, "aside", "cm-drawer");
     open.node.tabIndex = -1;
     open.node.setAttribute("aria-label", "The chosen token");
     return open.node;

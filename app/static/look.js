@@ -2,7 +2,7 @@
 // layers and tokens. Every text goes through textContent.
 "use strict";
 {
-  const { add, lay, Pieces, viewHead, Composer, Standing, Asking, figure, layerName } = window.comigs;
+  const { add, button, lay, Pieces, viewHead, Composer, Standing, Asking, figure, layerName } = window.comigs;
   const ROW = 14; // pixels of a layer in the map
   const SIDE = 30, TOP = 76; // pixels for the layers' numbers and the tokens' texts
   const WIDTH = 22; // pixels of a token, until somebody zooms
@@ -87,7 +87,7 @@
       brush.scale(ratio, ratio);
       const style = getComputedStyle(this.frame);
       this.ink = style.color;
-      this.hues = ["--cm-a", "--cm-b"].map((name) => style.getPropertyValue(name));
+      this.hues = ["--cm-theirs", "--cm-mine"].map((name) => style.getPropertyValue(name));
       this.cells(brush, width);
       this.heads(brush, width);
       this.numbers(brush);
@@ -197,7 +197,11 @@
       Object.assign(this, { reading, index, explain });
       this.box = add(parent, "section", "cm-reading");
       this.box.setAttribute("aria-label", reading.title);
-      add(this.box, "h3", "", reading.title);
+      const head = add(this.box, "header");
+      add(head, "h3", "", reading.title);
+      const legend = add(head, "span", "cm-meaning");
+      add(legend, "mark", "cm-theirs", "everyone");
+      add(legend, "mark", "cm-mine", "me");
       this.figures();
       if (!reading.routed) {
         add(this.box, "p", "cm-soft", "The router has not learnt yet: it gives you and "
@@ -206,6 +210,7 @@
       this.text();
       add(this.box, "h4", "", "Layer by layer");
       this.map = new Heatmap(this.box, reading, (piece, layer) => this.pick(piece, layer));
+      this.layers(this.map.bar);
       if (reading.oracle) {
         const why = add(this.box, "details", "cm-oracle");
         add(why, "summary", "", "How good could it be?");
@@ -226,7 +231,7 @@
     }
 
     text() {
-      const box = add(this.box, "div", "cm-looked cm-tinted");
+      const box = add(this.box, "div", "cm-looked cm-prose");
       box.dir = "auto";
       box.setAttribute("role", "group");
       box.setAttribute("aria-label", "The text; arrow keys move from token to token");
@@ -234,6 +239,15 @@
       this.pieces = new Pieces(box, (piece) => this.pick(piece, -1));
       box.textContent = this.reading.pieces.map(({ text }) => text).join("");
       this.tint(-1);
+    }
+
+    layers(parent) {
+      const label = add(parent, "label", "cm-slider");
+      add(label, "span", "", "Tint the text by");
+      const choice = add(label, "select");
+      const names = ["all layers", ...this.reading.layers.map(layerName)];
+      names.forEach((name, i) => { add(choice, "option", "", name).value = i - 1; });
+      choice.addEventListener("change", () => this.tint(+choice.value));
     }
 
     // The tint of one layer, or of the mean over all.
@@ -276,7 +290,7 @@
         const item = add(list, "li");
         add(item, "span", "", layerName(path, l));
         const bar = add(item, "div", "cm-shares");
-        for (const [part, hue] of [[100 - mean, "a"], [mean, "b"]]) {
+        for (const [part, hue] of [[100 - mean, "theirs"], [mean, "mine"]]) {
           const piece = add(bar, "i");
           piece.style.width = `${part}%`;
           piece.style.background = `var(--cm-${hue})`;
@@ -318,18 +332,33 @@
       this.composer = new Composer(this.root, {
         label: "Text", placeholder: "Paste a text", go: "Look", rows: 4, enter: false,
       }, (text) => this.look(text), () => this.asking.order({ stop: true }));
+      this.offer();
       this.beside();
       this.how = new Standing(this.root);
       this.why = add(this.root, "p", "cm-problem");
       this.why.setAttribute("role", "alert");
       this.body = add(this.root, "div", "cm-readings");
       this.asking = new Asking(options, "look", (answer, fresh) => this.take(answer, fresh),
-        (text) => this.how.tell({ text }, false));
+        (...told) => this.how.tell(...told));
       window.addEventListener("comigs:view", ({ detail }) => {
         if (detail.name !== "look") return;
         this.composer.box.focus();
         this.fill();
+        const { talks } = window.comigs;
+        this.taking.hidden = !(talks && talks.path && talks.path.length);
       });
+    }
+
+    // The newest answer of the talk, where there is one.
+    offer() {
+      this.taking = button(this.composer.inner, "Take the last answer", "cm-quiet cm-take",
+        async () => {
+          const { talks } = window.comigs;
+          const answer = await talks.get("source", talks.path.at(-1));
+          if (answer.text) this.composer.box.value = answer.text;
+          this.composer.box.focus();
+        });
+      this.taking.hidden = true;
     }
 
     beside() {

@@ -687,8 +687,12 @@
     settings(gear) {
       const box = document.getElementById("settings");
       const open = box.classList.toggle("cm-open");
+      if (open && window.comigs.drawer) window.comigs.drawer.close();
       gear.setAttribute("aria-expanded", String(open));
-      if (open) box.querySelector("input, textarea").focus();
+      box.tabIndex = -1;
+      box.setAttribute("role", "group");
+      box.setAttribute("aria-label", "Settings");
+      if (open) box.focus();
     },
 
     // What can be done with the whole conversation, and the other views.
@@ -771,7 +775,12 @@
     if (!box) return;
     named();
     const top = box.getBoundingClientRect().top + window.scrollY;
-    if (top > 0) document.documentElement.style.setProperty("--cm-top", `${Math.round(top)}px`);
+    if (top <= 0) return; // another tab is open
+    const root = document.documentElement;
+    const over = Math.max(root.scrollHeight - window.innerHeight, 0);
+    const before = parseFloat(getComputedStyle(root).getPropertyValue("--cm-under")) || 0;
+    if (over && before < 60) root.style.setProperty("--cm-under", `${before + over}px`);
+    root.style.setProperty("--cm-top", `${Math.round(top)}px`);
   }
 
   let talk = null;

@@ -1,4 +1,4 @@
-"""An open conversation on plain data: order, branches, stopping, what pages hear."""
+"""An open conversation on plain data: order, branches, stopping, what is told."""
 
 import threading
 from pathlib import Path
@@ -165,6 +165,27 @@ def test_an_answer_goes_on_where_it_ended(opened, tmp_path):
     turn.answer.finish = "stop"
     with pytest.raises(ConfigError, match="is whole"):
         talk.go_on(turn.id, BASE)
+
+
+def test_an_answer_whose_tokens_are_lost_is_shown_and_goes_on(opened, tmp_path):
+    talk = opened()
+    ask(talk, "a b c", run=tmp_path, max_tokens=2)
+    (kept,) = (tmp_path / "runs").rglob("*.tokens.json")
+    kept.write_text("no longer JSON")
+    again = talk.again()
+    answer = told(again, tint=True)["turns"][-1]
+    assert answer["blocks"] == [[0, '<p dir="auto">ab</p>', []]]
+    again.go_on(answer["id"], ReplyOptions(run=tmp_path, max_tokens=2))
+    again.idle()
+    assert last(again).text == "ababab"  # the parrot says the last message
+    assert again.token(answer["id"], 1)["text"] == "ab"
+
+
+def test_few_answers_keep_their_tokens_in_memory(opened, tmp_path):
+    talk = opened()
+    ask(talk, *"abcdefg", run=tmp_path)
+    told(talk, tint=True)
+    assert len(talk._tokens) == talking.LOOKED_AT
 
 
 def test_stopping_keeps_what_was_said(opened, until):
