@@ -38,12 +38,12 @@ class KnownModel:
 
     Attributes:
         id: The id by which it is loaded: "demo", a Hub id or a path.
-        title: What people call it.
-        about: What it is good for, in a few words; empty where nobody has said it.
+        title: The name that people call it by.
+        about: A few words on its use; empty where nobody has said it.
         here: Whether it is on this device.
         size: The bytes of its weights as they are on the disk.
         download: The bytes to fetch; 0 where it is here.
-        licence: Its licence.
+        licence: The licence that it is under.
         config: Its config.json, or as much of it as is known.
     """
 
