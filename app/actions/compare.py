@@ -144,6 +144,11 @@ class Comparison:
         """End what is under way."""
         self._stop.set()
 
+    def refuse(self, error: Exception) -> None:
+        """Tell the page why an order is not done."""
+        with self._lock:
+            self._status = {"text": explain(error), "done": 0, "total": 0, "bad": True}
+
     def changes(self, epoch: int, since: int) -> dict[str, Any]:
         """What a page lacks that has version `since` of `epoch`."""
         with self._lock:
@@ -281,11 +286,19 @@ class CompareActions:
             The element's value, changed so that it asks for what is new.
         """
         found = self.sessions.find(session["id"])
+        try:
+            self._do(found, order, run, *drawing)
+        except Exception as error:
+            found.refuse(error)
+        return touched(session)
+
+    def _do(
+        self, found: Comparison, order: Mapping[str, Any], run: Any, *drawing: Any
+    ) -> None:
         if order.get("stop"):
             found.stop()
         else:
             found.ask(order.get("ask"), self._options(run, *drawing))
-        return touched(session)
 
     def _options(
         self, run: Any, temperature: Any, top_p: Any, most: Any, system: Any

@@ -197,6 +197,11 @@ class Looking:
         """End what is under way."""
         self._stop.set()
 
+    def refuse(self, error: Exception) -> None:
+        """Tell the page why an order is not done."""
+        with self._lock:
+            self._status = {"text": explain(error), "done": 0, "total": 0, "bad": True}
+
     def changes(self, epoch: int, since: int) -> dict[str, Any]:
         """What a page lacks that has version `since` of `epoch`."""
         with self._lock:
@@ -296,11 +301,17 @@ class LookActions:
             The element's value, changed so that it asks for what is new.
         """
         found = self.sessions.find(session["id"])
+        try:
+            self._do(found, order, run)
+        except Exception as error:
+            found.refuse(error)
+        return touched(session)
+
+    def _do(self, found: Looking, order: Mapping[str, Any], run: Any) -> None:
         if order.get("stop"):
             found.stop()
         else:
             found.look(self._wanted(order, run))
-        return touched(session)
 
     def _wanted(self, order: Mapping[str, Any], run: Any) -> list[tuple[str, Path]]:
         text = check_message(order.get("text"))

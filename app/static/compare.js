@@ -120,7 +120,7 @@
       this.promise();
       this.asking = new Asking(options, "compare",
         (answer, fresh) => this.take(answer, fresh),
-        (text) => this.how.tell({ text }, false));
+        (...told) => this.how.tell(...told));
       window.addEventListener("comigs:view", ({ detail }) => {
         if (detail.name === "compare") this.composer.box.focus();
       });

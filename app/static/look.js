@@ -339,7 +339,7 @@
       this.why.setAttribute("role", "alert");
       this.body = add(this.root, "div", "cm-readings");
       this.asking = new Asking(options, "look", (answer, fresh) => this.take(answer, fresh),
-        (text) => this.how.tell({ text }, false));
+        (...told) => this.how.tell(...told));
       window.addEventListener("comigs:view", ({ detail }) => {
         if (detail.name !== "look") return;
         this.composer.box.focus();

@@ -85,19 +85,20 @@
       this.line.setAttribute("role", "status");
     }
 
-    tell({ text, done = 0, total = 0 }, active) {
+    tell({ text, done = 0, total = 0, bad = false }, active) {
       const part = total > 1 ? Math.floor(100 * done / total) : 0;
       const line = active && total > 1 ? `${text} ${part} %` : text;
       if (this.line.textContent !== line) this.line.textContent = line;
       this.line.classList.toggle("cm-working", active);
+      this.line.classList.toggle("cm-problem", bad);
       this.line.style.setProperty("--cm-done", active ? `${part}%` : "0");
     }
   }
 
   // Asks the server for what is new, and for that alone, while there is anything to come.
   class Asking {
-    constructor({ props, server, watch, trigger }, name, take, failed) {
-      Object.assign(this, { props, server, trigger, take, failed, epoch: 0, since: 0 });
+    constructor({ props, server, watch, trigger }, name, take, told) {
+      Object.assign(this, { props, server, trigger, take, told, epoch: 0, since: 0 });
       props.value = { id: session(name), turn: 0 };
       watch("value", () => this.wake());
       this.wake();
@@ -105,6 +106,7 @@
 
     // The run and the settings travel with an order: Gradio adds them to the event.
     order(values) {
+      if (!values.stop) this.told({ text: "Asking" }, true);
       this.trigger("select", values);
     }
 
@@ -131,11 +133,11 @@
       try {
         answer = await this.server.changes({ id, epoch, since });
       } catch {
-        this.failed("The app does not answer: is it still running?");
+        this.told({ text: "The app does not answer: is it still running?", bad: true }, false);
         return SLOW;
       }
       if (answer.problem) {
-        this.failed(answer.problem);
+        this.told({ text: answer.problem, bad: true }, false);
         return 0;
       }
       const fresh = answer.epoch !== this.epoch;

@@ -21,10 +21,13 @@ SHARES = {"generalist": 0.0, "specialist": 1.0, "base": None}
 
 
 class Parrot:
-    """Says the last message back, a word a token; `asked` keeps what it was told."""
+    """Says the last message back, a word a token; `asked` keeps what it was told.
 
-    def __init__(self, delay=0.0, problem=None):
-        self.delay, self.problem = delay, problem
+    It says it over and over, up to the tokens that are asked for, or `most`.
+    """
+
+    def __init__(self, delay=0.0, problem=None, most=None):
+        self.delay, self.problem, self.most = delay, problem, most
         self.asked, self.chosen, self.at = [], [], 2
         self.speaking = threading.Lock()
         self.info = self.tokenizer = None
@@ -61,7 +64,8 @@ class Parrot:
             self.speaking.release()
 
     def _words(self, text, settings, stop):
-        words = (text.split(" ") * settings.max_tokens)[: settings.max_tokens]
+        most = self.most or settings.max_tokens
+        words = (text.split(" ") * most)[:most]
         for i, word in enumerate(words):
             if stop():
                 return

@@ -8,6 +8,8 @@ from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
 
+expect.set_options(timeout=20_000)
+
 ATTACK = "<img/src=x/onerror=document.title='hacked'>"
 SETTLED = (
     "() => Promise.allSettled(document.getAnimations().map((one) => one.finished))"
@@ -19,7 +21,7 @@ def address(serving, trained, tmp_path_factory):
     runs = tmp_path_factory.mktemp("views")
     for name in ("letters", "notes"):
         shutil.copytree(trained(), runs / name)
-    return serving("tests.app.parrot_page", runs, 0)
+    return serving("tests.app.parrot_page", runs, 0, 9)
 
 
 @pytest.fixture
@@ -30,6 +32,11 @@ def page(screen, address):
 def show(page, name):
     page.evaluate(f"window.comigs.view('{name}')")
     expect(page.locator(f"#view-{name}")).to_be_visible()
+
+
+def reload(page):
+    page.reload()
+    expect(page.locator("#message textarea")).to_be_visible()
 
 
 def compare(page, text):
@@ -61,7 +68,7 @@ def test_compare_is_used_by_keyboard_and_leads_back(page):
     assert len({(box["y"], box["width"], box["height"]) for box in boxes}) == 1
     page.locator(".cm-back").first.press("Enter")
     expect(page.locator("#message textarea")).to_be_focused()
-    page.reload()
+    reload(page)
     show(page, "compare")
     expect(cards).to_have_count(4)
     expect(page.get_by_label("Question")).to_have_value("one two three")
@@ -75,7 +82,7 @@ def test_only_what_both_said_is_tinted_and_only_when_wanted(page):
     assert cards.nth(2).locator(".cm-mine").count() == 0
     page.locator(".cm-compare .cm-switch").click()
     expect(tinted).to_have_count(0)
-    page.reload()
+    reload(page)
     show(page, "compare")
     expect(cards).to_have_count(4)
     assert tinted.count() == 0
