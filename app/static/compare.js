@@ -45,7 +45,7 @@
         ? document.activeElement.dataset : {};
       this.blocks[index] = node;
       this.marks[index] = marks;
-      node.innerHTML = html;
+      window.comigs.rendered(node, html);
       this.lay(index);
       if (piece !== undefined) this.hold(piece);
     }
