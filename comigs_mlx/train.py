@@ -206,6 +206,8 @@ def _train(
                     _notify(config, f"round {event.round} is closed")
     if trainer.stopped_early:
         command.say(_early(opened))
+    if trainer.ended and (gained := opened.measure()) is not None:
+        command.say(f"perplexity of held-out text: {gained}")
     if asked and trainer.steps_left:
         command.say(
             f"stopped and saved at step {trainer.position.step}: "

@@ -29,7 +29,7 @@ EXPERTS = (
 SAVES = r"(state|best|before)/([\w-]+/)*[\w.-]+\.(safetensors|jsonl?|yaml|lock)"
 TOP = (
     r"config\.yaml|(comigs|federation|lean|prior|progress|changing)\.json"
-    r"|\.secrets\.json|(metrics|rounds)\.jsonl|\.lock|\.train\.[\w.]+"
+    r"|\.secrets\.json|(metrics|rounds|held_out)\.jsonl|\.lock|\.train\.[\w.]+"
 )
 CONVERSATIONS = ".conversations"
 """The app's folder beside the runs."""

@@ -6,6 +6,7 @@
     RUN/best/step-N/       the same, of the save with the lowest validation loss
     RUN/state/step-N/      what an exact resume needs (`training.checkpoint`)
     RUN/metrics.jsonl      one object per report, and per pause and its end
+    RUN/held_out.jsonl     one object per measurement of held-out text
     RUN/rounds.jsonl       one object per exchange with a federation
 
 A save writes best, then state, then experts. If the process is killed in between,
@@ -36,6 +37,7 @@ from comigs_mlx.model import params
 from comigs_mlx.model.base import Base, load_base
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.runs import description, experts
+from comigs_mlx.runs.gain import Gain
 from comigs_mlx.runs.place import Place, add_line
 from comigs_mlx.training import checkpoint
 from comigs_mlx.training.records import Boundary, Pause, Report
@@ -142,6 +144,10 @@ class RunFolder(Place):
         if pause.reason is not None:
             event = {"event": "paused", "reason": pause.reason}
         add_line(self.metrics, {"step": pause.step, **event})
+
+    def add_gain(self, step: int, gained: Gain) -> None:
+        """Append one line to held_out.jsonl."""
+        add_line(self.held_out, {"step": step, **gained.to_dict()})
 
     def add_round(self, values: dict[str, Any]) -> None:
         """Append one line to rounds.jsonl; `values` have a `step`."""

@@ -54,6 +54,7 @@ class Place:
         self.path = Path(path).expanduser()
         self.states = self.path / "state"
         self.metrics = self.path / "metrics.jsonl"
+        self.held_out = self.path / "held_out.jsonl"
         self.rounds = self.path / "rounds.jsonl"
         self.config = self.path / "config.yaml"
         self.info = self.path / "comigs.json"
@@ -147,7 +148,7 @@ class Place:
 
     def cut_metrics(self, step: int) -> None:
         """Drop the lines after `step`, and one that a killed process cut off."""
-        for file in (self.metrics, self.rounds):
+        for file in (self.metrics, self.rounds, self.held_out):
             cut_lines(file, "step", step)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,12 @@ from typing import Any
 import mlx.core as mx
 
 from comigs_mlx.config import read_yaml, to_dict
-from comigs_mlx.data.batches import BatchSource, sampled_batches, training_batches
+from comigs_mlx.data.batches import (
+    Batch,
+    BatchSource,
+    sampled_batches,
+    training_batches,
+)
 from comigs_mlx.data.cache import TokenCache
 from comigs_mlx.data.content import Content, naming_split, tokenised, tokens_digest
 from comigs_mlx.data.identity import (
@@ -24,14 +30,15 @@ from comigs_mlx.data.preview import Preview, described
 from comigs_mlx.data.reading_progress import in_sentences
 from comigs_mlx.data.splits import SPLITS, Sample, Splits, characters, load_splits
 from comigs_mlx.errors import ConfigError, RunError
-from comigs_mlx.messages import Note, Say
+from comigs_mlx.messages import Note, Say, quiet
 from comigs_mlx.model import params
 from comigs_mlx.model.base import Base, load_base
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.options import TrainConfig
 from comigs_mlx.platform import cpu_streams, switch
-from comigs_mlx.runs import description, init_adapter, trained_secrets
+from comigs_mlx.runs import description, held_out, init_adapter, trained_secrets
 from comigs_mlx.runs.folder import RunFolder
+from comigs_mlx.runs.gain import Gain
 from comigs_mlx.runs.pausing import Pausing, of_this_machine
 from comigs_mlx.runs.trained_secrets import TrainedSecrets
 from comigs_mlx.training import checkpoint, memory_estimate
@@ -68,6 +75,7 @@ class Session:
         documents: Maps each split to its number of documents.
         text: The preview of the text; None where a resumed run has the text it had.
         pausing: It says when to pause; None never pauses.
+        held_out: Reads a sample of the test split, which no level sees.
     """
 
     trainer: Trainer
@@ -76,6 +84,7 @@ class Session:
     documents: dict[str, int] = field(default_factory=dict)
     text: Preview | None = None
     pausing: Pausing | None = None
+    held_out: Callable[[], list[Batch]] = list
 
     def run(self, stop: Stop) -> Iterator[Step | Report | Boundary | Pause]:
         """Train, save when due, write metrics, and yield what happens.
@@ -99,6 +108,17 @@ class Session:
                 stopping = stop()
             if stopping:
                 return
+
+    def measure(self) -> Gain | None:
+        """Note how well base and run predict text that nothing has learnt from.
+
+        Returns:
+            What training has gained; None where there is no such text.
+        """
+        gained = held_out.measure(self.trainer.evaluator, self.held_out())
+        if gained is not None:
+            self.folder.add_gain(self.trainer.position.step, gained)
+        return gained
 
     def _must_pause(self) -> bool:
         """Tell whether to pause before the next step, if there is one."""
@@ -262,7 +282,15 @@ def _opened(
             counts = TrainedSecrets(digest, text.trained_secrets, text.redacted)
             trained_secrets.add(folder.path, counts)
         pausing = of_this_machine(config.mac)
-        yield Session(trainer, folder, identity, documents, text, pausing)
+        test = functools.partial(_held_out, config, base, splits)
+        yield Session(trainer, folder, identity, documents, text, pausing, test)
+
+
+def _held_out(config: TrainConfig, base: Base, splits: Splits) -> list[Batch]:
+    """Return the batches of test text that a finished training is measured on."""
+    found = {"test": splits.test} if splits.test else {}
+    content = contents(config, base, found, splits.kind, quiet).get("test")
+    return held_out.sample(content, config.data.seq_len, config.data.batch_size)
 
 
 def _described(
