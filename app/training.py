@@ -47,7 +47,7 @@ def card(
     if sentence is not None:
         parts.append(render.note(sentence))
     remarks = map(render.escape, notes(state.notes))
-    parts += [f'<p class="cm-remark">{text}</p>' for text in remarks]
+    parts += [f'<p class="cm-training-remark">{text}</p>' for text in remarks]
     return "".join(parts)
 
 

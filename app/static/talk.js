@@ -577,7 +577,7 @@
       this.greeting.textContent = "";
       const { run } = this;
       add(this.greeting, "h2", "", run ? `Talk to ${run}` : "Say something");
-      const told = add(this.greeting, "p", "cm-lead");
+      const told = add(this.greeting, "p", "cm-welcome-lead");
       if (run) {
         told.append("What ");
         add(told, "mark", "cm-theirs", "everyone shares");

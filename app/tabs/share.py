@@ -52,7 +52,7 @@ def build(actions: ShareActions, frame: Frame) -> dict[str, Any]:
         with gr.Column(elem_id="share-start") as place.start:
             gr.Markdown(WHAT_IT_IS, elem_classes="cm-lead")
             place.note = html("share-note")
-            with gr.Row(elem_classes="cm-cards"):
+            with gr.Row(elem_classes="cm-ways"):
                 with gr.Column(elem_classes="cm-choice", min_width=300):
                     _create(actions, frame, place)
                 with gr.Column(elem_classes="cm-choice", min_width=300):
