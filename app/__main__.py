@@ -10,7 +10,7 @@ from typing import Any
 from comigs_mlx import command
 from comigs_mlx.config import parse
 
-from . import loading_page, local_only
+from . import loading_page, local_only, stubs
 from .options import AppConfig
 
 MODULE = "app" if __package__ == "app" else "comigs_mlx.app"
@@ -40,7 +40,8 @@ def serve(config: AppConfig, block: bool) -> tuple[Any, Any]:
         command.say(f"starting the page at {address}")
         from comigs_mlx.inference.chat_engine import ChatEngine
 
-        from . import layout, server
+        with stubs.unwritten():
+            from . import layout, server
         from .actions import runs
         from .model_queue import ModelQueue
 

@@ -120,7 +120,9 @@ def drawn(found: Measured, kept: Mapping[int, str], name: str) -> str:
     if found.running:
         parts.append('<p class="cm-note cm-busy">Reading your held-out text.</p>')
     elif found.outdated:
-        parts.append(render.note("It has changed since this was measured: look again."))
+        parts.append(
+            render.note("It has changed since this was measured: find out again.")
+        )
     if found.problem is not None:
         parts.append(render.problem(words.page(found.problem)))
     return "".join(parts) + _list(listed)

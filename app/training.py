@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from comigs_mlx.runs.gain import Gain
+
 from . import curves, render, words
 
 SHOWN_LINES = 12
@@ -15,8 +17,20 @@ LEAST_LOSS = 0.5
 """Nats that the axis of losses spans at least: less is the noise of batches."""
 
 
-def card(name: str, state: Any, metrics: Sequence[dict[str, Any]]) -> str:
-    """How far a training is, what it brought so far, and what is wrong: HTML."""
+def card(
+    name: str,
+    state: Any,
+    metrics: Sequence[dict[str, Any]],
+    gained: Gain | None = None,
+) -> str:
+    """How far a training is, what it brought so far, and what is wrong: HTML.
+
+    Args:
+        name: Of the run.
+        state: Of its process.
+        metrics: Its reports.
+        gained: What it has gained, measured at its end.
+    """
     parts = [f'<h3 class="cm-headline">{render.escape(title(name, state))}</h3>']
     if state.progress is not None:
         done, total = state.progress
@@ -28,12 +42,23 @@ def card(name: str, state: Any, metrics: Sequence[dict[str, Any]]) -> str:
         parts.append(render.problem(words.page(state.problem)))
     elif state.running:
         parts.append(render.note(under_way(state)))
-    if (sentence := gain(metrics)) is not None:
+    over = gained is not None and not state.running
+    sentence = against_base(gained) if over and gained else gain(metrics)
+    if sentence is not None:
         parts.append(render.note(sentence))
-    parts += [
-        f'<p class="cm-remark">{render.escape(t)}</p>' for t in notes(state.notes)
-    ]
+    remarks = map(render.escape, notes(state.notes))
+    parts += [f'<p class="cm-training-remark">{text}</p>' for text in remarks]
     return "".join(parts)
+
+
+def against_base(gained: Gain) -> str:
+    """What a training brought, on text that nothing has learnt from."""
+    before, after = gained.perplexities
+    numbers = f"({before:.3g} without it, {after:.3g} with it: lower is better)"
+    if gained.better <= 0:
+        return f"It has not learnt to foresee your text any better {numbers}."
+    share = f"{gained.better:.0%}".replace("%", " %")
+    return f"Your text that it has never seen surprises it {share} less {numbers}."
 
 
 def title(name: str, state: Any) -> str:
@@ -73,8 +98,9 @@ def gain(metrics: Sequence[dict[str, Any]]) -> str | None:
             "Your text that is kept aside surprises it no less than at the beginning "
             f"({first:.3g}, now {last:.3g})."
         )
+    share = f"{1 - last / first:.0%}".replace("%", " %")
     return (
-        f"Your text that is kept aside surprises it {1 - last / first:.0%} less than "
+        f"Your text that is kept aside surprises it {share} less than "
         f"at the beginning ({first:.3g}, now {last:.3g}: lower is better)."
     )
 

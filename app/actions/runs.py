@@ -10,15 +10,8 @@ from typing import Any
 from comigs_mlx.errors import RunError
 from comigs_mlx.runs.listing import RunEntry, list_runs
 
-from .. import words
-
 BASE = ""
 """Value of the choice "base model only"."""
-
-
-def choices(folder: Path) -> list[tuple[str, str]]:
-    """Label and value of everything that can be talked to, the base model first."""
-    return [("Base model only", BASE), *((label(e), e.name) for e in entries(folder))]
 
 
 @dataclass(frozen=True)
@@ -34,11 +27,6 @@ class Overview:
     labels: dict[str, str]
     usable: list[str]
     training: list[str]
-
-    @property
-    def choices(self) -> list[tuple[str, str]]:
-        """Label and value of each."""
-        return [(label, value) for value, label in self.labels.items()]
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -80,7 +68,7 @@ def news(
     for name in dict.fromkeys((*fresh, *ended)):
         if name in now.usable:
             what = "is trained" if name not in now.training else "has its first save"
-            where = "chosen now" if name == value else "choose it under Run"
+            where = "talk to it" if name == value else "choose it at the side"
             told.append(f"{name} {what}: {where}.")
     return value, told
 
@@ -125,27 +113,3 @@ def find(folder: Path, name: Any) -> Path | None:
                 raise RunError(f"{entry.name} cannot be used: {entry.problem}")
             return entry.path
     raise RunError(f"There is no run of that name in {folder}: reload the page.")
-
-
-def advice(folder: Path) -> str:
-    """A sentence for who has no run yet; empty where there is one."""
-    found = entries(folder)
-    if not found:
-        return (
-            "No run yet: this is the base model alone. Train one of your own in the "
-            "Train tab."
-        )
-    first = [e.name for e in found if e.problem is not None and e.training]
-    broken = [
-        f"{e.name}: {words.page(e.problem)}"
-        for e in found
-        if e.problem is not None and not e.training
-    ]
-    told = [f"Broken run. {' '.join(broken)}"] if broken else []
-    if first and all(e.problem is not None for e in found):
-        told.insert(
-            0,
-            f"{', '.join(first)}: the first training is under way. It can be talked to "
-            "after its first save; until then this is the base model alone.",
-        )
-    return " ".join(told)

@@ -17,13 +17,14 @@ from typing import Any, TypeVar
 from comigs_mlx.config import from_dict, read_yaml
 from comigs_mlx.errors import ConfigError, FederationError
 from comigs_mlx.federation import api
-from comigs_mlx.federation.exchanges.base import Exchange
+from comigs_mlx.federation.exchanges.base import Exchange, NotAllowed
 from comigs_mlx.federation.exchanges.open import open_exchange
 from comigs_mlx.federation.formats import invitation
 from comigs_mlx.federation.formats.invitation import Invitation
 from comigs_mlx.federation.formats.manifest import name_check
 from comigs_mlx.federation.participant import membership
 from comigs_mlx.federation.participant.options import InitConfig
+from comigs_mlx.federation.rounds import status
 from comigs_mlx.federation.rounds.verification import Untrusted
 from comigs_mlx.inference.worker import Worker
 from comigs_mlx.reports import background
@@ -67,6 +68,7 @@ class View:
         unnamed: Whether the run has no name in it yet.
         helped: HTML: whether it has helped, with what is kept to go back to.
         measuring: Whether this is being measured right now.
+        offered: Whether people who may not write have offered contributions.
     """
 
     card: str
@@ -79,10 +81,19 @@ class View:
     unnamed: bool = False
     helped: str = ""
     measuring: bool = False
+    offered: bool = False
 
 
-class Doubted(ConfigError):
-    """Something that cannot be verified, which only a person can accept."""
+class Choice(ConfigError):
+    """An error after which there is something else that one can do.
+
+    Attributes:
+        instead: What the one button offers then: see `Pressed`.
+    """
+
+    def __init__(self, text: str, instead: str):
+        super().__init__(text)
+        self.instead = instead
 
 
 @dataclass(frozen=True)
@@ -92,16 +103,17 @@ class Pressed:
     Attributes:
         text: What was done or is wrong, in a sentence.
         wrong: Whether something is wrong.
-        leaving: HTML: what would leave.
+        leaving: HTML: what would leave; None leaves what is there.
         shown: The digest of it, which sending asks for.
-        doubted: Whether a person has to accept what was found.
+        instead: What the one button offers now instead of what the round asks for:
+            `accept` after doubts, `offer` where one may not write.
     """
 
     text: str = ""
     wrong: bool = False
-    leaving: str = ""
+    leaving: str | None = ""
     shown: str = ""
-    doubted: bool = False
+    instead: str = ""
 
 
 def tried(act: Callable[[], str | tuple[str, str]]) -> Pressed:
@@ -114,7 +126,8 @@ def tried(act: Callable[[], str | tuple[str, str]]) -> Pressed:
         done = act()
         return Pressed(done) if isinstance(done, str) else Pressed("", False, *done)
     except Exception as error:
-        return Pressed(explain(error), True, doubted=isinstance(error, Doubted))
+        instead = error.instead if isinstance(error, Choice) else ""
+        return Pressed(explain(error), True, instead=instead)
 
 
 class ShareActions:
@@ -137,13 +150,16 @@ class ShareActions:
         and go.
 
         Raises:
-            Doubted: Where only a person can tell whether to go on.
+            Choice: Where a person can accept what cannot be verified, or offer what
+                may not be written.
             ConfigError: For every other error of a federation, in the page's words.
         """
         try:
             return self._worker.call(lambda: act(*given))
         except Untrusted as error:
-            raise Doubted(sharing.explained(error)) from error
+            raise Choice(sharing.explained(error), "accept") from error
+        except NotAllowed as error:
+            raise Choice(sharing.explained(error), "offer") from error
         except FederationError as error:
             raise ConfigError(sharing.explained(error)) from error
 
@@ -152,7 +168,7 @@ class ShareActions:
 
         Args:
             run: The name of the run.
-            act: What it offers: the `next` of a `View`; `accept` after doubts.
+            act: What it offers: the `next` of a `View`, or what `Pressed` says.
             name: The name in the federation, for a run that has none yet.
             steps: How long to learn.
             shown: The digest of what was shown, where something was.
@@ -164,9 +180,15 @@ class ShareActions:
             "accept": lambda: self.get(run, accept=True),
             "learn": lambda: self.learn(run, steps),
             "send": lambda: self.send(run, name, shown),
+            "offer": lambda: self.send(run, name, shown, offer=True),
             "close": lambda: self.close(run),
         }
-        return tried(acts.get(act, lambda: ""))
+        came = tried(acts.get(act, lambda: ""))
+        if not came.wrong:
+            return came
+        if came.instead == "offer" and act != "send":
+            came = dataclasses.replace(came, instead="")
+        return dataclasses.replace(came, leaving=None, shown=shown)
 
     def look(self, run: Any, again: bool = False, remote: bool = True) -> View:
         """How a run stands in its federation.
@@ -302,8 +324,14 @@ class ShareActions:
         what = f"What the half that you share has learnt{learnt}"
         return secrets + sharing.would_leave(values, what), digest(values)
 
-    def send(self, run: Any, name: Any, shown: Any) -> str:
+    def send(self, run: Any, name: Any, shown: Any, offer: bool = False) -> str:
         """Send exactly what was shown; returns a sentence.
+
+        Args:
+            run: The name of the run.
+            name: The name in the federation, for a run that has none yet.
+            shown: The digest of what was shown.
+            offer: Whether to offer it to those who may write, instead of writing it.
 
         Raises:
             ComigsError: If it was not shown, or has changed since.
@@ -312,6 +340,10 @@ class ShareActions:
         who = self._name(folder, name)
         if digest(self._on_desk(api.leaving, folder, where, who)) != shown:
             raise ConfigError("What would leave has changed: look at it again.")
+        if offer:
+            act = functools.partial(api.push, propose=True)
+            url = self._on_desk(act, folder, where, who)["url"]
+            return f"Offered to the owner, who takes it in: {url}"
         result = self._on_desk(api.push, folder, where, who)
         text = f"Sent to round {result['round']} as {result['participant']}."
         return text + (" The round is finished now." if result.get("closed") else "")
@@ -344,11 +376,11 @@ class ShareActions:
         return "It stops after this step. What it has learnt is saved."
 
     def close(self, run: Any) -> str:
-        """Finish the open round where it is due; returns a sentence."""
+        """Take in what is offered, and finish the round where it is due."""
         done = self._on_desk(api.close, self._place(run))
-        return (
-            f"Round {done.round} {'is finished' if done.closed else 'is not due yet'}."
-        )
+        told = [words.page(status.proposal(one).strip()) for one in done.proposals]
+        end = f"Round {done.round} {'is finished' if done.closed else 'is not due yet'}"
+        return " ".join(f"{one[:1].upper()}{one[1:]}." for one in [*told, end])
 
     def roll_back(self, run: Any, number: Any) -> str:
         """Go back to an earlier generalist; returns a sentence."""
@@ -446,6 +478,7 @@ def _view(path: Path, overview: dict[str, Any]) -> View:
         found.joined and found.name is None,
         helped.drawn(measured, kept_as(path), path.name),
         measured.running,
+        any(one["accepted"] for one in overview["proposals"]),
     )
 
 

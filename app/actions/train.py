@@ -31,7 +31,7 @@ from comigs_mlx.federation.participant import membership
 from comigs_mlx.files import replacing_dir
 from comigs_mlx.model import catalogue
 from comigs_mlx.options import DataOptions, Reading, TrainConfig
-from comigs_mlx.runs import estimate, listing, process
+from comigs_mlx.runs import estimate, gain, listing, process
 from comigs_mlx.runs.place import Place, is_locked
 
 from .. import render, text_report, training, words
@@ -274,7 +274,7 @@ class TrainActions:
         entry = listing.entry(run)
         usable = entry.problem is None and entry.step is not None
         return Standing(
-            self._plain(training.card(str(name), state, metrics)),
+            self._plain(training.card(str(name), state, metrics, gain.read(run))),
             training.drawn(metrics),
             self._plain(training.log(state)),
             running=state.running,

@@ -21,7 +21,7 @@
       const head = add(this.box, "header");
       this.title = add(head, "h3");
       this.state = add(head, "span", "cm-soft");
-      this.text = add(this.box, "div", "cm-answer cm-prose");
+      this.text = add(this.box, "div", "cm-voice cm-prose");
       this.text.dir = "auto";
       this.foot = add(this.box, "footer");
       this.pieces = new Pieces(this.text, (piece) => explain(this, piece));
@@ -45,7 +45,7 @@
         ? document.activeElement.dataset : {};
       this.blocks[index] = node;
       this.marks[index] = marks;
-      node.innerHTML = html;
+      window.comigs.rendered(node, html);
       this.lay(index);
       if (piece !== undefined) this.hold(piece);
     }
@@ -94,7 +94,7 @@
         add(this.foot, "p", "cm-soft", "The router has not learnt yet: half and half.");
         return;
       }
-      add(this.foot, "p", "cm-share", `${percent} % yours`);
+      add(this.foot, "p", "cm-split", `${percent} % yours`);
       const bar = add(this.foot, "div", "cm-shares");
       bar.setAttribute("aria-hidden", "true");
       for (const [part, colour] of [[100 - percent, "theirs"], [percent, "mine"]]) {

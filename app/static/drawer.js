@@ -57,16 +57,16 @@
       return;
     }
     const share = Math.min(shareOf(experts, weights), 1);
-    add(parent, "p", "cm-share", `${whole(share)} yours, ${whole(1 - share)} everyone's`);
+    add(parent, "p", "cm-split", `${whole(share)} yours, ${whole(1 - share)} everyone's`);
     bar(parent, experts, weights);
   }
 
-  function alternatives(parent, { text, alternatives: found = [] }) {
+  function alternatives(parent, { text, parts = [], alternatives: found = [] }) {
     if (!found.length) return;
     add(parent, "h3", "", "What else could have come");
     const list = add(parent, "ol", "cm-others");
     for (const [other, probability] of found) {
-      const item = add(list, "li", other === text ? "cm-said" : "");
+      const item = add(list, "li", [text, ...parts].includes(other) ? "cm-said" : "");
       add(item, "i").style.width = `${100 * probability}%`;
       spell(add(item, "code"), other);
       add(item, "span", "", `${(100 * probability).toFixed(1)} %`);
@@ -118,9 +118,11 @@
     const said = add(parent, "div"); // read out as the choice moves; the rest is not
     said.setAttribute("role", "status");
     spell(add(add(said, "p", "cm-word"), "code"), text);
-    const facts = at ? [`Token ${at} of ${total}`] : [];
-    if (parts.length > 1) facts.push(`made of ${parts.length} tokens of the model: ${parts.join(" ")}`);
-    add(said, "p", "cm-soft", facts.join(", "));
+    const where = add(said, "p", "cm-soft", at ? `Token ${at} of ${total}` : "");
+    if (parts.length > 1) {
+      where.append(`, made of ${parts.length} tokens of the model: `);
+      for (const part of parts) spell(add(where, "code"), part);
+    }
     spoken(said, token);
     alternatives(parent, token);
     surprise(parent, token);

@@ -19,6 +19,12 @@ window.comigs = {};
     return parent.appendChild(node);
   }
 
+  // The one place where text becomes markup: blocks of the server's Markdown, which
+  // escapes all that a model says (comigs_mlx.conversations.markdown).
+  function rendered(node, html) {
+    node.innerHTML = html;
+  }
+
   // A file for the reader, made on the page: no folder here keeps it.
   function saveAs(name, type, text) {
     const link = document.createElement("a");
@@ -48,5 +54,5 @@ window.comigs = {};
     });
   }
 
-  Object.assign(window.comigs, { add, draw, saveAs, restore });
+  Object.assign(window.comigs, { add, draw, rendered, saveAs, restore });
 }

@@ -73,7 +73,7 @@
     }
 
     foot() {
-      const foot = add(this.root, "div", "cm-foot");
+      const foot = add(this.root, "div", "cm-side-foot");
       this.notice = add(foot, "p", "cm-problem");
       const label = add(foot, "label", "cm-keep");
       this.keep = add(label, "input");

@@ -2,7 +2,7 @@
 // What was said becomes markup by the server's Markdown alone, which lets no HTML through.
 "use strict";
 {
-  const { add, draw, lay, strip, Pieces } = window.comigs;
+  const { add, draw, rendered, saveAs, lay, strip, Pieces } = window.comigs;
   const EACH = 110; // milliseconds between two questions while something is being said
   const IDLE = 2000; // and while nothing is
   const LONG = 1500; // characters of a message beyond which it is folded,
@@ -68,14 +68,6 @@
     document.execCommand("copy");
     box.remove();
     return undefined;
-  }
-
-  function saveAs(name, type, text) {
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([text], { type }));
-    link.download = name;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   }
 
   // Copies, and shows for a moment that it has.
@@ -236,7 +228,7 @@
       let laid = this.painted === -1 || blocks.length === count;
       for (const [i, html, marks] of blocks) {
         const block = this.prose.children[i];
-        block.innerHTML = html; // made by the server's Markdown, which escapes all text
+        rendered(block, html);
         this.code(block);
         if (marks && tinted) lay(block, marks);
         else laid = false;
@@ -585,7 +577,7 @@
       this.greeting.textContent = "";
       const { run } = this;
       add(this.greeting, "h2", "", run ? `Talk to ${run}` : "Say something");
-      const told = add(this.greeting, "p", "cm-lead");
+      const told = add(this.greeting, "p", "cm-welcome-lead");
       if (run) {
         told.append("What ");
         add(told, "mark", "cm-theirs", "everyone shares");

@@ -49,11 +49,11 @@
   class Composer {
     constructor(root, { label, placeholder, go, rows = 1, enter = true }, send, stop) {
       Object.assign(this, { go, send, stop });
-      this.form = add(root, "form", "cm-ask");
+      this.form = add(root, "form", "cm-composer");
       this.box = add(this.form, "textarea");
       Object.assign(this.box, { rows, placeholder, dir: "auto" });
       this.box.setAttribute("aria-label", label);
-      this.inner = add(this.form, "div", "cm-ask-more");
+      this.inner = add(this.form, "div", "cm-composer-more");
       this.button = add(this.form, "button", "cm-go", go);
       this.form.addEventListener("submit", (event) => {
         event.preventDefault();

@@ -30,6 +30,9 @@ LICENCES = [
 
 EXAMPLES = {"folder": "~/Dropbox/our-federation", "hub": "your-name/our-federation"}
 
+INSTEAD = {"accept": "I have asked: accept it", "offer": "Offer it to the owner"}
+"""What the one button says where it does something else than the round asks for."""
+
 EACH = 3.0
 """Seconds between two looks at what has changed on this machine."""
 
@@ -49,7 +52,7 @@ def build(actions: ShareActions, frame: Frame) -> dict[str, Any]:
         with gr.Column(elem_id="share-start") as place.start:
             gr.Markdown(WHAT_IT_IS, elem_classes="cm-lead")
             place.note = html("share-note")
-            with gr.Row(elem_classes="cm-cards"):
+            with gr.Row(elem_classes="cm-ways"):
                 with gr.Column(elem_classes="cm-choice", min_width=300):
                     _create(actions, frame, place)
                 with gr.Column(elem_classes="cm-choice", min_width=300):
@@ -122,10 +125,17 @@ class _Round:
                 js_on_load="window.comigs.goingBack({element, trigger})",
             )
             self.measure = gr.Button(
-                "Look", size="sm", scale=0, min_width=160, elem_id="measure"
+                "Find out", size="sm", scale=0, min_width=160, elem_id="measure"
             )
         with gr.Accordion("All about this federation", open=False):
             self.details = html("federation")
+            self.take = gr.Button(
+                "Take in what is offered",
+                elem_id="take-in",
+                size="sm",
+                scale=0,
+                visible=False,
+            )
             self.other = gr.Button(
                 "Join or create another", elem_id="another", size="sm", scale=0
             )
@@ -145,8 +155,9 @@ class _Round:
         self.before.click(self._before, [run, self.known], drawn, **working)
         self.helped.submit(self._back, run, drawn, **working)
         self.measure.click(self._told(self.actions.measure), run, drawn, **working)
+        self.take.click(self._told(self.actions.close), run, drawn, **working)
         self.other.click(lambda: gr.update(visible=True), None, self.start, **QUIET)
-        gr.Timer(EACH).tick(self._tick, [run, self.known, self.digest], drawn, **QUIET)
+        gr.Timer(EACH).tick(self._tick, [run, self.known], drawn, **QUIET)
 
     @property
     def drawn(self) -> list[Any]:
@@ -155,7 +166,7 @@ class _Round:
             *(self.start, self.note, self.column, self.more, self.card, self.next),
             *(self.act, self.steps, self.stop, self.name, self.before),
             *(self.helped, self.measure),
-            *(self.invitation, self.details, self.known),
+            *(self.invitation, self.details, self.take, self.known),
             *(self.done, self.leaving, self.digest),
         ]
 
@@ -168,24 +179,25 @@ class _Round:
         """
         there, learning = bool(view.next), view.learning
         shown = came.shown if came and view.next == "send" else ""
-        act = "accept" if came and came.doubted else view.next
-        label = {"accept": "I have asked: accept it"}.get(act, view.label)
+        act = (came and came.instead) or view.next
+        label = INSTEAD.get(act, "Send" if shown else view.label)
         return [
             gr.update(visible=not there),
             "" if there else view.card,
             gr.update(visible=there),
             gr.update(visible=there),
             view.card if there else "",
-            gr.update(value="Send" if shown else label, interactive=not learning),
+            gr.update(value=label, interactive=not learning),
             act,
             gr.update(visible=act == "learn" and not learning),
             gr.update(visible=learning),
             gr.update(visible=view.unnamed),
             gr.update(visible=view.before is not None),
             view.helped,
-            "Stop" if view.measuring else "Look",
+            "Stop" if view.measuring else "Find out",
             view.invitation,
             view.details,
+            gr.update(visible=view.offered),
             asdict(view),
             *(_came(came) if came else [gr.skip()] * 3),
         ]
@@ -215,15 +227,20 @@ class _Round:
 
         return press
 
-    def _tick(self, run: Any, known: Any, shown: Any) -> Any:
+    def _tick(self, run: Any, known: Any) -> Any:
+        """What has changed by itself; what was told and shown stays where it can.
+
+        A button may be under way meanwhile, so that nothing here relies on what is
+        shown but on how the run stands.
+        """
         view = self.actions.look(run, remote=False)
         if asdict(view) == known:
             return gr.skip()
-        still = shown and view.next == "send"
-        came = None if still else Pressed()
-        drawn = self.draw(view, came)
-        if still:
-            drawn[5] = gr.skip()  # the button goes on to offer what was shown
+        drawn = self.draw(view)
+        if view.next != "send":
+            drawn[-2:] = ["", ""]
+        elif known and known["next"] == "send":
+            drawn[self.drawn.index(self.next)] = gr.skip()  # it may offer to send
         return drawn
 
 
@@ -234,7 +251,8 @@ def _is_ours(event: gr.SelectData) -> bool:
 def _came(came: Pressed) -> list[Any]:
     """What was done, what would leave, and its digest."""
     say = render.problem if came.wrong else render.note
-    return [say(came.text) if came.text else "", came.leaving, came.shown]
+    leaving = gr.skip() if came.leaving is None else came.leaving
+    return [say(came.text) if came.text else "", leaving, came.shown]
 
 
 FORM = (

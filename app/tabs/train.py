@@ -82,7 +82,7 @@ class Steps:
             "<h2>What should it learn from?</h2><p>Notes, mail, chats, documents, "
             "code: the more, the better. It stays on this machine.</p>",
             apply_default_css=False,
-            elem_classes="cm-lead",
+            elem_classes="cm-step-lead",
         )
         self.files = gr.File(
             label="A folder, or files",
@@ -140,7 +140,7 @@ class Steps:
             "<h2>Which model should learn it?</h2><p>A larger one writes better, and "
             "takes more memory and time.</p>",
             apply_default_css=False,
-            elem_classes="cm-lead",
+            elem_classes="cm-step-lead",
         )
         self.base = gr.Radio([], label="Model", elem_id="base", elem_classes="cm-cards")
         with gr.Accordion("Another model", open=False, elem_id="another"):

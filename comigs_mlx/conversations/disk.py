@@ -246,7 +246,7 @@ class Disk:
         values = _load(self._place(id) / TEXTS, FORMAT)
         if values is None:
             return self._old_summary(id)
-        title, run = values.get("title"), values.get("run")
+        title, run = values.get("title"), values.get("run", "")
         changed = values.get("changed")
         if not isinstance(title, str) or not isinstance(run, str):
             return None

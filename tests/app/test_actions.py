@@ -19,30 +19,23 @@ def folder(trained, tmp_path):
 
 
 def test_runs_are_told_apart(folder, tmp_path):
-    assert runs.choices(folder) == [
-        ("Base model only", ""),
-        ("broken · broken", "broken"),
-        ("notes · step 6", "notes"),
-    ]
+    labels = {"": "Base model only", "broken": "broken · broken"}
+    assert runs.overview(folder).labels == {**labels, "notes": "notes · step 6"}
     assert runs.first(folder) == "notes"
     assert runs.find(folder, "notes") == folder / "notes"
     assert runs.find(folder, "") is None
     assert runs.first(tmp_path / "none") == ""
-    assert "No run yet" in runs.advice(tmp_path / "none")
-    assert "Broken run. broken:" in runs.advice(folder)
 
 
 def test_a_first_training_is_not_called_broken(tmp_path, monkeypatch):
     entry = RunEntry("mine", tmp_path, problem="has no save: --resume", training=True)
     monkeypatch.setattr(runs, "entries", lambda folder: [entry])
-    assert "mine: the first training is under way" in runs.advice(tmp_path)
-    assert "roken" not in runs.advice(tmp_path)
-    assert runs.choices(tmp_path)[1] == ("mine · training", "mine")
+    assert runs.overview(tmp_path).labels["mine"] == "mine · training"
     with pytest.raises(RunError, match="being trained and has nothing saved yet"):
         runs.find(tmp_path, "mine")
     ended = dataclasses.replace(entry, training=False)
     monkeypatch.setattr(runs, "entries", lambda folder: [ended])
-    assert "Broken run. mine: has no save: Resume" in runs.advice(tmp_path)
+    assert runs.overview(tmp_path).labels["mine"] == "mine · broken"
 
 
 @pytest.mark.parametrize("name", ["..", "../runs/notes", "/etc", "nothing", 3])

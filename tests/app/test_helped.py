@@ -63,7 +63,7 @@ def test_noise_looks_small():
     [
         (Measured(), "Nobody has looked yet"),
         (Measured(running=True), "Reading your held-out text"),
-        (Measured(report=REPORT, outdated=True), "look again"),
+        (Measured(report=REPORT, outdated=True), "find out again"),
         (Measured(problem="test is empty <b>: use --split"), "&lt;b&gt;: use Split"),
     ],
 )

@@ -168,7 +168,7 @@ def test_only_a_person_accepts_what_has_changed(people, tmp_path):
     file = pool / "federation.json"
     file.write_text(file.read_text().replace('"quorum": 2', '"quorum": 1'))
     came = ann.press("notes", "get", "", 0, "")
-    assert came.doubted
+    assert came.instead == "accept"
     assert "quorum 2 -> 1" in came.text
     assert "--" not in came.text
     assert not ann.press("notes", "accept", "", 0, "").wrong
@@ -231,6 +231,28 @@ def test_nothing_private_is_sent_over_the_hub(people, monkeypatch):
         sent = b"".join(r.body for r in hub.requests)
         for private in (b"specialist/", b"router/", b"metrics.jsonl", b"state/"):
             assert private not in sent
+
+
+def test_what_those_who_may_not_write_have_offered_is_taken_in(people, monkeypatch):
+    with hub_server.Server() as hub:
+        ann, ben = people("ann"), people("ben")
+        reach(monkeypatch, hub.url, TOKENS["ann"])
+        founded(ann, "ann/notes", place="hub", quorum=2)
+        reach(monkeypatch, hub.url, TOKENS["ben"])
+        ben.join("notes", "", "hf://ann/notes", "ben")
+        more(ben, 8)
+        shown = ben.leaving("notes", "")[1]
+        came = ben.press("notes", "send", "", 0, shown)
+        assert "You may look at this federation, and not write to it" in came.text
+        assert (came.instead, came.shown, came.leaving) == ("offer", shown, None)
+        done = ben.press("notes", "offer", "", 0, came.shown)
+        assert "Offered to the owner" in done.text
+        reach(monkeypatch, hub.url, TOKENS["ann"])
+        assert ann.look("notes", again=True).offered
+        told = ann.close("notes")
+        assert "Proposal 1 by ben for ben" in told
+        assert told.endswith("Round 1 is not due yet.")
+        assert not ann.look("notes", again=True).offered
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from app.actions.train import TrainActions
 from comigs_mlx.errors import ComigsError, ConfigError, DataError
 from comigs_mlx.options import train_config
 from comigs_mlx.runs import process
+from comigs_mlx.runs.gain import Gain
 
 
 @pytest.fixture
@@ -275,7 +276,7 @@ def test_progress_tells_how_long_and_what_is_wrong():
         ([], None),
         ([2.0], None),
         ([None, 2.0, None], None),
-        ([math.log(62), 3.9, math.log(48)], "23% less than"),
+        ([math.log(62), 3.9, math.log(48)], "23 % less than"),
         ([1.0, 1.0], "no less than"),
         ([1.0, math.inf], None),
     ],
@@ -386,3 +387,12 @@ def test_a_first_training_is_guessed_from_the_machines_speed(
     made = actions.estimate({"steps": 100}, "")
     assert re.search(r"100 steps take about .+, by a rough guess", made)
     assert "about " in actions.plans(10_000, {})["short"].label
+
+
+def test_what_was_gained_over_the_base_is_told_at_the_end():
+    better, worse = Gain(math.log(40), math.log(30), 9), Gain(1.0, 1.1, 9)
+    ended = training_state(running=False, progress=(10, 10))
+    made = training.card("mine", ended, [], better)
+    assert "surprises it 25 % less (40 without it, 30 with it: lower" in made
+    assert "not learnt to foresee" in training.card("mine", ended, [], worse)
+    assert "surprises" not in training.card("mine", training_state(), [], better)

@@ -8,6 +8,8 @@ from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
 
+expect.set_options(timeout=20_000)
+
 ATTACK = "<img/src=x/onerror=document.title='hacked'>"
 
 DROP = """async ([names, name]) => {
@@ -143,7 +145,7 @@ def test_a_dropped_folder_is_read_with_all_its_files(tab, parrot):
     page.locator("#files input[type=file]").wait_for(state="attached")
     names = [*(f"note{i}.txt" for i in range(118)), "note1.txt", ".hidden.txt"]
     page.evaluate(DROP, [names, "Notes"])
-    expect(page.locator("#files .file")).to_have_count(119, timeout=20_000)
+    expect(page.locator("#files .file")).to_have_count(119)
     page.locator("#check").click()
     page.locator("#found").get_by_text("119 notes, ").wait_for()
 

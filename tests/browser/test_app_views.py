@@ -77,7 +77,7 @@ def test_compare_is_used_by_keyboard_and_leads_back(page):
 def test_only_what_both_said_is_tinted_and_only_when_wanted(page):
     cards = compare(page, "one two three")
     tinted = page.locator(".cm-four :is(.cm-mine, .cm-theirs)")
-    expect(cards.nth(3).locator(".cm-share")).to_contain_text("% yours")
+    expect(cards.nth(3).locator(".cm-split")).to_contain_text("% yours")
     expect(tinted.first).to_be_visible()
     assert cards.nth(2).locator(".cm-mine").count() == 0
     page.locator(".cm-compare .cm-switch").click()
