@@ -58,26 +58,28 @@ class ReplyOptions:
     lean: float | None = None
 
     def check(self) -> None:
-        """Raise `ConfigError` for values that no widget gives."""
-        numbers = (self.blend, self.temperature, self.top_p)
+        """Raise `ConfigError` for values that no widget gives.
+
+        What is the page's alone is checked here, the rest where the library checks it.
+        """
         if self.experts not in NAMES:
             raise ConfigError(f"experts must be one of {', '.join(NAMES)}")
         if self.run is None and self.experts not in ("auto", "base"):
             raise ConfigError(
                 f"“{NAMES[self.experts]}” needs a model of yours: choose one first."
             )
-        if not all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers):
-            raise ConfigError("temperature, top-p and blend must be numbers")
         if self.run is None and self.lean:
             raise ConfigError(
                 "The untrained model leans to nobody: choose a model of yours first."
             )
         if not 0 <= self.blend <= 1:
             raise ConfigError("blend is from 0 to 1")
-        if self.lean is not None and not abs(self.lean) <= MOST_LEAN:
-            raise ConfigError(f"lean is from {-MOST_LEAN:g} to {MOST_LEAN:g}")
-        limits = {"most_temperature": MOST_TEMPERATURE, "most_tokens": MOST_TOKENS}
-        raise_all(ConfigError, list(self.settings((SPECIALIST,)).problems(**limits)))
+        problems = self.settings((SPECIALIST,)).problems(
+            most_temperature=MOST_TEMPERATURE,
+            most_tokens=MOST_TOKENS,
+            most_lean=MOST_LEAN,
+        )
+        raise_all(ConfigError, list(problems))
 
     @property
     def title(self) -> str:

@@ -59,6 +59,7 @@ def build(config: AppConfig, model_queue: ModelQueue) -> gr.Blocks:
                 trainings, form = train.build(training, config.model, frame)
             with gr.Tab("Share", id=SHARE):
                 federation = share.build(ShareActions(folder), frame)
+        train.announce(training)
         _remember(page, folder, run, {**kept, **form, **federation})
         _watch(folder, run, trainings, training.names)
     return page

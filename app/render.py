@@ -94,7 +94,7 @@ def duration(seconds: float) -> str:
 
 def size(count: int) -> str:
     """`123456` bytes -> `123 kB`."""
-    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+    for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if count >= factor:
             return f"{count / factor:.3g} {unit}"
     return f"{count} bytes"

@@ -26,6 +26,7 @@ SCRIPTS = (
     "compare.js",
     "look.js",
     "train.js",
+    "share.js",
     "sidebar.js",
 )
 """In the order in which they build on one another."""

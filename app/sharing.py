@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
+import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from html import escape
@@ -28,7 +28,7 @@ from comigs_mlx.federation.rounds.submit import Late
 from comigs_mlx.federation.rounds.verification import Untrusted
 from comigs_mlx.model.licence import Licence
 
-from . import render, words
+from . import curves, render, words
 
 STAGES = {
     "get": "Get the newest",
@@ -297,6 +297,25 @@ def details(values: Mapping[str, Any]) -> str:
     )
 
 
+def by_round(rounds: Sequence[Mapping[str, Any]]) -> str:
+    """What a training in a federation has measured, as a plot of perplexities."""
+    lines = {
+        name: [
+            (r["round"], math.exp(min(r[key], 50.0))) for r in rounds if _has(r, key)
+        ]
+        for name, key in (("validation", "valid_loss"), ("test", "test_loss"))
+    }
+    values = [value for points in lines.values() for _, value in points]
+    if len(values) < 2:
+        return ""
+    least = max(values) / 10
+    return curves.chart("Perplexity by round", lines, "round", "perplexity", least)
+
+
+def _has(one: Mapping[str, Any], key: str) -> bool:
+    return isinstance(one.get(key), (int, float)) and isinstance(one.get("round"), int)
+
+
 def fate(one: Mapping[str, Any]) -> tuple[str, str, str, str]:
     """What becomes of a contribution: taken, why not, privacy spent, size."""
     reason = one["reason"] or ""
@@ -362,8 +381,3 @@ def explained(error: FederationError) -> str:
         if isinstance(error, kind):
             return text
     return words.page(str(error))
-
-
-def now() -> float:
-    """The present time, in seconds since the epoch."""
-    return time.time()

@@ -42,6 +42,7 @@ def build(actions: SidebarActions, chats: ChatActions, first: str) -> gr.Textbox
     def choose(data: gr.EventData) -> Any:
         return str(data._data.get("run") or runs.BASE)
 
-    panel.select(choose, None, run, **QUIET)
+    # Who is quick to choose another one must not be ignored.
+    panel.select(choose, None, run, trigger_mode="always_last", **QUIET)
     run.change(None, run, None, js="(run) => window.comigs.chosen(run)")
     return run

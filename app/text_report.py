@@ -38,10 +38,7 @@ WHO = (
     "are learnt."
 )
 
-RISK = (
-    "What is learnt can be repeated word for word, to whoever talks to it: have them "
-    "replaced."
-)
+RISK = "What is learnt can be repeated word for word, to whoever talks to it."
 
 
 def report(found: Any, steps: int, plain: Callable[[str], str]) -> str:

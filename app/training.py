@@ -30,7 +30,9 @@ def card(name: str, state: Any, metrics: Sequence[dict[str, Any]]) -> str:
         parts.append(render.note(under_way(state)))
     if (sentence := gain(metrics)) is not None:
         parts.append(render.note(sentence))
-    parts += [render.problem(text) for text in notes(state.notes)]
+    parts += [
+        f'<p class="cm-remark">{render.escape(t)}</p>' for t in notes(state.notes)
+    ]
     return "".join(parts)
 
 

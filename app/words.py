@@ -21,6 +21,7 @@ LABELS = {
     "max-tokens": "Max tokens",
     "system-prompt": "System prompt",
     "experts": "Who speaks",
+    "redact": "Replace passwords",
 }
 """Flags and what the page calls them; others go by themselves: --seq-len is Seq len."""
 

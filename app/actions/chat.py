@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+from comigs_mlx import command
 from comigs_mlx.conversations.store import Store
 from comigs_mlx.errors import ConfigError
 
@@ -31,7 +32,7 @@ class ChatActions:
 
     def __init__(self, model_queue: ModelQueue, folder: Path, model: str):
         self.model_queue, self.folder, self.model = model_queue, folder, model
-        self.store = Store(folder)
+        self.store = Store(folder, command.say)
         self.talks = Sessions(
             lambda name: Talk(model_queue, self.store, name),
             needed=lambda talk: talk.active or bool(talk.notice),

@@ -122,7 +122,8 @@ def card(model: KnownModel, options: Mapping[str, Any]) -> str:
     size = f"{render.size(model.download)} to download"
     facts = [f"On this machine, {render.size(model.size)}" if model.here else size]
     facts += [need(model, options), f"licence {model.licence.title}"]
-    return f"{model.title}\n{' · '.join(filter(None, facts))}"
+    about = model.about[:1].upper() + model.about[1:]
+    return f"{model.title}\n{' · '.join(filter(None, (about, *facts)))}"
 
 
 def need(model: KnownModel, options: Mapping[str, Any]) -> str:

@@ -26,9 +26,10 @@ from comigs_mlx.federation.participant import membership
 from comigs_mlx.federation.participant.options import InitConfig
 from comigs_mlx.federation.rounds.verification import Untrusted
 from comigs_mlx.inference.worker import Worker
+from comigs_mlx.reports import background
 from comigs_mlx.runs import listing, process
 
-from .. import render, sharing, words
+from .. import helped, render, sharing, words
 from ..model_queue import explain
 from . import runs
 
@@ -64,6 +65,8 @@ class View:
         invitation: The line that invites others.
         details: HTML: all that is known of the federation.
         unnamed: Whether the run has no name in it yet.
+        helped: HTML: whether it has helped, with what is kept to go back to.
+        measuring: Whether this is being measured right now.
     """
 
     card: str
@@ -74,6 +77,8 @@ class View:
     invitation: str = ""
     details: str = ""
     unnamed: bool = False
+    helped: str = ""
+    measuring: bool = False
 
 
 class Doubted(ConfigError):
@@ -360,8 +365,16 @@ class ShareActions:
     def kept_as(self, run: Any) -> dict[int, str]:
         """Each generalist kept on this machine: own ones below 0, then rounds."""
         path = runs.find(self.folder, run)
-        kept = [] if path is None else api.kept_all(path)
-        return {one.number: sharing.kept(one) for one in kept}
+        return {} if path is None else kept_as(path)
+
+    def measure(self, run: Any) -> str:
+        """Begin to measure whether sharing has helped, or stop; returns a sentence."""
+        folder = self._run(run)
+        if background.measured(folder).running:
+            background.stop(folder)
+            return "Stopped. What was measured before stays."
+        background.start(folder)
+        return ""
 
     def _run(self, name: Any) -> Path:
         path = runs.find(self.folder, name)
@@ -390,6 +403,11 @@ class ShareActions:
         return None if known else participant(name)
 
 
+def kept_as(folder: Path) -> dict[int, str]:
+    """Each generalist that a run keeps: number -> when it had it."""
+    return {one.number: sharing.kept(one) for one in api.kept_all(folder)}
+
+
 def _pull(folder: Path, where: Exchange, name: str | None, accept: bool) -> bool:
     """Fetch the newest generalist; returns whether anything changed.
 
@@ -415,6 +433,7 @@ def _view(path: Path, overview: dict[str, Any]) -> View:
         shown += render.problem(words.page(state.problem))
     agreed, uri = overview["manifest"], membership.place(overview["uri"])
     sender = found.name or agreed["founder"]
+    measured = background.measured(path)
     line = Invitation(uri, agreed["base_model"]["id"], sender, agreed["id"])
     return View(
         shown,
@@ -423,8 +442,10 @@ def _view(path: Path, overview: dict[str, Any]) -> View:
         state.running,
         api.before_joining(path),
         str(line),
-        sharing.details(overview),
+        sharing.details(overview) + sharing.by_round(api.history(path)),
         found.joined and found.name is None,
+        helped.drawn(measured, kept_as(path), path.name),
+        measured.running,
     )
 
 

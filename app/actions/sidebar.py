@@ -118,10 +118,11 @@ def by_day(chats: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Conversations under the days on which they went on, newest first.
 
     Args:
-        chats: `id`, `title` and `changed` (seconds since 1970) of each, newest first.
+        chats: `id`, `title`, `changed` (seconds since 1970) and `kept` (whether it is
+            a file) of each, newest first.
 
     Returns:
-        `day`, such as "Today", and its `chats`, each with `id` and `title`.
+        `day`, such as "Today", and its `chats`, each with `id`, `title` and `kept`.
     """
     days: list[dict[str, Any]] = []
     for chat in chats:
@@ -129,7 +130,7 @@ def by_day(chats: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         name = name[:1].upper() + name[1:]
         if not days or days[-1]["day"] != name:
             days.append({"day": name, "chats": []})
-        days[-1]["chats"].append({"id": chat["id"], "title": chat["title"]})
+        days[-1]["chats"].append({name: chat[name] for name in ("id", "title", "kept")})
     return days
 
 

@@ -10,6 +10,7 @@ import shutil
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,12 @@ from comigs_mlx.errors import (
 )
 from comigs_mlx.federation.participant import membership
 from comigs_mlx.files import replacing_dir
+from comigs_mlx.model import catalogue
 from comigs_mlx.options import DataOptions, Reading, TrainConfig
 from comigs_mlx.runs import estimate, listing, process
-from comigs_mlx.runs.place import Place
+from comigs_mlx.runs.place import Place, is_locked
 
-from .. import render, text_report, training
+from .. import render, text_report, training, words
 from ..model_queue import ModelQueue
 from . import runs
 
@@ -73,6 +75,9 @@ ROUND = 20
 
 SHAPE = ("model", "rank", "generalists")
 """Options that a federation decides for everybody in it."""
+
+MEASURING = 3.0
+"""Seconds that the page waits for this machine's speed."""
 
 MOST_SPEAKERS = 12
 """Speakers of a text that can be chosen from."""
@@ -141,6 +146,7 @@ class TrainActions:
 
     def __init__(self, folder: Path, local: bool, model_queue: ModelQueue):
         self.folder, self.local, self.model_queue = folder, local, model_queue
+        self._speed: float | None = None
 
     def data(self, path: Any, files: Sequence[str] | None) -> str:
         """What to learn from, as train's --data.
@@ -276,6 +282,22 @@ class TrainActions:
             ended=usable and not state.running and state.problem is None,
         )
 
+    def ended(self, before: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Which trainings go on now, and a sentence for each that has ended.
+
+        Args:
+            before: Names of those that went on at the last look.
+        """
+        now = [n for n in self.names() if is_locked(self.folder / n / process.LOCK)]
+        over = [name for name in before if name not in now and name in self.names()]
+        return now, [self._end(name) for name in over]
+
+    def _end(self, name: str) -> str:
+        state = process.state(self.folder / name)
+        if state.problem is None:
+            return f"{training.title(name, state)}: you can talk to it."
+        return f"{training.title(name, state)}: {words.page(state.problem)}"
+
     def free_name(self) -> str:
         """A name that no run has yet: mine, mine 2, ..."""
         taken = {name.casefold() for name in self.names()}
@@ -336,8 +358,32 @@ class TrainActions:
         return unrouted(config) + render.note(f"{time}.{memory}")
 
     def _seconds(self, options: dict[str, Any]) -> tuple[float | None, str]:
+        """How long a training takes, by what was measured here, else by a guess."""
+        config = from_dict(TrainConfig, options)
         paths = [entry.path for entry in runs.entries(self.folder)]
-        return estimate.seconds(from_dict(TrainConfig, options), paths)
+        measured, known = estimate.seconds(config, paths)
+        if measured is not None:
+            return measured, known
+        return self._guess(config), "a rough guess: it has learnt nothing here yet"
+
+    def _guess(self, config: TrainConfig) -> float | None:
+        """The time of a first training; None where nothing can be said."""
+        from comigs_mlx.training import peak_memory, speed_estimate
+
+        model = catalogue.here(config.model)
+        found = model and peak_memory.described(model.config, model.size)
+        if not found:
+            return None
+        if self._speed is None:
+            measuring = self.model_queue.submit(
+                "Measuring this machine", lambda engine: speed_estimate.device_speed()
+            )
+            try:
+                self._speed = measuring.result(timeout=MEASURING)
+            except futures.TimeoutError:  # an answer is under way, and goes first
+                return None
+        tokens = estimate.tokens(config)
+        return speed_estimate.seconds(found, config, tokens, self._speed)
 
     def _new(self, name: Any) -> Path:
         name = unicodedata.normalize("NFC", str(name or "")).strip()

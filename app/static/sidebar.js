@@ -4,6 +4,7 @@
   const { add, saveAs } = window.comigs;
   const EACH = 1500; // milliseconds between two questions
   const NARROW = 768; // pixels of a window in which the sidebar covers the page
+  const TABS = "#tabs > .tab-wrapper [role=tablist]"; // the steps of Train are tabs, too
   const UNDO = 15000; // milliseconds in which a deletion can be taken back
 
   function button(parent, className, text, act, label = "") {
@@ -85,6 +86,7 @@
     }
 
     async call(name, question) {
+      this.calls = (this.calls || 0) + 1; // what was asked for before is out of date
       let answer;
       try {
         answer = await this.server[name](question);
@@ -120,14 +122,14 @@
     }
 
     async ask() {
-      const { query } = this;
+      const { query, calls } = this;
       let now;
       try {
         now = await this.server.state({ query, known: this.mark });
       } catch {
         now = { standing: { state: "problem", text: "The app does not answer: is it running?" } };
       }
-      if (query !== this.query) return;
+      if (query !== this.query || calls !== this.calls) return;
       const { state = "problem", text = now.problem } = now.standing || {};
       if (this.standing.textContent !== text) this.standing.textContent = text;
       this.standing.dataset.state = state;
@@ -202,7 +204,7 @@
       }
     }
 
-    chat(row, { id, title }) {
+    chat(row, { id, title, kept }) {
       const open = button(row, "cm-chat", title, () => {
         window.comigs.tab("chat");
         window.comigs.talks.open(id);
@@ -211,6 +213,7 @@
       open.dir = "auto";
       open.title = title;
       if (id === this.open) open.setAttribute("aria-current", "true");
+      if (!kept) add(row, "span", "cm-unkept", "not kept");
       const more = add(row, "details", "cm-more");
       const sign = add(more, "summary", "", "⋯");
       sign.setAttribute("aria-label", `More for ${title}`);
@@ -280,7 +283,7 @@
 
   // The tabs have addresses: #chat, #train, #share. Back and a reload find them again.
   const tabButton = (name) =>
-    document.querySelector(`#tabs [role=tab][data-tab-id="${CSS.escape(name)}"]`);
+    document.querySelector(`${TABS} [data-tab-id="${CSS.escape(name)}"]`);
 
   function tab(name) {
     const node = tabButton(name);
@@ -293,11 +296,11 @@
 
   function addresses() {
     const show = () => {
-      const chosen = document.querySelector("#tabs [role=tab][aria-selected=true]");
+      const chosen = document.querySelector(`${TABS} [aria-selected=true]`);
       const name = chosen ? chosen.dataset.tabId : "chat";
       if (name !== named()) window.history.pushState(null, "", `#${name}`);
     };
-    const bar = document.querySelector("#tabs [role=tablist]");
+    const bar = document.querySelector(TABS);
     if (!bar) { // the page is still being put up
       requestAnimationFrame(addresses);
       return;

@@ -232,14 +232,18 @@
       this.prose.style.minHeight = "";
       while (this.prose.children.length < count) add(this.prose, "div", "cm-block");
       while (this.prose.children.length > count) this.prose.lastChild.remove();
+      const tinted = this.near && this.tinted() && this.talk.layer < 0;
+      let laid = this.painted === -1 || blocks.length === count;
       for (const [i, html, marks] of blocks) {
         const block = this.prose.children[i];
         block.innerHTML = html; // made by the server's Markdown, which escapes all text
         this.code(block);
-        if (marks && this.near && this.tinted() && this.talk.layer < 0) lay(block, marks);
-        else this.painted = undefined;
+        if (marks && tinted) lay(block, marks);
+        else laid = false;
       }
-      if (blocks.length) this.pieces.refresh();
+      if (!blocks.length) return;
+      this.painted = laid ? -1 : undefined;
+      this.pieces.refresh();
     }
 
     // Above each block of code: its language, and a button that copies it.
@@ -325,8 +329,7 @@
       const wanted = this.near && this.tinted() ? this.talk.layer : null;
       if (this.painted === wanted || this.later) return;
       if (wanted === null) {
-        if (this.painted !== undefined && this.painted !== null) strip(this.prose);
-        else strip(this.prose);
+        strip(this.prose);
         this.painted = null;
         return;
       }
@@ -468,7 +471,8 @@
       this.wanted = false;
       let answer;
       try {
-        const tint = this.tint !== false && this.layer < 0;
+        // What is there already is tinted when it is seen.
+        const tint = since > 0 && this.tint !== false && this.layer < 0;
         answer = await this.server.changes({ id, epoch, since, tint });
       } catch {
         this.tell("The app does not answer: is it still running?");

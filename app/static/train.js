@@ -42,14 +42,21 @@
   }, true);
 
   // The browser is asked as somebody starts a training, never before.
+  let last = "";
   window.comigs.notices = {
     ask() {
       if ("Notification" in window && Notification.permission === "default") {
         Notification.requestPermission().catch(() => {});
       }
     },
-    tell(text) {
-      if (!text || !document.hidden || !("Notification" in window)) return;
+    // Looks at what the page was told last; the same is told once, and only to
+    // somebody who looks at something else.
+    look() {
+      const place = document.querySelector("#notice [role=status]");
+      const text = place ? place.textContent : "";
+      if (!text || text === last) return;
+      last = text;
+      if (!document.hidden || !("Notification" in window)) return;
       if (Notification.permission === "granted") new Notification(document.title, { body: text });
     },
   };

@@ -113,12 +113,17 @@ class _Round:
                 buttons=["copy"],
                 lines=2,
             )
-        with gr.Accordion("Go back to an earlier one", open=False):
-            with gr.Row():
-                self.kept = gr.Dropdown(
-                    [], label="Kept on this machine", elem_id="kept"
-                )
-                self.back = gr.Button("Go back", elem_id="roll-back", scale=0)
+        with gr.Column(elem_classes="cm-helped", elem_id="helped"):
+            gr.Markdown("### Did it help me?")
+            self.helped = gr.HTML(
+                "",
+                elem_id="history",
+                apply_default_css=False,
+                js_on_load="window.comigs.goingBack({element, trigger})",
+            )
+            self.measure = gr.Button(
+                "Look", size="sm", scale=0, min_width=160, elem_id="measure"
+            )
         with gr.Accordion("All about this federation", open=False):
             self.details = html("federation")
             self.other = gr.Button(
@@ -138,9 +143,8 @@ class _Round:
         self.next.click(self._press, given, drawn, **working)
         self.stop.click(self._told(self.actions.stop), run, drawn, **working)
         self.before.click(self._before, [run, self.known], drawn, **working)
-        self.back.click(
-            self._told(self.actions.roll_back), [run, self.kept], drawn, **working
-        )
+        self.helped.submit(self._back, run, drawn, **working)
+        self.measure.click(self._told(self.actions.measure), run, drawn, **working)
         self.other.click(lambda: gr.update(visible=True), None, self.start, **QUIET)
         gr.Timer(EACH).tick(self._tick, [run, self.known, self.digest], drawn, **QUIET)
 
@@ -149,16 +153,16 @@ class _Round:
         """Everything that `draw` gives, in its order."""
         return [
             *(self.start, self.note, self.column, self.more, self.card, self.next),
-            *(self.act, self.steps, self.stop, self.name, self.before, self.kept),
+            *(self.act, self.steps, self.stop, self.name, self.before),
+            *(self.helped, self.measure),
             *(self.invitation, self.details, self.known),
             *(self.done, self.leaving, self.digest),
         ]
 
-    def draw(self, run: Any, view: View, came: Pressed | None = None) -> list[Any]:
+    def draw(self, view: View, came: Pressed | None = None) -> list[Any]:
         """The tab after something happened.
 
         Args:
-            run: The name of the run.
             view: How it stands now.
             came: What came of it; None leaves what was told and shown before.
         """
@@ -166,7 +170,6 @@ class _Round:
         shown = came.shown if came and view.next == "send" else ""
         act = "accept" if came and came.doubted else view.next
         label = {"accept": "I have asked: accept it"}.get(act, view.label)
-        kept = [(what, number) for number, what in self.actions.kept_as(run).items()]
         return [
             gr.update(visible=not there),
             "" if there else view.card,
@@ -179,7 +182,8 @@ class _Round:
             gr.update(visible=learning),
             gr.update(visible=view.unnamed),
             gr.update(visible=view.before is not None),
-            gr.update(choices=kept, value=None),
+            view.helped,
+            "Stop" if view.measuring else "Look",
             view.invitation,
             view.details,
             asdict(view),
@@ -187,24 +191,27 @@ class _Round:
         ]
 
     def _look(self, run: Any) -> Any:
-        return self.draw(run, self.actions.look(run, remote=False), Pressed())
+        return self.draw(self.actions.look(run, remote=False), Pressed())
 
     def _opened(self, run: Any, event: gr.SelectData) -> Any:
-        return self.draw(run, self.actions.look(run)) if _is_ours(event) else gr.skip()
+        return self.draw(self.actions.look(run)) if _is_ours(event) else gr.skip()
 
     def _press(self, run: Any, act: Any, name: Any, steps: Any, shown: Any) -> Any:
         came = self.actions.press(run, act, name, steps, shown)
-        return self.draw(run, self.actions.look(run, again=True), came)
+        return self.draw(self.actions.look(run, again=True), came)
 
     def _before(self, run: Any, known: Any) -> Any:
         return self._told(self.actions.roll_back)(run, (known or {}).get("before"))
+
+    def _back(self, run: Any, event: gr.EventData) -> Any:
+        return self._told(self.actions.roll_back)(run, event.number)
 
     def _told(self, act: Any) -> Any:
         """`act` with what it says, and the tab as it is then."""
 
         def press(run: Any, *given: Any) -> Any:
             came = tried(lambda: act(run, *given))
-            return self.draw(run, self.actions.look(run, again=True), came)
+            return self.draw(self.actions.look(run, again=True), came)
 
         return press
 
@@ -214,7 +221,7 @@ class _Round:
             return gr.skip()
         still = shown and view.next == "send"
         came = None if still else Pressed()
-        drawn = self.draw(run, view, came)
+        drawn = self.draw(view, came)
         if still:
             drawn[5] = gr.skip()  # the button goes on to offer what was shown
         return drawn
@@ -289,7 +296,7 @@ def _create(actions: ShareActions, frame: Frame, place: _Round) -> None:
 
     def create(run: Any, shown: Any, *given: Any) -> Any:
         text = actions.found(run, dict(zip(FORM, given, strict=True)), shown)
-        drawn = place.draw(run, actions.look(run, again=True), Pressed(text))
+        drawn = place.draw(actions.look(run, again=True), Pressed(text))
         return [*drawn, *forget()]
 
     def forget() -> Any:
@@ -337,7 +344,7 @@ def _join(actions: ShareActions, frame: Frame, place: _Round) -> dict[str, Any]:
     @with_warnings
     def take_part(run: Any, *given: Any) -> Any:
         done = actions.join(run, *given)
-        return place.draw(run, actions.look(run, again=True), Pressed(done))
+        return place.draw(actions.look(run, again=True), Pressed(done))
 
     def changed(run: Any) -> str:
         try:

@@ -37,21 +37,21 @@ DEFAULTS = {name: default for name, default, _ in defaults()}
 """Of the options on the page."""
 
 WITH_WHOM = [
-    ("By myself", ALONE),
-    (
-        "In a federation: after each round, what the generalist has learnt is sent",
-        SENDING,
-    ),
-    ("With a federation's generalist, and nothing is sent", TAKING),
+    ("By myself\nNothing is sent to anybody.", ALONE),
+    ("In a federation\nWhat it has learnt is sent after each round.", SENDING),
+    ("With a federation's help\nIts part is taken, and nothing is sent.", TAKING),
 ]
 
 LEAVES = (
-    "No file of yours is sent. What the generalist has learnt from your text is, and "
-    "can give passages of it away. The base model is the federation's."
+    "The base model is the federation's. No file of yours is ever sent; what the "
+    "shared part has learnt from your text can be, and can give passages of it away."
 )
 
 ASK = "(...given) => { window.comigs.notices.ask(); return given; }"
 """Asks the browser, as somebody presses a button, whether the end may be told."""
+
+
+announce = train_card.announce
 
 
 class Steps:
@@ -85,7 +85,7 @@ class Steps:
             elem_classes="cm-lead",
         )
         self.files = gr.File(
-            label="Drop a folder or files here, or click to choose files",
+            label="A folder, or files",
             file_count="multiple",
             height=170,
             elem_id="files",
@@ -119,7 +119,8 @@ class Steps:
                 elem_id="other-names",
                 max_lines=1,
             )
-            self.me = gr.Button("That is me", variant="primary", elem_id="me")
+            with gr.Row(elem_classes="cm-buttons"):
+                self.me = gr.Button("That is me", variant="primary", elem_id="me")
         self.redact = gr.Checkbox(
             label="Replace passwords, keys and card numbers before anything is learnt",
             visible=False,
@@ -150,16 +151,17 @@ class Steps:
                 max_lines=1,
             )
             self.find = gr.Button("Look it up", size="sm", elem_id="find-model")
-        self.fetch = gr.Button("Download it", visible=False, elem_id="fetch")
         self.fetching = html("fetching")
-        self.cancel = gr.Button(
-            "Stop the download", visible=False, size="sm", elem_id="cancel-fetch"
-        )
+        with gr.Row(elem_classes="cm-buttons"):
+            self.fetch = gr.Button("Download it", visible=False, elem_id="fetch")
+            self.cancel = gr.Button(
+                "Stop the download", visible=False, elem_id="cancel-fetch"
+            )
         self.clock = gr.Timer(EACH, active=False)
         with gr.Row(elem_classes="cm-moves"):
             self.to_check = gr.Button("Back", elem_id="back-to-check")
             self.to_learn = gr.Button(
-                "How long to learn", variant="primary", elem_id="to-learn"
+                "Choose how long", variant="primary", elem_id="to-learn"
             )
 
     def _learn(self) -> None:
@@ -174,7 +176,11 @@ class Steps:
         )
         with gr.Accordion("With others", open=False, elem_id="with-others"):
             self.how = gr.Radio(
-                WITH_WHOM, value=ALONE, label="With whom", elem_id="with-whom"
+                WITH_WHOM,
+                value=ALONE,
+                label="With whom",
+                elem_id="with-whom",
+                elem_classes="cm-cards",
             )
             with gr.Column(visible=False) as self.shared:
                 gr.HTML(render.note(LEAVES), apply_default_css=False)
@@ -234,8 +240,8 @@ class Steps:
 
         @_telling(len(shown))
         def check_anew(path: Any, files: Any, *rest: Any) -> Iterator[Any]:
-            """Another text: who the reader was in the last one says nothing."""
-            return self._checked(path, files, [], rest[1], rest[2])
+            """Another text: what was said of the last one says nothing of it."""
+            return self._checked(path, files, [], rest[1], None)
 
         self.look.click(check_anew, given, shown, **SLOW)
         self.path.submit(check_anew, given, shown, **SLOW)
@@ -248,7 +254,16 @@ class Steps:
     def _checked(
         self, path: Any, files: Any, me: Any, other: Any, redact: Any
     ) -> Iterator[Any]:
-        """Go to the second step, then say what the text is."""
+        """Go to the second step, then say what the text is.
+
+        Args:
+            path: The folder or file that was typed.
+            files: The files that were added in its place.
+            me: The speakers that the reader is.
+            other: Further names of the reader.
+            redact: Whether secrets are replaced; None: nobody has chosen yet, and
+                they are proposed to be where there are some.
+        """
         self.actions.data(path, files)
         still, off = gr.skip(), gr.update(interactive=False)
         # Said again each time: of two updates in quick succession the page may take
@@ -270,7 +285,7 @@ class Steps:
             checked.html,
             gr.update(visible=asked),
             who,
-            gr.update(visible=checked.secrets or bool(redact)),
+            _replacing(checked.secrets, redact),
             gr.update(interactive=not asked),
             checked.tokens,
         )
@@ -431,9 +446,13 @@ def build(
     with gr.Column(elem_classes="cm-train"):
         with gr.Column(elem_id="teach") as teach:
             steps = Steps(actions, model)
-            back = gr.Button(
-                "Show my trainings", visible=False, size="sm", elem_id="show-trainings"
-            )
+            with gr.Row(elem_classes="cm-buttons"):
+                back = gr.Button(
+                    "Show my trainings",
+                    visible=False,
+                    size="sm",
+                    elem_id="show-trainings",
+                )
         samples = SampleActions(actions.model_queue, actions.folder)
         card = train_card.build(actions, samples, frame)
     views = [teach, card.column, back, steps.walk]
@@ -464,6 +483,14 @@ def _view(training: bool, any_there: bool = True) -> tuple[Any, ...]:
         gr.update(visible=any_there),
         gr.skip() if training else gr.Walkthrough(selected=TEXT),
     )
+
+
+def _replacing(secrets: bool, chosen: Any) -> Any:
+    """The choice to replace secrets; on at first, and not seen without any."""
+    seen = secrets or bool(chosen)
+    if chosen is None:
+        return gr.update(value=secrets, visible=seen)
+    return gr.update(visible=seen)
 
 
 def _telling(outputs: int) -> Callable[..., Any]:

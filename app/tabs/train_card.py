@@ -17,6 +17,10 @@ EACH = 2.0
 """Seconds between two looks at a training."""
 
 
+NOTICE = 3.0
+"""Seconds between two looks at whether one has ended."""
+
+
 @dataclass(frozen=True)
 class Card:
     """What the tab needs of the card.
@@ -63,7 +67,8 @@ def build(actions: TrainActions, samples: SampleActions, frame: Frame) -> Card:
                 elem_id="steps-in-all",
                 min_width=220,
             )
-        fresh = gr.Button("Teach another one", size="sm", elem_id="teach-another")
+        with gr.Row(elem_classes="cm-buttons"):
+            fresh = gr.Button("Teach another one", elem_id="teach-another")
     before, ended = gr.State(Standing("")), gr.State("")
     shown = [state, plots, log, talk, stop, resume, sample, before, ended]
 
@@ -98,6 +103,27 @@ def build(actions: TrainActions, samples: SampleActions, frame: Frame) -> Card:
 
     ended.change(at_the_end, [ended, question], answers, **QUIET)
     return Card(column, run, fresh)
+
+
+def announce(actions: TrainActions) -> None:
+    """Have the browser tell the end of a training, whichever tab is open.
+
+    It is put on the page outside of the tabs: a timer inside a tab stands still until
+    the tab is opened for the first time.
+    """
+    running = gr.State(None)
+    told = gr.HTML("", apply_default_css=False, elem_id="notice")
+
+    def look(before: Any) -> Any:
+        now, sentences = actions.ended(before or [])
+        if not sentences:
+            return gr.skip() if now == before else now, gr.skip()
+        return now, f'<p role="status">{render.escape(" ".join(sentences))}</p>'
+
+    show = "() => window.comigs.notices.look()"
+    gr.Timer(NOTICE).tick(look, running, [running, told], **QUIET).then(
+        None, None, None, js=show
+    )
 
 
 def _answering() -> str:

@@ -26,6 +26,9 @@ FORMAT = 1
 
 FENCE = re.compile(r" {0,3}(`{3,}|~{3,})([^`]*)$")
 CONTROLS = re.compile("[\x7f-\x9f]")
+HEADING = re.compile(r"<h([3-6])\b")
+HEADING_TAG = re.compile(r"(</?h)([3-6])\b")
+HIGHEST = 3
 PARTS = re.compile(r"<[^>]*>|[^<]+")
 
 
@@ -157,7 +160,7 @@ def _article(turn: Turn, tokens: Sequence[Said]) -> str:
     notes = [f"<p>{_text(_sentence(one))}</p>" for one in below if one]
     if turn.answer.problem:
         notes.append(f'<p class="bad">{_text(turn.answer.problem)}</p>')
-    prose = "\n".join(_rendered(turn, turn.answer, tokens))
+    prose = _levelled("\n".join(_rendered(turn, turn.answer, tokens)))
     foot = f"<footer>{''.join(notes)}</footer>" if notes else ""
     return f'<article>{head}<div class="prose">{prose}</div>{foot}</article>'
 
@@ -182,6 +185,16 @@ def _rendered(turn: Turn, answer: Answer, tokens: Sequence[Said]) -> list[str]:
     leans = marks.leans(tokens, pieces, answer.experts)
     over = marks.over(shown, pieces, leans)
     return [_tinted(b.html, m) for b, m in zip(shown, over, strict=True)]
+
+
+def _levelled(source: str) -> str:
+    """An answer whose highest heading is of the level below that of its speaker.
+
+    A model that begins with `##` would leave a level out, where people go by them.
+    """
+    levels = [int(level) for level in HEADING.findall(source)]
+    up = min(levels, default=HIGHEST) - HIGHEST
+    return HEADING_TAG.sub(lambda tag: f"{tag[1]}{int(tag[2]) - up}", source)
 
 
 def _tinted(source: str, over: Sequence[Mark]) -> str:

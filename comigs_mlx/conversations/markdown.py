@@ -50,11 +50,11 @@ class Block:
     """One paragraph, list, table or other block that stands alone.
 
     Attributes:
-        html: Its element.
-        spans: Where its text came from, in the order of the text; what was not in the
-            source has none.
-        text: What the page shows: the `textContent` of the element.
-        start: Where in the source its first line begins.
+        html: The HTML of its element.
+        spans: The places that its text came from, in the order of the text; what was
+            not in the source has none.
+        text: The text that the page shows: the `textContent` of the element.
+        start: The place in the source where its first line begins.
     """
 
     html: str
@@ -97,7 +97,7 @@ class Rendering:
 
         Args:
             text: The whole text; it may also be another one than before.
-            growing: As of `blocks`.
+            growing: Whether the text may go on, as for `blocks`.
 
         Returns:
             The index of the first block that may have changed.
@@ -138,9 +138,9 @@ class _Source:
     """A text with line feeds alone, and where its characters were before.
 
     Attributes:
-        text: Of the same length as the original, but for the line feed of `\\r\\n`.
-        lines: The lines, and
-        begins: where each begins.
+        text: The text, as long as the original but for the line feed of `\\r\\n`.
+        lines: The lines of the text.
+        begins: The place in the text where each line begins.
     """
 
     def __init__(self, original: str) -> None:
@@ -170,8 +170,8 @@ class _Origin:
     """Which places of a source the characters of a block's content have.
 
     Args:
-        starts: Where stretches of the content begin, ascending, from 0.
-        places: Where each of them was in the source; -1 for nowhere.
+        starts: The places where stretches of the content begin, ascending, from 0.
+        places: The place of each of them in the source; -1 for nowhere.
     """
 
     def __init__(self, starts: Sequence[int], places: Sequence[int]) -> None:

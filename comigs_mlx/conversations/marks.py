@@ -37,7 +37,7 @@ class KeptToken(Protocol):
     """What is read of a kept token.
 
     Attributes:
-        text: What it adds to the text; empty within a character of several tokens.
+        text: The text that it adds; empty within a character of several tokens.
         packed: Its weights by layer and then expert, two bytes each, little-endian, in
             ten-thousandths; empty where no expert took part.
     """
@@ -106,7 +106,7 @@ def leans(
 
     Args:
         tokens: All tokens of the answer.
-        parts: From `pieces`.
+        parts: The pieces, as `pieces` gives them.
         experts: The names of the run's experts.
         layer: The index of one adapted block; below 0 is the mean over all of them.
 
@@ -203,8 +203,9 @@ def over(
 
     Args:
         rendered: The blocks of the source.
-        parts: From `pieces`; they cover the source from its beginning on.
-        lean: From `leans`.
+        parts: The pieces, as `pieces` gives them; they cover the source from its
+            beginning on.
+        lean: The lean of each piece, as `leans` gives it.
 
     Returns:
         For each block its marks in the order of its text; they do not overlap. A piece

@@ -93,7 +93,7 @@ def inline_tokens(content: str, growing: bool = False) -> list[Token]:
     """The pieces of one paragraph, heading or cell.
 
     Args:
-        content: Its source.
+        content: The source of all that is in it.
         growing: Whether more is coming, so that emphasis, code and addresses may be
             closed yet: they are shown as if they were.
 

@@ -35,7 +35,7 @@ class Plan:
     Attributes:
         name: "short", "normal" or "long".
         steps: The number of expert steps.
-        passes: How often the training text is read in them.
+        passes: The number of times that the training text is read in them.
     """
 
     name: str

@@ -25,6 +25,7 @@ from comigs_mlx.model.base import (
 from comigs_mlx.model.base_folder import ADVICE
 from comigs_mlx.model.demo import WHEEL_MB
 from comigs_mlx.model.licence import DEMO_LICENCE, Licence
+from comigs_mlx.platform import switch
 
 MB = 10**6
 HUB_FOLDER = "models--"
@@ -37,11 +38,12 @@ class KnownModel:
 
     Attributes:
         id: The id by which it is loaded: "demo", a Hub id or a path.
-        title: What people call it.
+        title: The name that people call it by.
+        about: A few words on its use; empty where nobody has said it.
         here: Whether it is on this device.
         size: The bytes of its weights as they are on the disk.
         download: The bytes to fetch; 0 where it is here.
-        licence: Its licence.
+        licence: The licence that it is under.
         config: Its config.json, or as much of it as is known.
     """
 
@@ -52,6 +54,7 @@ class KnownModel:
     download: int = 0
     licence: Licence = field(default_factory=Licence)
     config: Mapping[str, Any] = field(default_factory=dict)
+    about: str = ""
 
 
 def _llama(
@@ -70,54 +73,82 @@ def _llama(
 
 
 def _suggested(
-    id: str, title: str, size_mb: int, terms: str, config: dict[str, Any]
+    id: str, title: str, about: str, size_mb: int, terms: str, config: dict[str, Any]
 ) -> KnownModel:
     size = size_mb * MB
-    return KnownModel(id, title, False, size, size, Licence(terms), config)
+    return KnownModel(id, title, False, size, size, Licence(terms), config, about)
 
 
 DEMO_MODEL = KnownModel(
     DEMO,
-    "SmolLM2 135M, small and quick",
+    "SmolLM2 135M",
     False,
     538 * MB,
     WHEEL_MB * MB,
     Licence(DEMO_LICENCE),
     {**_llama(576, 1536, 30, 9, 3, 49152), "torch_dtype": "float32"},
+    "small and quick",
 )
 """The demo model; it grows when it is unpacked."""
 
-SUGGESTED = (
+FOUR_BITS = (
     _suggested(
         "mlx-community/Qwen2.5-0.5B-Instruct-4bit",
-        "Qwen2.5 0.5B, many languages",
+        "Qwen2.5 0.5B",
+        "many languages",
         278,
         "apache-2.0",
         _llama(896, 4864, 24, 14, 2, 151936),
     ),
     _suggested(
         "mlx-community/Llama-3.2-1B-Instruct-4bit",
-        "Llama 3.2 1B, a good beginning",
+        "Llama 3.2 1B",
+        "a good beginning",
         695,
         "llama3.2",
         _llama(2048, 8192, 16, 32, 8, 128256),
     ),
     _suggested(
         "mlx-community/Qwen2.5-1.5B-Instruct-4bit",
-        "Qwen2.5 1.5B, many languages",
+        "Qwen2.5 1.5B",
+        "many languages",
         869,
         "apache-2.0",
         _llama(1536, 8960, 28, 12, 2, 151936),
     ),
     _suggested(
         "mlx-community/Llama-3.2-3B-Instruct-4bit",
-        "Llama 3.2 3B, writes well",
+        "Llama 3.2 3B",
+        "writes well",
         1807,
         "llama3.2",
         _llama(3072, 8192, 28, 24, 8, 128256),
     ),
 )
-"""Models that are known to work, smallest first."""
+"""Models for Metal, smallest first."""
+
+PLAIN = (
+    _suggested(
+        "HuggingFaceTB/SmolLM2-360M-Instruct",
+        "SmolLM2 360M",
+        "a good beginning",
+        724,
+        "apache-2.0",
+        _llama(960, 2560, 32, 15, 5, 49152),
+    ),
+    _suggested(
+        "Qwen/Qwen2.5-0.5B-Instruct",
+        "Qwen2.5 0.5B",
+        "many languages",
+        988,
+        "apache-2.0",
+        _llama(896, 4864, 24, 14, 2, 151936),
+    ),
+)
+"""Models for a CPU, smallest first: quantised ones are far too slow there."""
+
+SUGGESTED = FOUR_BITS if switch.macos() else PLAIN
+"""Models that are worth fetching onto this device."""
 
 
 def catalogue() -> list[KnownModel]:
@@ -141,7 +172,8 @@ def here(model_id: str) -> KnownModel | None:
     if not weights:
         return None
     terms = licence.of_folder(folder)
-    return KnownModel(model_id, _title(model_id), True, weights, 0, terms, config)
+    title, about = _called(model_id)
+    return KnownModel(model_id, title, True, weights, 0, terms, config, about)
 
 
 def described(model_id: str) -> KnownModel:
@@ -181,7 +213,8 @@ def on_hub(model_id: str) -> KnownModel:
         raise ModelError(f"{model_id} has no weights that can be used here: {ADVICE}")
     card = getattr(info.card_data, "license", None)
     terms = Licence(licence.normal(card))
-    return KnownModel(model_id, _title(model_id), False, weights, wanted, terms)
+    title, about = _called(model_id)
+    return KnownModel(model_id, title, False, weights, wanted, terms, about=about)
 
 
 def _is_wanted(name: str) -> bool:
@@ -198,8 +231,9 @@ def _cached() -> Iterator[KnownModel]:
             yield known
 
 
-def _title(model_id: str) -> str:
+def _called(model_id: str) -> tuple[str, str]:
+    """What people call a model, and what it is good for."""
     for model in (DEMO_MODEL, *SUGGESTED):
         if model.id == model_id:
-            return model.title
-    return Path(model_id).name
+            return model.title, model.about
+    return Path(model_id).name, ""

@@ -139,3 +139,10 @@ def test_a_conversation_is_given_away_as_a_file(actions):
     assert messages[0] == {"role": "user", "content": "the <b>mill</b>"}
     with pytest.raises(ConfigError, match="out of date"):
         actions.save(asked(actions, kind="exe"))
+
+
+def test_whoever_started_the_app_is_told_that_nothing_can_be_kept(actions, capsys):
+    actions.store.folder.write_text("in the way")
+    actions.send({"id": NAME, "asked": ""}, "one", *CHOSEN)
+    actions.idle()
+    assert capsys.readouterr().err.count("Conversations cannot be kept") == 1

@@ -339,6 +339,13 @@ def test_a_push_sends_only_what_was_shown():
     assert share.digest(LEAVING) != share.digest(other)
 
 
+def test_rounds_become_a_plot():
+    rounds = [{"round": 1, "valid_loss": 1.0}, {"round": 2, "valid_loss": 0.0}]
+    assert "validation from 2.72 to 1" in sharing.by_round(rounds)
+    assert sharing.by_round(rounds[:1]) == ""
+    assert sharing.by_round([]) == ""
+
+
 def test_what_is_kept_has_a_name():
     kept = [Kept(3), Kept(0), Kept(-1, 6, True), Kept(-2, 1), Kept(-3, None, True)]
     assert [sharing.kept(one) for one in kept] == [

@@ -58,12 +58,15 @@ def test_a_day_is_named_as_people_name_it(ago, told):
 def test_chats_stand_under_their_days():
     now = time.time()
     chats = [
-        {"id": "a", "title": "new", "changed": now},
-        {"id": "b", "title": "old", "changed": NOON - 400 * DAY},
-        {"id": "c", "title": "as old", "changed": NOON - 400 * DAY},
+        {"id": "a", "title": "new", "changed": now, "kept": False},
+        {"id": "b", "title": "old", "changed": NOON - 400 * DAY, "kept": True},
+        {"id": "c", "title": "as old", "changed": NOON - 400 * DAY, "kept": True},
     ]
     first, second = by_day(chats)
-    assert first == {"day": "Today", "chats": [{"id": "a", "title": "new"}]}
+    assert first == {
+        "day": "Today",
+        "chats": [{"id": "a", "title": "new", "kept": False}],
+    }
     assert [chat["id"] for chat in second["chats"]] == ["b", "c"]
 
 
@@ -115,5 +118,5 @@ def test_what_the_page_has_is_not_sent_again(actions, store):
     assert store.asked == ["may"]
     again = actions.state({"query": "may", "known": first["mark"]})
     assert again == {"standing": first["standing"], "mark": first["mark"]}
-    store.rows = [{"id": "a", "title": "new", "changed": NOON}]
+    store.rows = [{"id": "a", "title": "new", "changed": NOON, "kept": True}]
     assert actions.state({"known": first["mark"]})["days"][0]["chats"]

@@ -328,11 +328,12 @@ def test_messages_that_cannot_be_answered(opened, text, message):
         ({"temperature": 3.0}, "temperature 3.0 must be from 0 to 2"),
         ({"top_p": 0.0}, "top-p"),
         ({"max_tokens": 0}, "max tokens"),
-        ({"blend": float("nan")}, "must be numbers"),
+        ({"blend": float("nan")}, "blend is from 0 to 1"),
+        ({"temperature": "hot"}, "temperature must be a number"),
         ({"lean": 1.0}, "leans to nobody: choose a model of yours"),
         ({"experts": "specialist"}, "“Only me” needs a model of yours"),
-        ({"run": Path("x"), "lean": 4.5}, "lean is from -4 to 4"),
-        ({"run": Path("x"), "lean": float("nan")}, "lean is from -4 to 4"),
+        ({"run": Path("x"), "lean": 4.5}, "lean 4.5 must be from -4 to 4"),
+        ({"run": Path("x"), "lean": float("nan")}, "lean nan must be from -4 to 4"),
     ],
 )
 def test_values_that_no_widget_gives(opened, values, message):

@@ -298,8 +298,11 @@ def test_the_widgets_numbers_become_options():
     }
 
 
-def test_plans_follow_the_text_and_what_was_measured_here(model_queue, folder, trained):
+def test_plans_follow_the_text_and_what_was_measured_here(
+    model_queue, folder, monkeypatch
+):
     actions = TrainActions(folder, True, model_queue()[0])
+    monkeypatch.setattr(train.catalogue, "here", lambda name: None)
     plans = actions.plans(10_000, {})
     assert [plan.steps for plan in plans.values()] == [78, 155, 310]
     assert plans["short"].label == "Short\n78 steps · reads your text 4 times"
@@ -359,3 +362,27 @@ def test_a_sample_is_drawn_with_one_seed_from_both_sides(model_queue, folder):
     assert "<b>" not in made
     with pytest.raises(ConfigError, match="Choose a run"):
         SampleActions(queue, folder).both("", "hello")
+
+
+def test_the_end_of_a_training_is_told_once(model_queue, folder, monkeypatch):
+    actions = TrainActions(folder, True, model_queue()[0])
+    going = {"notes"}
+    monkeypatch.setattr(train, "is_locked", lambda lock: lock.parent.name in going)
+    assert actions.ended([]) == (["notes"], [])
+    going.clear()
+    assert actions.ended(["notes", "gone"]) == (
+        [],
+        ["notes has learnt: you can talk to it."],
+    )
+    assert actions.ended([]) == ([], [])
+
+
+def test_a_first_training_is_guessed_from_the_machines_speed(
+    model_queue, tmp_path, monkeypatch
+):
+    known = train.catalogue.DEMO_MODEL
+    monkeypatch.setattr(train.catalogue, "here", lambda name: known)
+    actions = TrainActions(tmp_path, True, model_queue()[0])
+    made = actions.estimate({"steps": 100}, "")
+    assert re.search(r"100 steps take about .+, by a rough guess", made)
+    assert "about " in actions.plans(10_000, {})["short"].label

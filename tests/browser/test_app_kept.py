@@ -59,6 +59,7 @@ def test_what_was_chosen_is_chosen_after_a_reload(screen, address):
         page.locator(f"{name} textarea, {name} input").first.fill("hf://me/notes"[5:])
     page.wait_for_timeout(500)
     page.reload()
+    page.get_by_role("tab", name="Chat", exact=True).click()
     expect(page.locator("#message textarea")).to_have_value("a draft <b>")
     expect(page.locator("#experts label.selected")).to_have_text("Only me")
     page.get_by_role("button", name="Settings").click()

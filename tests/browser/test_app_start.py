@@ -41,9 +41,10 @@ def test_with_a_password_nobody_else_comes_in(serving, screen, tiny_folder, tmp_
     expect(page.locator("#message textarea")).to_be_visible()
 
 
-def test_without_a_run_the_page_says_what_to_do(alone, screen):
+def test_without_a_run_there_is_somebody_to_talk_to(alone, screen):
     page = screen(alone)
-    expect(page.locator("#advice")).to_contain_text("No run yet")
+    card = page.get_by_role("radio", name="Untrained model")
+    expect(card).to_have_attribute("aria-checked", "true")
     page.evaluate("window.comigs.compare.open('hello')")
     told = page.get_by_text("choose who you talk to first")
     expect(told.first).to_be_visible()
@@ -53,13 +54,11 @@ def test_who_has_to_wait_is_told(alone, screen):
     first, second = screen(alone), screen(alone)
     first.locator("#message textarea").fill("a long answer")
     first.locator("#message textarea").press("Enter")
-    expect(first.locator(".cm-token").nth(5)).to_be_attached()
+    expect(first.locator(".cm-prose")).to_contain_text("a long")
     second.locator("#message textarea").fill("me too")
     second.locator("#message textarea").press("Enter")
-    status = second.locator(".cm-feed .cm-status").first
-    expect(status).to_contain_text("the model is busy (1 before you)")
-    first.locator("#stop").click()
-    expect(first.locator(".cm-reply .cm-note")).to_contain_text("stopped")
-    expect(second.locator(".cm-token").first).to_have_text("me")
-    second.locator("#stop").click()
-    expect(second.locator(".cm-reply .cm-note")).to_contain_text("stopped")
+    expect(second.locator(".cm-status")).to_contain_text("busy (1 before you)")
+    for page, said in ((first, "a long"), (second, "me")):
+        expect(page.locator(".cm-prose")).to_contain_text(said)
+        page.locator("#message .stop-button").click()
+        expect(page.locator(".cm-remark")).to_contain_text("topped")

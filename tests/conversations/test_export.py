@@ -5,6 +5,7 @@ import json
 import re
 import struct
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -113,6 +114,16 @@ def test_a_page_shows_the_path_as_markdown_and_the_numbers():
     assert "<p>Stopped</p>" in page
     assert "never shown" not in page
     assert '<span class="' not in page
+
+
+@pytest.mark.parametrize(
+    ("said", "levels"),
+    [("## a\n### b\n## c\n", "343"), ("# a\n### b\n", "35"), ("#### <h3>\n", "3")],
+)
+def test_headings_of_an_answer_begin_below_their_speaker(said, levels):
+    page = to_html(talk(said=said))
+    assert "".join(re.findall(r"<h([3-6])", page[page.index("<main>") :])) == levels
+    assert page.count("</h3>") == levels.count("3")
 
 
 def test_tints_are_where_tokens_are_and_only_where_the_router_has_learnt():

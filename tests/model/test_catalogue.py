@@ -7,6 +7,7 @@ import pytest
 
 from comigs_mlx.errors import ModelError
 from comigs_mlx.model import catalogue
+from comigs_mlx.training import peak_memory
 
 
 @pytest.fixture
@@ -36,7 +37,14 @@ def test_what_is_in_the_hubs_cache_is_listed_where_it_is_whole(cache):
     assert (small.here, small.download, small.licence.name) == (True, 0, "mit")
     assert small.size > 1000
     assert found["demo"].licence.name == "apache-2.0"
-    assert not found["mlx-community/Llama-3.2-1B-Instruct-4bit"].here
+    assert not any(found[model.id].here for model in catalogue.SUGGESTED)
+
+
+def test_what_is_suggested_is_described_well_enough_for_its_memory():
+    for model in (*catalogue.FOUR_BITS, *catalogue.PLAIN, catalogue.DEMO_MODEL):
+        assert peak_memory.described(model.config, model.size) is not None
+        assert model.licence.name is not None
+        assert 0 < model.download <= model.size
 
 
 def test_a_folder_is_described_and_what_is_none_refused(tiny_folder, tmp_path):

@@ -69,9 +69,9 @@ def of(uri: str, manifest: Manifest, sender: str | None = None) -> Invitation:
     """The invitation to a federation.
 
     Args:
-        uri: Its address.
-        manifest: What its participants agree on.
-        sender: Who invites; None names the founder, where one is known.
+        uri: The address of the federation.
+        manifest: The manifest that its participants agree on.
+        sender: The name of who invites; None names the founder, where one is known.
     """
     return Invitation(
         uri, manifest.base_model.id, sender or manifest.founder, manifest.id
