@@ -158,6 +158,17 @@ def test_a_text_is_looked_at(page):
     assert numbers == sorted(numbers, reverse=True)
 
 
+def test_the_last_answer_of_the_talk_can_be_looked_at(page):
+    page.locator("#message textarea").fill("one two three")
+    page.locator("#message textarea").press("Enter")
+    expect(page.locator(".cm-talk .cm-prose")).to_contain_text("onetwothree")
+    show(page, "look")
+    page.get_by_role("button", name="Take the last answer").click()
+    box = page.get_by_label("Text", exact=True)
+    expect(box).to_have_value("onetwothree" * 3)
+    expect(box).to_be_focused()
+
+
 def test_two_are_looked_at_side_by_side(page):
     show(page, "look")
     page.get_by_text("Beside another text").click()
