@@ -57,18 +57,7 @@ def build(actions: TrainActions, samples: SampleActions, frame: Frame) -> Card:
             plots = html("plots")
         with gr.Accordion("Log", open=False, elem_id="training-log"):
             log = html("log-lines")
-        with gr.Row(elem_classes="cm-buttons cm-foot"):
-            run = gr.Dropdown([], label="Training", elem_id="training", min_width=220)
-            more = gr.Number(
-                0,
-                label="Steps in all when it goes on (0: as planned)",
-                precision=0,
-                minimum=0,
-                elem_id="steps-in-all",
-                min_width=220,
-            )
-        with gr.Row(elem_classes="cm-buttons"):
-            fresh = gr.Button("Teach another one", elem_id="teach-another")
+        run, more, fresh = _foot()
     before, ended = gr.State(Standing("")), gr.State("")
     shown = [state, plots, log, talk, stop, resume, sample, before, ended]
 
@@ -124,6 +113,22 @@ def announce(actions: TrainActions) -> None:
     gr.Timer(NOTICE).tick(look, running, [running, told], **QUIET).then(
         None, None, None, js=show
     )
+
+
+def _foot() -> tuple[gr.Dropdown, gr.Number, gr.Button]:
+    """The choice of trainings, the steps to go on to, and the way to another one."""
+    with gr.Row(elem_classes="cm-buttons cm-foot"):
+        run = gr.Dropdown([], label="Training", elem_id="training", min_width=220)
+        more = gr.Number(
+            0,
+            label="Steps in all when it goes on (0: as planned)",
+            precision=0,
+            minimum=0,
+            elem_id="steps-in-all",
+            min_width=220,
+        )
+    with gr.Row(elem_classes="cm-buttons"):
+        return run, more, gr.Button("Teach another one", elem_id="teach-another")
 
 
 def _answering() -> str:
