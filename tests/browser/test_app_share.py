@@ -52,7 +52,7 @@ def learn_and_send(page, round):
     box(page, "#steps").press("Tab")
     press(page, "Learn on it", "is learning now")
     button = page.locator("#next")
-    expect(button).to_have_text("Show what leaves")
+    expect(button).to_have_text("Show what leaves", timeout=180_000)
     button.click()
     leaves = page.locator("#leaving")
     expect(leaves).to_contain_text("has learnt in 2 steps leaves this machine")
