@@ -72,10 +72,28 @@ def _llama(
     }
 
 
+FOUR_BIT, HALF = 4.5, 16.0
+"""The bits of a weight: of MLX's 4-bit groups of 64, with scale and bias, and of 16."""
+
+
+def _bytes(config: Mapping[str, Any], bits: float) -> int:
+    """The bytes of the weights of a model whose head is its embedding, but for norms.
+
+    Args:
+        config: What `_llama` returns.
+        bits: The bits of a weight.
+    """
+    width, hidden = config["hidden_size"], config["intermediate_size"]
+    keys = width // config["num_attention_heads"] * config["num_key_value_heads"]
+    block = 2 * width * width + 2 * width * keys + 3 * width * hidden
+    count = config["vocab_size"] * width + config["num_hidden_layers"] * block
+    return round(count * bits / 8)
+
+
 def _suggested(
-    id: str, title: str, about: str, size_mb: int, terms: str, config: dict[str, Any]
+    id: str, title: str, about: str, bits: float, terms: str, config: dict[str, Any]
 ) -> KnownModel:
-    size = size_mb * MB
+    size = _bytes(config, bits)
     return KnownModel(id, title, False, size, size, Licence(terms), config, about)
 
 
@@ -96,7 +114,7 @@ FOUR_BITS = (
         "mlx-community/Qwen2.5-0.5B-Instruct-4bit",
         "Qwen2.5 0.5B",
         "many languages",
-        278,
+        FOUR_BIT,
         "apache-2.0",
         _llama(896, 4864, 24, 14, 2, 151936),
     ),
@@ -104,7 +122,7 @@ FOUR_BITS = (
         "mlx-community/Llama-3.2-1B-Instruct-4bit",
         "Llama 3.2 1B",
         "a good beginning",
-        695,
+        FOUR_BIT,
         "llama3.2",
         _llama(2048, 8192, 16, 32, 8, 128256),
     ),
@@ -112,7 +130,7 @@ FOUR_BITS = (
         "mlx-community/Qwen2.5-1.5B-Instruct-4bit",
         "Qwen2.5 1.5B",
         "many languages",
-        869,
+        FOUR_BIT,
         "apache-2.0",
         _llama(1536, 8960, 28, 12, 2, 151936),
     ),
@@ -120,7 +138,7 @@ FOUR_BITS = (
         "mlx-community/Llama-3.2-3B-Instruct-4bit",
         "Llama 3.2 3B",
         "writes well",
-        1807,
+        FOUR_BIT,
         "llama3.2",
         _llama(3072, 8192, 28, 24, 8, 128256),
     ),
@@ -132,7 +150,7 @@ PLAIN = (
         "HuggingFaceTB/SmolLM2-360M-Instruct",
         "SmolLM2 360M",
         "a good beginning",
-        724,
+        HALF,
         "apache-2.0",
         _llama(960, 2560, 32, 15, 5, 49152),
     ),
@@ -140,7 +158,7 @@ PLAIN = (
         "Qwen/Qwen2.5-0.5B-Instruct",
         "Qwen2.5 0.5B",
         "many languages",
-        988,
+        HALF,
         "apache-2.0",
         _llama(896, 4864, 24, 14, 2, 151936),
     ),

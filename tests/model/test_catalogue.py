@@ -1,9 +1,11 @@
 """The models to choose from, without a network and without loading one."""
 
+import json
 import shutil
 import types
 
 import pytest
+from safetensors.numpy import load_file as load
 
 from comigs_mlx.errors import ModelError
 from comigs_mlx.model import catalogue
@@ -84,3 +86,16 @@ def test_a_hub_that_cannot_be_asked_is_told_without_its_words(monkeypatch):
     with pytest.raises(ModelError, match="cannot fetch ann/other") as told:
         catalogue.on_hub("ann/other")
     assert "secret" not in str(told.value)
+
+
+def test_sizes_are_those_of_the_weights(tiny_folder):
+    """The tiny model's config and file tell the same, but for its norms and its head."""
+    folder = tiny_folder()
+    config = json.loads((folder / "config.json").read_text())
+    tensors = load(folder / "model.safetensors")
+    matrices = sum(
+        array.nbytes
+        for name, array in tensors.items()
+        if array.ndim == 2 and "lm_head" not in name
+    )
+    assert catalogue._bytes(config, 32) == matrices
