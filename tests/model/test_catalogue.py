@@ -89,7 +89,7 @@ def test_a_hub_that_cannot_be_asked_is_told_without_its_words(monkeypatch):
 
 
 def test_sizes_are_those_of_the_weights(tiny_folder):
-    """The tiny model's config and file tell the same, but for its norms and its head."""
+    """The tiny config and file tell the same, but for the norms and the head."""
     folder = tiny_folder()
     config = json.loads((folder / "config.json").read_text())
     tensors = load(folder / "model.safetensors")
