@@ -43,6 +43,6 @@ def build(actions: SidebarActions, chats: ChatActions, first: str) -> gr.Textbox
         return str(data._data.get("run") or runs.BASE)
 
     # Who is quick to choose another one must not be ignored.
-    panel.select(choose, None, run, trigger_mode="always_last", **QUIET)
+    panel.select(choose, None, run, trigger_mode="multiple", **QUIET)
     run.change(None, run, None, js="(run) => window.comigs.chosen(run)")
     return run

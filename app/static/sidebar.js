@@ -241,8 +241,10 @@
       box.value = title;
       box.dir = "auto";
       box.setAttribute("aria-label", "Name of the chat");
+      let over = false; // to take the box away blurs it
       const end = (named) => {
-        if (!form.isConnected) return;
+        if (over) return;
+        over = true;
         form.remove();
         if (named && box.value.trim()) this.call("rename", { id, title: box.value });
         else { this.mark = ""; this.ask(); }
