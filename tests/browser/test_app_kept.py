@@ -126,7 +126,7 @@ def test_two_tabs_of_one_conversation_show_the_same(screen, address):
 def test_the_first_visit_says_what_can_be_said(screen, address):
     page = screen(address)
     expect(page.locator("#message textarea")).to_be_focused()
-    expect(page.locator(".cm-lead mark")).to_have_text(
+    expect(page.locator(".cm-welcome-lead mark")).to_have_text(
         ["everyone shares", "only you have"]
     )
     short(page)
