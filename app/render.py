@@ -89,7 +89,19 @@ def duration(seconds: float) -> str:
     hours, minutes = divmod(minutes, 60)
     if hours:
         return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    if minutes:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    return f"{rest} s"
+
+
+def roughly(seconds: float) -> str:
+    """A guess, no finer than it is known: `311` -> `5 min`, `8100` -> `2 h 15 min`."""
+    step = next(s for limit, s in STEPS if seconds < limit)
+    return duration(max(round(seconds / step), 1) * step)
+
+
+STEPS = ((90, 10), (600, 60), (3600, 300), (float("inf"), 900))
+"""Below how many seconds a guess is rounded to how many."""
 
 
 def size(count: int) -> str:

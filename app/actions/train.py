@@ -331,7 +331,7 @@ class TrainActions:
         made = {}
         for plan in sufficiency.plans(tokens, *shape):
             seconds, _ = self._seconds({**options, "steps": plan.steps})
-            about = "" if seconds is None else f"about {render.duration(seconds)} · "
+            about = "" if seconds is None else f"about {render.roughly(seconds)} · "
             times = max(round(plan.passes), 1)
             reads = "once" if times == 1 else f"{times:,} times"
             part = "reads a part of your text" if plan.passes < 0.9 else ""
@@ -353,7 +353,7 @@ class TrainActions:
         if seconds is None:
             time = f"{steps}. How long they take is told after the first of them"
         else:
-            time = f"{steps} take about {render.duration(seconds)}, by {known}"
+            time = f"{steps} take about {render.roughly(seconds)}, by {known}"
         memory = f" Learning {need}." if need else ""
         return unrouted(config) + render.note(f"{time}.{memory}")
 

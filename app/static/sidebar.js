@@ -147,7 +147,7 @@
       const at = focused && this.who.contains(focused) ? focused.dataset.name : null;
       this.who.textContent = "";
       for (const { name, title, lines, state } of who) {
-        const card = button(this.who, `cm-card cm-${state}`, "", () => this.choose(name));
+        const card = button(this.who, `cm-card cm-is-${state}`, "", () => this.choose(name));
         card.setAttribute("role", "radio");
         card.dataset.name = name;
         card.dir = "auto";

@@ -61,3 +61,18 @@ def test_what_is_learnt_is_marked_and_escaped():
     assert "<li>&lt;a&gt;<mark>&quot;&#x27;&gt;&lt;img" in shown
     assert "<img" not in shown
     assert render.masked([], "Samples") == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (3, "10 s"),
+        (84, "1 min 20 s"),
+        (311, "5 min"),
+        (671, "10 min"),
+        (1336, "20 min"),
+        (8100, "2 h 15 min"),
+    ],
+)
+def test_a_guess_is_no_finer_than_it_is_known(seconds, told):
+    assert render.roughly(seconds) == told
