@@ -16,9 +16,8 @@ NAMES = {
     "specialist": "Only me",
     "generalist": "Only everyone",
     "base": "Untrained",
-    "blend": "Blend",
 }
-"""Expert selections and their names on the page; it offers all but the last."""
+"""Expert selections and their names on the page."""
 
 MOST_TEMPERATURE = 2
 MOST_TOKENS = 4096
@@ -36,7 +35,6 @@ class ReplyOptions:
         run: The run's folder; None is the base model alone.
         model: Base model where there is no run.
         experts: A key of `NAMES`.
-        blend: For `blend`: the specialists' share, 0 to 1.
         temperature: 0 takes the likeliest token.
         top_p: Draw from the likeliest tokens of this much probability.
         max_tokens: Tokens to generate at most.
@@ -49,7 +47,6 @@ class ReplyOptions:
     run: Path | None = None
     model: str = "demo"
     experts: str = "auto"
-    blend: float = 0.5
     temperature: float = 0.7
     top_p: float = 0.95
     max_tokens: int = 512
@@ -72,8 +69,6 @@ class ReplyOptions:
             raise ConfigError(
                 "The untrained model leans to nobody: choose a model of yours first."
             )
-        if not 0 <= self.blend <= 1:
-            raise ConfigError("blend is from 0 to 1")
         problems = self.settings((SPECIALIST,)).problems(
             most_temperature=MOST_TEMPERATURE,
             most_tokens=MOST_TOKENS,
@@ -86,8 +81,6 @@ class ReplyOptions:
         """Who speaks, for people."""
         if self.run is None:
             return NAMES["base"]
-        if self.experts == "blend":
-            return f"Blend, {self.blend:.0%} me"
         return NAMES[self.experts]
 
     def as_dict(self) -> dict[str, Any]:
@@ -101,13 +94,9 @@ class ReplyOptions:
             "system": self.system,
         }
 
-    def selection(self, experts: Sequence[str]) -> str | tuple[float, ...]:
+    def selection(self, experts: Sequence[str]) -> str:
         """What the engine is told to select, of a run's experts."""
-        if self.run is None or not experts:
-            return "base"
-        if self.experts != "blend":
-            return self.experts
-        return blend(experts, self.blend)
+        return self.experts if self.run is not None and experts else "base"
 
     def settings(self, experts: Sequence[str]) -> Any:
         """The engine's settings."""
@@ -122,20 +111,6 @@ class ReplyOptions:
             system=self.system.strip() or None,
             lean=self.lean if self.experts == "auto" else None,
         )
-
-
-def blend(experts: Sequence[str], share: float) -> tuple[float, ...]:
-    """Fixed weights that give the specialists `share`, each side evenly.
-
-    Where there is one side only, it has all.
-    """
-    own = [name.startswith(SPECIALIST) for name in experts]
-    specialists, generalists = sum(own), len(own) - sum(own)
-    if not specialists or not generalists:
-        return tuple(1 / len(own) for _ in own)
-    return tuple(
-        share / specialists if mine else (1 - share) / generalists for mine in own
-    )
 
 
 def number(value: Any, name: str) -> float:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from app import talk as talking
-from app.chat_settings import ReplyOptions, blend
+from app.chat_settings import ReplyOptions
 from app.talk import Talk
 from comigs_mlx.conversations.store import Store
 from comigs_mlx.errors import ConfigError
@@ -328,7 +328,6 @@ def test_messages_that_cannot_be_answered(opened, text, message):
         ({"temperature": 3.0}, "temperature 3.0 must be from 0 to 2"),
         ({"top_p": 0.0}, "top-p"),
         ({"max_tokens": 0}, "max tokens"),
-        ({"blend": float("nan")}, "blend is from 0 to 1"),
         ({"temperature": "hot"}, "temperature must be a number"),
         ({"lean": 1.0}, "leans to nobody: choose a model of yours"),
         ({"experts": "specialist"}, "“Only me” needs a model of yours"),
@@ -341,21 +340,7 @@ def test_values_that_no_widget_gives(opened, values, message):
         opened().send("one", ReplyOptions(**values))
 
 
-@pytest.mark.parametrize(
-    ("experts", "weights"),
-    [
-        (["generalist", "specialist"], (0.75, 0.25)),
-        (["generalist", "specialist", "specialist-1"], (0.75, 0.125, 0.125)),
-        (["specialist", "specialist-1"], (0.5, 0.5)),
-    ],
-)
-def test_a_blend_gives_each_side_its_share(experts, weights):
-    assert blend(experts, 0.25) == weights
-
-
-@pytest.mark.parametrize(
-    ("experts", "lean"), [("auto", -1.5), ("generalist", None), ("blend", None)]
-)
+@pytest.mark.parametrize(("experts", "lean"), [("auto", -1.5), ("generalist", None)])
 def test_the_lean_is_that_of_the_mixture(experts, lean):
     asked = ReplyOptions(run=Path("x"), experts=experts, lean=-1.5)
     settings = asked.settings(["generalist", "specialist"])
