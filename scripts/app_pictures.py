@@ -146,8 +146,7 @@ def talking(story: Story) -> None:
     story.take("08-token")
     page.keyboard.press("Escape")
     page.evaluate(f"window.comigs.compare.open({QUESTION!r})")
-    page.locator(".cm-four > * .cm-yours, .cm-four article").nth(3).wait_for()
-    page.locator(".cm-standing[data-state=ready]").wait_for()
+    page.locator(".cm-answer-card[data-state=done]").nth(3).wait_for()
     story.take("09-compare")
     page.evaluate("window.comigs.view('look')")
     page.get_by_label("Text", exact=True).fill("The lamp burnt all night, and I slept.")
@@ -168,7 +167,7 @@ def sharing(story: Story, invitation: str, help_out: Callable[[], None]) -> None
     page = story.page
     story.tab("Share")
     story.fill("#paste", invitation)
-    story.see("#invited", "invites you")
+    story.see("#invited", "nvite")
     story.fill("#participant", "ann")
     story.take("11-invited")
     page.locator("#join").click()
@@ -274,9 +273,9 @@ def tell(config: PictureConfig, out: Path, work: Path) -> None:
     from playwright.sync_api import sync_playwright
 
     notes = work / "Notes"
-    for i, text in enumerate(load_splits("demo:journal").train[:NOTES]):
+    for i, sample in enumerate(load_splits("demo:journal").train[:NOTES]):
         notes.mkdir(exist_ok=True)
-        write_text(notes / f"{i:03}.md", str(text))
+        write_text(notes / f"{i:03}.md", sample["text"])
     command.say("a friend trains and makes a federation")
     invitation = friend(work, config.model)
     path = next(filter(None, map(shutil.which, BROWSERS)))
