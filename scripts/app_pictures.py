@@ -37,7 +37,7 @@ PATIENCE = 1_200_000
 """Milliseconds that the longest step may take: training on an old machine."""
 
 QUESTION = "What happened in the night of the storm?"
-NOTES = 60
+NOTES = 150
 
 
 @dataclass(frozen=True)
