@@ -20,8 +20,8 @@ from comigs_mlx.federation.exchanges.base import (
 from comigs_mlx.federation.formats.invitation import Invitation
 from comigs_mlx.federation.formats.strict_json import visible
 from comigs_mlx.federation.participant.membership import Misfit
+from comigs_mlx.federation.participant.next_step import Next, ParticipantStatus
 from comigs_mlx.federation.participant.round_history import Kept
-from comigs_mlx.federation.participant.standing import Next, Standing
 from comigs_mlx.federation.rounds import status
 from comigs_mlx.federation.rounds.repository import NotFounded
 from comigs_mlx.federation.rounds.submit import Late
@@ -89,7 +89,7 @@ def until(moment: float, now: float) -> str:
     return f"{at.day} {MONTHS[at.month - 1]}{year}"
 
 
-def says(found: Standing, now: float) -> str:
+def says(found: ParticipantStatus, now: float) -> str:
     """How the open round stands, in a sentence."""
     people = [*found.others, *(["you"] if found.contributed else [])]
     if people == ["you"]:
@@ -101,7 +101,7 @@ def says(found: Standing, now: float) -> str:
     return f"{begun}{_awaited(found, now)}."
 
 
-def _awaited(found: Standing, now: float) -> str:
+def _awaited(found: ParticipantStatus, now: float) -> str:
     """Who is waited for, and until when."""
     if found.next == "close":
         return ": it can be finished now"
@@ -121,7 +121,7 @@ def _more(count: int) -> str:
     return "one more" if count == 1 else f"{count} more"
 
 
-def does(found: Standing, name: str, training: bool, shares: bool) -> str:
+def does(found: ParticipantStatus, name: str, training: bool, shares: bool) -> str:
     """What the one button would do now, in a sentence or two.
 
     Args:
@@ -166,7 +166,11 @@ def _steps(count: int) -> str:
 
 
 def card(
-    found: Standing, overview: Mapping[str, Any], what: str, training: bool, now: float
+    found: ParticipantStatus,
+    overview: Mapping[str, Any],
+    what: str,
+    training: bool,
+    now: float,
 ) -> str:
     """The open round: who is in, what is waited for, and where this run stands."""
     head = (
@@ -183,7 +187,7 @@ def card(
     )
 
 
-def _people(found: Standing) -> str:
+def _people(found: ParticipantStatus) -> str:
     """Everybody in the round as faces, with what they have done."""
     own = found.name or "you"
     people = [(own, "you", found.contributed)]
@@ -206,7 +210,7 @@ def _face(name: str, label: str, there: bool) -> str:
     )
 
 
-def _stages(found: Standing, training: bool) -> str:
+def _stages(found: ParticipantStatus, training: bool) -> str:
     """The stages of a round, and which one is now."""
     if found.next == "follow":
         return ""

@@ -455,7 +455,7 @@ def _pull(folder: Path, where: Exchange, name: str | None, accept: bool) -> bool
 def _view(path: Path, overview: dict[str, Any]) -> View:
     """The view of a run in a federation that has just been looked at."""
     state = process.state(path)
-    found = api.standing(path, overview, listing.entry(path).step or 0)
+    found = api.participant_status(path, overview, listing.entry(path).step or 0)
     what = sharing.does(found, path.name, state.running, _shares(path))
     shown = sharing.card(found, overview, what, state.running, time.time())
     if state.running and state.progress is not None:

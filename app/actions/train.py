@@ -115,7 +115,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Standing:
+class TrainingStatus:
     """How a training stands: HTML of each part.
 
     Attributes:
@@ -265,15 +265,15 @@ class TrainActions:
                 return name
         return names[0] if names else None
 
-    def standing(self, name: Any) -> Standing:
+    def standing(self, name: Any) -> TrainingStatus:
         """How a run stands."""
         if name not in self.names():
-            return Standing(render.note("No training yet."))
+            return TrainingStatus(render.note("No training yet."))
         run = self.folder / str(name)
         state, metrics = process.state(run), listing.metrics(run)
         entry = listing.entry(run)
         usable = entry.problem is None and entry.step is not None
-        return Standing(
+        return TrainingStatus(
             self._plain(training.card(str(name), state, metrics, gain.read(run))),
             training.drawn(metrics),
             self._plain(training.log(state)),

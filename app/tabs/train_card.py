@@ -9,7 +9,7 @@ import gradio as gr
 
 from .. import render
 from ..actions.sample import QUESTION, SampleActions
-from ..actions.train import Standing, TrainActions
+from ..actions.train import TrainActions, TrainingStatus
 from ..frame import CHAT, Frame
 from .parts import QUIET, html, with_problem_html, with_warnings
 
@@ -58,11 +58,11 @@ def build(actions: TrainActions, samples: SampleActions, frame: Frame) -> Card:
         with gr.Accordion("Log", open=False, elem_id="training-log"):
             log = html("log-lines")
         run, more, fresh = _foot()
-    before, ended = gr.State(Standing("")), gr.State("")
+    before, ended = gr.State(TrainingStatus("")), gr.State("")
     shown = [state, plots, log, talk, stop, resume, sample, before, ended]
 
     @with_warnings
-    def follow(name: Any, last: Standing) -> Any:
+    def follow(name: Any, last: TrainingStatus) -> Any:
         now = actions.standing(name)
         if now == last:
             return [gr.skip()] * len(shown)
@@ -155,7 +155,7 @@ def _sample() -> tuple[gr.Textbox, gr.Button, gr.HTML]:
     return question, ask, answers
 
 
-def _updates(now: Standing) -> list[Any]:
+def _updates(now: TrainingStatus) -> list[Any]:
     """What is seen of a training."""
     idle = not now.running
     return [

@@ -139,7 +139,7 @@ class _Source:
 
     Attributes:
         text: The text, as long as the original but for the line feed of `\\r\\n`.
-        lines: The lines of the text.
+        rows: The lines of the text.
         begins: The place in the text where each line begins.
     """
 
@@ -151,9 +151,9 @@ class _Source:
             self._gone = [at - before for before, at in enumerate(pairs)]
             text = text.replace("\r\n", "\n").replace("\r", "\n")
         self.text = text
-        self.lines = text.split("\n")
+        self.rows = text.split("\n")
         self.begins = [0]
-        for line in self.lines:
+        for line in self.rows:
             self.begins.append(self.begins[-1] + len(line) + 1)
 
     def original(self, at: int, size: int) -> Iterator[tuple[int, int]]:
@@ -197,7 +197,7 @@ def _of_lines(source: _Source, content: str, first: int, end: int) -> _Origin:
     """
     starts, places, start = [0], [-1], 0
     for line in content.split("\n"):
-        while first < end and (found := _tail(source.lines[first], line)) is None:
+        while first < end and (found := _tail(source.rows[first], line)) is None:
             first += 1
         if first < end and found is not None:
             blank, at = found

@@ -50,17 +50,15 @@ from comigs_mlx.federation.participant import (
     init,
     membership,
     mixing,
+    next_step,
     pull_push,
     round_history,
 )
-from comigs_mlx.federation.participant import (
-    standing as standings,
-)
 from comigs_mlx.federation.participant.if_better import Refusal, Worse
+from comigs_mlx.federation.participant.next_step import ParticipantStatus
 from comigs_mlx.federation.participant.options import InitConfig
 from comigs_mlx.federation.participant.privacy import GIVES_AWAY
 from comigs_mlx.federation.participant.round_history import Kept
-from comigs_mlx.federation.participant.standing import Standing
 from comigs_mlx.federation.rounds import (
     attribution,
     closing,
@@ -189,7 +187,9 @@ def invitation(uri: str, manifest: Manifest, sender: str | None = None) -> Invit
     return invitations.of(membership.place(uri), manifest, sender)
 
 
-def standing(run: Path, overview: dict[str, Any], step: int) -> Standing:
+def participant_status(
+    run: Path, overview: dict[str, Any], step: int
+) -> ParticipantStatus:
     """How a run stands to the open round: what is left to do in it.
 
     Args:
@@ -200,7 +200,7 @@ def standing(run: Path, overview: dict[str, Any], step: int) -> Standing:
     Raises:
         FederationError: If the run's record of the federation is damaged.
     """
-    return standings.of(run, overview, step)
+    return next_step.of(run, overview, step)
 
 
 def leaving(

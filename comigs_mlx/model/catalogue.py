@@ -80,7 +80,7 @@ def _bytes(config: Mapping[str, Any], bits: float) -> int:
     """The bytes of the weights of a model whose head is its embedding, but for norms.
 
     Args:
-        config: What `_llama` returns.
+        config: The numbers that `_llama` returns.
         bits: The bits of a weight.
     """
     width, hidden = config["hidden_size"], config["intermediate_size"]

@@ -17,15 +17,15 @@ from comigs_mlx.federation.exchanges.base import NotAllowed, NotThere, Unreachab
 from comigs_mlx.federation.formats.invitation import Invitation
 from comigs_mlx.federation.participant import membership
 from comigs_mlx.federation.participant.membership import Misfit
+from comigs_mlx.federation.participant.next_step import ParticipantStatus
 from comigs_mlx.federation.participant.round_history import Kept
-from comigs_mlx.federation.participant.standing import Standing
 from comigs_mlx.federation.rounds.submit import Late
 from comigs_mlx.federation.rounds.verification import Untrusted
 from tests.federation.conftest import TOKENS, reach
 
 FORM = {"place": "folder", "participant": "Ann Lee", "quorum": 2, "who": "all"}
 
-STANDING = Standing(
+STANDING = ParticipantStatus(
     next="learn",
     round=3,
     name="cem",

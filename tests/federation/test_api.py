@@ -238,11 +238,11 @@ class TestOwn:
         assert round_history.rounds(tmp_path) == [2]
 
 
-class TestStanding:
+class TestParticipantStatus:
     """The one thing to do next."""
 
     def of(self, run, uri, step):
-        return api.standing(run, api.overview(open_exchange(uri)), step)
+        return api.participant_status(run, api.overview(open_exchange(uri)), step)
 
     def test_one_round_of_two(self, run, ann, uri):
         file = ann.parent / "pool" / "federation.json"
@@ -265,8 +265,8 @@ class TestStanding:
     def test_it_is_another_federation_s(self, ann, uri, tmp_path):
         overview = api.overview(open_exchange(uri))
         other = {**overview, "uri": str(tmp_path / "elsewhere")}
-        assert api.standing(ann, overview, 6).joined
-        assert not api.standing(ann, other, 6).joined
+        assert api.participant_status(ann, overview, 6).joined
+        assert not api.participant_status(ann, other, 6).joined
 
 
 class TestFounding:

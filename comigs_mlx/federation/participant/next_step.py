@@ -25,7 +25,7 @@ Next = Literal["get", "learn", "send", "wait", "close", "follow"]
 
 
 @dataclass(frozen=True)
-class Standing:
+class ParticipantStatus:
     """How a run stands to the open round.
 
     Attributes:
@@ -57,8 +57,8 @@ class Standing:
     deadline: float | None
 
 
-def of(run: Path, overview: Mapping[str, Any], step: int) -> Standing:
-    """How the run in a folder stands; see `api.standing`."""
+def of(run: Path, overview: Mapping[str, Any], step: int) -> ParticipantStatus:
+    """How the run in a folder stands; see `api.participant_status`."""
     record = membership.read(run)
     if record is not None and not is_of(record, overview):
         record = None
@@ -72,7 +72,7 @@ def is_of(record: Membership, overview: Mapping[str, Any]) -> bool:
 
 def judge(
     record: Membership | None, overview: Mapping[str, Any], step: int, follows: bool
-) -> Standing:
+) -> ParticipantStatus:
     """How a run stands.
 
     Args:
@@ -89,7 +89,7 @@ def judge(
     deadline = manifest["deadline_seconds"]
     is_in = record is not None and record.contributed == overview["open_round"]
     own = given.get(name) if is_in and name is not None else None
-    return Standing(
+    return ParticipantStatus(
         next=_next(record, overview, step, follows),
         round=overview["open_round"],
         name=name,
