@@ -91,7 +91,7 @@ def _remember(
     def opened(saved: Any, now: str) -> Any:
         last = saved.get("run") if isinstance(saved, dict) else None
         usable = runs.overview(folder).usable
-        value = last if last in usable else runs.first(folder)
+        value = last if last in usable else now if now in usable else runs.first(folder)
         # Somebody may have chosen already: this answer must not take it back.
         return gr.skip() if value == now else value
 

@@ -143,6 +143,9 @@
     }
 
     cards(who) {
+      const told = JSON.stringify(who);
+      if (told === this.told) return; // a card must not go while it is clicked
+      this.told = told;
       const focused = document.activeElement;
       const at = focused && this.who.contains(focused) ? focused.dataset.name : null;
       this.who.textContent = "";

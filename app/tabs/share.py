@@ -239,7 +239,7 @@ class _Round:
         drawn = self.draw(view)
         if view.next != "send":
             drawn[-2:] = ["", ""]
-        elif known and known["next"] == "send":
+        elif known and known["next"] == "send" and not known["learning"]:
             drawn[self.drawn.index(self.next)] = gr.skip()  # it may offer to send
         return drawn
 

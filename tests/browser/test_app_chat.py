@@ -73,11 +73,15 @@ def test_each_voice_can_be_asked_and_has_a_name(chat):
 
 
 def test_an_answer_that_was_cut_goes_on(chat):
-    say(chat, "hello")
-    count = chat.locator(".cm-count")
-    before = count.inner_text()
-    chat.get_by_role("button", name="Go on with this answer").click()
-    expect(count).not_to_have_text(before)
+    go_on = chat.get_by_role("button", name="Go on with this answer").last
+    count = chat.locator(".cm-count").last
+    for answers in range(1, 9):  # now and then the tiny model ends by itself
+        say(chat, "hello", answers)
+        expect(count).to_contain_text("tokens")
+        if count.inner_text().startswith("16 "):
+            break
+    go_on.click()
+    expect(count).not_to_contain_text("16 tokens")
     assert int(count.inner_text().split()[0]) > 16
 
 
