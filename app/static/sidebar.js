@@ -27,7 +27,8 @@
 
   class Sidebar {
     constructor({ element, server, trigger, run }) {
-      Object.assign(this, { server, trigger, run, mark: "", query: "", open: "" });
+      Object.assign(this, { server, trigger, run, mark: "", query: "", open: "",
+        wanted: null, asked: null, since: 0 });
       this.root = element.querySelector(".cm-side");
       const head = add(this.root, "div", "cm-brand");
       add(head, "h1", "", "comigs_mlx");
@@ -164,14 +165,26 @@
     // Which card is chosen: the run of the page, whoever has set it.
     chosen(run) {
       this.run = run;
+      this.asked = null;
+      if (this.wanted === run) this.wanted = null;
+      if (this.wanted !== null) this.order();
       this.mine();
+    }
+
+    // One question at a time: two answers at once make Gradio's box go to and fro.
+    order() {
+      if (this.asked !== null && Date.now() - this.since < 3000) return;
+      this.asked = this.wanted;
+      this.since = Date.now();
+      this.trigger("select", { run: this.wanted });
     }
 
     mine() {
       const cards = [...this.who.children];
-      const on = cards.some((card) => card.dataset.name === this.run);
+      const shown = this.wanted === null ? this.run : this.wanted;
+      const on = cards.some((card) => card.dataset.name === shown);
       cards.forEach((card, i) => {
-        const own = card.dataset.name === this.run;
+        const own = card.dataset.name === shown;
         card.setAttribute("aria-checked", String(own));
         card.tabIndex = own || (!on && i === 0) ? 0 : -1;
       });
@@ -189,8 +202,9 @@
     }
 
     choose(name, leave = true) {
-      this.chosen(name);
-      this.trigger("select", { run: name });
+      this.wanted = name === this.run && this.asked === null ? null : name;
+      if (this.wanted !== null) this.order();
+      this.mine();
       if (leave) fold();
     }
 
