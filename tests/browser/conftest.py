@@ -36,8 +36,9 @@ def browser():
         pytest.fail(f"none of {', '.join(NAMES)} is installed")
     if path is None:
         pytest.skip("no Chromium installed (apt install chromium)")
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=20_000)  # some machines are five times slower
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield opened

@@ -15,7 +15,7 @@ def _patient():
     """Two apps and a training take their time on a busy machine."""
     expect.set_options(timeout=60_000)
     yield
-    expect.set_options(timeout=5_000)
+    expect.set_options(timeout=20_000)
 
 
 @pytest.fixture
