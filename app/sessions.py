@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from comigs_mlx.errors import ConfigError
+from comigs_mlx.conversations.disk import check_id
 
 MOST = 64
 """Sessions in memory; the one not used for longest goes first."""
-
-SECRET = re.compile(r"[0-9a-f]{32}")
-"""Names of sessions."""
 
 
 class Sessions:
@@ -45,7 +41,7 @@ class Sessions:
         Raises:
             ConfigError: If it is no such name.
         """
-        name = secret(name)
+        name = check_id(name)
         with self._lock:
             if name not in self._kept:
                 self._kept[name] = self._make(name)
@@ -65,14 +61,3 @@ class Sessions:
         """Every session in memory."""
         with self._lock:
             return list(self._kept.values())
-
-
-def secret(name: Any) -> str:
-    """A name that could not be guessed.
-
-    Raises:
-        ConfigError: If it is none.
-    """
-    if not isinstance(name, str) or not SECRET.fullmatch(name):
-        raise ConfigError("This page is out of date: reload it.")
-    return name

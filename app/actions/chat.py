@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 from typing import Any
 
 from comigs_mlx import command
+from comigs_mlx.conversations.disk import check_id
 from comigs_mlx.conversations.store import Store
 from comigs_mlx.errors import ConfigError
 
 from .. import chat_settings
 from ..chat_settings import ReplyOptions
 from ..model_queue import ModelQueue
-from ..sessions import Sessions, secret
+from ..sessions import Sessions
 from ..talk import Talk
+from ..watched import asks, touched
 from . import runs
 
 MOST_TITLE = 200
@@ -51,12 +52,9 @@ class ChatActions:
         Raises:
             ConfigError: If it is no such question.
         """
-        numbers = ("epoch", "since")
-        if not isinstance(question, dict) or not all(
-            type(question.get(name)) is int for name in numbers
-        ):
+        if not asks(question):
             raise ConfigError("This page is out of date: reload it.")
-        epoch, since = (question[name] for name in numbers)
+        epoch, since = question["epoch"], question["since"]
         return self._talk(question).changes(epoch, since, bool(question.get("tint")))
 
     def whole(self, question: Any) -> dict[str, Any]:
@@ -123,7 +121,7 @@ class ChatActions:
 
     def forget(self, question: Any) -> dict[str, str]:
         """Take a conversation away; `restore` brings it back."""
-        name = secret(question.get("id"))
+        name = check_id(question.get("id"))
         if self._talk(question).active:
             raise ConfigError("An answer is under way: wait for it, or stop it.")
         self.talks.drop(name)
@@ -132,7 +130,7 @@ class ChatActions:
 
     def restore(self, question: Any) -> dict[str, str]:
         """Bring back a conversation that was taken away."""
-        name = secret(question.get("id"))
+        name = check_id(question.get("id"))
         self.talks.drop(name)
         self.store.restore(name)
         return {}
@@ -181,7 +179,7 @@ class ChatActions:
     def send(self, session: dict[str, Any], text: Any, *chosen: Any) -> dict[str, Any]:
         """Say something; returns the element's value, changed so that it asks."""
         self._talk(session).send(text, self.options(*chosen))
-        return touch(session)
+        return touched(session)
 
     def command(
         self, session: dict[str, Any], order: dict[str, Any], *chosen: Any
@@ -199,15 +197,10 @@ class ChatActions:
             talk.go_on(turn, options)
         elif order.get("do") == "send":
             talk.send(order.get("text"), options)
-        return touch(session)
+        return touched(session)
 
     def _talk(self, question: Any) -> Talk:
         if not isinstance(question, dict):
             raise ConfigError("This page is out of date: reload it.")
         talk: Talk = self.talks.find(question.get("id"))
         return talk
-
-
-def touch(session: dict[str, Any]) -> dict[str, Any]:
-    """The element's value, changed so that it asks for what is new."""
-    return {**session, "asked": f"{random.getrandbits(32):x}"}

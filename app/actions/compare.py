@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -14,13 +13,14 @@ from comigs_mlx.conversations import marks
 from comigs_mlx.conversations.tokens import Said
 from comigs_mlx.conversations.tree import check_message
 from comigs_mlx.errors import ConfigError
-from comigs_mlx.inference.replies import Progress, Stopped
+from comigs_mlx.inference.replies import Stopped
 
 from .. import chat_settings, render
 from ..chat_settings import ReplyOptions
 from ..model_queue import ModelQueue, explain
 from ..sessions import Sessions
 from ..shown import Shown, token_details
+from ..watched import Watched, WatchedActions
 from . import runs
 
 SIDES = {
@@ -30,8 +30,6 @@ SIDES = {
     "auto": "Together",
 }
 """Expert selections side by side, in this order, and what they are called."""
-
-DOING = {"loading": "Loading", "reading": "Reading"}
 
 NO_RUN = (
     "The untrained model alone has nobody to compare: choose who you talk to first."
@@ -108,17 +106,15 @@ class Card:
         return marks.over(self.shown.blocks, parts, leans)
 
 
-class Comparison:
+class Comparison(Watched):
     """One question, answered by every side in turn, with one seed."""
 
+    DOING = {"loading": "Loading", "reading": "Reading"}
+
     def __init__(self, model_queue: ModelQueue):
-        self._model_queue = model_queue
-        self._lock = threading.RLock()
-        self._stop = threading.Event()
-        self._epoch, self._version = random.getrandbits(31), 1
-        self._status: dict[str, Any] = {"text": "", "done": 0, "total": 0}
+        super().__init__(model_queue)
         self._cards: dict[str, Card] = {}
-        self._prompt, self.active = "", False
+        self._prompt = ""
 
     def ask(self, text: Any, options: ReplyOptions) -> None:
         """Have a question answered by all.
@@ -131,23 +127,13 @@ class Comparison:
         with self._lock:
             if self.active:
                 raise ConfigError("Answers are under way: wait for them, or stop them.")
-            self._stop = threading.Event()
-            self._prompt, self.active = text, True
-            self._epoch, self._version = self._epoch + 1, 1
+            self._begin()
+            self._prompt = text
             self._cards = {key: Card(key) for key in SIDES}
             self._tell(render.busy(self._model_queue.queue))
         seeded = replace(options, seed=random.randrange(2**31))
         done = self._model_queue.submit("Comparing", lambda e: self._all(e, seeded))
         done.add_done_callback(self._ended)
-
-    def stop(self) -> None:
-        """End what is under way."""
-        self._stop.set()
-
-    def refuse(self, error: Exception) -> None:
-        """Tell the page why an order is not done."""
-        with self._lock:
-            self._status = {"text": explain(error), "done": 0, "total": 0, "bad": True}
 
     def changes(self, epoch: int, since: int) -> dict[str, Any]:
         """What a page lacks that has version `since` of `epoch`."""
@@ -230,20 +216,12 @@ class Comparison:
             self.active = False
             self._tell("")
 
-    def _listen(self, progress: Progress) -> None:
-        text = DOING.get(progress.what, progress.what.capitalize())
-        with self._lock:
-            self._tell(text, progress.done, progress.total)
-
     def _touch(self, card: Card) -> None:
         self._version += 1
         card.version = self._version
 
-    def _tell(self, text: str, done: int = 0, total: int = 0) -> None:
-        self._status = {"text": text, "done": done, "total": total}
 
-
-class CompareActions:
+class CompareActions(WatchedActions):
     """What the view Compare does.
 
     Args:
@@ -252,53 +230,17 @@ class CompareActions:
         model: Base model where no run is chosen.
     """
 
+    PART = "card"
+
     def __init__(self, model_queue: ModelQueue, folder: Path, model: str):
         self._folder, self._model = folder, model
         self.sessions = Sessions(
             lambda name: Comparison(model_queue), needed=lambda one: one.active
         )
 
-    def changes(self, question: Any) -> dict[str, Any]:
-        """What a page lacks: `id`, `epoch` and `since` in."""
-        found, epoch, since = asked(self.sessions, question)
-        changes: dict[str, Any] = found.changes(epoch, since)
-        return changes
-
-    def token(self, question: Any) -> dict[str, Any]:
-        """One token: `id`, `epoch`, `card` and `piece` in."""
-        found = self.sessions.find(question.get("id"))
-        names = ("epoch", "card", "piece")
-        token: dict[str, Any] = found.token(*(question.get(name) for name in names))
-        return token
-
-    def order(
-        self, session: dict[str, Any], order: Mapping[str, Any], run: Any, *drawing: Any
-    ) -> dict[str, Any]:
-        """Ask (`ask` is the question) or stop (`stop`).
-
-        Args:
-            session: The element's value.
-            order: What is wanted.
-            run: The run's name.
-            drawing: Temperature, top-p, longest answer, system prompt.
-
-        Returns:
-            The element's value, changed so that it asks for what is new.
-        """
-        found = self.sessions.find(session["id"])
-        try:
-            self._do(found, order, run, *drawing)
-        except Exception as error:
-            found.refuse(error)
-        return touched(session)
-
-    def _do(
-        self, found: Comparison, order: Mapping[str, Any], run: Any, *drawing: Any
-    ) -> None:
-        if order.get("stop"):
-            found.stop()
-        else:
-            found.ask(order.get("ask"), self._options(run, *drawing))
+    def _begin(self, found: Any, order: Mapping[str, Any], *given: Any) -> None:
+        """Ask (`ask` is the question), with the run's name and how tokens are drawn."""
+        found.ask(order.get("ask"), self._options(*given))
 
     def _options(
         self, run: Any, temperature: Any, top_p: Any, most: Any, system: Any
@@ -314,22 +256,3 @@ class CompareActions:
             max_tokens=int(chat_settings.number(most, "max tokens")),
             system=str(system or ""),
         )
-
-
-def asked(sessions: Sessions, question: Any) -> tuple[Any, int, int]:
-    """A page's question for what is new: what it is about, its epoch and version.
-
-    Raises:
-        ConfigError: If it is no such question.
-    """
-    numbers = ("epoch", "since")
-    if not isinstance(question, dict) or not all(
-        type(question.get(name)) is int for name in numbers
-    ):
-        raise ConfigError("expected id, epoch and since")
-    return sessions.find(question.get("id")), question["epoch"], question["since"]
-
-
-def touched(session: dict[str, Any]) -> dict[str, Any]:
-    """The element's value, changed so that it asks for what is new."""
-    return {**session, "turn": random.getrandbits(32)}

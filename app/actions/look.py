@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
-import threading
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,14 +12,14 @@ from comigs_mlx.conversations import marks
 from comigs_mlx.conversations.tokens import Said
 from comigs_mlx.conversations.tree import check_message
 from comigs_mlx.errors import ConfigError
-from comigs_mlx.inference.replies import Progress, Scored, SpokenToken, Stopped
+from comigs_mlx.inference.replies import Scored, SpokenToken, Stopped
 
 from .. import render
 from ..model_queue import ModelQueue, explain
 from ..sessions import Sessions
 from ..shown import token_details
+from ..watched import Watched, WatchedActions
 from . import runs
-from .compare import asked, touched
 
 SIDES = {
     "base": "untrained",
@@ -30,8 +28,6 @@ SIDES = {
     "auto": "together",
 }
 """Selections whose surprise is told, and what they are called."""
-
-DOING = {"loading": "Loading", "scoring": "Reading"}
 
 MOST_SURPRISE = 1e9
 """A token's perplexity is told up to here."""
@@ -165,17 +161,16 @@ def oracle(scored: Scored) -> str:
     )
 
 
-class Looking:
+class Looking(Watched):
     """One text, or two side by side, as far as they have been read."""
 
+    DOING = {"loading": "Loading", "scoring": "Reading"}
+
     def __init__(self, model_queue: ModelQueue, model: str):
-        self._model_queue, self._model = model_queue, model
-        self._lock = threading.RLock()
-        self._stop = threading.Event()
-        self._epoch, self._version = random.getrandbits(31), 1
-        self._status: dict[str, Any] = {"text": "", "done": 0, "total": 0}
+        super().__init__(model_queue)
+        self._model = model
         self._readings: list[Reading] = []
-        self._text, self._problem, self.active = "", "", False
+        self._text, self._problem = "", ""
 
     def look(self, wanted: Sequence[tuple[str, Path]]) -> None:
         """Have texts read, each by a run.
@@ -186,21 +181,11 @@ class Looking:
         with self._lock:
             if self.active:
                 raise ConfigError("A text is being read: wait for it, or stop it.")
-            self._stop = threading.Event()
-            self._text, self._problem, self.active = wanted[0][0], "", True
-            self._epoch, self._version, self._readings = self._epoch + 1, 1, []
+            self._begin()
+            self._text, self._problem, self._readings = wanted[0][0], "", []
             self._tell(render.busy(self._model_queue.queue))
         done = self._model_queue.submit("Reading", lambda e: self._read(e, wanted))
         done.add_done_callback(self._ended)
-
-    def stop(self) -> None:
-        """End what is under way."""
-        self._stop.set()
-
-    def refuse(self, error: Exception) -> None:
-        """Tell the page why an order is not done."""
-        with self._lock:
-            self._status = {"text": explain(error), "done": 0, "total": 0, "bad": True}
 
     def changes(self, epoch: int, since: int) -> dict[str, Any]:
         """What a page lacks that has version `since` of `epoch`."""
@@ -244,16 +229,8 @@ class Looking:
             self._version += 1
             self._tell("Stopped." if stopped else "")
 
-    def _listen(self, progress: Progress) -> None:
-        text = DOING.get(progress.what, progress.what.capitalize())
-        with self._lock:
-            self._tell(text, progress.done, progress.total)
 
-    def _tell(self, text: str, done: int = 0, total: int = 0) -> None:
-        self._status = {"text": text, "done": done, "total": total}
-
-
-class LookActions:
+class LookActions(WatchedActions):
     """What the view Look at a text does.
 
     Args:
@@ -262,56 +239,28 @@ class LookActions:
         model: Base model where no run is chosen.
     """
 
+    PART = "reading"
+
     def __init__(self, model_queue: ModelQueue, folder: Path, model: str):
         self._folder = folder
         self.sessions = Sessions(
             lambda name: Looking(model_queue, model), needed=lambda one: one.active
         )
 
-    def changes(self, question: Any) -> dict[str, Any]:
-        """What a page lacks: `id`, `epoch` and `since` in."""
-        found, epoch, since = asked(self.sessions, question)
-        changes: dict[str, Any] = found.changes(epoch, since)
-        return changes
-
-    def token(self, question: Any) -> dict[str, Any]:
-        """One token: `id`, `epoch`, `reading` and `piece` in."""
-        found = self.sessions.find(question.get("id"))
-        names = ("epoch", "reading", "piece")
-        token: dict[str, Any] = found.token(*(question.get(name) for name in names))
-        return token
-
     def runs(self, question: Any) -> list[list[str]]:
         """Value and label of the runs that another reading can be of."""
         now = runs.overview(self._folder)
         return [[name, now.labels[name]] for name in now.usable]
 
-    def order(
-        self, session: dict[str, Any], order: Mapping[str, Any], run: Any
-    ) -> dict[str, Any]:
+    def _begin(self, found: Any, order: Mapping[str, Any], *given: Any) -> None:
         """Look at a text (`text`), and at another or with another run beside it.
 
         Args:
-            session: The element's value.
-            order: `text`, `other` and `other_run`, the latter two often empty, or
-                `stop`.
-            run: The run's name.
-
-        Returns:
-            The element's value, changed so that it asks for what is new.
+            found: The work of the page.
+            order: `text`, `other` and `other_run`, the latter two often empty.
+            given: The run's name.
         """
-        found = self.sessions.find(session["id"])
-        try:
-            self._do(found, order, run)
-        except Exception as error:
-            found.refuse(error)
-        return touched(session)
-
-    def _do(self, found: Looking, order: Mapping[str, Any], run: Any) -> None:
-        if order.get("stop"):
-            found.stop()
-        else:
-            found.look(self._wanted(order, run))
+        found.look(self._wanted(order, *given))
 
     def _wanted(self, order: Mapping[str, Any], run: Any) -> list[tuple[str, Path]]:
         text = check_message(order.get("text"))
