@@ -1,5 +1,6 @@
 """Conversations on disk: for nobody else, never half, never in the way."""
 
+import json
 import os
 import time
 
@@ -46,6 +47,16 @@ def test_a_conversation_comes_back_as_it_was(tmp_path):
     assert again.read(ID) == tree
     assert again.read_tokens(ID, 2) == TOKENS
     assert again.read_tokens(ID, 1) == []
+
+
+def test_a_file_that_does_not_say_who_spoke_is_listed(tmp_path):
+    Store(tmp_path).write(talk())
+    file = tmp_path / ".conversations" / ID / "conversation.json"
+    values = json.loads(file.read_text())
+    assert values.pop("run") == "notes"
+    file.write_text(json.dumps(values))
+    (found,) = Store(tmp_path).listed()
+    assert (found["id"], found["run"]) == (ID, "")
 
 
 def test_the_texts_are_small_beside_the_tokens(tmp_path):
