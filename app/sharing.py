@@ -89,6 +89,17 @@ def until(moment: float, now: float) -> str:
     return f"{at.day} {MONTHS[at.month - 1]}{year}"
 
 
+def may_offer(known: Mapping[str, Any] | None) -> bool:
+    """Whether the one button may say Send already, which a page must not take back.
+
+    While a run is learning it says Learning, also where its save is there to be sent.
+
+    Args:
+        known: The view that the page has, as JSON values.
+    """
+    return known is not None and known["next"] == "send" and not known["learning"]
+
+
 def says(found: ParticipantStatus, now: float) -> str:
     """How the open round stands, in a sentence."""
     people = [*found.others, *(["you"] if found.contributed else [])]

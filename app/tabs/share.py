@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from .. import render
+from .. import render, sharing
 from ..actions.share import STEPS, Pressed, ShareActions, View, tried
 from ..frame import Frame
 from ..model_queue import explain
@@ -239,7 +239,7 @@ class _Round:
         drawn = self.draw(view)
         if view.next != "send":
             drawn[-2:] = ["", ""]
-        elif known and known["next"] == "send" and not known["learning"]:
+        elif sharing.may_offer(known):
             drawn[self.drawn.index(self.next)] = gr.skip()  # it may offer to send
         return drawn
 

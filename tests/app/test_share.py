@@ -377,3 +377,16 @@ def test_what_is_kept_has_a_name():
         "of its own, after 1 step",
         "before joining",
     ]
+
+
+@pytest.mark.parametrize(
+    ("known", "may"),
+    [
+        (None, False),
+        ({"next": "send", "learning": False}, True),
+        ({"next": "send", "learning": True}, False),  # saved, and not yet at its end
+        ({"next": "learn", "learning": False}, False),
+    ],
+)
+def test_the_button_says_send_only_where_nothing_is_learning(known, may):
+    assert sharing.may_offer(known) is may
