@@ -206,8 +206,10 @@ def _train(
                     _notify(config, f"round {event.round} is closed")
     if trainer.stopped_early:
         command.say(_early(opened))
-    if trainer.ended and (gained := opened.measure()) is not None:
-        command.say(f"perplexity of held-out text: {gained}")
+    if trainer.ended:
+        command.say("measuring what it has gained on text that nothing learnt from")
+        if (gained := opened.measure()) is not None:
+            command.say(f"perplexity of held-out text: {gained}")
     if asked and trainer.steps_left:
         command.say(
             f"stopped and saved at step {trainer.position.step}: "
