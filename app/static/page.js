@@ -19,6 +19,18 @@ window.comigs = {};
     return parent.appendChild(node);
   }
 
+  // The functions of a server, as its page calls them. Gradio answers with nothing when
+  // the server has gone: that is an error like any other that the network makes.
+  function served(server) {
+    return new Proxy(server, {
+      get: (functions, name) => async (question) => {
+        const answer = await functions[name](question);
+        if (answer === undefined || answer === null) throw new Error("no answer");
+        return answer;
+      },
+    });
+  }
+
   // The one place where text becomes markup: blocks of the server's Markdown, which
   // escapes all that a model says (comigs_mlx.conversations.markdown).
   function rendered(node, html) {
@@ -54,5 +66,5 @@ window.comigs = {};
     });
   }
 
-  Object.assign(window.comigs, { add, draw, rendered, saveAs, restore });
+  Object.assign(window.comigs, { add, draw, served, rendered, saveAs, restore });
 }

@@ -627,7 +627,7 @@
     }
 
     async save(kind, id = this.id) {
-      const file = await this.server.save({ id, kind });
+      const file = await this.get("save", undefined, { id, kind });
       if (file.problem) this.tell(file.problem);
       else saveAs(file.name, file.type, file.text);
     }

@@ -89,8 +89,8 @@ def element(
         value=None,
         html_template=f'<div class="{inner}"></div>',
         js_on_load=(
-            f"window.comigs.{kind}({{element, props, trigger, watch, server, "
-            f"{options}}})"
+            f"window.comigs.{kind}({{element, props, trigger, watch, "
+            f"server: window.comigs.served(server), {options}}})"
         ),
         server_functions=served,
         apply_default_css=False,

@@ -73,8 +73,17 @@ def test_what_was_chosen_is_chosen_after_a_reload(screen, address):
 
 def test_a_restart_loses_nothing(restarted, screen, runs, tmp_path):
     shutil.copytree(runs / "notes", tmp_path / "runs" / "notes")
-    address, again = restarted("tests.app.parrot_page", tmp_path / "runs", 0.002)
+    pages = []
+
+    def gone():
+        for page in pages:  # and no script has failed: see `screen`
+            expect(page.locator(".cm-standing")).to_contain_text("does not answer")
+            page.goto("about:blank")  # Gradio's own reload would cross the next one
+
+    given = ("tests.app.parrot_page", tmp_path / "runs", 0.002)
+    address, again = restarted(*given, ended=gone)
     page = screen(address)
+    pages.append(page)
     short(page)
     say(page, "remember me")
     said = page.locator(".cm-prose").inner_text()
