@@ -9,6 +9,7 @@
     │   └── UnsupportedModel    its family does not fit the mixture; names the family
     ├── RunError                a run folder that is missing, foreign, damaged or in use
     ├── TrainingError           training that had to stop (NaN or infinite loss)
+    ├── PeerLost                the other machines of one training are gone
     └── FederationError         a federation that cannot be read, written or agreed on
 
 A message says what was expected, what was found, where, and how to mend it.
@@ -71,6 +72,10 @@ class TrainingError(ComigsError):
     """Training had to stop; the last good state has been kept."""
 
 
+class PeerLost(ComigsError):
+    """The other machines of one training are gone, or cannot be reached."""
+
+
 class FederationError(ComigsError):
     """A federation cannot be read, written or agreed on; the text says what to do."""
 
@@ -109,6 +114,10 @@ IOGPU, as reported in ml-explore/mlx issues 3267 and 3390.
 """
 
 
+PEER_WORDS = ("[ring]", "[jaccl]", "[mpi]")
+"""How each error of MLX's communication begins."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory has run out; MLX raises a plain `RuntimeError` then."""
     text = str(error).lower()
@@ -120,6 +129,12 @@ def is_gpu_watchdog(error: BaseException) -> bool:
     """Whether macOS has ended work on the GPU; MLX raises a `RuntimeError` then."""
     text = str(error).lower()
     return isinstance(error, RuntimeError) and any(word in text for word in GPU_WORDS)
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether the connection to another process of `mx.distributed` is lost."""
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(word in text for word in PEER_WORDS)
 
 
 def line(error: BaseException, most: int = 160) -> str:

@@ -8,7 +8,7 @@ interval can be drawn by resampling documents.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -25,6 +25,7 @@ from comigs_mlx.model.params import Tree
 from comigs_mlx.model.routing import Routing
 from comigs_mlx.model.selection import Selection
 from comigs_mlx.platform import cpu_streams
+from comigs_mlx.training import parallel
 from comigs_mlx.training.losses import token_losses
 
 RESAMPLES = 1000
@@ -215,9 +216,12 @@ class Evaluator:
     changed.
     """
 
-    def __init__(self, mixture: Mixture):
-        self.mixture = mixture
+    def __init__(self, mixture: Mixture, ranks: parallel.Group = parallel.ALONE):
+        """Measure a mixture with the processes that share each batch."""
+        self.mixture, self.ranks = mixture, ranks
         self._compiled: dict[tuple[Selection, bool], Any] = {}
+        state = parallel.State(self._values, self._set_values)
+        self._on_all_ranks = ranks.together(self._losses, state)
 
     def batch_losses(
         self, batch: Batch, selection: Selection, tilt: Tilt | None = None
@@ -228,17 +232,29 @@ class Evaluator:
         A tilt is an input of what is compiled: another one traces nothing again.
         """
         self.mixture.tables.check_tokens(batch.tokens)
+        return self._on_all_ranks(batch.tokens, selection, tilt)
+
+    def _losses(
+        self, tokens: Any, selection: Selection, tilt: Any | None
+    ) -> tuple[Any, Any]:
         key = (selection, tilt is not None)
         if key not in self._compiled:
             self._compiled[key] = mx.compile(self._run)
         values = params.select(self.mixture.model, params.ROLES)
-        given = (values, mx.array(batch.tokens), *([] if tilt is None else [tilt]))
+        given = (values, mx.array(tokens), *([] if tilt is None else [mx.array(tilt)]))
         with self.mixture.selected(selection):
             losses, weights = self._compiled[key](*given)
         self.mixture.model.update(values)
-        with cpu_streams.evaluating(len(batch.tokens)):
+        own = self.ranks.rows(len(tokens))
+        with cpu_streams.evaluating(own.stop - own.start):
             mx.eval(losses, weights)
         return np.array(losses), np.array(weights)
+
+    def _values(self) -> dict[str, mx.array]:
+        return params.flatten(params.select(self.mixture.model, params.ROLES))
+
+    def _set_values(self, changed: Mapping[str, mx.array]) -> None:
+        self.mixture.model.update(params.unflatten(dict(changed)))
 
     def score(
         self,
@@ -271,12 +287,14 @@ class Evaluator:
         self, values: Tree, tokens: mx.array, tilt: Tilt | None = None
     ) -> tuple[mx.array, mx.array]:
         self.mixture.model.update(values)
+        own = self.ranks.share_of(tokens)
         if tilt is not None and tilt.ndim == 4:  # each row has its own
-            rows = cpu_streams.each(self._rows, tokens, tilt)
+            rows = cpu_streams.each(self._rows, own, self.ranks.share_of(tilt))
         else:
-            rows = cpu_streams.each(partial(self._rows, tilt=tilt), tokens)
-        losses, weights = zip(*rows, strict=True)
-        return mx.concatenate(list(losses)), mx.concatenate(list(weights))
+            rows = cpu_streams.each(partial(self._rows, tilt=tilt), own)
+        parts = [mx.concatenate(list(part)) for part in zip(*rows, strict=True)]
+        losses, weights = self.ranks.whole(parts, tokens.shape[0])
+        return losses, weights
 
     def _rows(self, tokens: mx.array, tilt: Tilt | None) -> tuple[mx.array, mx.array]:
         """Return losses `[rows, T]` and expert weights `[rows, T, E]` of some rows."""

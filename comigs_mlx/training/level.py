@@ -11,6 +11,7 @@ carries leftover gradients from one level into the other; this code does not.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -31,8 +32,8 @@ from comigs_mlx.model.routing import Routing
 from comigs_mlx.model.selection import Selection
 from comigs_mlx.options import TrainingOptions
 from comigs_mlx.platform import cpu_streams
-from comigs_mlx.training import freezing, optimisers
-from comigs_mlx.training.losses import load_balancing, summed_loss
+from comigs_mlx.training import freezing, optimisers, parallel
+from comigs_mlx.training.losses import chosen_tokens, load_balancing, summed_loss
 
 Rate = Callable[[mx.array], mx.array]
 """Maps the number of steps made to the learning rate of the next one, both scalars."""
@@ -130,6 +131,10 @@ class Stats(NamedTuple):
     share: mx.array
 
 
+Outcome = tuple[Tree, list[Tree], list[mx.array], dict[str, mx.array]]
+"""What an update returns: values, optimiser states, the fields of `Stats`, norms."""
+
+
 @dataclass(frozen=True)
 class StepResult:
     """The result of one step of a level, as plain numbers.
@@ -161,6 +166,7 @@ class Level:
         groups: The roles that this level trains, by optimiser.
         options: The options that weigh the losses.
         task: The task: which experts speak, and what is added to the loss.
+        ranks: The processes that share each batch.
 
     Attributes:
         anchor: Path -> value that the penalty compares with; for the user to set.
@@ -173,8 +179,10 @@ class Level:
         groups: Sequence[Group],
         options: TrainingOptions,
         task: Task = USUAL,
+        ranks: parallel.Group = parallel.ALONE,
     ):
         self.mixture = mixture
+        self.ranks = ranks
         self.groups = list(groups)
         self.options = options
         self.task = task
@@ -187,6 +195,9 @@ class Level:
         self._whole_step = mx.compile(self._step)
         self._one_batch = mx.compile(self._gradients)
         self._update = mx.compile(self._apply)
+        self._on_all_ranks = ranks.together(
+            self._made, parallel.State(self._state, self._set_state)
+        )
 
     def step(
         self, batches: Sequence[Batch], number: int = 0, k: int | None = None
@@ -204,6 +215,11 @@ class Level:
         """
         for batch in batches:
             self.mixture.tables.check_tokens(batch.tokens)
+        return self._on_all_ranks(list(batches), number, k)
+
+    def _made(self, batches: list[Batch], number: int, k: int | None) -> StepResult:
+        """Make a step; from another process batches come as plain tuples."""
+        batches = [Batch(*batch) for batch in batches]
         model = self.mixture.model
         trained = params.select_by(model, self.trains)
         others = params.select_by(model, lambda path: not self.trains(path))
@@ -215,17 +231,47 @@ class Level:
                 outcome = self._whole_step(*given, *self._anchor)
             else:
                 outcome = self._accumulated(trained, others, states, k, inputs)
-        (updated, new_states, stats, norms) = outcome
+        updated, new_states, sums, norms = outcome
         model.update(trained)
         model.update(others)
-        with cpu_streams.evaluating(len(batches[0].tokens)):
-            mx.eval(updated, new_states, stats, norms)
-        result = _plain(stats, norms)
+        with self._evaluating(len(batches[0].tokens)):
+            mx.eval(updated, new_states, sums, norms)
+        result = _plain(Stats(*sums), norms)
         if result.finite:
             model.update(updated)
         for group, old, new in zip(self.groups, states, new_states, strict=True):
             group.optimizer.state = new if result.finite else old
         return result
+
+    def _evaluating(self, rows: int) -> contextlib.AbstractContextManager[None]:
+        """Evaluate what this process computes of a batch of so many rows."""
+        own = self.ranks.rows(rows)
+        return cpu_streams.evaluating(own.stop - own.start)
+
+    def _state(self) -> dict[str, mx.array]:
+        """Return all that a step depends on beside its batches, by name."""
+        values = params.flatten(params.select(self.mixture.model, params.ROLES))
+        return {**values, **self._optimizers()}
+
+    def _optimizers(self) -> dict[str, mx.array]:
+        prefix = "+".join(self.roles)
+        return {
+            f"{prefix} {index} {path}": array
+            for index, group in enumerate(self.groups)
+            for path, array in params.flatten(group.optimizer.state).items()
+        }
+
+    def _set_state(self, changed: Mapping[str, mx.array]) -> None:
+        """Take over what `_state` returned on another process."""
+        values = {n: a for n, a in changed.items() if " " not in n}
+        self.mixture.model.update(params.unflatten(values))
+        states: list[dict[str, mx.array]] = [{} for _ in self.groups]
+        for name, array in {**self._optimizers(), **changed}.items():
+            if " " in name:
+                _, index, path = name.split(" ")
+                states[int(index)][path] = array
+        for group, state in zip(self.groups, states, strict=True):
+            group.optimizer.state = params.unflatten(state)
 
     def trains(self, path: str) -> bool:
         """Tell whether this level changes the parameter at `path`."""
@@ -254,18 +300,15 @@ class Level:
         states: list[Tree],
         k: int | None,
         batches: Sequence[Inputs],
-    ) -> tuple[Tree, list[Tree], Stats, dict[str, mx.array]]:
+    ) -> Outcome:
         total: Any = None
         for batch in batches:
             one = self._one_batch(trained, others, k, batch)
             total = one if total is None else tree_map(mx.add, total, one)
-            with cpu_streams.evaluating(len(batch["tokens"])):
+            with self._evaluating(len(batch["tokens"])):
                 mx.eval(total)
         gradients, stats = total
-        updated, new_states, norms = self._update(
-            trained, states, gradients, stats, *self._anchor
-        )
-        return updated, new_states, Stats(*stats), norms
+        return self._update(trained, states, gradients, stats, *self._anchor)
 
     def _step(
         self,
@@ -275,11 +318,9 @@ class Level:
         k: int | None,
         batch: Inputs,
         *anchor: dict[str, mx.array],
-    ) -> tuple[Tree, list[Tree], Stats, dict[str, mx.array]]:
+    ) -> Outcome:
         gradients, stats = self._gradients(trained, others, k, batch)
-        applied = self._apply(trained, states, gradients, stats, *anchor)
-        updated, new_states, norms = applied
-        return updated, new_states, stats, norms
+        return self._apply(trained, states, gradients, stats, *anchor)
 
     def _gradients(
         self, trained: Tree, others: Tree, k: int | None, batch: Inputs
@@ -292,11 +333,16 @@ class Level:
         return gradients, stats
 
     def _objective(self, k: int | None, batch: Inputs) -> tuple[mx.array, Stats]:
-        """Sum the loss of a batch `[B, T + 1]` over the targets where `mask` is 1."""
-        experts, mask = self.mixture.options, batch["mask"]
-        noise = [self._noise(mask.shape, batch["key"])] if "key" in batch else []
-        loss_of = partial(self._loss, k)
-        parts = cpu_streams.each(loss_of, batch["tokens"], mask, *noise)
+        """Sum the loss of a batch `[B, T + 1]` over the targets where `mask` is 1.
+
+        Where processes share the batch, this is one's part of the sum.
+        """
+        experts, whole = self.mixture.options, batch["mask"].shape
+        noise = [self._noise(whole, batch["key"])] if "key" in batch else []
+        share_of = self.ranks.share_of
+        mask = share_of(batch["mask"])
+        given = share_of(batch["tokens"]), mask, *map(share_of, noise)
+        parts = cpu_streams.each(partial(self._loss, k), *given)
         losses, routings = zip(*parts, strict=True)
         loss = functools.reduce(mx.add, losses)
         routing = Routing.joined(list(routings))
@@ -306,15 +352,19 @@ class Level:
         if routing.penalty is not None and self.trains_routers:
             loss = loss + (routing.penalty.mean(0) * mask).sum()
         if (teacher := self.task.teacher) is not None:
-            apart = teacher.divergence(batch["target"], routing.probabilities, mask)
+            target = share_of(batch["target"], -3)
+            apart = teacher.divergence(target, routing.probabilities, mask)
             loss = loss + teacher.weight * (apart.mean(0) * mask).sum()
         uses_all = (k or experts.top_k) == experts.experts
         if uses_all and not self.mixture.router.sparse:
             return loss, stats
+        importance = self.options.generalist_importance
+        chosen = chosen_tokens(routing, mask)
+        chosen, tokens = self.ranks.reduce([chosen, count])
         balance = load_balancing(
-            routing, mask, experts.generalists, self.options.generalist_importance
+            routing, mask, chosen, tokens, experts.generalists, importance
         )
-        return loss + self.options.balance_weight * balance * count, stats
+        return loss + self.options.balance_weight * balance * tokens, stats
 
     def _noise(self, shape: tuple[int, ...], key: mx.array) -> mx.array:
         """`[B, T, layers, E]` uniform numbers for tokens `[B, T]`."""
@@ -339,11 +389,12 @@ class Level:
         gradients: Tree,
         stats: Stats,
         *anchor: dict[str, mx.array],
-    ) -> tuple[Tree, list[Tree], dict[str, mx.array]]:
+    ) -> Outcome:
         """Update from summed gradients: divide by the tokens, then apply each
         optimiser.
         """
-        tokens = mx.maximum(stats[1], 1)
+        gradients, sums = self.ranks.reduce([gradients, stats])
+        tokens = mx.maximum(sums[1], 1)
         mean = tree_map(lambda g: g / tokens, gradients)
         flat, values = params.flatten(mean), params.flatten(trained)
         if self.task.penalty is not None and anchor:
@@ -363,7 +414,7 @@ class Level:
             new_states.append(group.optimizer.state)
         frozen = self.options.frozen_names
         updated = freezing.keep(updated, values, frozen, self.mixture.options)
-        return params.unflatten(updated), new_states, params.norms(mean)
+        return params.unflatten(updated), new_states, sums, params.norms(mean)
 
 
 def _plain(stats: Stats, norms: dict[str, mx.array]) -> StepResult:

@@ -142,8 +142,23 @@ def _after(array: mx.array, earlier: list[mx.array]) -> mx.array:
     return mx.depends([array], earlier)[0] if earlier else array
 
 
+def chosen_tokens(routing: Routing, mask: mx.array) -> mx.array:
+    """Count the tokens that each block routes to each expert, `[layers, E]`.
+
+    Args:
+        routing: The routing of one forward pass, arrays `[layers, batch, tokens, E]`.
+        mask: 1 where a token counts, else 0, `[batch, tokens]`.
+    """
+    return mask.reshape(-1) @ _by_token(mx.stop_gradient(routing.chosen))
+
+
 def load_balancing(
-    routing: Routing, mask: mx.array, generalists: int, importance: float
+    routing: Routing,
+    mask: mx.array,
+    chosen: mx.array,
+    tokens: mx.array,
+    generalists: int,
+    importance: float,
 ) -> mx.array:
     """Compute the load-balancing loss: E * sum_e c_e f_e P_e, mean over the blocks.
 
@@ -151,24 +166,28 @@ def load_balancing(
     `importance` for generalists and 1 for specialists. Source: Fedus et al.,
     arXiv 2101.03961, equation 4; the factor: CoMiGS, arXiv 2409.13931.
 
+    It is a sum over the tokens of P once f and the tokens are those of the whole batch:
+    so the losses of a batch's parts, and their gradients, add up to the whole one's.
+
     Args:
         routing: The routing of one forward pass, arrays `[layers, batch, tokens, E]`.
         mask: 1 where a token counts, else 0, `[batch, tokens]`.
+        chosen: What `chosen_tokens` returns, of the whole batch.
+        tokens: The number of tokens that count, of the whole batch.
         generalists: The number of generalists, G.
         importance: The factor that experts 0 to G-1 count with.
 
     Returns:
-        The loss, a float32 scalar.
+        The loss, or this part's share of it, a float32 scalar.
     """
     experts = routing.weights.shape[-1]
     factor = mx.where(mx.arange(experts) < generalists, importance, 1.0)
-    counts = mask.reshape(-1)  # [batch * tokens]
-    f = counts @ _by_token(mx.stop_gradient(routing.chosen))  # [layers, E]
-    p = counts @ _by_token(routing.probabilities)
-    # Divided last: MLX 0.32.4 cannot compile mask / mask.sum() here ("_Map_base::at")
-    # when the routing comes out of mx.checkpoint.
-    balance = experts * (factor * f * p).sum(-1).mean()
-    return balance / mask.sum() / mask.sum()
+    p = mask.reshape(-1) @ _by_token(routing.probabilities)  # [layers, E]
+    # Divided last, by the array that the loss is multiplied by: MLX 0.32.4 cannot
+    # compile mask / mask.sum() here ("_Map_base::at") when the routing comes out of
+    # mx.checkpoint, and no further mask.sum().
+    balance = experts * (factor * chosen * p).sum(-1).mean()
+    return balance / tokens / tokens
 
 
 def _by_token(values: mx.array) -> mx.array:

@@ -18,6 +18,7 @@ from comigs_mlx.model import params
 from comigs_mlx.model.gradient_checkpointing import recompute_blocks
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.options import SavingOptions, TrainingOptions
+from comigs_mlx.training import parallel
 from comigs_mlx.training.evaluation import Evaluator, NotFinite
 from comigs_mlx.training.level import (
     USUAL,
@@ -57,6 +58,7 @@ class Trainer:
         options: The options of the bilevel schedule and its optimisers.
         saving: The options that say when to report and to save.
         task: The task: what the experts' level trains, and how.
+        ranks: The processes that share each batch, made in the same way on all of them.
 
     Attributes:
         position: The steps made so far, and the sums since the last report.
@@ -72,21 +74,24 @@ class Trainer:
         options: TrainingOptions,
         saving: SavingOptions,
         task: Task = USUAL,
+        ranks: parallel.Group = parallel.ALONE,
     ):
         self.mixture, self.options, self.saving = mixture, options, saving
         self.train, self.router_train, self.valid = train, router_train, valid
         self.position = Position()
-        self.evaluator = Evaluator(mixture)
+        self.evaluator = Evaluator(mixture, ranks)
         routed = mixture.options.experts > 1
         self.joint = options.router == "joint" and routed
         self.alternating = options.router == "alternating" and routed
         routers = [router_group(options)] * self.joint
         self.schedule = expert_schedule(options)
         groups = [expert_group(options, task, self._rate), *routers]
-        self.experts = Level(mixture, groups, options, task)
+        self.experts = Level(mixture, groups, options, task, ranks)
         taught = teacher(options.teach, self.evaluator) if options.teach else None
         self.routers = (
-            Level(mixture, [router_group(options)], options, Task(teacher=taught))
+            Level(
+                mixture, [router_group(options)], options, Task(teacher=taught), ranks
+            )
             if self.alternating
             else None
         )

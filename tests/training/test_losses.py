@@ -8,7 +8,12 @@ import pytest
 from comigs_mlx.model.routing import Routing
 from comigs_mlx.platform import switch
 from comigs_mlx.training import losses
-from comigs_mlx.training.losses import load_balancing, summed_loss, token_losses
+from comigs_mlx.training.losses import (
+    chosen_tokens,
+    load_balancing,
+    summed_loss,
+    token_losses,
+)
 
 
 def identity(hidden):
@@ -291,6 +296,12 @@ def random_routing(layers, batch, tokens, experts, k, seed=0):
     return Routing(*(mx.array(a) for a in (probabilities, chosen, probabilities)))
 
 
+def balancing(routing, mask, generalists, importance):
+    """The load-balancing loss of a whole batch."""
+    whole = chosen_tokens(routing, mask), mask.sum()
+    return load_balancing(routing, mask, *whole, generalists, importance)
+
+
 @pytest.mark.parametrize(("generalists", "importance"), [(1, 1.0), (2, 0.25), (0, 5.0)])
 def test_load_balancing_equals_the_formula(generalists, importance):
     routing = random_routing(3, 2, 7, 4, k=2)
@@ -306,7 +317,7 @@ def test_load_balancing_equals_the_formula(generalists, importance):
             p = probabilities[layer, ..., e][mask > 0].mean()
             total += c * f * p
         blocks.append(4 * total)
-    found = load_balancing(routing, mx.array(mask), generalists, importance)
+    found = balancing(routing, mx.array(mask), generalists, importance)
     assert found.item() == pytest.approx(np.mean(blocks), rel=1e-5)
 
 
@@ -314,16 +325,30 @@ def test_load_balancing_is_k_for_even_routing_and_e_where_one_expert_takes_all()
     even = mx.array(np.eye(4, dtype=np.float32)[None, None])  # each expert once
     quarter = mx.full((1, 1, 4, 4), 0.25)
     ones = mx.ones((1, 4))
-    assert load_balancing(Routing(even, even, quarter), ones, 1, 1.0).item() == 1.0
+    assert balancing(Routing(even, even, quarter), ones, 1, 1.0).item() == 1.0
     first = mx.array(np.eye(4, dtype=np.float32)[[0, 0, 0, 0]][None, None])
-    assert load_balancing(Routing(first, first, first), ones, 1, 1.0).item() == 4.0
+    assert balancing(Routing(first, first, first), ones, 1, 1.0).item() == 4.0
+
+
+def test_load_balancing_of_parts_adds_up_to_the_whole():
+    routing, mask = random_routing(3, 4, 5, 4, k=2), mx.ones((4, 5))
+    mask[0, 2:] = 0
+    whole = chosen_tokens(routing, mask), mask.sum()
+    parts = [
+        load_balancing(
+            Routing(*(a[:, rows] for a in routing.arrays())), mask[rows], *whole, 1, 2.0
+        ).item()
+        for rows in (slice(0, 1), slice(1, 4))
+    ]
+    expected = balancing(routing, mask, 1, 2.0).item()
+    assert sum(parts) == pytest.approx(expected, rel=1e-6)
 
 
 def test_load_balancing_differentiates_probabilities_only():
     routing, mask = random_routing(1, 1, 6, 3, k=1), mx.ones((1, 6))
 
     def loss(chosen, probabilities):
-        return load_balancing(Routing(chosen, chosen, probabilities), mask, 1, 2.0)
+        return balancing(Routing(chosen, chosen, probabilities), mask, 1, 2.0)
 
     by_chosen, by_probability = mx.grad(loss, argnums=(0, 1))(
         routing.chosen, routing.probabilities
