@@ -477,9 +477,17 @@ class MacOptions:
         "failed, and at each closed round: the run's name, and no text",
     )
 
+    peer_timeout: float = option(
+        600.0,
+        "on several Macs: the longest time of a step, and of silence of another Mac, "
+        "before all of them end (docs/distributed.md)",
+        "SECONDS",
+    )
+
     def problems(self) -> Iterator[str]:
         """One sentence for each value that cannot work."""
         yield from _at_least(self, 0, "pause_on_battery", "retries")
+        yield from _at_least(self, 10, "peer_timeout")
 
 
 def _at_least(options: Any, least: int, *names: str) -> Iterator[str]:

@@ -21,6 +21,7 @@ from comigs_mlx.platform import cpu
 if TYPE_CHECKING:
     from comigs_mlx.runs.progress import ProgressFile
     from comigs_mlx.runs.session import Session
+    from comigs_mlx.training.parallel import Group
     from comigs_mlx.training.records import Exchanged, Pause, Report
 
 PATIENCE = 30.0
@@ -31,15 +32,24 @@ NOTIFY_SECONDS = 60.0
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Read the configuration, train, and print where the run is."""
-    from comigs_mlx.runs.told import telling
+    """Read the configuration, train, and print where the run is.
 
-    with telling(command.say, command.explain) as say:
-        folder = _trained(argv, say)
+    Of several processes that a launcher has started, one does; the others help it.
+    """
+    from comigs_mlx.runs import following
+    from comigs_mlx.runs.told import telling
+    from comigs_mlx.training import parallel
+
+    with parallel.opened() as ranks:
+        if not ranks.leader:
+            following.follow(ranks)
+            return
+        with telling(command.say, command.explain) as say:
+            folder = _trained(argv, say, ranks)
     command.show(str(folder))
 
 
-def _trained(argv: Sequence[str] | None, say: Say) -> Path:
+def _trained(argv: Sequence[str] | None, say: Say, ranks: Group) -> Path:
     """Train as the flags say; the run's folder."""
     config = train_config(argv)
     from comigs_mlx.runs.place import Place
@@ -53,22 +63,26 @@ def _trained(argv: Sequence[str] | None, say: Say) -> Path:
 
     check_installed(config.report_to)
     flags = given(TrainConfig, "comigs_mlx.train", argv)
+    ranks.limit = config.mac.peer_timeout
     with awake(config.mac.caffeinate, say), _notifying(config):
-        return _persistently(config, flags, say)
+        return _persistently(config, flags, say, ranks)
 
 
-def _persistently(config: TrainConfig, flags: Collection[str], say: Say) -> Path:
+def _persistently(
+    config: TrainConfig, flags: Collection[str], say: Say, ranks: Group
+) -> Path:
     """Train, and go on from the last save where macOS ended the work on the GPU.
 
     MLX raises what Metal reports at a later call (mlx pull request 3523), after which
     the GPU can be used again; what was in memory is not trusted, so the whole session
-    is opened anew, as `--resume` does.
+    is opened anew, as `--resume` does. Of several machines all end instead, as those
+    whose GPU works wait within the step.
     """
     from comigs_mlx.runs.place import Place
 
-    for left in range(config.mac.retries, -1, -1):
+    for left in range(config.mac.retries * (ranks.size == 1), -1, -1):
         try:
-            return _once(config, flags, say)
+            return _once(config, flags, say, ranks)
         except RuntimeError as error:
             begun = Place(config.folder).config.is_file()
             if not (left and begun and is_gpu_watchdog(error)):
@@ -81,13 +95,13 @@ def _persistently(config: TrainConfig, flags: Collection[str], say: Say) -> Path
     raise AssertionError("the last try returns or raises")
 
 
-def _once(config: TrainConfig, flags: Collection[str], say: Say) -> Path:
+def _once(config: TrainConfig, flags: Collection[str], say: Say, ranks: Group) -> Path:
     """Open the run and train it to its end."""
     from comigs_mlx.runs.session import session
 
     if config.sharing.federation is not None:
-        return _shared(config, flags, say).folder.path
-    with session(config, say) as opened:
+        return _shared(config, flags, say, ranks).folder.path
+    with session(config, say, ranks=ranks) as opened:
         _introduce(opened, say)
         _train(config, opened, opened.run, opened.trainer.steps_left)
     return opened.folder.path
@@ -118,7 +132,9 @@ def _notify(config: TrainConfig, state: str) -> None:
         notification.show(config.folder.absolute().name, state)
 
 
-def _shared(config: TrainConfig, flags: Collection[str], say: Say) -> Session:
+def _shared(
+    config: TrainConfig, flags: Collection[str], say: Say, ranks: Group
+) -> Session:
     """Train in a federation."""
     from comigs_mlx.federation.exchanges.open import open_exchange
     from comigs_mlx.federation.participant.join import join
@@ -133,7 +149,7 @@ def _shared(config: TrainConfig, flags: Collection[str], say: Say) -> Session:
     sharing = dataclasses.replace(sharing, trust=False)
     config = dataclasses.replace(config, sharing=sharing)
     config, check = join(config, flags, exchange)
-    with session(config, say, check) as opened:
+    with session(config, say, check, ranks) as opened:
         _introduce(opened, say)
         part = Participation(exchange, opened, config, say, accept)
         _train(config, opened, part.run, part.steps_left)

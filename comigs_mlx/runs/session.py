@@ -36,29 +36,32 @@ from comigs_mlx.model.base import Base, load_base
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.options import TrainConfig
 from comigs_mlx.platform import cpu_streams, switch
-from comigs_mlx.runs import description, held_out, init_adapter, trained_secrets
+from comigs_mlx.runs import (
+    description,
+    following,
+    held_out,
+    init_adapter,
+    trained_secrets,
+)
 from comigs_mlx.runs.folder import RunFolder
 from comigs_mlx.runs.gain import Gain
 from comigs_mlx.runs.pausing import Pausing, of_this_machine
 from comigs_mlx.runs.trained_secrets import TrainedSecrets
-from comigs_mlx.training import checkpoint, memory_estimate
+from comigs_mlx.training import checkpoint, memory_estimate, parallel
 from comigs_mlx.training.fitting import check_texts
-from comigs_mlx.training.level import USUAL, Task
+from comigs_mlx.training.level import ROUTER_ALONE, USUAL, Task
 from comigs_mlx.training.records import Boundary, Pause, Report, Step
 from comigs_mlx.training.trainer import Trainer
 
 Stop = Callable[[], bool]
 """Tells whether the user wants the training to be saved and to end."""
 
-ROUTER_ALONE = Task(roles=())
-"""An expert level without roles: with a joint router, only the router learns."""
-
 LONG_TEXT = 20_000_000
 """The characters from which on looking for secrets takes seconds, and is said."""
 
 CHANGES = {
     "data": "the text has changed since the run was saved",
-    "lanes": "this machine computes a batch in another number of parts than the run's",
+    "lanes": "a batch is computed in another number of parts than the run's were",
 }
 """The sentence for each thing that may change between a save and a resume."""
 
@@ -204,7 +207,10 @@ Check = Callable[[dict[str, Any]], None]
 
 @contextlib.contextmanager
 def session(
-    config: TrainConfig, say: Say, check: Check = lambda info: None
+    config: TrainConfig,
+    say: Say,
+    check: Check = lambda info: None,
+    ranks: parallel.Group = parallel.ALONE,
 ) -> Iterator[Session]:
     """Load and check everything, and only then write to the disk.
 
@@ -214,6 +220,7 @@ def session(
             noticed.
         check: Is called with comigs.json before anything is written; raises to prevent
             it.
+        ranks: The processes that share each batch, which this one leads.
 
     Raises:
         ComigsError: If something does not fit; nothing has been written then.
@@ -223,19 +230,26 @@ def session(
         folder.check_resumable()
     else:
         folder.check_new()
-    opening = _opened(config, folder, say, check)
+    opening = _opened(config, folder, say, check, ranks)
     with memory_estimate.limits(config.memory_limit), opening as opened:
         yield opened
 
 
 @contextlib.contextmanager
 def _opened(
-    config: TrainConfig, folder: RunFolder, say: Say, check: Check
+    config: TrainConfig,
+    folder: RunFolder,
+    say: Say,
+    check: Check,
+    ranks: parallel.Group,
 ) -> Iterator[Session]:
+    if (reason := ranks.needs(config.data.batch_size)) is not None:
+        raise ConfigError(reason)
     splits = load_splits(config.data.data, in_sentences(say), config.data.reading)
     for note in splits.notes:
         say(Note(note))
-    base = load_base(config.model, say, _revision(folder) if config.resume else None)
+    revision = _revision(folder) if config.resume else None
+    base = load_base(config.model, say, revision)
     if "quantization" in base.config and switch.on_cpu():
         say(Note("MLX's quantised products are very slow on a CPU: use a plain base"))
     if (warning := memory_estimate.too_low(config.memory_limit)) is not None:
@@ -243,6 +257,7 @@ def _opened(
     fingerprint = base.fingerprint()
     mixture = Mixture(base.model, config.experts, config.training.seed)
     check(description.describe(mixture, base.id, fingerprint))
+    following.lead_training(ranks, config, revision or base.revision, fingerprint)
     if config.init_adapter is not None and not _is_saved(config, folder):
         shared = config.sharing.federation is not None
         init_adapter.begin(
@@ -250,8 +265,8 @@ def _opened(
         )
     read = {"train": splits.train, "valid": splits.valid}
     texts = contents(config, base, read, splits.kind, say)
-    trainer = make_trainer(config, mixture, texts, say, _task(config))
-    for note in memory_estimate.plan(mixture, _work(config, trainer)).notes(
+    trainer = make_trainer(config, mixture, texts, say, _task(config), ranks)
+    for note in memory_estimate.plan(mixture, _work(config, trainer, ranks)).notes(
         config.memory_limit
     ):
         say(note)
@@ -262,7 +277,7 @@ def _opened(
         "data": digest,
         "tokens": tokens_digest(texts.values()),
         "tokenizer": tokenizer_identity(base.tokenizer, splits.kind != "text"),
-        "lanes": cpu_streams.count(config.data.batch_size),
+        "lanes": _parts(config.data.batch_size, ranks),
     }
     documents = {name: len(getattr(splits, name)) for name in SPLITS}
     text = _described(config, folder, digest, splits, texts, say)
@@ -283,6 +298,7 @@ def _opened(
             trained_secrets.add(folder.path, counts)
         pausing = of_this_machine(config.mac)
         test = functools.partial(_held_out, config, base, splits)
+        following.begin(ranks, trainer)
         yield Session(trainer, folder, identity, documents, text, pausing, test)
 
 
@@ -345,6 +361,7 @@ def make_trainer(
     texts: Mapping[str, Content],
     say: Say,
     task: Task = USUAL,
+    ranks: parallel.Group = parallel.ALONE,
 ) -> Trainer:
     """Make the trainer of a mixture: train text for experts, valid text for routers.
 
@@ -355,6 +372,7 @@ def make_trainer(
         texts: The tokens of train and valid.
         say: Receives a sentence on what to expect of the batches.
         task: The task that says what the experts' level trains, and how.
+        ranks: The processes that share each batch.
 
     Raises:
         DataError: If a split is too small, or nothing in it can be learned from.
@@ -378,10 +396,20 @@ def make_trainer(
     count = config.saving.valid_batches
     valid = sampled_batches(texts["valid"], data.seq_len, data.batch_size, count)
     sources = train, router_train, valid
-    return Trainer(mixture, *sources, config.training, config.saving, task)
+    return Trainer(mixture, *sources, config.training, config.saving, task, ranks)
 
 
-def _work(config: TrainConfig, trainer: Trainer) -> memory_estimate.Work:
+def _parts(rows: int, ranks: parallel.Group) -> int | list[int]:
+    """Return what a batch is divided into: streams here, or rows of each process."""
+    if ranks.size == 1:
+        return cpu_streams.count(rows)
+    shares = (ranks.rows(rows, rank) for rank in range(ranks.size))
+    return [share.stop - share.start for share in shares]
+
+
+def _work(
+    config: TrainConfig, trainer: Trainer, ranks: parallel.Group
+) -> memory_estimate.Work:
     """Describe the longest batches: conversations may all be shorter than allowed.
 
     Routers learn from validation text, which may be longer than the training text.
@@ -390,7 +418,7 @@ def _work(config: TrainConfig, trainer: Trainer) -> memory_estimate.Work:
     sources = [trainer.train, *([trainer.router_train] if trainer.routers else [])]
     lengths = (max(getattr(s, "lengths", {}), default=seq_len) for s in sources)
     return memory_estimate.Work(
-        batch_size=config.data.batch_size,
+        batch_size=-(-config.data.batch_size // ranks.size),
         seq_len=max(lengths),
         checkpoint=training.grad_checkpoint,
         accumulation=training.grad_accumulation,

@@ -75,6 +75,9 @@ class Task:
 
 USUAL = Task()
 
+ROUTER_ALONE = Task(roles=())
+"""An expert level without roles: with a joint router, only the router learns."""
+
 
 @dataclass
 class Group:

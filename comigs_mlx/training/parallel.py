@@ -47,10 +47,12 @@ class Group:
     Attributes:
         rank: The number of this process; 0 leads.
         size: The number of processes.
+        limit: The longest time in seconds of one call, and of silence before it.
     """
 
     rank = 0
     size = 1
+    limit = 600.0
 
     @property
     def leader(self) -> bool:
@@ -112,6 +114,24 @@ class Group:
     def tell(self, content: Mapping[str, Any]) -> None:
         """Send plain values from the leader to all others, which `hear` them."""
 
+    def hear(self) -> dict[str, Any] | None:
+        """Return what the leader tells next; None at the end."""
+        return None
+
+    def answer(self, problem: str | None) -> bool:
+        """Tell the leader whether this rank is ready, which has asked by `agree`.
+
+        Args:
+            problem: The reason why it is not.
+
+        Returns:
+            Whether all ranks are.
+        """
+        return problem is None
+
+    def follow(self) -> None:
+        """Make all calls that the leader makes, until it ends."""
+
     def agree(self, content: Mapping[str, Any]) -> None:
         """Tell the others what they begin with, and wait until all are ready.
 
@@ -163,7 +183,7 @@ def opened() -> Iterator[Group]:
         PeerLost: If the others cannot be reached.
     """
     if (name := backend()) is None:
-        yield ALONE
+        yield Group()
         return
     from comigs_mlx.training import ranks
 

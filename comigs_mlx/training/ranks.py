@@ -44,9 +44,6 @@ where it waits for the first connection."""
 PING_SECONDS = 5.0
 """The time between two signs of life of the leader, while it works alone."""
 
-LIMIT_SECONDS = 600.0
-"""The usual longest time of one call, and of silence."""
-
 LOST = 3
 """The exit code of a process that was ended because of the others."""
 
@@ -105,17 +102,12 @@ class _Own(threading.local):
 
 
 class Ranks(Group):
-    """The ranks of a group of at least two; see `Group`.
-
-    Attributes:
-        limit: The longest time in seconds of one call, and of silence before it.
-    """
+    """The ranks of a group of at least two; see `Group`."""
 
     def __init__(self, world: mx.distributed.Group):
         """Take part as one rank of `world`."""
         self._world = world
         self.rank, self.size = world.rank(), world.size()
-        self.limit = LIMIT_SECONDS
         self._own = _Own()
         self._calls: list[tuple[Callable[..., Any], State]] = []
         self._held: dict[str, mx.array] = {}
@@ -206,14 +198,7 @@ class Ranks(Group):
         return None if "end" in message else message
 
     def answer(self, problem: str | None) -> bool:
-        """Tell the leader, after `hear`, whether this rank is ready; see `agree`.
-
-        Args:
-            problem: The reason why it is not.
-
-        Returns:
-            Whether all ranks are.
-        """
+        """Tell the leader whether this rank is ready, which has asked by `agree`."""
         with self._watched():
             return not self._answers(problem or "")
 
@@ -356,7 +341,7 @@ def packed(content: Mapping[str, Any], state: Mapping[str, mx.array]) -> bytes:
 
 
 def unpacked(text: bytes) -> tuple[dict[str, Any], dict[str, mx.array]]:
-    """Return what `packed` was given; its arrays become NumPy's, `state` stays MLX's."""
+    """Return what `packed` was given: all arrays as NumPy's, those of `state` MLX's."""
     loaded = mx.load(io.BytesIO(text), format="safetensors", return_metadata=True)
     arrays, metadata = cast("tuple[dict[str, mx.array], dict[str, str]]", loaded)
 

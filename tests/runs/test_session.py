@@ -433,7 +433,7 @@ class TestSameTokens:
         _, run = mine()
         monkeypatch.setattr(session_module.cpu_streams, "count", lambda rows: 7)
         (note,) = self.resumed(run)
-        assert note.startswith("note: this machine computes a batch in another number")
+        assert note.startswith("note: a batch is computed in another number")
 
     def test_a_save_of_an_older_version_knows_no_tokens(self, mine):
         _, run = mine()
