@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from comigs_mlx.model.base import Base
     from comigs_mlx.runs.place import Place
     from comigs_mlx.training.evaluation import Evaluator, Score
+    from comigs_mlx.training.parallel import Group
 
 
 @dataclass(frozen=True)
@@ -131,11 +132,27 @@ class EvaluateConfig:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Load run and text, measure, print."""
+    """Load run and text, measure, print.
+
+    Of several processes that a launcher has started, one does; the others help it.
+    """
+    from comigs_mlx.runs import following
+    from comigs_mlx.training import parallel
+
+    with parallel.opened() as ranks:
+        if ranks.leader:
+            _measured(argv, ranks)
+        else:
+            following.follow(ranks)
+
+
+def _measured(argv: Sequence[str] | None, ranks: Group) -> None:
+    """Measure, with the others' help, and print."""
     config = parse(EvaluateConfig, "comigs_mlx.evaluate", argv)
     wanted = None if config.experts is None else parse_experts(config.experts)
     from comigs_mlx.inference import lean, steering, tilts
     from comigs_mlx.model.selection import check, usable
+    from comigs_mlx.runs import following
     from comigs_mlx.runs.folder import RunFolder
     from comigs_mlx.runs.held_out import data_options
     from comigs_mlx.training.evaluation import RESULTS, Evaluator, result_name
@@ -155,7 +172,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         check(selection, mixture.options)
     tilts.of_settings(mixture, config.settings())  # refused before anything is measured
     batches, parts = _batches(*text, base, data, config.split)
-    evaluator, scores = Evaluator(mixture), {}
+    if (reason := ranks.needs(data["batch_size"])) is not None:
+        raise ConfigError(reason)
+    following.lead_evaluation(ranks, folder.read_info())
+    evaluator, scores = Evaluator(mixture, ranks), {}
     heldout: list[Batch] = []
     if validation is not None:
         heldout, _ = _batches(*validation, base, data, "valid")

@@ -24,22 +24,25 @@ def hostfile(folder, count):
 
 
 @contextlib.contextmanager
-def launched(folder, count, *argv):
-    """Start `count` ranks of one program."""
-    file = hostfile(folder, count)
+def launched(folder, *programs):
+    """Start ranks, each with the arguments of its program."""
+    file = hostfile(folder, len(programs))
     with contextlib.ExitStack() as stack:
         yield [
             stack.enter_context(
                 processes.start(*argv, MLX_RANK=str(rank), MLX_HOSTFILE=str(file))
             )
-            for rank in range(count)
+            for rank, argv in enumerate(programs)
         ]
 
 
-def run(folder, count, *argv):
-    """Run `count` ranks of one program to their ends: (code, out, err) of each."""
-    with launched(folder, count, *argv) as ranks:
-        said = [rank.communicate(SECONDS) for rank in ranks]
-        return [
-            (rank.returncode, *text) for rank, text in zip(ranks, said, strict=True)
-        ]
+def ends(ranks):
+    """Wait for the ends of processes: (code, out, err) of each."""
+    said = [rank.communicate(SECONDS) for rank in ranks]
+    return [(rank.returncode, *text) for rank, text in zip(ranks, said, strict=True)]
+
+
+def run(folder, *programs):
+    """Run ranks to their ends: (code, out, err) of each."""
+    with launched(folder, *programs) as ranks:
+        return ends(ranks)

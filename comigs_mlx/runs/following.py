@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from comigs_mlx.config import from_dict, to_dict
 from comigs_mlx.errors import ComigsError, ModelError
 from comigs_mlx.messages import quiet
-from comigs_mlx.options import ExpertOptions, TrainConfig
+from comigs_mlx.options import TrainConfig
 from comigs_mlx.platform.mac.awake import awake
+from comigs_mlx.runs import description
 from comigs_mlx.training.parallel import Group
 
 if TYPE_CHECKING:
@@ -27,20 +28,15 @@ if TYPE_CHECKING:
     from comigs_mlx.training.trainer import Trainer
 
 
-def lead_training(
-    ranks: Group, config: TrainConfig, revision: str | None, fingerprint: str
-) -> None:
-    """Tell the others what to train, so that they load it, too.
+def lead_training(ranks: Group, config: TrainConfig, info: dict[str, Any]) -> None:
+    """Tell the others what to train, so that they load the same base model.
 
     Args:
         ranks: The group.
         config: The configuration.
-        revision: The commit of the base model; None means the newest.
-        fingerprint: The base model's fingerprint.
+        info: The content of the run's comigs.json.
     """
-    plain = to_dict(config)
-    base = {"model": config.model, "revision": revision, "fingerprint": fingerprint}
-    ranks.tell({"task": "train", "config": plain, **base})
+    ranks.tell({"task": "train", "config": to_dict(config), "info": info})
 
 
 def begin(ranks: Group, trainer: Trainer) -> None:
@@ -52,16 +48,17 @@ def begin(ranks: Group, trainer: Trainer) -> None:
     ranks.agree({"schedule": asdict(trainer.schedule)})
 
 
-def lead_evaluation(
-    ranks: Group, mixture: Mixture, model: str, revision: str | None, fingerprint: str
-) -> None:
-    """Let the others help to measure a mixture, once they are ready.
+def lead_evaluation(ranks: Group, info: dict[str, Any]) -> None:
+    """Let the others help to measure a run, once they are ready.
+
+    Args:
+        ranks: The group.
+        info: The content of the run's comigs.json.
 
     Raises:
-        TrainingError: If one of them is not.
+        TrainingError: If one of them is not ready.
     """
-    base = {"model": model, "revision": revision, "fingerprint": fingerprint}
-    ranks.tell({"task": "evaluate", "experts": to_dict(mixture.options), **base})
+    ranks.tell({"task": "evaluate", "info": info})
     ranks.agree({})
 
 
@@ -102,10 +99,7 @@ def _follow_training(
 def _follow_evaluation(ranks: Group, told: Mapping[str, Any]) -> None:
     from comigs_mlx.training.evaluation import Evaluator
 
-    options = from_dict(ExpertOptions, told["experts"])
-    evaluator, problem = _or_problem(
-        lambda: Evaluator(_mixture(told, options, seed=0), ranks)
-    )
+    evaluator, problem = _or_problem(lambda: Evaluator(_mixture(told["info"]), ranks))
     if ranks.hear() is not None and ranks.answer(problem) and evaluator is not None:
         ranks.follow()
 
@@ -123,14 +117,14 @@ def _trainer(ranks: Group, told: Mapping[str, Any], config: TrainConfig) -> Trai
     from comigs_mlx.training.level import ROUTER_ALONE, USUAL
     from comigs_mlx.training.trainer import Trainer
 
-    mixture = _mixture(told, config.experts, config.training.seed)
+    mixture = _mixture(told["info"], config.training.seed)
     task = ROUTER_ALONE if config.sharing.join else USUAL
     options = config.training, config.saving, task
     return Trainer(mixture, NoText(), NoText(), [], *options, ranks)
 
 
-def _mixture(told: Mapping[str, Any], options: ExpertOptions, seed: int) -> Mixture:
-    """Attach a mixture to the leader's base model.
+def _mixture(info: dict[str, Any], seed: int = 0) -> Mixture:
+    """Attach the experts that comigs.json describes to the leader's base model.
 
     Raises:
         ModelError: If this machine has another one.
@@ -138,13 +132,14 @@ def _mixture(told: Mapping[str, Any], options: ExpertOptions, seed: int) -> Mixt
     from comigs_mlx.model.base import load_base
     from comigs_mlx.model.mixture import Mixture
 
-    base = load_base(told["model"], quiet, told["revision"])
-    if base.fingerprint() != told["fingerprint"]:
+    name, fingerprint = description.base_model(info)
+    base = load_base(name, quiet, description.revision(info))
+    if base.fingerprint() != fingerprint:
         raise ModelError(
-            f"the base model {told['model']} here is not that of the leader: copy it "
-            "from there, or remove it here to fetch it again"
+            f"the base model {name} here is not that of the leader: copy it from "
+            "there, or remove it here to fetch it again"
         )
-    return Mixture(base.model, options, seed)
+    return Mixture(base.model, description.expert_options(info), seed)
 
 
 class NoText:

@@ -248,16 +248,16 @@ def _opened(
     splits = load_splits(config.data.data, in_sentences(say), config.data.reading)
     for note in splits.notes:
         say(Note(note))
-    revision = _revision(folder) if config.resume else None
-    base = load_base(config.model, say, revision)
+    base = load_base(config.model, say, _revision(folder) if config.resume else None)
     if "quantization" in base.config and switch.on_cpu():
         say(Note("MLX's quantised products are very slow on a CPU: use a plain base"))
     if (warning := memory_estimate.too_low(config.memory_limit)) is not None:
         say(Note(warning))
     fingerprint = base.fingerprint()
     mixture = Mixture(base.model, config.experts, config.training.seed)
-    check(description.describe(mixture, base.id, fingerprint))
-    following.lead_training(ranks, config, revision or base.revision, fingerprint)
+    info = description.describe(mixture, base.id, fingerprint, base.revision)
+    check(info)
+    following.lead_training(ranks, config, info)
     if config.init_adapter is not None and not _is_saved(config, folder):
         shared = config.sharing.federation is not None
         init_adapter.begin(

@@ -44,12 +44,12 @@ where it waits for the first connection."""
 PING_SECONDS = 5.0
 """The time between two signs of life of the leader, while it works alone."""
 
-LOST = 3
-"""The exit code of a process that was ended because of the others."""
+LOST = 2
+"""The exit code of a process that is ended because of the others, as of any error."""
 
 ADVICE = (
-    "all machines end here; the last save is kept: launch again, a training with "
-    "--resume, which also goes on with another number of machines"
+    "all of them end here; a training keeps its last save: launch it again with "
+    "--resume, also on another number of machines"
 )
 
 
