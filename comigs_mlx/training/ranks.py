@@ -65,25 +65,33 @@ def connected(backend: str) -> Iterator[Ranks]:
     """
     # MLX looks at it once, before anybody knows whether blocks are recomputed.
     cpu.narrow_graphs()
-    group = Ranks(_init(backend))
+    group = joined(backend)
     with group.alive():
         try:
             yield group
-        except BaseException:
+        except RuntimeError as error:
+            if not is_lost_peer(error):
+                raise
+            raise PeerLost(
+                f"the connection to another machine is lost: {ADVICE}"
+            ) from error
+        finally:
             group.end()
-            raise
-        group.end()
 
 
-def _init(backend: str) -> mx.distributed.Group:
-    """Join the group; a process that waits for ever is ended by the C library's clock.
+def joined(backend: str) -> Ranks:
+    """Join the group that a launcher has started this process in.
 
-    MLX holds Python's lock while it connects, so no thread of Python could do it.
+    MLX holds Python's lock while it connects, so no thread of Python could watch the
+    time: a timer of C ends a process that waits for ever.
+
+    Raises:
+        PeerLost: If the others cannot be reached.
     """
     with open(os.devnull, "w") as nowhere:
         faulthandler.dump_traceback_later(CONNECT_SECONDS, exit=True, file=nowhere)
         try:
-            return mx.distributed.init(strict=True, backend=backend)
+            return Ranks(mx.distributed.init(strict=True, backend=backend))
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise PeerLost(
@@ -186,7 +194,7 @@ class Ranks(Group):
         """
         self._over.set()
         if self.leader and not self._inside:
-            with contextlib.suppress(PeerLost):
+            with contextlib.suppress(RuntimeError):
                 self.tell({"end": True})
 
     # What the others do.
@@ -274,17 +282,10 @@ class Ranks(Group):
 
     @contextlib.contextmanager
     def _watched(self) -> Iterator[None]:
-        """Let a block end within the limit, or this process; name a lost peer."""
+        """Let a block end within the limit, or this process."""
         self._deadline = time.monotonic() + self.limit
         try:
             yield
-        except RuntimeError as error:
-            if not is_lost_peer(error):
-                raise
-            self._inside = True  # nobody listens any more
-            raise PeerLost(
-                f"the connection to another machine is lost: {ADVICE}"
-            ) from error
         finally:
             self._deadline = float("inf")
 
@@ -303,7 +304,7 @@ class Ranks(Group):
                 try:
                     with self._watched():
                         self._broadcast(b"", 0)
-                except PeerLost:
+                except RuntimeError:
                     _give_up("the connection to another machine is lost")
 
 

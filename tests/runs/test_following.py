@@ -108,14 +108,12 @@ def test_evaluation_is_shared_out(trained, tmp_path, cli):
 @pytest.mark.slow
 def test_two_then_one_then_three(options, trained, tmp_path):
     run = options["run"]
-    first, *others = ranks.run(
-        tmp_path, dying(options, "int:3"), program(options)
-    )  # before the router's first step
+    first, *others = ranks.run(tmp_path, dying(options, "int:3"), program(options))
     assert first[0] == 130, first
     assert "stopped and saved at step 2" in first[2]
     quiet_end(*others)
     with pytest.raises(KeyboardInterrupt):
-        stopped_after(2, ["--run", str(run), "--resume"])
+        stopped_after(1, ["--run", str(run), "--resume"])
     resuming = ["-m", "comigs_mlx.train", "--run", run, "--resume"]
     first, *others = ranks.run(tmp_path, *[resuming] * 3)
     assert first[0] == 0, first
@@ -126,7 +124,7 @@ def test_two_then_one_then_three(options, trained, tmp_path):
 
 
 def stopped_after(count, argv):
-    """Train, and be interrupted at the COUNTth step of any level."""
+    """Train, and be interrupted at the COUNTth step that is made, of any level."""
     from comigs_mlx.training.level import Level
 
     inner, left = Level.step, [count]
