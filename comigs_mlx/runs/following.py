@@ -32,34 +32,30 @@ def lead_training(ranks: Group, config: TrainConfig, info: dict[str, Any]) -> No
     """Tell the others what to train, so that they load the same base model.
 
     Args:
-        ranks: The group.
-        config: The configuration.
+        ranks: The processes that share each batch.
+        config: The configuration of the training.
         info: The content of the run's comigs.json.
     """
     ranks.tell({"task": "train", "config": to_dict(config), "info": info})
 
 
 def begin(ranks: Group, trainer: Trainer) -> None:
-    """Wait until all are ready to train from where the leader's trainer is.
-
-    Raises:
-        TrainingError: If one of them is not.
-    """
-    ranks.agree({"schedule": asdict(trainer.schedule)})
+    """Tell the others how the learning rate goes on, which a step does not say."""
+    ranks.tell({"schedule": asdict(trainer.schedule)})
 
 
 def lead_evaluation(ranks: Group, info: dict[str, Any]) -> None:
     """Let the others help to measure a run, once they are ready.
 
     Args:
-        ranks: The group.
+        ranks: The processes that share each batch.
         info: The content of the run's comigs.json.
 
     Raises:
         TrainingError: If one of them is not ready.
     """
     ranks.tell({"task": "evaluate", "info": info})
-    ranks.agree({})
+    ranks.agree()
 
 
 def follow(ranks: Group) -> None:
@@ -89,8 +85,7 @@ def _follow_training(
 
     with memory_estimate.limits(config.memory_limit):
         trainer, problem = _or_problem(lambda: _trainer(ranks, told, config))
-        begun = ranks.hear()
-        if begun is None or not ranks.answer(problem) or trainer is None:
+        if not ranks.answer(problem) or (begun := ranks.hear()) is None:
             return
         trainer.schedule = Schedule(**begun["schedule"])
         ranks.follow()
@@ -99,8 +94,8 @@ def _follow_training(
 def _follow_evaluation(ranks: Group, told: Mapping[str, Any]) -> None:
     from comigs_mlx.training.evaluation import Evaluator
 
-    evaluator, problem = _or_problem(lambda: Evaluator(_mixture(told["info"]), ranks))
-    if ranks.hear() is not None and ranks.answer(problem) and evaluator is not None:
+    _evaluator, problem = _or_problem(lambda: Evaluator(_mixture(told["info"]), ranks))
+    if ranks.answer(problem):
         ranks.follow()
 
 

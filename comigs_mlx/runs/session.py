@@ -281,6 +281,7 @@ def _opened(
     }
     documents = {name: len(getattr(splits, name)) for name in SPLITS}
     text = _described(config, folder, digest, splits, texts, say)
+    ranks.agree()
     with folder.in_use():
         if not config.resume:
             folder.check_new()  # another process may have begun and ended meanwhile

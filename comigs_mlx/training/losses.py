@@ -172,7 +172,7 @@ def load_balancing(
     Args:
         routing: The routing of one forward pass, arrays `[layers, batch, tokens, E]`.
         mask: 1 where a token counts, else 0, `[batch, tokens]`.
-        chosen: What `chosen_tokens` returns, of the whole batch.
+        chosen: The `chosen_tokens` of the whole batch, `[layers, E]`.
         tokens: The number of tokens that count, of the whole batch.
         generalists: The number of generalists, G.
         importance: The factor that experts 0 to G-1 count with.

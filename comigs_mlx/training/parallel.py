@@ -105,8 +105,8 @@ class Group:
         Args:
             call: The function. Its arguments are plain values, NumPy arrays, and lists
                 and tuples of them; it must compute the same on every rank.
-            state: What the function reads and replaces. What the leader has replaced
-                since the last call is sent before this one.
+            state: The arrays that the function reads and replaces. Those that the
+                leader has replaced since the last call are sent with this one.
         """
         del state
         return call
@@ -114,12 +114,19 @@ class Group:
     def tell(self, content: Mapping[str, Any]) -> None:
         """Send plain values from the leader to all others, which `hear` them."""
 
+    def agree(self) -> None:
+        """Wait until all others have done what they were told.
+
+        Raises:
+            TrainingError: If one of them cannot, with what it says.
+        """
+
     def hear(self) -> dict[str, Any] | None:
         """Return what the leader tells next; None at the end."""
         return None
 
     def answer(self, problem: str | None) -> bool:
-        """Tell the leader whether this rank is ready, which has asked by `agree`.
+        """Tell the leader, which asks by `agree`, whether this rank is ready.
 
         Args:
             problem: The reason why it is not.
@@ -131,13 +138,6 @@ class Group:
 
     def follow(self) -> None:
         """Make all calls that the leader makes, until it ends."""
-
-    def agree(self, content: Mapping[str, Any]) -> None:
-        """Tell the others what they begin with, and wait until all are ready.
-
-        Raises:
-            TrainingError: If one of them is not, with what it says.
-        """
 
     def needs(self, rows: int) -> str | None:
         """Tell in a sentence why a batch cannot be shared; None if it can.

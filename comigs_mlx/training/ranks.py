@@ -119,7 +119,7 @@ class Ranks(Group):
         self._own = _Own()
         self._calls: list[tuple[Callable[..., Any], State]] = []
         self._held: dict[str, mx.array] = {}
-        self._inside = False
+        self._inside = self._ended = False
         self._talking = threading.Lock()
         self._deadline = float("inf")
         self._over = threading.Event()
@@ -179,10 +179,10 @@ class Ranks(Group):
         with self._talking, self._watched():
             self._send(content)
 
-    def agree(self, content: Mapping[str, Any]) -> None:
-        """Tell the others what they begin with, and wait until all are ready."""
+    def agree(self) -> None:
+        """Wait until all others have done what they were told."""
         with self._talking, self._watched():
-            self._send(content)
+            self._send({"ready": True})
             problems = self._answers("")
         if problems:
             raise TrainingError("\n".join(problems))
@@ -192,10 +192,11 @@ class Ranks(Group):
 
         After an error within a call they are not listening, but lose the connection.
         """
-        self._over.set()
-        if self.leader and not self._inside:
-            with contextlib.suppress(RuntimeError):
-                self.tell({"end": True})
+        with self._talking, self._watched():
+            if self.leader and not self._inside:
+                with contextlib.suppress(RuntimeError):
+                    self._send({"end": True})
+            self._ended = True
 
     # What the others do.
 
@@ -206,9 +207,14 @@ class Ranks(Group):
         return None if "end" in message else message
 
     def answer(self, problem: str | None) -> bool:
-        """Tell the leader whether this rank is ready, which has asked by `agree`."""
+        """Tell the leader, which asks by `agree`, whether this rank is ready."""
+        if self.hear() is None:
+            return False
         with self._watched():
-            return not self._answers(problem or "")
+            ready = not self._answers(problem or "")
+        if not ready:
+            self.hear()  # the end
+        return ready
 
     def follow(self) -> None:
         """Make all calls that the leader makes, until it ends."""
@@ -299,7 +305,7 @@ class Ranks(Group):
     def _ping(self) -> None:
         while not self._over.wait(PING_SECONDS):
             with self._talking:
-                if self._over.is_set() or self._inside:
+                if self._ended or self._inside:
                     return
                 try:
                     with self._watched():

@@ -226,7 +226,7 @@ def test_another_base_model_is_refused_before_a_run_begins(options, tmp_path):
     )
     assert "rank 1: the base model" in one_line(first)
     quiet_end(*others)
-    assert not (options["run"] / "state").exists()
+    assert not options["run"].exists()
 
 
 def test_a_follower_checks_its_base_model(run):

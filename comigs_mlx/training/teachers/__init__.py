@@ -6,8 +6,9 @@ A file holds
                           `config.option` fields, with a field `weight`
     class Teacher         Teacher(evaluator, options)
         targets(batch)        float32 numpy that broadcasts to `[layers, batch, tokens,
-                              E]`: what each token, or a window's tokens on average,
-                              should use, in shares; all 0 where nothing is taught
+                              E]`, with every row of the batch: what each token, or a
+                              window's tokens on average, should use, in shares; all 0
+                              where nothing is taught
         divergence(target, probabilities, mask)
                               what broadcasts to `[layers, batch, tokens]`, from the
                               targets, `[layers, batch, tokens, E]`, and `[batch,
