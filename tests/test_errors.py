@@ -2,7 +2,7 @@
 
 import pytest
 
-from comigs_mlx.errors import is_gpu_watchdog, is_out_of_memory
+from comigs_mlx.errors import is_gpu_watchdog, is_lost_peer, is_out_of_memory
 
 
 @pytest.mark.parametrize(
@@ -68,3 +68,11 @@ def test_the_gpu_watchdog(name):
 )
 def test_other_errors_are_not_of_the_watchdog(error):
     assert not is_gpu_watchdog(error)
+
+
+def test_a_lost_peer():
+    lost = "[ring] connection to a peer was lost"
+    assert is_lost_peer(RuntimeError(lost))
+    assert is_lost_peer(RuntimeError("[jaccl] Recv failed with status 12"))
+    assert not is_lost_peer(OSError(lost))
+    assert not is_lost_peer(RuntimeError("[matmul] shapes do not fit"))

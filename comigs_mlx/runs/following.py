@@ -15,6 +15,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from comigs_mlx.config import from_dict, to_dict
+from comigs_mlx.environment import version
 from comigs_mlx.errors import ComigsError, ModelError
 from comigs_mlx.messages import quiet
 from comigs_mlx.options import TrainConfig
@@ -36,7 +37,8 @@ def lead_training(ranks: Group, config: TrainConfig, info: dict[str, Any]) -> No
         config: The configuration of the training.
         info: The content of the run's comigs.json.
     """
-    ranks.tell({"task": "train", "config": to_dict(config), "info": info})
+    told = {"task": "train", "config": to_dict(config), "info": info}
+    ranks.tell({**told, "versions": _versions()})
 
 
 def begin(ranks: Group, trainer: Trainer) -> None:
@@ -54,8 +56,13 @@ def lead_evaluation(ranks: Group, info: dict[str, Any]) -> None:
     Raises:
         TrainingError: If one of them is not ready.
     """
-    ranks.tell({"task": "evaluate", "info": info})
+    ranks.tell({"task": "evaluate", "info": info, "versions": _versions()})
     ranks.agree()
+
+
+def _versions() -> str:
+    """Return what must be the same on all machines, as they make the same calls."""
+    return ", ".join(f"{name} {version(name)}" for name in ("comigs-mlx", "mlx"))
 
 
 def follow(ranks: Group) -> None:
@@ -68,7 +75,9 @@ def follow(ranks: Group) -> None:
         told = ranks.hear()
         if told is None:
             return
-        if told["task"] == "train":
+        if (own := _versions()) != told["versions"]:
+            ranks.answer(f"it has {own}, the leader {told['versions']}: install these")
+        elif told["task"] == "train":
             config = from_dict(TrainConfig, told["config"])
             ranks.limit = config.mac.peer_timeout
             with awake(config.mac.caffeinate, quiet):

@@ -65,6 +65,8 @@ def connected(backend: str) -> Iterator[Ranks]:
     """
     # MLX looks at it once, before anybody knows whether blocks are recomputed.
     cpu.narrow_graphs()
+    if os.environ.get("MLX_RANK") == "0":
+        _say(f"waiting for the other machines, {CONNECT_SECONDS} s at most")
     group = joined(backend)
     with group.alive():
         try:
@@ -316,9 +318,13 @@ class Ranks(Group):
 
 def _give_up(reason: str) -> None:
     """End this process at once, which may be waiting in MLX for ever."""
-    sys.stderr.write(f"error: {reason}: {ADVICE}\n")
-    sys.stderr.flush()
+    _say(f"error: {reason}: {ADVICE}")
     os._exit(LOST)
+
+
+def _say(sentence: str) -> None:
+    sys.stderr.write(f"{sentence}\n")
+    sys.stderr.flush()
 
 
 def packed(content: Mapping[str, Any], state: Mapping[str, mx.array]) -> bytes:

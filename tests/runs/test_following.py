@@ -210,21 +210,30 @@ def test_what_the_leader_cannot_do_ends_all(options, tmp_path, wrong, said):
     quiet_end(*others)
 
 
-OTHER_BASE = """
+OTHER = """
 import sys
-from comigs_mlx.model.base import Base
 from comigs_mlx import command, train
-Base.fingerprint = lambda self: "0" * 64
+from comigs_mlx.model.base import Base
+from comigs_mlx.runs import following
+{}
 command.run(lambda: train.main(sys.argv[1:]))
 """
 
 
 @pytest.mark.slow
-def test_another_base_model_is_refused_before_a_run_begins(options, tmp_path):
-    first, *others = ranks.run(
-        tmp_path, program(options), program(options, "-c", OTHER_BASE)
-    )
-    assert "rank 1: the base model" in one_line(first)
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("Base.fingerprint = lambda self: '0' * 64", "rank 1: the base model"),
+        ("following._versions = lambda: 'mlx 0.1'", "rank 1: it has mlx 0.1, the"),
+    ],
+)
+def test_another_machine_is_refused_before_a_run_begins(
+    options, tmp_path, change, said
+):
+    other = program(options, "-c", OTHER.format(change))
+    first, *others = ranks.run(tmp_path, program(options), other)
+    assert said in one_line(first)
     quiet_end(*others)
     assert not options["run"].exists()
 
