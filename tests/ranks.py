@@ -6,7 +6,7 @@ import socket
 
 import tests.processes as processes
 
-SECONDS = 120
+SECONDS = 300
 """The longest wait for processes that end by themselves."""
 
 

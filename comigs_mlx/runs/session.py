@@ -266,7 +266,7 @@ def _opened(
     read = {"train": splits.train, "valid": splits.valid}
     texts = contents(config, base, read, splits.kind, say)
     trainer = make_trainer(config, mixture, texts, say, _task(config), ranks)
-    for note in memory_estimate.plan(mixture, _work(config, trainer, ranks)).notes(
+    for note in memory_estimate.plan(mixture, _work(config, trainer)).notes(
         config.memory_limit
     ):
         say(note)
@@ -408,9 +408,7 @@ def _parts(rows: int, ranks: parallel.Group) -> int | list[int]:
     return [share.stop - share.start for share in shares]
 
 
-def _work(
-    config: TrainConfig, trainer: Trainer, ranks: parallel.Group
-) -> memory_estimate.Work:
+def _work(config: TrainConfig, trainer: Trainer) -> memory_estimate.Work:
     """Describe the longest batches: conversations may all be shorter than allowed.
 
     Routers learn from validation text, which may be longer than the training text.
@@ -419,7 +417,7 @@ def _work(
     sources = [trainer.train, *([trainer.router_train] if trainer.routers else [])]
     lengths = (max(getattr(s, "lengths", {}), default=seq_len) for s in sources)
     return memory_estimate.Work(
-        batch_size=-(-config.data.batch_size // ranks.size),
+        batch_size=-(-config.data.batch_size // trainer.evaluator.ranks.size),
         seq_len=max(lengths),
         checkpoint=training.grad_checkpoint,
         accumulation=training.grad_accumulation,
