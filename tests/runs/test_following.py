@@ -123,6 +123,20 @@ def test_two_then_one_then_three(options, trained, tmp_path):
     close(run, trained(**GIVEN))
 
 
+@pytest.mark.slow
+def test_with_more_steps_the_learning_rate_goes_on_for_all(trained, tmp_path):
+    alone, run = (
+        shutil.copytree(trained(**GIVEN), tmp_path / name) for name in ("alone", "run")
+    )
+    more = ["--resume", "--steps", "10"]
+    train.main(["--run", str(alone), *more])
+    program = ["-m", "comigs_mlx.train", "--run", run, *more]
+    first, *others = ranks.run(tmp_path, *[program] * 2)
+    assert first[0] == 0, first
+    quiet_end(*others)
+    close(run, alone)
+
+
 def stopped_after(count, argv):
     """Train, and be interrupted at the COUNTth step that is made, of any level."""
     from comigs_mlx.training.level import Level

@@ -9,7 +9,7 @@ import pytest
 import tests.ranks as ranks
 import tests.training.shared as shared
 from comigs_mlx.training import parallel
-from comigs_mlx.training.ranks import packed, unpacked
+from comigs_mlx.training.ranks import Ranks, packed, unpacked
 
 FEW = ["in two batches", "noise"]
 
@@ -38,9 +38,12 @@ def test_two_equal_one(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [2, 3])
-def test_of_every_setting(tmp_path, count):
-    compared(tmp_path, count, list(shared.SETTINGS))
+@pytest.mark.parametrize(
+    ("count", "names"),
+    [(2, list(shared.SETTINGS)), (3, ["two of three", "neighbours"])],
+)
+def test_so_do_more_in_every_setting(tmp_path, count, names):
+    compared(tmp_path, count, names)
 
 
 def test_a_message_comes_back_as_it_was():
@@ -54,6 +57,53 @@ def test_a_message_comes_back_as_it_was():
     assert arrays.keys() == state.keys()
     assert all(arrays[name].dtype == state[name].dtype for name in state)
     assert all(mx.array_equal(arrays[name], state[name]) for name in state)
+
+
+class World:
+    """The first of two ranks."""
+
+    def rank(self):
+        return 0
+
+    def size(self):
+        return 2
+
+
+class TestWhatACallSends:
+    @pytest.fixture
+    def held(self):
+        return {"a": mx.array([1.0]), "b": mx.array([2.0])}
+
+    @pytest.fixture
+    def sent(self, monkeypatch):
+        """The names that each message holds."""
+        sent = []
+        monkeypatch.setattr(
+            Ranks, "_send", lambda self, content, state: sent.append(set(state))
+        )
+        return sent
+
+    def test_is_what_the_others_do_not_have(self, held, sent):
+        group = Ranks(World())
+
+        def learn(name):
+            held[name] = held[name] + 1
+
+        call = group.together(learn, parallel.State(lambda: dict(held), held.update))
+        call("a")
+        call("b")
+        held["a"] = mx.array([7.0])  # as after a pull
+        call("b")
+        group.resend()
+        call("b")
+        assert sent == [{"a", "b"}, set(), {"a"}, {"a", "b"}]
+
+    def test_is_nothing_for_a_call_within_another(self, held, sent):
+        group = Ranks(World())
+        state = parallel.State(lambda: held, held.update)
+        inner = group.together(lambda: 3, state)
+        assert group.together(lambda: inner() + 1, state)() == 4
+        assert len(sent) == 1
 
 
 class TestLauncher:
