@@ -108,19 +108,19 @@ def from_json(data: Any) -> Trace:
 def unwritable(file: Path) -> str | None:
     """Why a trace cannot be written to a file, known before it is made; or None.
 
-    A trace may take the place of another one, and of nothing else: a conversation is
-    saved as .json, too.
+    A trace may take the place of another one or of an empty file, and of nothing else:
+    a conversation is saved as .json, too.
     """
     problem = files.unwritable(file)
-    if problem is None and file.exists() and not _is_trace(file):
+    if problem is None and file.exists() and not _is_replaceable(file):
         return "it is there and is no trace: choose another name"
     return problem
 
 
-def _is_trace(file: Path) -> bool:
+def _is_replaceable(file: Path) -> bool:
     try:
         text = file.read_text(encoding="utf-8")
-        if TITLE in text[:1000]:
+        if not text or TITLE in text[:1000]:
             return True
         from_json(json.loads(text))
     except (OSError, ValueError, RecursionError, ModelError):

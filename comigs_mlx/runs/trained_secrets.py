@@ -46,7 +46,7 @@ def read(run: Path) -> TrainedSecrets | None:
             for name in ("found", "redacted")
         )
         return TrainedSecrets(str(content["data"]), *counts)
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, OverflowError, TypeError, KeyError, AttributeError):
         return None
 
 

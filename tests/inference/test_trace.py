@@ -110,6 +110,7 @@ def test_what_is_no_trace_is_refused_with_the_reason(path, value, expected):
         ("who.json", json.dumps(to_json(trace_of([[0.5]])))),
         ("who.html", to_html(hostile()).encode("ascii", "replace").decode()),
         ("who.json", None),
+        ("who.json", ""),
     ],
 )
 def test_a_trace_may_replace_a_trace(tmp_path, name, content):
@@ -120,7 +121,7 @@ def test_a_trace_may_replace_a_trace(tmp_path, name, content):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b'{"messages": []}', b"\xff", b"[" * 100_000, b"<title>Diary</title>"],
+    [b"\n", b'{"messages": []}', b"\xff", b"[" * 100_000, b"<title>Diary</title>"],
 )
 def test_a_trace_replaces_nothing_else(tmp_path, content):
     file = tmp_path / "diary.json"
