@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -59,6 +60,10 @@ class AppConfig:
                 f"--host {self.host} would let others in: add --password-file FILE, or "
                 "leave --host out"
             )
+        if not self.runs.strip():
+            yield "--runs is empty: name a folder, or leave it out"
+        elif os.path.lexists(self.runs_folder) and not self.runs_folder.is_dir():
+            yield f"--runs {self.runs} is no folder: name one, which may be new"
 
     @property
     def address(self) -> str:

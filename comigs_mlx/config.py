@@ -27,6 +27,9 @@ T = TypeVar("T")
 LARGEST = 2**63 - 1
 """Of a whole number: what MLX, NumPy and the files take."""
 
+FLAG = re.compile(r"--[a-z][a-z0-9-]*")
+"""A flag in a sentence."""
+
 
 def option(
     default: Any,
@@ -91,9 +94,12 @@ def from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
         ConfigError: For unknown names and values that cannot work, all at once.
     """
     known = {field.name for field in leaves(kind)}
-    problems = [f"unknown option {name!r}" for name in values if name not in known]
-    config = _build(kind, values, problems)
-    raise_all(ConfigError, [*problems, *_problems(config)])
+    refused = {name: f"unknown option {name!r}" for name in values if name not in known}
+    config = _build(kind, values, refused)
+    # What is refused keeps its default, of which nothing is to be said.
+    flags = {f"--{name.replace('_', '-')}" for name in refused}
+    more = [p for p in _problems(config) if flags.isdisjoint(FLAG.findall(p))]
+    raise_all(ConfigError, [*refused.values(), *more])
     return config
 
 
@@ -153,7 +159,7 @@ def written(name: str, given: Mapping[str, Any]) -> str:
     return f"{name}:{','.join(words)}" if words else name
 
 
-def _build(kind: type[T], values: Mapping[str, Any], problems: list[str]) -> T:
+def _build(kind: type[T], values: Mapping[str, Any], refused: dict[str, str]) -> T:
     """A `kind` from `values`; one of the wrong type is noted and keeps its default."""
     hints = typing.get_type_hints(kind)
     chosen: dict[str, Any] = {}
@@ -161,14 +167,14 @@ def _build(kind: type[T], values: Mapping[str, Any], problems: list[str]) -> T:
         hint = hints[field.name]
         if dataclasses.is_dataclass(hint):
             inner = typing.cast("type[Any]", hint)
-            chosen[field.name] = _build(inner, values, problems)
+            chosen[field.name] = _build(inner, values, refused)
         elif field.name in values:
             most = field.metadata.get("most", LARGEST)
             try:
                 value = _checked(field.name, hint, values[field.name], most)
                 chosen[field.name] = value
             except ConfigError as error:
-                problems.append(str(error))
+                refused[field.name] = str(error)
     return kind(**chosen)
 
 

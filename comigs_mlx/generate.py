@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from comigs_mlx import command
 from comigs_mlx.config import group, option, parse
 from comigs_mlx.errors import ConfigError
-from comigs_mlx.files import unwritable
 from comigs_mlx.inference import options
 from comigs_mlx.inference.options import SamplingOptions, SpeakerOptions
+from comigs_mlx.inference.trace import unwritable
 
 if TYPE_CHECKING:
     from comigs_mlx.inference.generation import Generation

@@ -35,3 +35,16 @@ def read(
     if stated != version:
         raise kind(f"{file} has format {stated}, this version reads {version}: update")
     return found
+
+
+def known(file: Path) -> dict[str, Any]:
+    """Read the JSON object in a file that can be done without.
+
+    Returns:
+        The object; {} where the file is missing or damaged, or holds something else.
+    """
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

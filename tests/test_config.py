@@ -403,3 +403,29 @@ class TestUnusable:
     def test_texts(self, value):
         with pytest.raises(ConfigError, match="^--name .*(NUL|not UTF-8)"):
             from_dict(Ship, {"name": value})
+
+
+@dataclass(frozen=True)
+class Ferry:
+    """A ferry, which has to be somewhere."""
+
+    home_port: str | None = option(None, "where it belongs")
+    boats: int = option(1, "on its deck")
+
+    def problems(self):
+        if self.home_port is None:
+            yield "--home-port is missing"
+        if self.boats < 1:
+            yield f"--boats {self.boats} must be at least 1"
+
+
+def test_of_what_is_refused_nothing_untrue_is_said_besides():
+    with pytest.raises(ConfigError) as error:
+        from_dict(Ferry, {"home_port": "a\0b", "boats": 0})
+    assert str(error.value).splitlines() == [
+        "--home-port 'a\\x00b' must not hold a NUL character",
+        "--boats 0 must be at least 1",
+    ]
+    assert problems({"armed": True, "kind": "oars"}) == [
+        "kind: 'oars' is none of sail, steam"
+    ]

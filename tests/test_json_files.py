@@ -61,3 +61,16 @@ def test_no_other_module_says_in_its_own_words_that_a_file_is_damaged():
         "federation/formats/adapter.py",  # a file of a repository, not of this device
         "runs/folder.py",  # a save that lacks files
     }
+
+
+DAMAGED = [b"", b"[]", b"3", b"null", b"\xff", b"[" * 100_000, b'{"a": ' + b"9" * 5000]
+
+
+@pytest.mark.parametrize("content", [None, *DAMAGED])
+def test_what_can_be_done_without_is_left_out_whatever_is_wrong(tmp_path, content):
+    file = tmp_path / "a.json"
+    if content is not None:
+        file.write_bytes(content)
+    assert json_files.known(file) == {}
+    file.write_text('{"name": "Ärger"}', encoding="utf-8")
+    assert json_files.known(file) == {"name": "Ärger"}

@@ -61,6 +61,8 @@ class JsonStream:
                     self._fail(error.pos, error.msg)
             except RecursionError:
                 self._fail(self._at, "it is too deeply nested")
+            except ValueError:  # what Python says of numbers with thousands of digits
+                self._fail(self._at, "a number has too many digits")
             else:
                 # A number may go on behind what was read.
                 tail = self._buffer[end : end + NEAR]

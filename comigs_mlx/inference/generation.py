@@ -34,6 +34,7 @@ from comigs_mlx.inference.settings import PENALTIES, Settings, StopTexts
 from comigs_mlx.inference.trace import Trace, TraceToken
 from comigs_mlx.model.base import Base
 from comigs_mlx.model.mixture import Mixture
+from comigs_mlx.model.tables import GIVEN
 
 Weights = npt.NDArray[np.float32]
 
@@ -237,7 +238,7 @@ def most_tokens(base: Base, prompt: Sequence[int], settings: Settings) -> int:
         ModelError: If the model does not know a token.
     """
     settings.check()
-    base.check_tokens(list(settings.logit_bias), "the logit bias")
+    base.check_tokens(list(settings.logit_bias), "the logit bias", GIVEN)
     return min(settings.max_tokens, room(base, prompt))
 
 

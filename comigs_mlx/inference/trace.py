@@ -11,13 +11,18 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
+from importlib import resources
+from pathlib import Path
 from typing import Any
 
+from comigs_mlx import files
 from comigs_mlx.errors import ModelError
 
 SPECIALIST = "specialist"
 """Experts whose name begins with this are private; all others are shared."""
+
+TITLE = "<title>Routing trace: "
+"""What only pages of `to_html` have, near their beginning."""
 
 DIGITS = 6
 """Decimal places of a weight in JSON."""
@@ -98,6 +103,29 @@ def from_json(data: Any) -> Trace:
     shape = (len(data["layers"]), len(data["experts"]))
     tokens = [_token(token, i, shape) for i, token in enumerate(data["tokens"])]
     return Trace(data["model"], data["experts"], data["layers"], tokens)
+
+
+def unwritable(file: Path) -> str | None:
+    """Why a trace cannot be written to a file, known before it is made; or None.
+
+    A trace may take the place of another one or of an empty file, and of nothing else:
+    a conversation is saved as .json, too.
+    """
+    problem = files.unwritable(file)
+    if problem is None and file.exists() and not _is_replaceable(file):
+        return "it is there and is no trace: choose another name"
+    return problem
+
+
+def _is_replaceable(file: Path) -> bool:
+    try:
+        text = file.read_text(encoding="utf-8")
+        if not text or TITLE in text[:1000]:
+            return True
+        from_json(json.loads(text))
+    except (OSError, ValueError, RecursionError, ModelError):
+        return False
+    return True
 
 
 def _token(data: Any, index: int, shape: tuple[int, int]) -> TraceToken:
@@ -195,7 +223,8 @@ def to_html(trace: Trace) -> str:
         "SUMMARY": html.escape(summary(trace)),
         "TRACE": _inline(to_json(trace)),
     }
-    page = files(__package__).joinpath("trace.html").read_text(encoding="utf-8")
+    template = resources.files(__package__).joinpath("trace.html")
+    page = template.read_text(encoding="utf-8")
     # One pass: a text that looks like a placeholder stays a text.
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], page)
 

@@ -51,7 +51,7 @@ from comigs_mlx.runs import experts, versions
 from comigs_mlx.runs.folder import BEST, RunFolder
 from comigs_mlx.runs.session import contents, copies, has_learnt, make_trainer
 from comigs_mlx.training import checkpoint
-from comigs_mlx.training.evaluation import Evaluator
+from comigs_mlx.training.evaluation import Evaluator, NotFinite
 from comigs_mlx.training.level import Task
 from comigs_mlx.training.losses import summed_loss
 from comigs_mlx.training.records import Boundary, Step
@@ -224,7 +224,7 @@ class Unlearning:
         self.mixture = mixture
         self._forget = list(evaluation_batches(texts.forget, *size))
         self._retain = sampled_batches(texts.train, *size, RETAINED)
-        self._evaluator = Evaluator(mixture)
+        self._evaluator, self._begun = Evaluator(mixture), False
         self.target = target_of(mixture, self._forget)
         alone = "generalist" if mixture.options.generalists else "base"
         self.goal = self._evaluator.score(self._forget, alone).loss
@@ -234,9 +234,12 @@ class Unlearning:
         self._compiled = mx.compile(self._step)
 
     def losses(self) -> Losses:
-        """Measure the documents and the remaining text."""
-        score = self._evaluator.score
-        return Losses(score(self._forget).loss, score(self._retain).loss)
+        """Measure the documents and the remaining text.
+
+        Raises:
+            RunError: If what was learnt is no number any more.
+        """
+        return Losses(self._loss(self._forget), self._loss(self._retain))
 
     def run(self, steps: int) -> Iterator[float]:
         """Make steps until the documents are forgotten; yield their loss at each look.
@@ -245,23 +248,35 @@ class Unlearning:
             steps: The most steps.
 
         Raises:
-            RunError: If they are not forgotten then.
+            RunError: If they are not forgotten then, or what was learnt is no number
+                any more.
         """
-        loss = self._evaluator.score(self._forget).loss
+        loss = self._loss(self._forget)
         for number in range(steps):
             if number % CHECK_EVERY == 0:
-                loss = self._evaluator.score(self._forget).loss
+                loss = self._loss(self._forget)
                 if loss >= self.goal:
                     return
             self._one(number)
             yield loss
-        loss = self._evaluator.score(self._forget).loss
+        loss = self._loss(self._forget)
         if loss < self.goal:
             raise RunError(
                 f"not forgotten after {steps} steps: the loss of the documents is "
                 f"{loss:.4f}, the generalist's {self.goal:.4f}; the run is unchanged: "
                 "raise --steps or --learning-rate, or use --retrain"
             )
+
+    def _loss(self, batches: Sequence[Batch]) -> float:
+        try:
+            return self._evaluator.score(batches).loss
+        except NotFinite as error:
+            if not self._begun:
+                raise
+            raise RunError(
+                "unlearning diverges: the loss is no number any more; the run is "
+                "unchanged: lower --learning-rate, or use --retrain"
+            ) from error
 
     def learns(self, path: str) -> bool:
         """Tell whether the parameter at `path` is of the target or its router."""
@@ -277,6 +292,7 @@ class Unlearning:
         return params.select_by(self.mixture.model, self.learns)
 
     def _one(self, number: int) -> None:
+        self._begun = True
         at = number % len(self._forget)
         forget = self._forget[at]
         retain = self._retain[number % len(self._retain)]

@@ -27,7 +27,7 @@ from comigs_mlx.model.demo import demo_folder, demo_model_path, is_complete
 from comigs_mlx.model.fingerprint import fingerprint, recall, remember, state
 from comigs_mlx.model.licence import CARD, Licence, of_folder
 from comigs_mlx.model.licence import FILES as LICENCE_FILES
-from comigs_mlx.model.tables import Tables, tables_of
+from comigs_mlx.model.tables import FOREIGN, Tables, tables_of
 
 if TYPE_CHECKING:
     from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -95,9 +95,11 @@ class Base:
         limits = (self.tables.positions, self.trained_context)
         return min((most for most in limits if most is not None), default=None)
 
-    def check_tokens(self, tokens: Any, what: str = "the text") -> None:
+    def check_tokens(
+        self, tokens: Any, what: str = "the text", fix: str = FOREIGN
+    ) -> None:
         """Raise `ModelError` where token ids are not the base's; see `Tables`."""
-        self.tables.check_tokens(tokens, what)
+        self.tables.check_tokens(tokens, what, fix)
 
     def check_length(
         self, count: int, what: str = "a sequence", fix: str = "shorten it"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import json
 import os
 import re
 import tempfile
@@ -87,10 +86,9 @@ def _check_shards(path: Path, names: set[str]) -> None:
 
 def _indexed(file: Path) -> set[str]:
     """Return the files that an index names; none if no index can be read."""
-    try:
-        return set(json.loads(file.read_text())["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return set()
+    places = json_files.known(file).get("weight_map")
+    names = places.values() if isinstance(places, dict) else ()
+    return {name for name in names if isinstance(name, str)}
 
 
 def _check_safetensors(file: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from comigs_mlx import json_files
 from comigs_mlx.files import cache_dir, write_json
 from comigs_mlx.model.params import flatten
 
@@ -114,11 +115,8 @@ def state(path: Path) -> str | None:
 
 def recall(path: Path, files: str) -> str | None:
     """Return the fingerprint remembered for a model folder in this `state`, if any."""
-    try:
-        entry = json.loads(_memory(path).read_text(encoding="utf-8"))
-        digest = entry["fingerprint"] if entry["files"] == files else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    entry = json_files.known(_memory(path))
+    digest = entry.get("fingerprint") if entry.get("files") == files else None
     return digest if isinstance(digest, str) and len(digest) == 64 else None
 
 

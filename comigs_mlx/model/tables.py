@@ -21,6 +21,15 @@ from comigs_mlx.model.attach import mix_in_class
 
 EMBEDDINGS = (nn.Embedding, nn.QuantizedEmbedding)
 
+FOREIGN = (
+    "its tokenizer and its weights do not belong together; use those of one model, or "
+    "resize its embedding"
+)
+"""The advice where a tokenizer made the ids."""
+
+GIVEN = "give ids of this model's own tokenizer"
+"""The advice where the user gave them."""
+
 PROBE = (1, 0, 1)
 """The token ids of the dry run; no positions are numbered like this."""
 
@@ -39,12 +48,15 @@ class Tables:
     vocabulary: int | None = None
     positions: int | None = None
 
-    def check_tokens(self, tokens: Any, what: str = "the text") -> None:
+    def check_tokens(
+        self, tokens: Any, what: str = "the text", fix: str = FOREIGN
+    ) -> None:
         """Refuse token ids that the model does not know.
 
         Args:
             tokens: The token ids, integers of any shape: a NumPy array, or a list.
             what: The name of what they come from, for the error.
+            fix: The advice that the error gives; by default for a tokenizer's ids.
 
         Raises:
             ModelError: If an id is negative or too large; the text names the worst one.
@@ -56,9 +68,7 @@ class Tables:
         if least < 0 or most >= self.vocabulary:
             raise ModelError(
                 f"{what} has token id {least if least < 0 else most}, the base model "
-                f"knows the ids 0 to {self.vocabulary - 1}: its tokenizer and its "
-                "weights do not belong together; use those of one model, or resize its "
-                "embedding"
+                f"knows the ids 0 to {self.vocabulary - 1}: {fix}"
             )
 
     def check_length(

@@ -18,11 +18,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
 import shutil
 from typing import Any
 
+from comigs_mlx import json_files
 from comigs_mlx.config import dump_yaml
 from comigs_mlx.errors import RunError
 from comigs_mlx.files import (
@@ -126,9 +126,10 @@ class RunFolder(Place):
         """Return step and validation loss of the best save so far, if there is one."""
         losses = []
         for folder in checkpoint.saves(self.path / "best"):
-            with contextlib.suppress(OSError, ValueError, KeyError):
-                values = json.loads((folder / BEST).read_text(encoding="utf-8"))
-                losses.append((values["valid_loss"], values["step"]))
+            values = json_files.known(folder / BEST)
+            loss, step = values.get("valid_loss"), values.get("step")
+            if isinstance(loss, int | float) and type(step) is int:
+                losses.append((loss, step))
         if not losses:
             return None
         loss, step = min(losses)

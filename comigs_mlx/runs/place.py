@@ -160,7 +160,7 @@ def reports(file: Path, key: str) -> Iterator[tuple[dict[str, Any], str]]:
     if not file.is_file():
         return
     for text in file.read_text(encoding="utf-8", errors="replace").splitlines():
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             report = json.loads(text)
             if isinstance(report, dict) and isinstance(report.get(key), int | float):
                 yield report, text

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
-import json
 import os
 import signal
 import subprocess
@@ -22,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from comigs_mlx import json_files
 from comigs_mlx.config import read_yaml
 from comigs_mlx.errors import ComigsError, RunError
 from comigs_mlx.files import write_json
@@ -174,11 +174,7 @@ def stop(run: Path) -> None:
 
 
 def _record(run: Path) -> dict[str, Any]:
-    try:
-        record = json.loads((run / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
+    return json_files.known(run / RECORD)
 
 
 def _started(record: dict[str, Any]) -> float:

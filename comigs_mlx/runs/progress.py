@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from comigs_mlx import json_files
+
 FILE = "progress.json"
 SECONDS = 1.0
 """The least time between two writes, which must not slow the training down."""
@@ -103,8 +105,7 @@ def read(run: Path, since: float = 0.0) -> dict[str, Any]:
     """
     file = run / FILE
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
         fresh = file.stat().st_mtime >= since
-    except (OSError, ValueError):
+    except OSError:
         return {}
-    return content if fresh and isinstance(content, dict) else {}
+    return json_files.known(file) if fresh else {}

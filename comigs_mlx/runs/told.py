@@ -11,12 +11,12 @@ then the folder is its own even before the run is begun. Nothing parses what it 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from comigs_mlx import json_files
 from comigs_mlx.messages import Note, Say
 from comigs_mlx.runs.progress import replace_unflushed
 
@@ -74,12 +74,13 @@ def telling(
 
 def read(run: Path) -> Told | None:
     """What a training told; None where there is nothing that can be read."""
+    if not (found := json_files.known(run / FILE)):
+        return None
     try:
-        found = json.loads((run / FILE).read_text(encoding="utf-8"))
         notes = [str(note) for note in found.get("notes") or []]
         problem = found.get("problem")
         return Told(notes, found.get("done") is True, problem and str(problem))
-    except (OSError, ValueError, TypeError, AttributeError):
+    except TypeError:
         return None
 
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from comigs_mlx import json_files
 from comigs_mlx.data import secrets
 from comigs_mlx.files import replacing
 
@@ -38,14 +39,14 @@ class TrainedSecrets:
 
 def read(run: Path) -> TrainedSecrets | None:
     """Return what is known of a run; None where nothing is, or it cannot be read."""
+    content = json_files.known(run / FILE)
     try:
-        content = json.loads((run / FILE).read_text(encoding="utf-8"))
         counts = (
             {str(kind): int(n) for kind, n in content[name].items()}
             for name in ("found", "redacted")
         )
         return TrainedSecrets(str(content["data"]), *counts)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, OverflowError, TypeError, KeyError, AttributeError):
         return None
 
 

@@ -324,12 +324,15 @@ class Scheduler:
         """Put a request into the batch of its experts."""
         from comigs_mlx.inference import tilts
         from comigs_mlx.inference.batch import Answer, Batch
+        from comigs_mlx.model.tables import GIVEN
 
         request, run = ticket.request, ticket.model.run
         settings = replace(request.settings, selection=ticket.model.selection)
         settings.check()
         base, mixture = self._loaded.ready()
         prompt = _tokens(base.tokenizer, request)
+        if isinstance(request.prompt, list):
+            base.check_tokens(prompt, "the prompt", GIVEN)
         if run is not None:
             settings = self._loaded.tilted(settings, _first(request))
         answer = Answer(base, prompt, settings, request.likeliest)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from comigs_mlx.errors import ComigsError, ConfigError, line, raise_all
-from comigs_mlx.files import unwritable, write_text
+from comigs_mlx.files import write_text
 from comigs_mlx.inference.chat_engine import ChatEngine
 from comigs_mlx.inference.replies import ModelInfo, Progress, SpokenToken
 from comigs_mlx.inference.settings import SEEDS, Settings
@@ -30,6 +30,7 @@ from comigs_mlx.inference.trace import (
     summary,
     to_html,
     to_json,
+    unwritable,
 )
 from comigs_mlx.model import selection
 from comigs_mlx.options import ExpertOptions, parse_experts

@@ -94,6 +94,19 @@ def test_a_password_that_would_lock_everybody_out_is_refused(tmp_path, content, 
     assert "\n" not in str(found.value)
 
 
+def test_runs_are_in_a_folder_that_may_be_new(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    for name in ("file", "link"):
+        (problem,) = AppConfig(runs=str(tmp_path / name)).problems()
+        assert problem.endswith("is no folder: name one, which may be new")
+    for name in ("", "new", "deep/new"):
+        assert list(AppConfig(runs=str(tmp_path / name)).problems()) == []
+    assert list(AppConfig(runs=" ").problems()) == [
+        "--runs is empty: name a folder, or leave it out"
+    ]
+
+
 def test_no_telemetry_leaves(monkeypatch, tmp_path):
     """Each of these is what the package itself reads; see its documentation."""
     for name in (*local_only.SETTINGS, "GRADIO_TEMP_DIR"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +41,10 @@ def test_every_byte_and_border_of_the_text_counts(other: list[dict[str, Any]]) -
 def test_a_border_cannot_be_written_into_a_text() -> None:
     joined = "ab" + "text 1\n" + "c"
     assert content_digest([{"text": joined}]) != content_digest(TEXTS)
+
+
+def test_a_text_that_spells_a_conversation_is_another() -> None:
+    assert content_digest([{"text": json.dumps(CHAT)}]) != content_digest([CHAT])
 
 
 def test_conversations_count_with_the_order_of_their_tools() -> None:

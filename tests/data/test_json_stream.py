@@ -51,6 +51,13 @@ def test_what_is_no_json_is_an_error_with_its_line(
         [stream.value() for _ in stream.items()]
 
 
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 100_000])
+def test_what_python_cannot_hold_is_an_error(value: str) -> None:
+    stream = JsonStream(io.StringIO(f"[\n{value}]"), "x.json")
+    with pytest.raises(DataError, match=r"^x\.json:2: expected JSON: (a|it) "):
+        [stream.value() for _ in stream.items()]
+
+
 def test_a_file_that_is_no_text_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_bytes(b"[1, \xff]")
     with pytest.raises(DataError, match=r"x\.json:1: expected JSON: expected UTF-8"):

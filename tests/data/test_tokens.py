@@ -128,6 +128,19 @@ def test_marks_that_leave_out_the_end_token_are_carried_on_to_it(
         assert targets({"messages": TURNS}, tokenizer) == expected
 
 
+def test_marks_are_carried_on_also_in_turns_that_the_template_rewrites(
+    chat_tokenizer: Make,
+) -> None:
+    tokenizer = chat_tokenizer("marking")
+    written = "{{ m.content if loop.last else m.content | upper }}"
+    tokenizer.chat_template = (
+        TEMPLATES["marking"]
+        .replace("{{ m.content }}" + END, written + END)
+        .replace(END + "{% endgeneration %}", "{% endgeneration %}" + repr_of(END))
+    )
+    assert targets({"messages": TURNS}, tokenizer) == [f"ME.{END}", f"Here.{END}"]
+
+
 def test_marks_without_any_end_token_are_told(chat_tokenizer: Make) -> None:
     tokenizer = chat_tokenizer("marking")
     tokenizer.chat_template = TEMPLATES["marking"].replace(

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comigs_mlx.data.conversation import Conversation
+from comigs_mlx.data.turns import STAND_IN, Turn, Turns
 
 Message = dict[str, Any]
 Pieces = list[tuple[str, str]]
@@ -347,3 +348,21 @@ class Slow:
 
     def apply_chat_template(self, messages: list[Message], **options: Any) -> Any:
         return self.made.apply_chat_template(messages, **options)
+
+
+def test_the_stand_in_in_a_message_is_not_mistaken() -> None:
+    """Where no prompt is rendered, a turn is found by a stand-in for its words."""
+
+    def render(messages: Any, prompted: bool) -> str | None:
+        text = "".join(f"<{m['role']}>{m['content']}</>" for m in messages)
+        return None if prompted else text
+
+    asked = f"What is {STAND_IN} or {STAND_IN}{STAND_IN}?"
+    messages = [
+        {"role": "user", "content": asked},
+        {"role": "assistant", "content": "A pair"},
+    ]
+    text = render(messages, False) or ""
+    found = Turns(messages, text, render).find(1)
+    assert isinstance(found, Turn)
+    assert text[found.start : found.content_end] == "A pair"

@@ -5,7 +5,13 @@ from dataclasses import replace
 import mlx.core as mx
 import numpy as np
 import pytest
-from mlx_lm.models.cache import CacheList, KVCache, make_prompt_cache
+from mlx_lm.models.cache import (
+    CacheList,
+    KVCache,
+    RotatingKVCache,
+    can_trim_prompt_cache,
+    make_prompt_cache,
+)
 
 from comigs_mlx.inference import generation
 from comigs_mlx.inference.chat_engine import ChatEngine, Settings
@@ -216,6 +222,20 @@ class TestKeep:
         prompts.keep("key", [1, 2], read([1, 2, 3]))
         cache, shared = prompts.take("key", [1, 2, 9, 9], mixture.model)
         assert (shared, tokens_read(cache)) == (2, 2)
+
+    def test_what_cannot_be_cut_is_not_used_for_the_same_prompt(self, mixture):
+        """A sliding window that is full has forgotten what the last token follows."""
+        prompts, cache = PromptCache(), [RotatingKVCache(4), RotatingKVCache(4)]
+        one = mx.zeros((1, 1, 1, 8))
+        for layer in cache:
+            for _ in range(6):
+                layer.update_and_fetch(one, one)
+        assert not can_trim_prompt_cache(cache)
+        prompts.keep("key", [1, 2, 3, 4, 5, 6], cache)
+        found, shared = prompts.take("key", [1, 2, 3, 4, 5, 6], mixture.model)
+        assert (shared, tokens_read(found)) == (0, 0)
+        found, shared = prompts.take("key", [1, 2, 3, 4, 5, 6, 7], mixture.model)
+        assert (shared, tokens_read(found)) == (6, 6)
 
     def test_layers_that_disagree(self, mixture, read):
         prompts, cache = PromptCache(), read([1, 2, 3])

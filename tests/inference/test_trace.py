@@ -16,6 +16,7 @@ from comigs_mlx.inference.trace import (
     summary,
     to_html,
     to_json,
+    unwritable,
 )
 
 HOSTILE = [
@@ -101,6 +102,31 @@ def test_what_is_no_trace_is_refused_with_the_reason(path, value, expected):
         from_json(data)
     assert expected in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("who.json", json.dumps(to_json(trace_of([[0.5]])))),
+        ("who.html", to_html(hostile()).encode("ascii", "replace").decode()),
+        ("who.json", None),
+        ("who.json", ""),
+    ],
+)
+def test_a_trace_may_replace_a_trace(tmp_path, name, content):
+    if content is not None:
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    assert unwritable(tmp_path / name) is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\n", b'{"messages": []}', b"\xff", b"[" * 100_000, b"<title>Diary</title>"],
+)
+def test_a_trace_replaces_nothing_else(tmp_path, content):
+    file = tmp_path / "diary.json"
+    file.write_bytes(content)
+    assert unwritable(file) == "it is there and is no trace: choose another name"
 
 
 def test_specialist_shares_sum_the_specialists_of_each_layer():

@@ -133,6 +133,14 @@ class TestUnlearning:
         assert (code, "not forgotten after 3 steps" in told) == (2, True)
         assert every_file(known) == before
 
+    def test_where_it_diverges_nothing_is_changed(self, cli, known, documents):
+        before = every_file(known)
+        given = {"run": known, "data": documents, "learning_rate": 1e30}
+        code, _, told = cli(main, **given)
+        assert (code, "unlearning diverges" in told) == (2, True)
+        assert "lower --learning-rate, or use --retrain" in told
+        assert every_file(known) == before
+
     def test_what_is_forgotten_need_not_be_forgotten_again(self, cli, known, documents):
         forgotten(cli, known, documents)
         before = every_file(known)

@@ -147,6 +147,14 @@ def test_missing_shard_that_only_the_index_names(folder):
     assert "lacks 1 of the 2 files of its weights (model-extra" in refusal(folder)
 
 
+@pytest.mark.parametrize(
+    "content", ["[]", '{"weight_map": [1]}', '{"weight_map": {"a": []}}', "[" * 100_000]
+)
+def test_an_index_that_cannot_be_read_does_no_harm(folder, content):
+    (folder / "model.safetensors.index.json").write_text(content)
+    assert load_base(str(folder)).tables.vocabulary
+
+
 def test_a_link_that_leads_nowhere_is_a_missing_shard(tmp_path, model):
     folder = write_model(tmp_path / "shards", model, shards=2)
     shard = folder / "model-00002-of-00002.safetensors"

@@ -161,6 +161,15 @@ class TestBest:
         with pytest.raises(RunError, match="has no best save yet"):
             RunFolder(copy).load(best=True)
 
+    @pytest.mark.parametrize(
+        "content",
+        ["[]", '{"step": 1.5, "valid_loss": 2}', '{"step": 2}', "[" * 100_000],
+    )
+    def test_a_damaged_note_of_it_is_no_best_save(self, saved, tmp_path, content):
+        copy = shutil.copytree(saved[0].path, tmp_path / "run")
+        (copy / "best" / "step-0000002" / "best.json").write_text(content)
+        assert RunFolder(copy).best() is None
+
 
 class TestInterruptedSave:
     """Experts of an older step than the newest state, or missing."""

@@ -234,6 +234,13 @@ class TestText:
         streamed = pieces(server, asked, TEXT)
         assert "".join(p["choices"][0]["text"] for p in streamed) == choice["text"]
 
+    def test_ids_that_the_model_does_not_know_are_the_clients(self, server):
+        asked = {"model": "base", "prompt": [35, 9999], "max_tokens": 4}
+        status, error = refused(server, TEXT, asked)
+        assert status == 400
+        assert error["message"].startswith("the prompt has token id 9999, ")
+        assert error["message"].endswith(": give ids of this model's own tokenizer")
+
 
 def test_many_at_once_get_what_they_get_alone(server):
     """Two runs, four selections and other words, drawn side by side."""

@@ -258,6 +258,16 @@ class TestMistakes:
         assert "give a file that ends in .html or .json" in talk.said[-2]
         assert list(tmp_path.iterdir()) == []
 
+    @pytest.mark.parametrize("name", ["talk.json", "page.html"])
+    def test_a_trace_takes_no_other_files_place(self, talk, tmp_path, name):
+        page = tmp_path / "page.html"
+        page.write_text("<title>Mine</title>")
+        talk.run("Dear diary", f"/save {tmp_path}/talk.json")
+        before = (tmp_path / name).read_bytes()
+        talk.run(f"/trace {tmp_path}/{name}")
+        assert "there and is no trace: choose another name" in talk.said[-2]
+        assert (tmp_path / name).read_bytes() == before
+
     def test_experts_that_the_run_does_not_have(self, engine):
         with pytest.raises(ConfigError, match="expected 3 weights"):
             Talk(engine, replace(DRAWN, selection=(0.5, 0.5)))

@@ -11,6 +11,7 @@ round.json states; beyond that they are taken on trust.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -436,6 +437,8 @@ def _compared(
         return f"it is not the {choice.name} of its contributions", names
     if not _nearly_equal(Arrays("", combined.state), Arrays("", claim.after), False):
         return f"{STATE_FILE} is not what {choice.name} makes of the round", names
+    if not _same_length(round.norm, result.limited.norm):
+        return "round.json states another length of its updates", names
     return None, names
 
 
@@ -554,6 +557,13 @@ def _nearly_equal(left: Source, right: Source, products: bool) -> bool:
             if not np.isclose(np.linalg.norm(x), np.linalg.norm(y), rtol=1e-2):
                 return False
     return True
+
+
+def _same_length(stated: float | None, found: float | None) -> bool:
+    """Tell whether the length that the next round's updates are held to is right."""
+    if stated is None or found is None:
+        return stated is found
+    return math.isclose(stated, found, rel_tol=NEAR_PRODUCTS)
 
 
 def _near(x: Wide, y: Wide, size: Callable[[Wide], Any], most: float) -> bool:

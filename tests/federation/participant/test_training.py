@@ -13,6 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import comigs_mlx.train as train
+import tests.federation.sharing as sharing
 import tests.processes as processes
 import tests.tiny as tiny
 from comigs_mlx import sync
@@ -230,6 +231,22 @@ def contribute_as(uri, name, run):
     prepared, _ = pull_push.prepare(run, exchange, federation, name)
     submit.contribute(exchange, federation, prepared)
     return closing.close_if_due(exchange, repository.current(exchange), 0.0)
+
+
+def contribute_other(uri, name):
+    """Somebody contributes other values than anybody has, and closes the round."""
+    exchange = open_exchange(uri)
+    federation = repository.current(exchange)
+    start = repository.pull(exchange, federation)
+    made = sharing.contributed(
+        sharing.moved(start, 7, 0.01),
+        start,
+        federation.manifest,
+        name,
+        federation.open_round,
+    )
+    submit.contribute(exchange, federation, made)
+    assert closing.close_if_due(exchange, repository.current(exchange), 0.0)
 
 
 @pytest.mark.parametrize("missed", [1, 5])
@@ -550,15 +567,15 @@ def test_what_rounding_took_away_is_kept_where_a_round_closed_without(
     assert membership.residual(run, exchange.uri, 1) == {}
 
 
-def test_what_is_pulled_reaches_the_running_trainer(pool, flags, trained, tmp_path):
+def test_what_is_pulled_reaches_the_running_trainer(pool, flags):
     """The step after a pull starts from the mean, not from what was contributed."""
     uri = pool(quorum=2)
-    other = shutil.copytree(trained(), tmp_path / "other")
     seen = {}
 
     def meanwhile(event):
         if isinstance(event, Exchanged) and event.event == "contributed":
-            contribute_as(uri, "ben", other)
+            seen["own"] = running()
+            contribute_other(uri, "ben")
         if isinstance(event, Exchanged) and event.event == "pulled":
             seen[event.round] = running()
 
@@ -573,6 +590,7 @@ def test_what_is_pulled_reaches_the_running_trainer(pool, flags, trained, tmp_pa
             meanwhile(event)
     assert last_round(uri)["contributors"] == ["ann", "ben"]
     assert equal(seen[1], shared(uri))
+    assert not equal(seen["own"], seen[1])
 
 
 def _generalist(opened):

@@ -333,6 +333,19 @@ def test_vouchers_hold_for_the_owners_files_only(pool):
     assert "committed by 'eve'" in judged(pool("ann"))[1]["ben"]
 
 
+def test_vouchers_that_somebody_else_writes_change_nothing(pool):
+    """Eve says that ann's own contribution is hers."""
+    begin(pool, listed=True)
+    give(pool("ann"), "ann")
+    eve = pool("eve")
+    path = "contributions/1/ann/contribution.json"
+    content = eve.read(path, eve.snapshot().revision, 10**6)
+    voucher = attribution.Voucher("eve", 1, hashlib.sha256(content).hexdigest())
+    record = attribution.Accepted({"ann": voucher})
+    eve.commit({attribution.vouchers_path(1): record.to_json()}, "mine")
+    assert judged(pool("ann")) == ({"ann": "ann"}, {})
+
+
 def test_vouchers_of_others_are_not_carried_on(pool):
     """What eve wrote into accepted.json is gone with the next proposal accepted."""
     begin(pool, listed=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import tests.federation.sharing as sharing
-from comigs_mlx.federation.aggregation import aggregate
+from comigs_mlx.federation.aggregation import aggregate, clipping
 from comigs_mlx.federation.exchanges.folder import FolderExchange
 from comigs_mlx.federation.exchanges.memory import MemoryExchange, MemoryStore
 from comigs_mlx.federation.formats import adapter
@@ -70,6 +70,14 @@ def forge(exchange, tensors=BAD, **changes):
     exchange.commit({**files, "round.json": closed.to_json()}, "Close a round")
 
 
+def told(exchange, name, tensors):
+    """The length that a round of this one contribution tells the next one."""
+    now = repository.current(exchange, Trust(everything=True))
+    start = Arrays("", repository.pull(exchange, now))
+    found = clipping.limit([Arrays(name, tensors)], start, now.manifest, now.round)
+    return {"norm": found.norm}
+
+
 def pulled(exchange, **trust):
     values = repository.pull(exchange, repository.current(exchange, Trust(**trust)))
     return dict(sorted(values.items()))  # a file is read in no fixed order
@@ -115,6 +123,15 @@ def test_other_generalists_under_an_honest_round_are_refused(pool):
     assert digest(pulled(pool("ben"), everything=True)) == digest(BAD)
 
 
+@pytest.mark.parametrize("wrong", [1e6, 1e-6, None])
+def test_the_length_that_the_next_round_is_held_to(pool, wrong):
+    played(pool)
+    honest = repository.current(pool("eve")).round
+    norm = None if wrong is None else wrong * honest.norm
+    forge(pool("eve"), pulled(pool("eve")), norm=norm)
+    refused(pool("ben"), "round.json states another length of its updates")
+
+
 def test_only_the_tensors_replaced(pool):
     played(pool)
     now = repository.current(pool("eve"))
@@ -151,7 +168,8 @@ def test_a_round_left_out(pool):
     federation = repository.current(eve, Trust(everything=True))
     prepared = sharing.contributed(BAD, FIRST, federation.manifest, "eve", 5)
     contribute(eve, federation, prepared)
-    forge(eve, round=5, contributors=("eve",), weights={})
+    norm = told(eve, "eve", BAD)
+    forge(eve, round=5, contributors=("eve",), weights={}, **norm)
     # The last step is honest: the one before it is not.
     refused(pool("ben"), "round 4 before it: round.json went from 1 to 4")
 
@@ -180,7 +198,8 @@ def test_two_forged_rounds_are_no_better_than_one(pool):
     contribute(eve, federation, prepared)
     half = sharing.moved(BAD, 1).items()
     made = {n: a.astype(np.float16).astype(np.float32) for n, a in half}
-    forge(eve, made, round=3, contributors=("eve",), weights={})
+    norm = told(eve, "eve", made)
+    forge(eve, made, round=3, contributors=("eve",), weights={}, **norm)
     known = frozenset({digest(have.tensors)})
     text = refused(pool("ann"), "round 2 before it: ", have=have, known=known)
     assert "no contribution of ann, ben" in text
@@ -195,6 +214,7 @@ def test_a_closer_that_is_stricter_says_so(pool):
     mine = sharing.moved(pulled(ann), 0)
     half = {n: a.astype(np.float16).astype(np.float32) for n, a in mine.items()}
     stated = {"round": 2, "contributors": ("ann",), "weights": {}}
+    stated |= told(ann, "ann", half)
     forge(ann, half, **stated)
     refused(pool("ben"), "it is of ann, fit are those of ann, ben")
     forge(ann, half, **stated, refused={"ben": "unknown entry account"})

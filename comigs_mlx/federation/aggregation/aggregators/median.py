@@ -21,7 +21,7 @@ from comigs_mlx.federation.aggregation.aggregate import (
 )
 from comigs_mlx.federation.formats.tensor_source import Array, Source
 
-SUMMARY = "median of every number: withstands a hostile minority"
+SUMMARY = "median of every number: withstands a hostile minority, from three on"
 HANDLES_RANKS = False
 ROBUST = True
 OPTIONS: dict[str, Option] = {}

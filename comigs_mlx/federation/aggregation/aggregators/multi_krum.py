@@ -27,7 +27,7 @@ from comigs_mlx.federation.aggregation.aggregate import (
 )
 from comigs_mlx.federation.formats.tensor_source import Source, Wide, wide
 
-SUMMARY = "mean of the contributions closest to the others: withstands a few hostile"
+SUMMARY = "mean of those closest to the others: withstands a few hostile, from four on"
 HANDLES_RANKS = False
 ROBUST = True
 OPTIONS = {

@@ -23,7 +23,9 @@ from comigs_mlx.federation.aggregation.aggregate import (
 )
 from comigs_mlx.federation.formats.tensor_source import Array, Source
 
-SUMMARY = "mean of every number without its extremes: withstands a few hostile ones"
+SUMMARY = (
+    "mean of every number but its extremes: withstands a few hostile, from three on"
+)
 HANDLES_RANKS = False
 ROBUST = True
 OPTIONS = {
