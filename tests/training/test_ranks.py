@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import tests.ranks as ranks
+import tests.training.patient as patient
 import tests.training.shared as shared
 from comigs_mlx.training import parallel
 from comigs_mlx.training.ranks import Ranks, packed, unpacked
@@ -44,6 +45,12 @@ def test_two_equal_one(tmp_path):
 )
 def test_so_do_more_in_every_setting(tmp_path, count, names):
     compared(tmp_path, count, names)
+
+
+@pytest.mark.slow
+def test_a_leader_that_works_alone_is_waited_for(tmp_path):
+    program = [patient.__file__, tmp_path / "waited"]
+    assert ranks.run(tmp_path, program, program)[1] == (0, "", "")
 
 
 def test_a_message_comes_back_as_it_was():
