@@ -21,7 +21,9 @@ def main():
     with parallel.opened() as group:
         group.limit = LIMIT
         if group.leader:
+            end = time.monotonic() + 60
             while not file.exists():
+                assert time.monotonic() < end
                 time.sleep(0.05)
             group.tell({"done": True})
             return
