@@ -21,7 +21,7 @@ from comigs_mlx.conversations.answers import Answer
 from comigs_mlx.conversations.marks import Piece
 from comigs_mlx.conversations.store import Store
 from comigs_mlx.conversations.tokens import Said, said_text
-from comigs_mlx.conversations.tree import Conversation, Turn, check_message
+from comigs_mlx.conversations.tree import Conversation, Turn, check_message, heading
 from comigs_mlx.errors import ConfigError
 from comigs_mlx.inference.replies import Progress, Stopped
 
@@ -143,11 +143,22 @@ class Talk:
             one = self.conversation.find(turn)
             if one.answer is None or not can_go_on(one):
                 raise ConfigError("This answer is whole: ask for more instead.")
-            tokens = list(self._tokens_of(one))
-            if said_text(tokens) != one.text:  # they are lost: the text is not
-                tokens = [Said(0, one.text)]
-            spent = one.answer.seconds
-            self._begin(Live(one, tokens, before=len(tokens), spent=spent), options)
+            self._go_on(one, one.answer.seconds, options)
+
+    def leave_out(self, turn: Any, options: ReplyOptions) -> None:
+        """Have an answer that waits given without the oldest turns, and later ones.
+
+        Raises:
+            ConfigError: If it does not wait.
+        """
+        options.check()
+        with self._lock:
+            self._check_idle()
+            one = self.conversation.find(turn)
+            if one.answer is None or not one.answer.waits:
+                raise ConfigError("Nothing needs to be left out before this answer.")
+            self.conversation.shortens = True
+            self._go_on(one, one.answer.seconds, options)
 
     def speaker(self, turn: Any) -> tuple[str, str, float]:
         """Who gave an answer: the run, who of it spoke, and the lean."""
@@ -160,18 +171,6 @@ class Talk:
             known = isinstance(lean, (int, float)) and not isinstance(lean, bool)
             experts = str(given.get("experts", "auto"))
             return answer.run, experts, float(lean) if known else 0.0
-
-    def leave_out(self, turn: Any) -> None:
-        """Have the model no longer read what was left out before an answer."""
-        with self._lock:
-            self._check_idle()
-            one = self.conversation.find(turn)
-            path = self.conversation.path()
-            if one.answer is None or not 0 < one.answer.left_out < len(path):
-                raise ConfigError("Nothing was left out before this answer.")
-            self.conversation.first = path[one.answer.left_out].id
-            self._touch(one.id)
-            self._save()
 
     def show(self, turn: Any) -> None:
         """Go on with a variant, as it was left."""
@@ -246,6 +245,7 @@ class Talk:
                 "notice": self.notice,
                 "path": [turn.id for turn in path],
                 "turns": turns,
+                "waiting": waiting(self.conversation),
             }
 
     def whole(self, turn: Any, tint: bool) -> dict[str, Any]:
@@ -362,7 +362,7 @@ class Talk:
             "layers": len(answer.layers),
             "can_tint": bool(answer.experts) and answer.count > 0,
             "remark": answer.remark,
-            "left_out": 0 if self.conversation.first else answer.left_out,
+            "waits": answer.waits,
             "problem": answer.problem,
             "rating": answer.rating,
             "can_continue": not live and can_go_on(turn),
@@ -424,13 +424,20 @@ class Talk:
         turn = self.conversation.answer_to(user.id)
         self._begin(Live(turn, []), options)
 
+    def _go_on(self, turn: Turn, spent: float, options: ReplyOptions) -> None:
+        """Have an answer continued behind the words that it has."""
+        tokens = list(self._tokens_of(turn)) if turn.text else []
+        if said_text(tokens) != turn.text:  # they are lost: the text is not
+            tokens = [Said(0, turn.text)]
+        self._begin(Live(turn, tokens, before=len(tokens), spent=spent), options)
+
     def _begin(self, live: Live, options: ReplyOptions) -> None:
         answer, messages = live.answer, self._messages(live)
         answer.settings, answer.ended = options.as_dict(), False
         answer.run = "" if options.run is None else options.run.name
         answer.title = answer.title if live.before else options.title
         answer.stopped, answer.problem, answer.finish = False, None, None
-        answer.remark = ""
+        answer.remark, answer.waits, answer.left_out = "", False, 0
         self._live = live
         self._tell(render.busy(self._model_queue.queue))
         self._touch(live.turn.id)
@@ -468,6 +475,8 @@ class Talk:
             answer.base, answer.chat = info.base_id, info.chat
             answer.experts, answer.layers = list(info.experts), list(info.layers)
             settings = options.settings(info.experts)
+            if self._must_ask(engine, answer, messages, settings, info):
+                return
             for token in engine.reply(messages, settings, stop, info, listen):
                 self._take(live, token)
                 self._save_sometimes()
@@ -475,6 +484,16 @@ class Talk:
             pass
         except Exception as error:
             answer.problem = explain(error)
+
+    def _must_ask(
+        self, engine: Any, answer: Answer, messages: list[Any], *given: Any
+    ) -> bool:
+        """Whether an answer waits, as the user has not allowed to leave out turns."""
+        if self.conversation.shortens:
+            return False
+        answer.left_out = engine.left_out(messages, *given)
+        answer.waits = answer.left_out > 0
+        return answer.waits
 
     def _take(self, live: Live, token: Any) -> None:
         now = time.monotonic()
@@ -563,6 +582,22 @@ def can_go_on(turn: Turn) -> bool:
         and bool(turn.text)
         and (answer.stopped or answer.finish == "length")
     )
+
+
+def waiting(conversation: Conversation) -> dict[str, Any] | None:
+    """What is asked before the last answer, where it waits; see `Answer.waits`.
+
+    Returns:
+        `turn`, its number, `count`, how many messages would be left out, and `first`
+        and `last`, the beginnings of the first and the last one of them.
+    """
+    last = None if conversation.leaf is None else conversation.find(conversation.leaf)
+    if last is None or last.answer is None or not last.answer.waits:
+        return None
+    gone = conversation.messages()[: last.answer.left_out]
+    ends = {"first": gone[0], "last": gone[-1]}
+    told = {name: heading(one["content"]) for name, one in ends.items()}
+    return {"turn": last.id, "count": last.answer.left_out, **told}
 
 
 def filename(title: str) -> str:

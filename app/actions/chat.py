@@ -91,11 +91,6 @@ class ChatActions:
         self._talk(question).show(question.get("turn"))
         return {}
 
-    def leave_out(self, question: Any) -> dict[str, Any]:
-        """Have the model no longer read what was left out before a `turn`."""
-        self._talk(question).leave_out(question.get("turn"))
-        return {}
-
     def save(self, question: Any) -> dict[str, str]:
         """A conversation as a file, which the page keeps and no folder here does.
 
@@ -184,7 +179,7 @@ class ChatActions:
     def command(
         self, session: dict[str, Any], order: dict[str, Any], *chosen: Any
     ) -> dict[str, Any]:
-        """Retry, edit or continue, as the conversation's own buttons say."""
+        """Do what one of the conversation's own buttons says: the order's `do`."""
         talk, turn = self._talk(session), order.get("turn")
         if order.get("do") == "continue":  # whoever began it goes on
             chosen = (*talk.speaker(turn), *chosen[3:])
@@ -195,6 +190,8 @@ class ChatActions:
             talk.edit(turn, order.get("text"), options)
         elif order.get("do") == "continue":
             talk.go_on(turn, options)
+        elif order.get("do") == "leave_out":
+            talk.leave_out(turn, options)
         elif order.get("do") == "send":
             talk.send(order.get("text"), options)
         return touched(session)

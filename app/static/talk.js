@@ -212,6 +212,7 @@
       this.name.textContent = who || "…";
       this.node.setAttribute("aria-label", who || "Answer");
       this.node.classList.toggle("cm-live", told.live);
+      this.node.hidden = told.waits && !told.tokens;
       this.later = Boolean(told.later);
       if (this.later) this.prose.style.minHeight = `${Math.ceil(told.later / 75) * 1.7}rem`;
       else this.blocks(told);
@@ -259,10 +260,6 @@
       this.foot.textContent = "";
       if (told.live) return;
       if (told.remark) add(this.foot, "p", "cm-remark", told.remark);
-      if (told.left_out) {
-        button(this.foot, { text: "Leave out the oldest turns from now on", className: "cm-plain-button",
-          act: () => talk.ask_for("leave_out", { turn: told.id }) });
-      }
       const bar = add(this.foot, "div", "cm-acts");
       this.figures(bar);
       pager(bar, talk, told);
@@ -357,7 +354,8 @@
       const kept = localStorage.getItem(TINT);
       this.tint = kept === null ? null : kept === "1";
       this.root = element.querySelector(".cm-talk");
-      this.log = add(this.root, "div", "cm-feed");
+      const frame = add(this.root, "div", "cm-window");
+      this.log = add(frame, "div", "cm-feed");
       this.log.tabIndex = 0;
       this.log.setAttribute("role", "region");
       this.log.setAttribute("aria-label", "Conversation");
@@ -366,8 +364,10 @@
       this.status = add(this.thread, "p", "cm-status");
       this.status.setAttribute("role", "status");
       this.notice = add(this.thread, "p", "cm-problem");
-      this.latest = button(this.root, { name: "end", label: "To the end of the conversation",
+      this.latest = button(frame, { name: "end", label: "To the end of the conversation",
         className: "cm-latest", act: () => this.toEnd() });
+      this.asks = add(this.root, "div", "cm-asks");
+      this.asks.hidden = true;
       this.sight = new IntersectionObserver((seen) => {
         for (const { target, isIntersecting } of seen) {
           const one = this.nodes.get(+target.dataset.turn);
@@ -438,6 +438,7 @@
 
     reset(epoch) {
       Object.assign(this, { epoch, since: 0, path: [], picked: null, known: false });
+      this.consent(null);
       this.sight.disconnect();
       this.nodes.clear();
       this.turns.textContent = "";
@@ -488,6 +489,7 @@
       for (const turn of answer.turns) this.turn(turn);
       if (String(this.path) !== String(answer.path)) this.arrange(answer.path);
       this.progress(answer);
+      this.consent(answer.waiting);
       if (this.notice.textContent !== answer.notice) this.notice.textContent = answer.notice;
       if (first || (follow && answer.turns.length)) this.toEnd(true);
       const ended = this.active && !answer.active;
@@ -523,6 +525,34 @@
       // The Map goes in the order of the path, which keys and buttons rely on.
       this.nodes = new Map(path.map((id) => [id, this.nodes.get(id)]));
       this.log.classList.toggle("cm-nothing", !path.length);
+    }
+
+    // The conversation has outgrown what the model reads: what is to be left out?
+    consent(waiting) {
+      const told = JSON.stringify(waiting);
+      if (told === this.consented) return; // a button must not go while it is pressed
+      this.consented = told;
+      const had = this.asks.contains(document.activeElement);
+      this.asks.textContent = "";
+      this.asks.hidden = !waiting;
+      if (had && !waiting) this.composer().focus();
+      if (!waiting) return;
+      const { turn, count, first, last } = waiting;
+      const turns = count === 1 ? "the oldest turn" : `the oldest ${count} turns`;
+      const text = add(this.asks, "p");
+      text.setAttribute("role", "status");
+      text.append("This is longer than the model can read at once. To answer, it would leave out ");
+      add(text, "b", "", turns);
+      text.append(count === 1 ? `: “${first}”.` : `, from “${first}” to “${last}”.`);
+      text.append(" They stay here. In this conversation, you are not asked again.");
+      const acts = add(this.asks, "div", "cm-asks-acts");
+      button(acts, { text: `Leave out ${turns}`, className: "cm-go-button",
+        act: () => this.command({ do: "leave_out", turn }) });
+      button(acts, { text: "Ask in a new chat", className: "cm-plain-button", act: () => {
+        const words = this.question(turn);
+        this.fresh();
+        this.command({ do: "send", text: words });
+      } });
     }
 
     question(id) {

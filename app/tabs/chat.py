@@ -55,8 +55,7 @@ def build(actions: ChatActions, frame: Frame) -> dict[str, Any]:
 
 def _conversation(actions: ChatActions) -> gr.HTML:
     served = ("changes", "whole", "marks", "token", "source", "stop", "rate", "show")
-    more = ("leave_out", "save")
-    functions = {name: getattr(actions, name) for name in (*served, *more)}
+    functions = {name: getattr(actions, name) for name in (*served, "save")}
     return element("talk", "", functions, "cm-talk")
 
 

@@ -31,6 +31,7 @@ KINDS: Mapping[str, Any] = {
     "stopped": bool,
     "ended": bool,
     "left_out": int,
+    "waits": bool,
     "chat": bool,
     "rating": int,
     "settings": dict,
@@ -57,6 +58,7 @@ class Answer:
         stopped: Whether somebody ended it, or the end of the app did.
         ended: Whether it is whole; an answer under way is not.
         left_out: The number of the oldest messages that the model did not read.
+        waits: Whether it was not begun, until the user allows that these are left out.
         chat: Whether the model has a chat template.
         rating: The user's thumb: -1 is down, 1 up, 0 none.
         settings: The settings that it was asked with, as JSON values.
@@ -76,6 +78,7 @@ class Answer:
     stopped: bool = False
     ended: bool = False
     left_out: int = 0
+    waits: bool = False
     chat: bool = True
     rating: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
@@ -86,7 +89,9 @@ class Answer:
         Args:
             extra: A further part of the line, such as "the app ended".
         """
-        self.ended = True
+        self.ended, self.remark = True, ""
+        if self.waits:  # the page asks, and says why
+            return
         parts = [] if self.count or self.problem else ["nothing was said"]
         if self.stopped:
             parts.append("stopped")

@@ -150,6 +150,24 @@ class ChatEngine:
 
         return self._worker.stream(speak)
 
+    def left_out(
+        self,
+        messages: Sequence[Message],
+        settings: Settings,
+        info: ModelInfo | None = None,
+    ) -> int:
+        """How many of the oldest messages `reply` would leave out; its arguments.
+
+        Nothing is read: the tokens are counted.
+
+        Raises:
+            ComigsError: As for `reply`.
+        """
+        heard = [dict(message) for message in messages]
+        return self._call(
+            lambda w: self._as(info, w).left_out(heard, settings), never, ignore
+        )
+
     def steer(
         self,
         settings: Settings,

@@ -161,13 +161,24 @@ class LoadedRun:
         base, mixture = self.ready()
         selection = self._selection(settings.selection)
         settings = self.tilted(settings, messages, watch)
-        given = (messages, settings.system, settings.max_tokens)
-        prompt, left_out = fitting(base, *given, settings.template_args)
+        prompt, left_out = self._fitting(messages, settings)
         told = replace(watch, listen=partial(_mention, watch.listen, left_out))
         with _memory(mx.clear_cache), mixture.selected(selection):
             kept = (self.prompts, self.speaker(selection))
             answer = Generation(base, mixture, prompt, settings, told, True, *kept)
             yield from answer if self._has_run() else _without_weights(answer)
+
+    def left_out(self, messages: Sequence[Message], settings: Settings) -> int:
+        """The oldest messages that do not fit; see `ChatEngine.left_out`."""
+        settings.check()
+        return self._fitting(messages, settings)[1]
+
+    def _fitting(
+        self, messages: Sequence[Message], settings: Settings
+    ) -> tuple[list[int], int]:
+        base, _ = self.ready()
+        given = (base, messages, settings.system, settings.max_tokens)
+        return fitting(*given, settings.template_args)
 
     def speaker(self, selection: Selection) -> Hashable:
         """What keys and values depend on besides the tilt; see `PromptCache`."""

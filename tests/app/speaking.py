@@ -23,11 +23,13 @@ SHARES = {"generalist": 0.0, "specialist": 1.0, "base": None}
 class Parrot:
     """Says the last message back, a word a token; `asked` keeps what it was told.
 
-    It says it over and over, up to the tokens that are asked for, or `most`.
+    It says it over and over, up to the tokens that are asked for, or `most`. It reads
+    as many messages as `context` says, the last ones; None is all of them.
     """
 
-    def __init__(self, delay=0.0, problem=None, most=None):
+    def __init__(self, delay=0.0, problem=None, most=None, context=None):
         self.delay, self.problem, self.most = delay, problem, most
+        self.context = context
         self.asked, self.chosen, self.at = [], [], 2
         self.speaking = threading.Lock()
         self.info = self.tokenizer = None
@@ -62,6 +64,9 @@ class Parrot:
             yield from self._words(messages[-1]["content"], settings, stop)
         finally:
             self.speaking.release()
+
+    def left_out(self, messages, settings, info=None):
+        return 0 if self.context is None else max(len(messages) - self.context, 0)
 
     def _words(self, text, settings, stop):
         most = self.most or settings.max_tokens

@@ -415,9 +415,11 @@ class TestReply:
         (left_out,) = {one.left_out for one in told}
         assert left_out > 0
         assert left_out % 2 == 0
+        assert engine.left_out(said, Settings(max_tokens=12)) == left_out
         assert same_as(tokens, generation(runs[0], said[left_out:]))
         spoken(engine, said[:3], listen=told.append)
         assert told[-1].left_out == 0
+        assert engine.left_out(said[:3], Settings(max_tokens=12)) == 0
 
     def test_a_turn_that_was_stopped_does_not_end_the_conversation(self, engine, runs):
         """Templates of Gemma's kind want roles that alternate."""
