@@ -25,9 +25,10 @@ from comigs_mlx.conversations.tree import Conversation, Turn, check_message, hea
 from comigs_mlx.errors import ConfigError
 from comigs_mlx.inference.replies import Progress, Stopped
 
-from . import render
+from . import remedies, render
 from .chat_settings import ReplyOptions
 from .model_queue import ModelQueue, explain
+from .remedies import outdated
 from .shown import ALL_LAYERS, Shown, token_details
 
 AT_ONCE = 8
@@ -272,7 +273,7 @@ class Talk:
         with self._lock:
             one = self.conversation.find(turn)
             if one.answer is None or type(layer) is not int:
-                raise ConfigError("This page is out of date: reload it.")
+                raise outdated()
             layers = list(one.answer.layers)
             return {
                 "marks": self._marks(one, layer if layer < len(layers) else ALL_LAYERS),
@@ -320,7 +321,7 @@ class Talk:
                 "json": ("json", "json", lambda: export.to_json(kept)),
             }
             if kind not in make:
-                raise ConfigError("This page is out of date: reload it.")
+                raise outdated()
             ending, media, write = make[kind]
             name = f"{filename(kept.title)}.{ending}"
             return {"name": name, "type": f"text/{media}", "text": write()}
@@ -364,6 +365,7 @@ class Talk:
             "remark": answer.remark,
             "waits": answer.waits,
             "problem": answer.problem,
+            "remedy": remedies.named(answer.remedy),
             "rating": answer.rating,
             "can_continue": not live and can_go_on(turn),
         }
@@ -437,7 +439,8 @@ class Talk:
         answer.run = "" if options.run is None else options.run.name
         answer.title = answer.title if live.before else options.title
         answer.stopped, answer.problem, answer.finish = False, None, None
-        answer.remark, answer.waits, answer.left_out = "", False, 0
+        answer.remark, answer.remedy = "", ""
+        answer.waits, answer.left_out = False, 0
         self._live = live
         self._tell(render.busy(self._model_queue.queue))
         self._touch(live.turn.id)
@@ -483,7 +486,7 @@ class Talk:
         except Stopped:
             pass
         except Exception as error:
-            answer.problem = explain(error)
+            _fail(answer, error)
 
     def _must_ask(
         self, engine: Any, answer: Answer, messages: list[Any], *given: Any
@@ -513,7 +516,7 @@ class Talk:
         answer = live.answer
         with self._lock:
             if error is not None:
-                answer.problem = explain(error)
+                _fail(answer, error)
             answer.stopped = live.stop.is_set() or ended.cancelled()
             share = marks.share(live.tokens, answer.experts)
             answer.share = None if share is None else share / 100
@@ -584,20 +587,25 @@ def can_go_on(turn: Turn) -> bool:
     )
 
 
+def _fail(answer: Answer, error: BaseException) -> None:
+    """Keep with an answer why it failed, and what would mend that."""
+    answer.problem = explain(error)
+    answer.remedy = remedies.of(error, answer.problem, remedies.IN_AN_ANSWER)
+
+
 def waiting(conversation: Conversation) -> dict[str, Any] | None:
     """What is asked before the last answer, where it waits; see `Answer.waits`.
 
     Returns:
-        `turn`, its number, `count`, how many messages would be left out, and `first`
-        and `last`, the beginnings of the first and the last one of them.
+        `turn`, its number, `count`, how many messages would be left out, and `last`,
+        the beginning of the user's last one among them.
     """
     last = None if conversation.leaf is None else conversation.find(conversation.leaf)
     if last is None or last.answer is None or not last.answer.waits:
         return None
     gone = conversation.messages()[: last.answer.left_out]
-    ends = {"first": gone[0], "last": gone[-1]}
-    told = {name: heading(one["content"]) for name, one in ends.items()}
-    return {"turn": last.id, "count": last.answer.left_out, **told}
+    asked = [one["content"] for one in gone if one["role"] == "user"]
+    return {"turn": last.id, "count": len(gone), "last": heading(asked[-1])}
 
 
 def filename(title: str) -> str:

@@ -13,6 +13,7 @@ from comigs_mlx.errors import ConfigError
 from .. import chat_settings
 from ..chat_settings import ReplyOptions
 from ..model_queue import ModelQueue
+from ..remedies import outdated
 from ..sessions import Sessions
 from ..talk import Talk
 from ..watched import asks, touched
@@ -53,7 +54,7 @@ class ChatActions:
             ConfigError: If it is no such question.
         """
         if not asks(question):
-            raise ConfigError("This page is out of date: reload it.")
+            raise outdated()
         epoch, since = question["epoch"], question["since"]
         return self._talk(question).changes(epoch, since, bool(question.get("tint")))
 
@@ -198,6 +199,6 @@ class ChatActions:
 
     def _talk(self, question: Any) -> Talk:
         if not isinstance(question, dict):
-            raise ConfigError("This page is out of date: reload it.")
+            raise outdated()
         talk: Talk = self.talks.find(question.get("id"))
         return talk

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from comigs_mlx.errors import RunError
 from comigs_mlx.runs.listing import RunEntry, list_runs
+
+from ..remedies import Mendable
 
 BASE = ""
 """Value of the choice "base model only"."""
@@ -98,18 +99,20 @@ def find(folder: Path, name: Any) -> Path | None:
     """The folder of a chosen run; None is the base model alone.
 
     Raises:
-        RunError: If there is no such run, or it is broken.
+        Mendable: If there is no such run, or it is broken.
     """
     if name in (BASE, None):
         return None
     for entry in entries(folder):
         if entry.name == name:
             if entry.problem is not None and entry.training:
-                raise RunError(
+                raise Mendable(
                     f"{entry.name} is being trained and has nothing saved yet: wait "
-                    "for its first save."
+                    "for its first save.",
+                    "training",
                 )
             if entry.problem is not None:
-                raise RunError(f"{entry.name} cannot be used: {entry.problem}")
+                raise Mendable(f"{entry.name} cannot be used: {entry.problem}", "who")
             return entry.path
-    raise RunError(f"There is no run of that name in {folder}: reload the page.")
+    text = f"There is no run of that name in {folder}: reload the page."
+    raise Mendable(text, "reload")

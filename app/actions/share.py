@@ -30,8 +30,9 @@ from comigs_mlx.inference.worker import Worker
 from comigs_mlx.reports import background
 from comigs_mlx.runs import listing, process
 
-from .. import helped, render, sharing, words
+from .. import helped, remedies, render, sharing, words
 from ..model_queue import explain
+from ..remedies import IN_A_ROUND
 from . import runs
 
 T = TypeVar("T")
@@ -84,6 +85,9 @@ class View:
     offered: bool = False
 
 
+CHANGED = "What would leave has changed: look at it again."
+
+
 class Choice(ConfigError):
     """An error after which there is something else that one can do.
 
@@ -107,6 +111,7 @@ class Pressed:
         shown: The digest of it, which sending asks for.
         instead: What the one button offers now instead of what the round asks for:
             `accept` after doubts, `offer` where one may not write.
+        remedy: What mends what is wrong; see `remedies`.
     """
 
     text: str = ""
@@ -114,6 +119,7 @@ class Pressed:
     leaving: str | None = ""
     shown: str = ""
     instead: str = ""
+    remedy: str = ""
 
 
 def tried(act: Callable[[], str | tuple[str, str]]) -> Pressed:
@@ -127,7 +133,9 @@ def tried(act: Callable[[], str | tuple[str, str]]) -> Pressed:
         return Pressed(done) if isinstance(done, str) else Pressed("", False, *done)
     except Exception as error:
         instead = error.instead if isinstance(error, Choice) else ""
-        return Pressed(explain(error), True, instead=instead)
+        text = explain(error)
+        remedy = "" if instead else remedies.of(error, text, IN_A_ROUND)
+        return Pressed(text, True, instead=instead, remedy=remedy)
 
 
 class ShareActions:
@@ -184,7 +192,7 @@ class ShareActions:
             "close": lambda: self.close(run),
         }
         came = tried(acts.get(act, lambda: ""))
-        if not came.wrong:
+        if not came.wrong or came.text == CHANGED:  # then it is to be looked at again
             return came
         if came.instead == "offer" and act != "send":
             came = dataclasses.replace(came, instead="")
@@ -285,7 +293,7 @@ class ShareActions:
         """
         config, who = self._form(run, form), participant(form.get("participant"))
         if digest(self._on_desk(api.founding, config)) != shown:
-            raise ConfigError("What would leave has changed: look at it again.")
+            raise ConfigError(CHANGED)
         self._on_desk(api.found, config, opened(config.federation), who)
         return "Your federation is there. Send your friends the invitation below."
 
@@ -339,7 +347,7 @@ class ShareActions:
         folder, where = self._run(run), self._place(run)
         who = self._name(folder, name)
         if digest(self._on_desk(api.leaving, folder, where, who)) != shown:
-            raise ConfigError("What would leave has changed: look at it again.")
+            raise ConfigError(CHANGED)
         if offer:
             act = functools.partial(api.push, propose=True)
             url = self._on_desk(act, folder, where, who)["url"]

@@ -2,7 +2,7 @@
 // What was said becomes markup by the server's Markdown alone, which lets no HTML through.
 "use strict";
 {
-  const { add, draw, rendered, saveAs, lay, strip, Pieces } = window.comigs;
+  const { GONE, add, draw, rendered, saveAs, lay, strip, Pieces } = window.comigs;
   const EACH = 110; // milliseconds between two questions while something is being said
   const IDLE = 2000; // and while nothing is
   const LONG = 1500; // characters of a message beyond which it is folded,
@@ -216,9 +216,21 @@
       this.later = Boolean(told.later);
       if (this.later) this.prose.style.minHeight = `${Math.ceil(told.later / 75) * 1.7}rem`;
       else this.blocks(told);
-      this.problem.textContent = told.problem || "";
+      this.wrong();
       this.below();
       if (this.near) this.paint();
+    }
+
+    // Why it failed, and what mends that; the answer itself does the nearest things.
+    wrong() {
+      const { told, talk } = this;
+      this.problem.textContent = told.problem || "";
+      if (!told.problem || !told.remedy) return;
+      const own = {
+        retry: () => talk.command({ do: "retry", turn: told.id }),
+        edit: () => talk.asked(told.id).edit(),
+      };
+      window.comigs.remedy(this.problem, told.remedy, own[told.remedy.name]);
     }
 
     blocks({ blocks, count }) {
@@ -468,13 +480,13 @@
         const tint = since > 0 && this.tint !== false && this.layer < 0;
         answer = await this.server.changes({ id, epoch, since, tint });
       } catch {
-        this.tell("The app does not answer: is it still running?");
+        this.tell(GONE.problem, GONE.remedy);
         await new Promise((done) => setTimeout(done, IDLE));
         return true;
       }
       if (id !== this.id) return true; // another one is open now
       if (answer.problem) {
-        this.tell(answer.problem);
+        this.tell(answer.problem, answer.remedy);
         return false;
       }
       this.take(answer);
@@ -537,14 +549,15 @@
       this.asks.hidden = !waiting;
       if (had && !waiting) this.composer().focus();
       if (!waiting) return;
-      const { turn, count, first, last } = waiting;
+      const { turn, count, last } = waiting;
       const turns = count === 1 ? "the oldest turn" : `the oldest ${count} turns`;
       const text = add(this.asks, "p");
       text.setAttribute("role", "status");
-      text.append("This is longer than the model can read at once. To answer, it would leave out ");
+      text.append("This conversation is longer than the model can read at once. To answer, "
+        + "it has to leave out ");
       add(text, "b", "", turns);
-      text.append(count === 1 ? `: “${first}”.` : `, from “${first}” to “${last}”.`);
-      text.append(" They stay here. In this conversation, you are not asked again.");
+      text.append(`, up to “${last}”. They stay here for you to read, and you are not asked `
+        + "again in this conversation.");
       const acts = add(this.asks, "div", "cm-asks-acts");
       button(acts, { text: `Leave out ${turns}`, className: "cm-go-button",
         act: () => this.command({ do: "leave_out", turn }) });
@@ -555,9 +568,13 @@
       } });
     }
 
+    asked(id) {
+      return this.nodes.get(this.path[this.path.indexOf(id) - 1]);
+    }
+
     question(id) {
-      const before = this.path[this.path.indexOf(id) - 1];
-      return this.nodes.has(before) ? this.nodes.get(before).text : "";
+      const message = this.asked(id);
+      return message ? message.text : "";
     }
 
     progress({ status: { text, done, total }, active }) {
@@ -567,8 +584,11 @@
       this.status.style.setProperty("--cm-done", `${Math.round(100 * part)}%`);
     }
 
-    tell(text) {
-      if (this.status.textContent !== text) this.status.textContent = text;
+    tell(text, remedy = null) {
+      if (this.told === text) return;
+      this.told = text;
+      this.status.textContent = text;
+      window.comigs.remedy(this.status, remedy);
     }
 
     busy(active) {
@@ -642,13 +662,13 @@
         return await this.server[what]({ id: this.id, turn, tint: this.tint !== false
           && this.layer < 0, ...more });
       } catch {
-        return { problem: "The app does not answer: is it still running?" };
+        return GONE;
       }
     }
 
     async ask_for(what, values) {
       const answer = await this.get(what, values.turn, values);
-      if (answer && answer.problem) this.tell(answer.problem);
+      if (answer && answer.problem) this.tell(answer.problem, answer.remedy);
       this.wake();
     }
 
@@ -658,7 +678,7 @@
 
     async save(kind, id = this.id) {
       const file = await this.get("save", undefined, { id, kind });
-      if (file.problem) this.tell(file.problem);
+      if (file.problem) this.tell(file.problem, file.remedy);
       else saveAs(file.name, file.type, file.text);
     }
 

@@ -10,8 +10,7 @@ import gradio as gr
 from .. import render, sharing
 from ..actions.share import STEPS, Pressed, ShareActions, View, tried
 from ..frame import Frame
-from ..model_queue import explain
-from .parts import QUIET, html, with_warnings
+from .parts import QUIET, html, problem_html, with_warnings
 
 WHAT_IT_IS = (
     "A federation is a group of people who let their models learn from one another. "
@@ -250,9 +249,10 @@ def _is_ours(event: gr.SelectData) -> bool:
 
 def _came(came: Pressed) -> list[Any]:
     """What was done, what would leave, and its digest."""
-    say = render.problem if came.wrong else render.note
     leaving = gr.skip() if came.leaving is None else came.leaving
-    return [say(came.text) if came.text else "", leaving, came.shown]
+    if came.wrong:
+        return [render.problem(came.text, came.remedy), leaving, came.shown]
+    return [render.note(came.text) if came.text else "", leaving, came.shown]
 
 
 FORM = (
@@ -357,7 +357,7 @@ def _join(actions: ShareActions, frame: Frame, place: _Round) -> dict[str, Any]:
             found, shown = actions.invited(given)
             return shown, found
         except Exception as error:
-            return render.problem(explain(error)), gr.skip()
+            return problem_html(error), gr.skip()
 
     @with_warnings
     def take_part(run: Any, *given: Any) -> Any:

@@ -28,6 +28,7 @@ KINDS: Mapping[str, Any] = {
     "finish": (str, type(None)),
     "remark": str,
     "problem": (str, type(None)),
+    "remedy": str,
     "stopped": bool,
     "ended": bool,
     "left_out": int,
@@ -55,6 +56,7 @@ class Answer:
         finish: The end as the last token tells it: "stop", "length" or None.
         remark: The line under it, on what a reader would not expect; see `end`.
         problem: A sentence on why it failed; None where it did not.
+        remedy: A name for what would mend that, which the app has a button for.
         stopped: Whether somebody ended it, or the end of the app did.
         ended: Whether it is whole; an answer under way is not.
         left_out: The number of the oldest messages that the model did not read.
@@ -75,6 +77,7 @@ class Answer:
     finish: str | None = None
     remark: str = ""
     problem: str | None = None
+    remedy: str = ""
     stopped: bool = False
     ended: bool = False
     left_out: int = 0

@@ -39,6 +39,12 @@ MOST_TITLE = 200
 """Characters of a title that the user gives."""
 
 
+class Full(ConfigError):
+    """A conversation takes no more."""
+
+    kind = "full"
+
+
 @dataclass
 class Turn:
     """A message, or an answer.
@@ -252,7 +258,7 @@ class Conversation:
     def _check_room(self, text: str) -> None:
         size = sum(map(len, self.texts))
         if len(self.turns) >= MOST_TURNS or size + len(text) > MOST_TEXT:
-            raise ConfigError("This conversation is full: begin a new one.")
+            raise Full("This conversation is full: begin a new one.")
 
     def _remember(self) -> None:
         """Note the path that is shown now, for when its branch is shown again."""

@@ -298,8 +298,7 @@ def test_a_full_context_is_asked_about_before_anything_is_left_out(opened):
     assert told(talk)["waiting"] is None
     ask(talk, "three")
     waiting = told(talk)["waiting"]
-    assert (waiting["count"], waiting["first"], waiting["last"]) == (2, "one", "oneone")
-    assert waiting["turn"] == last(talk).id
+    assert waiting == {"turn": last(talk).id, "count": 2, "last": "one"}
     assert len(talk.parrot.asked) == 2  # nobody has spoken
     answer = told(talk)["turns"][-1]
     assert (answer["waits"], answer["remark"], answer["problem"]) == (True, "", None)

@@ -146,6 +146,7 @@ def training_state(**changes):
         "eta_seconds": 65.0,
         "paused": None,
         "problem": None,
+        "kind": "",
         "stopping": False,
         "notes": [],
         "lines": ["<b>line</b>"],

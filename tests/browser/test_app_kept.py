@@ -328,7 +328,7 @@ def test_a_full_context_asks_before_it_leaves_turns_out(serving, screen, runs):
     say(page, "second question", 2)
     send(page, "third question")
     asks = page.locator(".cm-asks")
-    expect(asks).to_contain_text("the oldest 2 turns, from “first question”")
+    expect(asks).to_contain_text("the oldest 2 turns, up to “first question”")
     expect(page.locator(".cm-reply:visible")).to_have_count(2)
     page.reload()  # what waits goes on waiting
     asks.get_by_role("button", name="Ask in a new chat").click()
