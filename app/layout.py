@@ -13,6 +13,7 @@ from . import sidebar
 from .actions import runs
 from .actions.chat import ChatActions
 from .actions.compare import CompareActions
+from .actions.lean import LeanActions
 from .actions.look import LookActions
 from .actions.share import ShareActions
 from .actions.sidebar import SidebarActions
@@ -49,7 +50,7 @@ def build(config: AppConfig, model_queue: ModelQueue) -> gr.Blocks:
             frame = Frame(page, run, tabs)
             with gr.Tab("Chat", id=CHAT):
                 with views.place(views.TALK):
-                    kept = chat.build(talking, frame)
+                    kept = chat.build(talking, LeanActions(model_queue, folder), frame)
                 given = (model_queue, folder, config.model)
                 drawing = [kept[name] for name in views.DRAWING]
                 compare.build(CompareActions(*given), frame, drawing)

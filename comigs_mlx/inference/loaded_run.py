@@ -7,6 +7,7 @@ is the same, and attaches others where it is not; the base stays.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,7 +16,14 @@ from pathlib import Path
 import mlx.core as mx
 
 from comigs_mlx.errors import ComigsError, ConfigError, is_out_of_memory
-from comigs_mlx.inference import lean, prior, rerouting, scoring, steering
+from comigs_mlx.inference import (
+    calibration,
+    lean,
+    prior,
+    rerouting,
+    scoring,
+    steering,
+)
 from comigs_mlx.inference.generation import Generation
 from comigs_mlx.inference.prompt_cache import PromptCache
 from comigs_mlx.inference.prompts import fitting
@@ -244,6 +252,28 @@ class LoadedRun:
         with _memory(mx.clear_cache):
             asked = (settings, base, mixture, text, strength)
             return steering.steered(*asked, say=self._say, step=step)
+
+    def calibrate_lean(self, watch: Watch = UNWATCHED) -> lean.Kept:
+        """Find the run's lean; see `ChatEngine.calibrate_lean`."""
+        from comigs_mlx.training.evaluation import Evaluator
+
+        base, mixture = self.ready()
+        if self.info is None or self.info.run is None:
+            raise ConfigError(
+                "without a run there are no experts to lean to: choose one"
+            )
+        folder, done = RunFolder(self.info.run), itertools.count(1)
+        with _memory(mx.clear_cache):
+            batches = calibration.validation(folder, base, self._say)
+            total = len(batches) * lean.MOST_TRIALS
+            watch.step("scoring", 0, total)
+            kept, _ = calibration.find_lean(
+                folder,
+                Evaluator(mixture),
+                batches,
+                lambda value: watch.step("scoring", next(done), total),
+            )
+        return kept
 
     def score(
         self, text: str, selections: Sequence[str], watch: Watch = UNWATCHED

@@ -2,15 +2,18 @@
 
 import threading
 import time
+import types
 from pathlib import Path
 
 from comigs_mlx.errors import RunError
 from comigs_mlx.inference.replies import (
     Alternative,
     ModelInfo,
+    Progress,
     Scored,
     ScoredToken,
     SpokenToken,
+    Stopped,
 )
 from comigs_mlx.inference.worker import Worker
 
@@ -29,7 +32,8 @@ class Parrot:
 
     def __init__(self, delay=0.0, problem=None, most=None, context=None):
         self.delay, self.problem, self.most = delay, problem, most
-        self.context = context
+        self.context, self.going = context, threading.Event()
+        self.going.set()
         self.asked, self.chosen, self.at = [], [], 2
         self.speaking = threading.Lock()
         self.info = self.tokenizer = None
@@ -67,6 +71,15 @@ class Parrot:
 
     def left_out(self, messages, settings, info=None):
         return 0 if self.context is None else max(len(messages) - self.context, 0)
+
+    def calibrate_lean(self, info, stop, listen):
+        """Four parts; it waits in the third for `going`, or to be stopped."""
+        for i in range(4):
+            listen(Progress("scoring", i, 4))
+            while i == 2 and not self.going.wait(0.005):
+                if stop():
+                    raise Stopped
+        return types.SimpleNamespace(lean=0.75, loss=2.0, loss_without=2.1)
 
     def _words(self, text, settings, stop):
         most = self.most or settings.max_tokens

@@ -84,6 +84,25 @@ def turn(tokens, words="and then"):
 
 
 class TestLean:
+    def test_is_found_and_kept_as_by_the_command(self, engine, runs, tmp_path):
+        mine = shutil.copytree(runs[0], tmp_path / "mine")
+        told = []
+        kept = engine.calibrate_lean(engine.choose(mine), listen=told.append)
+        ours = (mine / lean.FILE).read_text()
+        shares = [one.done / one.total for one in told if one.what == "scoring"]
+        assert shares == sorted(shares)
+        assert 0.3 < shares[-1] <= 1.0
+        evaluate.main(["--run", str(mine), "--calibrate-lean"])
+        assert (mine / lean.FILE).read_text() == ours
+        assert lean.read(mine / lean.FILE) == kept
+
+    def test_a_search_that_is_stopped_keeps_nothing(self, engine, runs, tmp_path):
+        mine = shutil.copytree(runs[0], tmp_path / "mine")
+        info, parts = engine.choose(mine), []
+        with pytest.raises(Stopped):
+            engine.calibrate_lean(info, lambda: len(parts) > 2, parts.append)
+        assert not (mine / lean.FILE).exists()
+
     def test_is_that_of_the_settings_or_of_the_run(self, engine, runs, tmp_path):
         """Also where it is calibrated while the run is open, and changed again."""
         mine = shutil.copytree(runs[0], tmp_path / "mine")
