@@ -21,6 +21,7 @@ SCRIPTS = (
     "page.js",
     "marks.js",
     "drawer.js",
+    "focus.js",
     "remedies.js",
     "views.js",
     "talk.js",

@@ -147,6 +147,6 @@ def told(kept: Any, name: str) -> str:
     # Perplexity, e to the loss, as everywhere on the page.
     better = f"{-100 * math.expm1(kept.loss - kept.loss_without):.1f} %"
     return (
-        f"Best with a lean of {abs(kept.lean):g} to {side}: your held-out text surprises "
-        f"it {better} less. It is kept with “{name}”."
+        f"Best with a lean of {abs(kept.lean):g} to {side}: your held-out text "
+        f"surprises it {better} less. It is kept with “{name}”."
     )

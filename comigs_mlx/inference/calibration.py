@@ -1,4 +1,4 @@
-"""Finds the lean of a run on its own validation text, and keeps it: see `inference.lean`.
+"""Finds the lean of a run on its own validation text, and keeps it: `inference.lean`.
 
 `python -m comigs_mlx.evaluate --calibrate-lean` and the app's "Find the best" do this.
 """
