@@ -66,16 +66,17 @@ HONEST = (
 
 NOISY = (
     "No file of yours leaves this machine, and neither do your specialist and your "
-    "router. There is noise on what leaves, so that hardly anybody can tell from it what "
-    "was in your text. How much they could tell is bounded by {spent}, counted over all "
-    "that you have sent with noise: about 1 is a strong promise, more than 10 a weak one."
+    "router. There is noise on what leaves: what anybody can find out from it about "
+    "your text is bounded by {spent}, counted over all that you have sent with noise. "
+    "About 1 is a strong promise, more than 10 a weak one."
 )
 
 NOISE = (
-    "Differential privacy: what you have learnt is cut to a length, and noise is added to "
-    "every number of it before it leaves. The more noise, the less anybody can find out "
-    "about your text, and the less the others gain from it; small groups pay the most. "
-    "Once used it stays on for this one, and each round spends a part of the promise."
+    "Differential privacy: what you have learnt is cut to a length, and noise is added "
+    "to every number of it before it leaves. The more noise, the less anybody can find "
+    "out about your text, and the less the others gain from it; small groups pay the "
+    "most. Once used it stays on for this one, and each round spends a part of the "
+    "promise."
 )
 
 UNABLE = "This version cannot finish the round: "

@@ -57,6 +57,7 @@ class Live:
         before: How many of these were there before.
         spent: The seconds that these took.
         begun: When the first new token came, in seconds of `time.monotonic`.
+        growing: The pieces of its tokens, once a page has asked for them.
     """
 
     turn: Turn
@@ -65,6 +66,7 @@ class Live:
     before: int = 0
     spent: float = 0.0
     begun: float | None = None
+    growing: marks.Growing | None = None
 
     @property
     def answer(self) -> Answer:
@@ -344,8 +346,8 @@ class Talk:
         shown.follow(turn.text, self._revisions.get(turn.id, 1))
         told = shown.since(since)
         if tint and facts["can_tint"] and turn.answer.count <= MOST_TINTED:
-            over = self._marks(turn, ALL_LAYERS)
-            told = [[i, html, over[i]] for i, html in told]
+            over = self._marks(turn, ALL_LAYERS, [i for i, _ in told])
+            told = [[*one, mark] for one, mark in zip(told, over, strict=True)]
         return {**common, **facts, "blocks": told, "count": len(shown.blocks)}
 
     def _facts(self, turn: Turn, answer: Answer) -> dict[str, Any]:
@@ -406,13 +408,23 @@ class Talk:
         experts = turn.answer.experts if turn.answer is not None else []
         return marks.routed(self._tokens_of(turn), experts)
 
-    def _marks(self, turn: Turn, layer: int) -> list[list[list[int]]]:
+    def _marks(
+        self, turn: Turn, layer: int, blocks: Sequence[int] | None = None
+    ) -> list[list[list[int]]]:
+        """Whose each piece of an answer is, for some of its blocks or for all."""
         assert turn.answer is not None
         shown = self._shown.setdefault(turn.id, Shown())
         shown.follow(turn.text, self._revisions.get(turn.id, 1))
-        tokens, pieces = self._pieces(turn)
-        leans = marks.leans(tokens, pieces, turn.answer.experts, layer)
-        return marks.over(shown.blocks, pieces, leans)
+        live = self._live
+        if live is not None and live.turn is turn and layer == ALL_LAYERS:
+            if live.growing is None:
+                live.growing = marks.Growing(turn.answer.experts)
+            pieces, leans = live.growing.follow(live.tokens)
+        else:
+            tokens, pieces = self._pieces(turn)
+            leans = marks.leans(tokens, pieces, turn.answer.experts, layer)
+        drawn = shown.blocks if blocks is None else [shown.blocks[i] for i in blocks]
+        return marks.over(drawn, pieces, leans)
 
     # Answering
 

@@ -594,8 +594,9 @@ def private(chosen: Any, clip: Any, noise: Any) -> PrivacyOptions | None:
     """
     if not chosen:
         return None
-    options = PrivacyOptions(clip, noise)
-    if clip is None or noise is None or list(options.problems()):
+    # Widgets give whole numbers as such, and what is kept of a draw has decimals.
+    options = PrivacyOptions(float(clip or 0), float(noise or 0))
+    if list(options.problems()):
         raise ConfigError("Longest change and noise are numbers above 0.")
     return options
 

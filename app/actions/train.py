@@ -451,7 +451,13 @@ def _placed(files: Iterable[Path]) -> Iterator[tuple[str, Path]]:
 
 
 def _ruled(key: str, values: Mapping[str, Any]) -> bool:
-    """Whether an option is the federation's, and not the run's own."""
+    """Whether an option is the federation's, and not the run's own.
+
+    A base model in a folder here is one that the federation has no address of: then it
+    is the run's, and joining checks whether it is the right one.
+    """
+    if key == "model" and Path(str(values[key])).expanduser().is_dir():
+        return False
     return bool(values.get("federation")) and key in (*SHAPE, "steps")
 
 

@@ -221,7 +221,7 @@
       }
     }
 
-    chat(row, { id, title, kept }) {
+    chat(row, { id, title, kept, excerpt }) {
       const open = button(row, "cm-chat", title, () => {
         window.comigs.tab("chat");
         window.comigs.talks.open(id);
@@ -230,6 +230,7 @@
       open.dir = "auto";
       open.title = title;
       if (id === this.open) open.setAttribute("aria-current", "true");
+      if (excerpt) this.hit(open, excerpt);
       if (!kept) add(row, "span", "cm-unkept", "not kept");
       const more = add(row, "details", "cm-more");
       const sign = add(more, "summary", "", "⋯");
@@ -249,6 +250,15 @@
       more.addEventListener("focusout", (event) => {
         if (!more.contains(event.relatedTarget)) more.open = false;
       });
+    }
+
+    // Where a search has met, and what it has met there.
+    hit(parent, excerpt) {
+      const line = add(parent, "span", "cm-hit");
+      const words = this.query.toLowerCase().split(/\s+/).filter(Boolean)
+        .map((word) => word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
+      const parts = words.length ? excerpt.split(new RegExp(`(${words.join("|")})`, "i")) : [excerpt];
+      parts.forEach((part, i) => (i % 2 ? add(line, "mark", "", part) : line.append(part)));
     }
 
     rename(row, id, title) {

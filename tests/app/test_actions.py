@@ -47,3 +47,25 @@ def test_only_listed_runs_can_be_chosen(folder, name):
 def test_a_broken_run_says_why(folder):
     with pytest.raises(Mendable, match="broken cannot be used: "):
         runs.find(folder, "broken")
+
+
+def test_a_list_of_runs_is_shared_for_a_moment(folder, monkeypatch):
+    listed, clock = [], [0.0]
+    entries = runs.entries
+
+    def count(where):
+        listed.append(where)
+        return entries(where)
+
+    monkeypatch.setattr(runs, "entries", count)
+    monkeypatch.setattr(runs.time, "monotonic", lambda: clock[0])
+    recent = runs.Recent(folder)
+    assert [e.name for e in recent()] == ["broken", "notes"]
+    recent()
+    assert len(listed) == 1
+    shutil.copytree(folder / "notes", folder / "other")
+    clock[0] = runs.MOMENT + 0.1
+    assert "other" in [e.name for e in recent()]
+    assert len(listed) == 2
+    shutil.copytree(folder / "notes", folder / "third")
+    assert runs.find(folder, "third")  # who chooses one looks

@@ -399,7 +399,7 @@ def test_noise_can_be_chosen_and_is_told_with_what_leaves(people, tmp_path):
     assert ann.look("notes", again=True).noise is None
     plain = ann.press("notes", "send", "", 0, "")
     assert "noise, which you can add below" in plain.leaving
-    noise = share.private(True, 0.5, 2.0)
+    noise = share.private(True, 1, 2)
     seen = ann.press("notes", "send", "", 0, "", noise)
     assert "There is noise on what leaves" in seen.leaving
     assert "epsilon" in seen.leaving
@@ -409,9 +409,9 @@ def test_noise_can_be_chosen_and_is_told_with_what_leaves(people, tmp_path):
     assert (other.text, other.shown) == (share.CHANGED, "")
     sent = ann.press("notes", "send", "", 0, seen.shown, noise)
     assert not sent.wrong, sent.text
-    assert ann.look("notes", again=True).noise == (0.5, 2.0)
+    assert ann.look("notes", again=True).noise == (1.0, 2.0)
     kept = membership.read(ann.folder / "notes")
-    assert (kept.privacy.clip, kept.privacy.noise) == (0.5, 2.0)
+    assert (kept.privacy.clip, kept.privacy.noise) == (1.0, 2.0)
 
 
 @pytest.mark.parametrize(("clip", "noise"), [(0, 1), (None, 1), (1, None), (-1, 2)])

@@ -32,6 +32,9 @@ def _patient():
     expect.set_options(timeout=20_000)
 
 
+ID = "0123456789abcdef" * 2
+
+
 class Walk:
     """Somebody with a keyboard, and what axe finds on their way."""
 
@@ -137,18 +140,15 @@ def test_train_in_a_federation_from_a_text_to_somebody_to_talk_to(
     walk.fill("#learn-federation input, #learn-federation textarea", pool)
     walk.fill("#learn-participant input, #learn-participant textarea", "ann")
     walk.press("#more-options > button")
-    for name, value in (("steps", 4000), ("seq_len", 16), ("report_every", 2)):
+    for name, value in (("steps", 2000), ("seq_len", 16), ("report_every", 2)):
         walk.fill(f"#option-{name} input", value)
     walk.see("learn")
     walk.press("#start")
     state = page.locator("#state")
     state.get_by_text("mine is learning").wait_for()
     walk.see("running")
-    page.evaluate("window.away = true")
-    page.wait_for_timeout(0)
-    contributed = lambda: len(list((pool / "rounds").glob("*"))) if pool else 0
-    state.get_by_text(" steps").wait_for()
     expect(state).to_contain_text(" left", timeout=120_000)
+    page.evaluate("window.away = true")
     walk.press("#stop-training")
     state.get_by_text("mine has learnt a part").wait_for(timeout=120_000)
     walk.kept()
@@ -159,7 +159,53 @@ def test_train_in_a_federation_from_a_text_to_somebody_to_talk_to(
     page.evaluate("window.away = false")
     page.locator("#answers").get_by_text("After").wait_for()
     walk.see("done")
-    assert contributed() > 0
+    assert json.loads((pool / "round.json").read_text())["round"] > 0  # it was sent
     walk.press("#talk-to-it")
     expect(page.locator(".cm-card[aria-checked=true]")).to_contain_text("mine")
+    walk.end()
+
+
+def test_share_from_a_new_federation_to_did_it_help(walk, serving, trained, tmp_path):
+    runs, pool = tmp_path / "ann", tmp_path / "pool"
+    shutil.copytree(trained(), runs / "notes")
+    walk = walk(serving("tests.app.parrot_page", runs, 0), "share")
+    page = walk.page
+    walk.see("start")
+    walk.fill("#paste textarea", f"comigs invitation to {pool}, base model x, id {ID}")
+    expect(page.locator("#invited")).to_contain_text("You are invited to")
+    walk.fill("#new-address input, #new-address textarea", pool)
+    walk.fill("#new-name input, #new-name textarea", "ann")
+    walk.press("#look-new")
+    expect(page.locator("#leaving-new")).to_contain_text("leaves this machine")
+    walk.press("#leaving-new summary")
+    walk.see("invited, and what leaves")
+    walk.press("#create")
+    expect(page.locator("#done")).to_contain_text("Your federation is there")
+    walk.kept()
+    expect(page.locator("#share-time")).to_contain_text("about ")
+    walk.press("#noise > button")
+    walk.press("#noisy input", " ")
+    walk.press("#invite > button")
+    walk.see("created")
+    walk.fill("#steps input", "2")
+    walk.press("#next")
+    expect(page.locator("#done")).to_contain_text("is learning now")
+    expect(page.locator("#next")).to_have_text("Show what leaves", timeout=180_000)
+    walk.kept()
+    walk.press("#next")
+    expect(page.locator("#leaving")).to_contain_text("There is noise on what leaves")
+    walk.press("#leaving summary")
+    walk.see("what leaves")
+    walk.press("#next")
+    expect(page.locator("#done")).to_contain_text("Sent to round 1 as ann")
+    walk.kept()
+    expect(page.locator("#noisy input")).to_be_checked()
+    expect(page.locator("#noisy input")).to_be_disabled()  # it stays on
+    walk.press("#measure")
+    expect(page.locator("#measure")).to_have_text("Find out", timeout=180_000)
+    expect(page.locator("#history")).to_contain_text("guessing your own held-out text")
+    walk.see("history")
+    walk.press("#history button[data-back]", " ")
+    expect(page.locator("#done")).to_contain_text("has again what it had before")
+    walk.kept()
     walk.end()
