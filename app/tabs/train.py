@@ -83,11 +83,11 @@ class Steps:
                 self._model()
             with gr.Step("Learn", id=LEARN):
                 self._learn()
-        # Nobody sees these: what mends an error leads to steps by static/remedies.js.
-        names = ("go-text", "go-model", "go-smaller")
-        self.go_text, self.go_model, self.go_smaller = (
-            gr.Button(name, elem_id=name, visible="hidden") for name in names
-        )
+        # What mends an error leads to steps by these: see static/remedies.js. train.css
+        # hides them, as Gradio shows again what it hid, with the step around it.
+        self.go_text = gr.Button("Text", elem_id="go-text")
+        self.go_model = gr.Button("Model", elem_id="go-model")
+        self.go_smaller = gr.Button("Smaller", elem_id="go-smaller")
         self._moves()
 
     def _text(self) -> None:

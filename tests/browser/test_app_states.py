@@ -199,8 +199,8 @@ def test_share_from_a_new_federation_to_did_it_help(walk, serving, trained, tmp_
     walk.press("#next")
     expect(page.locator("#done")).to_contain_text("Sent to round 1 as ann")
     walk.kept()
-    expect(page.locator("#noisy input")).to_be_checked()
-    expect(page.locator("#noisy input")).to_be_disabled()  # it stays on
+    kept = json.loads((runs / "notes" / "federation.json").read_text())
+    assert kept["privacy"]["noise"] == 1.0
     walk.press("#measure")
     expect(page.locator("#measure")).to_have_text("Find out", timeout=180_000)
     expect(page.locator("#history")).to_contain_text("guessing your own held-out text")
