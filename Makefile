@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export TOKENIZERS_PARALLELISM := false
 
+PINNED := -c constraints.txt --editable ".[dev]"
+
 # Every Python that is declared; those other than $(PYTHON) are tested where they are.
 PYTHONS := 3.11 3.12 3.13
 ARM := $(foreach glibc,17 27 28 34 35,--platform manylinux_2_$(glibc)_aarch64) \
@@ -80,13 +82,16 @@ app: $(READY)  ## chat with your runs and see who speaks, on http://127.0.0.1:78
 model: $(READY)  ## fetch and convert the demo model once (93 MB)
 	$(BIN)/python -m comigs_mlx.model.demo
 
-# What CI and `make` install is in constraints.txt: the same tomorrow as today.
+# What CI and `make` install is in constraints.txt: the same tomorrow as today. uv takes
+# a fifth of pip's time, but knows nothing of a registry that only pip was told of.
 $(READY): pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "error: $$($(PYTHON) --version) is too old: install Python 3.11 or newer" \
 			"and say make PYTHON=python3.11" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python $(PINNED) \
+		|| $(BIN)/python -m pip install --quiet $(PINNED)
 	touch $(READY)
 
 wheel: $(READY)  ## build the package into dist

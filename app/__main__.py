@@ -10,11 +10,18 @@ from typing import Any
 from comigs_mlx import command
 from comigs_mlx.config import parse
 
-from . import loading_page, local_only, stubs
+from . import loading_page, local_only, quick_import
 from .options import AppConfig
 
 MODULE = "app" if __package__ == "app" else "comigs_mlx.app"
 """What opens the page: `python -m app` in a checkout alone."""
+
+PATIENCE = 2.0
+"""Seconds that loading the model waits for a first page to be drawn.
+
+Both need the interpreter, and side by side the page is usable a second later, while
+the model is not ready any sooner.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -40,16 +47,22 @@ def serve(config: AppConfig, block: bool) -> tuple[Any, Any]:
         command.say(f"starting the page at {address}")
         from comigs_mlx.inference.chat_engine import ChatEngine
 
-        with stubs.unwritten():
+        with quick_import.quickly():
             from . import layout, server
         from .actions import runs
         from .model_queue import ModelQueue
 
         model_queue = ModelQueue(ChatEngine)
-        page = layout.build(config, model_queue)
+        drawn = threading.Event()
+        page = layout.build(config, model_queue, drawn.set)
     address = server.launch(page, config, block=False)
     first = runs.find(config.runs_folder, runs.first(config.runs_folder))
-    model_queue.submit("Loading the model", lambda s: s.choose(first, config.model))
+
+    def load(engine: Any) -> None:
+        drawn.wait(PATIENCE)
+        engine.choose(first, config.model)
+
+    model_queue.submit("Loading the model", load)
     command.say(f"open {address} (Ctrl-C ends it)")
     if block:
         _until_ended(page, model_queue)

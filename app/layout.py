@@ -31,8 +31,16 @@ EACH = 3.0
 """Seconds between two looks at the folder of runs."""
 
 
-def build(config: AppConfig, model_queue: ModelQueue) -> gr.Blocks:
-    """The page, not yet served."""
+def build(
+    config: AppConfig, model_queue: ModelQueue, drawn: Callable[[], object] = bool
+) -> gr.Blocks:
+    """The page, not yet served.
+
+    Args:
+        config: What it shows.
+        model_queue: What it asks the model by.
+        drawn: Called each time that a page, drawn by then, asks how the model stands.
+    """
     folder = config.runs_folder
     talking = ChatActions(model_queue, folder, config.model)
     model_queue.before_end(talking.close)
@@ -43,7 +51,7 @@ def build(config: AppConfig, model_queue: ModelQueue) -> gr.Blocks:
         fill_width=True,
     ) as page:
         listed = runs.Recent(folder)
-        told = (talking.store, standing(model_queue), listed)
+        told = (talking.store, standing(model_queue, drawn), listed)
         side = SidebarActions(folder, config.model, *told)
         run = sidebar.build(side, talking, runs.first(folder))
         with gr.Tabs(elem_id="tabs") as tabs:
@@ -66,10 +74,13 @@ def build(config: AppConfig, model_queue: ModelQueue) -> gr.Blocks:
     return page
 
 
-def standing(model_queue: ModelQueue) -> Callable[[], dict[str, str]]:
-    """What tells how the model stands: `state` and `text`."""
+def standing(
+    model_queue: ModelQueue, asked: Callable[[], object]
+) -> Callable[[], dict[str, str]]:
+    """What tells how the model stands, `state` and `text`, and that this was asked."""
 
     def told() -> dict[str, str]:
+        asked()
         now = model_queue.status
         return {"state": now.state, "text": now.text}
 
