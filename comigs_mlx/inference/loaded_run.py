@@ -16,14 +16,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from comigs_mlx.errors import ComigsError, ConfigError, is_out_of_memory
-from comigs_mlx.inference import (
-    calibration,
-    lean,
-    prior,
-    rerouting,
-    scoring,
-    steering,
-)
+from comigs_mlx.inference import lean, prior, rerouting, scoring, steering
 from comigs_mlx.inference.generation import Generation
 from comigs_mlx.inference.prompt_cache import PromptCache
 from comigs_mlx.inference.prompts import fitting
@@ -255,6 +248,7 @@ class LoadedRun:
 
     def calibrate_lean(self, watch: Watch = UNWATCHED) -> lean.Kept:
         """Find the run's lean; see `ChatEngine.calibrate_lean`."""
+        from comigs_mlx.inference import calibration
         from comigs_mlx.training.evaluation import Evaluator
 
         base, mixture = self.ready()
