@@ -76,7 +76,7 @@ class Growing:
 
     Args:
         experts: The names of the run's experts.
-        layer: As for `leans`.
+        layer: The index of one adapted block; below 0 is the mean over all of them.
     """
 
     def __init__(self, experts: Sequence[str] = (), layer: int = -1):

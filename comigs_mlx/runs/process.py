@@ -57,7 +57,7 @@ class TrainingState:
             24 %"; None while it works or does not run.
         problem: The reason why the process ended early, in a sentence; None if it did
             not.
-        kind: What that reason is about; see `errors.kind_of`.
+        kind: The word for what that reason is about, of `errors.kind_of`.
         stopping: Whether the process was asked to stop.
     """
 

@@ -35,7 +35,7 @@ class Told:
         notes: The sentences that the user should know.
         done: Whether the training came to its end.
         problem: The reason why it did not, in a sentence; None where it said none.
-        kind: What the problem is about; see `errors.kind_of`.
+        kind: The word for what the problem is about, of `errors.kind_of`.
     """
 
     notes: list[str] = field(default_factory=list)
