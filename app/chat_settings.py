@@ -11,6 +11,8 @@ from typing import Any
 from comigs_mlx.errors import ConfigError, raise_all
 from comigs_mlx.inference.trace import SPECIALIST
 
+from .remedies import Mendable
+
 NAMES = {
     "auto": "Together",
     "specialist": "Only me",
@@ -62,12 +64,14 @@ class ReplyOptions:
         if self.experts not in NAMES:
             raise ConfigError(f"experts must be one of {', '.join(NAMES)}")
         if self.run is None and self.experts not in ("auto", "base"):
-            raise ConfigError(
-                f"“{NAMES[self.experts]}” needs a model of yours: choose one first."
+            raise Mendable(
+                f"“{NAMES[self.experts]}” needs a model of yours: choose one first.",
+                "who",
             )
         if self.run is None and self.lean:
-            raise ConfigError(
-                "The untrained model leans to nobody: choose a model of yours first."
+            raise Mendable(
+                "The untrained model leans to nobody: choose a model of yours first.",
+                "who",
             )
         problems = self.settings((SPECIALIST,)).problems(
             most_temperature=MOST_TEMPERATURE,

@@ -13,6 +13,7 @@ from . import sidebar
 from .actions import runs
 from .actions.chat import ChatActions
 from .actions.compare import CompareActions
+from .actions.lean import LeanActions
 from .actions.look import LookActions
 from .actions.share import ShareActions
 from .actions.sidebar import SidebarActions
@@ -49,15 +50,15 @@ def build(
         delete_cache=(3600, ONE_DAY),
         fill_width=True,
     ) as page:
-        side = SidebarActions(
-            folder, config.model, talking.store, standing(model_queue, drawn)
-        )
+        listed = runs.Recent(folder)
+        told = (talking.store, standing(model_queue, drawn), listed)
+        side = SidebarActions(folder, config.model, *told)
         run = sidebar.build(side, talking, runs.first(folder))
         with gr.Tabs(elem_id="tabs") as tabs:
             frame = Frame(page, run, tabs)
             with gr.Tab("Chat", id=CHAT):
                 with views.place(views.TALK):
-                    kept = chat.build(talking, frame)
+                    kept = chat.build(talking, LeanActions(model_queue, folder), frame)
                 given = (model_queue, folder, config.model)
                 drawing = [kept[name] for name in views.DRAWING]
                 compare.build(CompareActions(*given), frame, drawing)
@@ -69,7 +70,7 @@ def build(
                 federation = share.build(ShareActions(folder), frame)
         train.announce(training)
         _remember(page, folder, run, {**kept, **form, **federation})
-        _watch(folder, run, trainings, training.names)
+        _watch(page, listed, run, trainings, training.names)
     return page
 
 
@@ -112,12 +113,17 @@ def _remember(
 
 
 def _watch(
-    folder: Path, run: gr.Textbox, trainings: gr.Dropdown, names: Callable[[], Any]
+    page: gr.Blocks,
+    listed: Callable[[], Any],
+    run: gr.Textbox,
+    trainings: gr.Dropdown,
+    names: Callable[[], Any],
 ) -> None:
     """Say what has become of runs, and choose the first one that can be talked to.
 
     Args:
-        folder: Holds the runs.
+        page: Being built.
+        listed: Gives the runs.
         run: Who is talked to.
         trainings: The choice of a training.
         names: What it offers.
@@ -125,7 +131,7 @@ def _watch(
     known = gr.State(None)
 
     def watch(before: Any, value: Any) -> Any:
-        now = runs.overview(folder)
+        now = runs.overview_of(listed())
         if now.as_dict() == before:
             return [gr.skip()] * 3
         chosen, told = runs.news(before, now, value)
@@ -134,4 +140,6 @@ def _watch(
         offered = gr.update(choices=names())
         return gr.skip() if chosen == value else chosen, offered, now.as_dict()
 
+    # From the moment that the page is opened: a run may come before the first look.
+    page.load(lambda: runs.overview_of(listed()).as_dict(), None, known, **QUIET)
     gr.Timer(EACH).tick(watch, [known, run], [run, trainings, known], **QUIET)

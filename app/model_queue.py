@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from comigs_mlx import command
 from comigs_mlx.errors import ComigsError, is_gpu_watchdog, is_out_of_memory
 from comigs_mlx.inference import queue
 
@@ -42,5 +43,7 @@ def explain(error: BaseException) -> str:
         return OUT_OF_MEMORY
     if is_gpu_watchdog(error):
         return GPU_WATCHDOG
+    if isinstance(error, OSError) and (told := command.explain(error)):
+        return words.page(told)
     traceback.print_exception(error, file=sys.stderr)
     return "Something went wrong here: the terminal that runs the app tells more."

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from .remedies import button
+
 PER_MILLE = 1000
 """Weights travel as whole thousandths: short, and finer than any tint."""
 
@@ -43,9 +45,9 @@ def note(text: str) -> str:
     return f'<p class="cm-note">{escape(text)}</p>'
 
 
-def problem(text: str) -> str:
-    """A sentence that something is wrong, and what to do."""
-    return f'<p class="cm-problem" role="alert">{escape(text)}</p>'
+def problem(text: str, remedy: str = "") -> str:
+    """A sentence that something is wrong, and a button that mends it, as HTML."""
+    return f'<p class="cm-problem" role="alert">{escape(text)}{button(remedy)}</p>'
 
 
 def listing(texts: Iterable[str], label: str) -> str:

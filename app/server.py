@@ -21,6 +21,8 @@ SCRIPTS = (
     "page.js",
     "marks.js",
     "drawer.js",
+    "focus.js",
+    "remedies.js",
     "views.js",
     "talk.js",
     "compare.js",

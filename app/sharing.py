@@ -61,7 +61,22 @@ HONEST = (
     "No file of yours leaves this machine, and neither do your specialist and your "
     "router. What a contribution has learnt from your text does leave, and can give "
     "passages of it away, to everybody who can read the federation. Only differential "
-    "privacy bounds that; it is set when sending from a terminal."
+    "privacy bounds that: noise, which you can add below before you look again."
+)
+
+NOISY = (
+    "No file of yours leaves this machine, and neither do your specialist and your "
+    "router. There is noise on what leaves: what anybody can find out from it about "
+    "your text is bounded by {spent}, counted over all that you have sent with noise. "
+    "About 1 is a strong promise, more than 10 a weak one."
+)
+
+NOISE = (
+    "Differential privacy: what you have learnt is cut to a length, and noise is added "
+    "to every number of it before it leaves. The more noise, the less anybody can find "
+    "out about your text, and the less the others gain from it; small groups pay the "
+    "most. Once used it stays on for this one, and each round spends a part of the "
+    "promise."
 )
 
 UNABLE = "This version cannot finish the round: "
@@ -258,10 +273,18 @@ def would_leave(values: Mapping[str, Any], what: str) -> str:
     told = [render.note(f"{one[:1].upper()}{one[1:]}.") for one in duties]
     return (
         f'<div class="cm-leaves"><p class="cm-says">{escape(what)} leaves this '
-        f"machine: {render.size(total)}, and nothing else.</p>{render.note(HONEST)}"
+        f"machine: {render.size(total)}, and nothing else.</p>{_honest(values)}"
         f"{''.join(told)}<details><summary>Every byte of it</summary>"
         f"{_tables(values)}</details></div>"
     )
+
+
+def _honest(values: Mapping[str, Any]) -> str:
+    """What can be read from what would leave, in honest words: HTML."""
+    told = values.get("contribution.json", {}).get("privacy")
+    if not told:
+        return render.note(HONEST)
+    return render.note(NOISY.format(spent=status.epsilon(told)))
 
 
 def _tables(values: Mapping[str, Any]) -> str:

@@ -21,13 +21,14 @@ from comigs_mlx.conversations.answers import Answer
 from comigs_mlx.conversations.marks import Piece
 from comigs_mlx.conversations.store import Store
 from comigs_mlx.conversations.tokens import Said, said_text
-from comigs_mlx.conversations.tree import Conversation, Turn, check_message
+from comigs_mlx.conversations.tree import Conversation, Turn, check_message, heading
 from comigs_mlx.errors import ConfigError
 from comigs_mlx.inference.replies import Progress, Stopped
 
-from . import render
+from . import remedies, render
 from .chat_settings import ReplyOptions
 from .model_queue import ModelQueue, explain
+from .remedies import outdated
 from .shown import ALL_LAYERS, Shown, token_details
 
 AT_ONCE = 8
@@ -56,6 +57,7 @@ class Live:
         before: How many of these were there before.
         spent: The seconds that these took.
         begun: When the first new token came, in seconds of `time.monotonic`.
+        growing: The pieces of its tokens, once a page has asked for them.
     """
 
     turn: Turn
@@ -64,6 +66,7 @@ class Live:
     before: int = 0
     spent: float = 0.0
     begun: float | None = None
+    growing: marks.Growing | None = None
 
     @property
     def answer(self) -> Answer:
@@ -143,11 +146,22 @@ class Talk:
             one = self.conversation.find(turn)
             if one.answer is None or not can_go_on(one):
                 raise ConfigError("This answer is whole: ask for more instead.")
-            tokens = list(self._tokens_of(one))
-            if said_text(tokens) != one.text:  # they are lost: the text is not
-                tokens = [Said(0, one.text)]
-            spent = one.answer.seconds
-            self._begin(Live(one, tokens, before=len(tokens), spent=spent), options)
+            self._go_on(one, one.answer.seconds, options)
+
+    def leave_out(self, turn: Any, options: ReplyOptions) -> None:
+        """Have an answer that waits given without the oldest turns, and later ones.
+
+        Raises:
+            ConfigError: If it does not wait.
+        """
+        options.check()
+        with self._lock:
+            self._check_idle()
+            one = self.conversation.find(turn)
+            if one.answer is None or not one.answer.waits:
+                raise ConfigError("Nothing needs to be left out before this answer.")
+            self.conversation.shortens = True
+            self._go_on(one, one.answer.seconds, options)
 
     def speaker(self, turn: Any) -> tuple[str, str, float]:
         """Who gave an answer: the run, who of it spoke, and the lean."""
@@ -160,18 +174,6 @@ class Talk:
             known = isinstance(lean, (int, float)) and not isinstance(lean, bool)
             experts = str(given.get("experts", "auto"))
             return answer.run, experts, float(lean) if known else 0.0
-
-    def leave_out(self, turn: Any) -> None:
-        """Have the model no longer read what was left out before an answer."""
-        with self._lock:
-            self._check_idle()
-            one = self.conversation.find(turn)
-            path = self.conversation.path()
-            if one.answer is None or not 0 < one.answer.left_out < len(path):
-                raise ConfigError("Nothing was left out before this answer.")
-            self.conversation.first = path[one.answer.left_out].id
-            self._touch(one.id)
-            self._save()
 
     def show(self, turn: Any) -> None:
         """Go on with a variant, as it was left."""
@@ -246,6 +248,7 @@ class Talk:
                 "notice": self.notice,
                 "path": [turn.id for turn in path],
                 "turns": turns,
+                "waiting": waiting(self.conversation),
             }
 
     def whole(self, turn: Any, tint: bool) -> dict[str, Any]:
@@ -272,7 +275,7 @@ class Talk:
         with self._lock:
             one = self.conversation.find(turn)
             if one.answer is None or type(layer) is not int:
-                raise ConfigError("This page is out of date: reload it.")
+                raise outdated()
             layers = list(one.answer.layers)
             return {
                 "marks": self._marks(one, layer if layer < len(layers) else ALL_LAYERS),
@@ -320,7 +323,7 @@ class Talk:
                 "json": ("json", "json", lambda: export.to_json(kept)),
             }
             if kind not in make:
-                raise ConfigError("This page is out of date: reload it.")
+                raise outdated()
             ending, media, write = make[kind]
             name = f"{filename(kept.title)}.{ending}"
             return {"name": name, "type": f"text/{media}", "text": write()}
@@ -343,8 +346,8 @@ class Talk:
         shown.follow(turn.text, self._revisions.get(turn.id, 1))
         told = shown.since(since)
         if tint and facts["can_tint"] and turn.answer.count <= MOST_TINTED:
-            over = self._marks(turn, ALL_LAYERS)
-            told = [[i, html, over[i]] for i, html in told]
+            over = self._marks(turn, ALL_LAYERS, [i for i, _ in told])
+            told = [[*one, mark] for one, mark in zip(told, over, strict=True)]
         return {**common, **facts, "blocks": told, "count": len(shown.blocks)}
 
     def _facts(self, turn: Turn, answer: Answer) -> dict[str, Any]:
@@ -362,8 +365,9 @@ class Talk:
             "layers": len(answer.layers),
             "can_tint": bool(answer.experts) and answer.count > 0,
             "remark": answer.remark,
-            "left_out": 0 if self.conversation.first else answer.left_out,
+            "waits": answer.waits,
             "problem": answer.problem,
+            "remedy": remedies.named(answer.remedy),
             "rating": answer.rating,
             "can_continue": not live and can_go_on(turn),
         }
@@ -404,13 +408,23 @@ class Talk:
         experts = turn.answer.experts if turn.answer is not None else []
         return marks.routed(self._tokens_of(turn), experts)
 
-    def _marks(self, turn: Turn, layer: int) -> list[list[list[int]]]:
+    def _marks(
+        self, turn: Turn, layer: int, blocks: Sequence[int] | None = None
+    ) -> list[list[list[int]]]:
+        """Whose each piece of an answer is, for some of its blocks or for all."""
         assert turn.answer is not None
         shown = self._shown.setdefault(turn.id, Shown())
         shown.follow(turn.text, self._revisions.get(turn.id, 1))
-        tokens, pieces = self._pieces(turn)
-        leans = marks.leans(tokens, pieces, turn.answer.experts, layer)
-        return marks.over(shown.blocks, pieces, leans)
+        live = self._live
+        if live is not None and live.turn is turn and layer == ALL_LAYERS:
+            if live.growing is None:
+                live.growing = marks.Growing(turn.answer.experts)
+            pieces, leans = live.growing.follow(live.tokens)
+        else:
+            tokens, pieces = self._pieces(turn)
+            leans = marks.leans(tokens, pieces, turn.answer.experts, layer)
+        drawn = shown.blocks if blocks is None else [shown.blocks[i] for i in blocks]
+        return marks.over(drawn, pieces, leans)
 
     # Answering
 
@@ -424,13 +438,21 @@ class Talk:
         turn = self.conversation.answer_to(user.id)
         self._begin(Live(turn, []), options)
 
+    def _go_on(self, turn: Turn, spent: float, options: ReplyOptions) -> None:
+        """Have an answer continued behind the words that it has."""
+        tokens = list(self._tokens_of(turn)) if turn.text else []
+        if said_text(tokens) != turn.text:  # they are lost: the text is not
+            tokens = [Said(0, turn.text)]
+        self._begin(Live(turn, tokens, before=len(tokens), spent=spent), options)
+
     def _begin(self, live: Live, options: ReplyOptions) -> None:
         answer, messages = live.answer, self._messages(live)
         answer.settings, answer.ended = options.as_dict(), False
         answer.run = "" if options.run is None else options.run.name
         answer.title = answer.title if live.before else options.title
         answer.stopped, answer.problem, answer.finish = False, None, None
-        answer.remark = ""
+        answer.remark, answer.remedy = "", ""
+        answer.waits, answer.left_out = False, 0
         self._live = live
         self._tell(render.busy(self._model_queue.queue))
         self._touch(live.turn.id)
@@ -468,13 +490,25 @@ class Talk:
             answer.base, answer.chat = info.base_id, info.chat
             answer.experts, answer.layers = list(info.experts), list(info.layers)
             settings = options.settings(info.experts)
+            if self._must_ask(engine, answer, messages, settings, info):
+                return
             for token in engine.reply(messages, settings, stop, info, listen):
                 self._take(live, token)
                 self._save_sometimes()
         except Stopped:
             pass
         except Exception as error:
-            answer.problem = explain(error)
+            _fail(answer, error)
+
+    def _must_ask(
+        self, engine: Any, answer: Answer, messages: list[Any], *given: Any
+    ) -> bool:
+        """Whether an answer waits, as the user has not allowed to leave out turns."""
+        if self.conversation.shortens:
+            return False
+        answer.left_out = engine.left_out(messages, *given)
+        answer.waits = answer.left_out > 0
+        return answer.waits
 
     def _take(self, live: Live, token: Any) -> None:
         now = time.monotonic()
@@ -494,7 +528,7 @@ class Talk:
         answer = live.answer
         with self._lock:
             if error is not None:
-                answer.problem = explain(error)
+                _fail(answer, error)
             answer.stopped = live.stop.is_set() or ended.cancelled()
             share = marks.share(live.tokens, answer.experts)
             answer.share = None if share is None else share / 100
@@ -563,6 +597,27 @@ def can_go_on(turn: Turn) -> bool:
         and bool(turn.text)
         and (answer.stopped or answer.finish == "length")
     )
+
+
+def _fail(answer: Answer, error: BaseException) -> None:
+    """Keep with an answer why it failed, and what would mend that."""
+    answer.problem = explain(error)
+    answer.remedy = remedies.of(error, answer.problem, remedies.IN_AN_ANSWER)
+
+
+def waiting(conversation: Conversation) -> dict[str, Any] | None:
+    """What is asked before the last answer, where it waits; see `Answer.waits`.
+
+    Returns:
+        `turn`, its number, `count`, how many messages would be left out, and `last`,
+        the beginning of the user's last one among them.
+    """
+    last = None if conversation.leaf is None else conversation.find(conversation.leaf)
+    if last is None or last.answer is None or not last.answer.waits:
+        return None
+    gone = conversation.messages()[: last.answer.left_out]
+    asked = [one["content"] for one in gone if one["role"] == "user"]
+    return {"turn": last.id, "count": len(gone), "last": heading(asked[-1])}
 
 
 def filename(title: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from comigs_mlx.runs.gain import Gain
 
 from . import curves, render, words
+from .remedies import IN_A_TRAINING
 
 SHOWN_LINES = 12
 """Lines of the log on the page."""
@@ -39,7 +40,8 @@ def card(
             text += f", {render.duration(state.eta_seconds)} left"
         parts.append(render.bar(done, total, text))
     if state.problem is not None:
-        parts.append(render.problem(words.page(state.problem)))
+        remedy = IN_A_TRAINING.get(state.kind, "")
+        parts.append(render.problem(words.page(state.problem), remedy))
     elif state.running:
         parts.append(render.note(under_way(state)))
     over = gained is not None and not state.running

@@ -2,6 +2,7 @@
 
     ComigsError                 bad input: one line, exit code 2, no file changed
     ├── ConfigError             an option, a configuration file or their combination
+    │   └── TooLong             a text that the model cannot read at once
     ├── DataError               text that cannot be read, split or turned into batches
     │   ├── TooLittleText       a split that training needs has no documents
     │   └── UnknownReader       nothing says which speaker of chats and mail trains
@@ -18,20 +19,33 @@ A message says what was expected, what was found, where, and how to mend it.
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 
 class ComigsError(Exception):
     """Base class; its text is shown to the user as it is, without a traceback."""
+
+    kind: ClassVar[str] = ""
+    """What it is about, in a word for programs that can act on it; see `kind_of`."""
 
 
 class ConfigError(ComigsError):
     """An option has a value that cannot work, alone or with the others."""
 
 
+class TooLong(ConfigError):
+    """A text is longer than the model can read."""
+
+    kind = "length"
+
+
 class DataError(ComigsError):
     """Text could not be read, split or batched."""
+
+    kind = "text"
 
 
 class TooLittleText(DataError):
@@ -59,6 +73,8 @@ class UnknownReader(DataError):
 class ModelError(ComigsError):
     """A base model could not be found, loaded or adapted."""
 
+    kind = "model"
+
 
 class UnsupportedModel(ModelError):
     """The base model's family does not fit the mixture of LoRA experts."""
@@ -66,6 +82,8 @@ class UnsupportedModel(ModelError):
 
 class RunError(ComigsError):
     """A run folder is missing, foreign, incomplete or in use."""
+
+    kind = "run"
 
 
 class TrainingError(ComigsError):
@@ -78,6 +96,8 @@ class PeerLost(ComigsError):
 
 class FederationError(ComigsError):
     """A federation cannot be read, written or agreed on; the text says what to do."""
+
+    kind = "federation"
 
 
 MEMORY_WORDS = (
@@ -135,6 +155,29 @@ def is_lost_peer(error: BaseException) -> bool:
     """Whether the connection to another process of `mx.distributed` is lost."""
     text = str(error).lower()
     return isinstance(error, RuntimeError) and any(word in text for word in PEER_WORDS)
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says of a disk without room."""
+
+
+def kind_of(error: BaseException) -> str:
+    """What an error is about, in a word for programs that can act on it.
+
+    Returns:
+        `memory`, `disk`, or the `kind` of the error or of one that it was raised from;
+        empty for others.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if is_out_of_memory(cause):
+            return "memory"
+        if isinstance(cause, OSError) and cause.errno in FULL:
+            return "disk"
+        if isinstance(cause, ComigsError) and cause.kind:
+            return cause.kind
+        cause = cause.__cause__
+    return ""
 
 
 def line(error: BaseException, most: int = 160) -> str:

@@ -245,25 +245,15 @@ def _sampled(
 
 def _calibrate_lean(folder: Place, evaluator: Evaluator, batches: list[Batch]) -> None:
     """Find the lean that serves best on validation text, and keep it in the run."""
-    from comigs_mlx.inference import lean, tilts
+    from comigs_mlx.inference import lean
+    from comigs_mlx.inference.calibration import find_lean
 
-    mixture, trials, tokens = evaluator.mixture, list[lean.Trial](), 0
-
-    def loss(value: float) -> float:
-        nonlocal tokens
-        rows = tilts.lean_rows(mixture, value)
-        watched = _watched(batches, lambda: advance(f"lean {value:+g}"))
-        score = evaluator.score(watched, "auto", tilts.as_input(rows))
-        tokens = score.token_count
-        return score.loss
-
-    tilts.lean_rows(mixture, 1.0)  # refused before the first pass
     with command.progress(len(batches) * lean.MOST_TRIALS, "batch") as advance:
-        for trial in lean.search(loss):
-            trials.append(trial)
+        kept, trials = find_lean(
+            folder, evaluator, batches, lambda value: advance(f"lean {value:+g}")
+        )
     for trial in sorted(trials, key=lambda trial: trial.lean):
         command.say(f"lean {trial.lean:+.2f}: valid loss {trial.loss:.4f}")
-    kept = lean.keep(folder, mixture, trials, tokens)
     command.say(f"kept lean {kept.lean:+g} in {folder.path / lean.FILE}")
 
 

@@ -88,7 +88,10 @@ def info(self, repo, revision="main"):
         "sha": commit.oid,
         "private": found.private,
         "gated": "manual" if found.gated else False,
-        "siblings": [{"rfilename": path} for path in commit.files],
+        "siblings": [
+            {"rfilename": path, "size": len(file.content)}
+            for path, file in commit.files.items()
+        ],
     }
 
 

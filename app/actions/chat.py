@@ -13,6 +13,7 @@ from comigs_mlx.errors import ConfigError
 from .. import chat_settings
 from ..chat_settings import ReplyOptions
 from ..model_queue import ModelQueue
+from ..remedies import outdated
 from ..sessions import Sessions
 from ..talk import Talk
 from ..watched import asks, touched
@@ -53,7 +54,7 @@ class ChatActions:
             ConfigError: If it is no such question.
         """
         if not asks(question):
-            raise ConfigError("This page is out of date: reload it.")
+            raise outdated()
         epoch, since = question["epoch"], question["since"]
         return self._talk(question).changes(epoch, since, bool(question.get("tint")))
 
@@ -89,11 +90,6 @@ class ChatActions:
     def show(self, question: Any) -> dict[str, Any]:
         """Go on with a variant: `turn`."""
         self._talk(question).show(question.get("turn"))
-        return {}
-
-    def leave_out(self, question: Any) -> dict[str, Any]:
-        """Have the model no longer read what was left out before a `turn`."""
-        self._talk(question).leave_out(question.get("turn"))
         return {}
 
     def save(self, question: Any) -> dict[str, str]:
@@ -184,7 +180,7 @@ class ChatActions:
     def command(
         self, session: dict[str, Any], order: dict[str, Any], *chosen: Any
     ) -> dict[str, Any]:
-        """Retry, edit or continue, as the conversation's own buttons say."""
+        """Do what one of the conversation's own buttons says: the order's `do`."""
         talk, turn = self._talk(session), order.get("turn")
         if order.get("do") == "continue":  # whoever began it goes on
             chosen = (*talk.speaker(turn), *chosen[3:])
@@ -195,12 +191,14 @@ class ChatActions:
             talk.edit(turn, order.get("text"), options)
         elif order.get("do") == "continue":
             talk.go_on(turn, options)
+        elif order.get("do") == "leave_out":
+            talk.leave_out(turn, options)
         elif order.get("do") == "send":
             talk.send(order.get("text"), options)
         return touched(session)
 
     def _talk(self, question: Any) -> Talk:
         if not isinstance(question, dict):
-            raise ConfigError("This page is out of date: reload it.")
+            raise outdated()
         talk: Talk = self.talks.find(question.get("id"))
         return talk

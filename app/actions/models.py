@@ -15,6 +15,7 @@ from comigs_mlx.model.fetching import Fetching
 from comigs_mlx.options import TrainConfig
 
 from .. import render, words
+from ..remedies import Mendable
 
 UNFIT = "too large for this machine"
 
@@ -57,12 +58,29 @@ class ModelActions:
         for one in self.known():
             if one.id == model_id:
                 return one
-        raise ConfigError("Choose a model first.")
+        raise Mendable("Choose a model first.", "model")
 
     def choices(self, options: Mapping[str, Any]) -> list[tuple[str, str]]:
         """A card for each model, and its id; those that are here come first."""
         found = sorted(self.known(), key=lambda one: not one.here)
         return [(card(one, options), one.id) for one in found]
+
+    def smaller(self, model_id: Any, options: Mapping[str, Any]) -> str:
+        """The id of the largest model that needs less memory than another one.
+
+        Raises:
+            ConfigError: If there is none.
+        """
+        config = from_dict(TrainConfig, dict(options))
+        peaks = {one.id: _peak(one, config) for one in self.known()}
+        most = peaks.get(str(model_id)) or float("inf")
+        less = {name: peak for name, peak in peaks.items() if peak and peak < most}
+        if not less:
+            raise ConfigError(
+                "This is the smallest model that there is here. Close other programs, "
+                "or choose a smaller Batch size or Seq len among the options."
+            )
+        return max(less, key=lambda name: less[name])
 
     def look_up(self, text: Any) -> str:
         """Find a model that somebody named; returns its id.
@@ -106,7 +124,7 @@ class ModelActions:
         state = self._fetching.state
         name = self.find(state.model).title
         if state.problem is not None:
-            return render.problem(words.page(state.problem)), False
+            return render.problem(words.page(state.problem), "again"), False
         if state.cancelled:
             told = f"{name} is not downloaded. What is here already is kept."
             return render.note(told), False
@@ -115,6 +133,13 @@ class ModelActions:
         done, total = render.size(state.done), render.size(state.total)
         text = f"{done} of {total} of {name}"
         return render.bar(state.done, state.total, text, "Download"), True
+
+
+def _peak(model: KnownModel, config: TrainConfig) -> float | None:
+    """Bytes that learning on a model takes at most; None where that is not known."""
+    from comigs_mlx.training import memory_estimate
+
+    return memory_estimate.before_loading(model.config, model.size, config).peak
 
 
 def card(model: KnownModel, options: Mapping[str, Any]) -> str:

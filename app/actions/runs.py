@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import threading
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from comigs_mlx.errors import RunError
 from comigs_mlx.runs.listing import RunEntry, list_runs
+
+from ..remedies import Mendable
 
 BASE = ""
 """Value of the choice "base model only"."""
@@ -33,9 +37,38 @@ class Overview:
         return asdict(self)
 
 
+MOMENT = 1.0
+"""Seconds for which a list of the runs is shared."""
+
+
+class Recent:
+    """The runs in a folder, listed once a moment however many ask.
+
+    Every page asks for them by two timers; who chooses a run asks `find`, which looks.
+
+    Args:
+        folder: Holds the runs.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder, self._lock = folder, threading.Lock()
+        self._listed, self._at = list[RunEntry](), -math.inf
+
+    def __call__(self) -> list[RunEntry]:
+        """The runs as they were at most a moment ago."""
+        with self._lock:
+            if time.monotonic() - self._at > MOMENT:
+                self._listed, self._at = entries(self._folder), time.monotonic()
+            return self._listed
+
+
 def overview(folder: Path) -> Overview:
     """The runs in a folder."""
-    found = entries(folder)
+    return overview_of(entries(folder))
+
+
+def overview_of(found: Sequence[RunEntry]) -> Overview:
+    """Runs that have been listed."""
     return Overview(
         labels={BASE: "Base model only", **{e.name: label(e) for e in found}},
         usable=[e.name for e in found if e.problem is None and e.step is not None],
@@ -98,18 +131,20 @@ def find(folder: Path, name: Any) -> Path | None:
     """The folder of a chosen run; None is the base model alone.
 
     Raises:
-        RunError: If there is no such run, or it is broken.
+        Mendable: If there is no such run, or it is broken.
     """
     if name in (BASE, None):
         return None
     for entry in entries(folder):
         if entry.name == name:
             if entry.problem is not None and entry.training:
-                raise RunError(
+                raise Mendable(
                     f"{entry.name} is being trained and has nothing saved yet: wait "
-                    "for its first save."
+                    "for its first save.",
+                    "training",
                 )
             if entry.problem is not None:
-                raise RunError(f"{entry.name} cannot be used: {entry.problem}")
+                raise Mendable(f"{entry.name} cannot be used: {entry.problem}", "who")
             return entry.path
-    raise RunError(f"There is no run of that name in {folder}: reload the page.")
+    text = f"There is no run of that name in {folder}: reload the page."
+    raise Mendable(text, "reload")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from comigs_mlx.config import from_dict, read_yaml
-from comigs_mlx.errors import ConfigError, FederationError
+from comigs_mlx.errors import ComigsError, ConfigError, FederationError
 from comigs_mlx.federation import api
 from comigs_mlx.federation.exchanges.base import Exchange, NotAllowed
 from comigs_mlx.federation.exchanges.open import open_exchange
@@ -27,11 +28,13 @@ from comigs_mlx.federation.participant.options import InitConfig
 from comigs_mlx.federation.rounds import status
 from comigs_mlx.federation.rounds.verification import Untrusted
 from comigs_mlx.inference.worker import Worker
+from comigs_mlx.options import PrivacyOptions, TrainConfig
 from comigs_mlx.reports import background
-from comigs_mlx.runs import listing, process
+from comigs_mlx.runs import estimate, listing, process
 
-from .. import helped, render, sharing, words
+from .. import helped, remedies, render, sharing, words
 from ..model_queue import explain
+from ..remedies import IN_A_ROUND
 from . import runs
 
 T = TypeVar("T")
@@ -39,8 +42,20 @@ T = TypeVar("T")
 PATIENCE = 30.0
 """Seconds to go on trying for, while somebody waits before the page."""
 
+QUIET_PATIENCE = 5.0
+"""The same where nobody waits, and somebody who does may come."""
+
+SELDOM = 3600.0
+"""Seconds between two tries, at most, to reach a federation that cannot be reached."""
+
 FRESH, FRESH_FOLDER = 300.0, 20.0
 """Seconds for which what was seen of a federation is not asked for again."""
+
+SPEED = (
+    *("model", "batch_size", "seq_len", "grad_accumulation", "grad_checkpoint"),
+    *("router", "router_every", "router_steps"),
+)
+"""Options of a training that its time depends on."""
 
 STEPS = 50
 """Steps of learning that are offered at first."""
@@ -69,6 +84,7 @@ class View:
         helped: HTML: whether it has helped, with what is kept to go back to.
         measuring: Whether this is being measured right now.
         offered: Whether people who may not write have offered contributions.
+        noise: The longest update and the noise on what was sent last; None: no noise.
     """
 
     card: str
@@ -82,6 +98,10 @@ class View:
     helped: str = ""
     measuring: bool = False
     offered: bool = False
+    noise: tuple[float, float] | None = None
+
+
+CHANGED = "What would leave has changed: look at it again."
 
 
 class Choice(ConfigError):
@@ -107,6 +127,7 @@ class Pressed:
         shown: The digest of it, which sending asks for.
         instead: What the one button offers now instead of what the round asks for:
             `accept` after doubts, `offer` where one may not write.
+        remedy: What mends what is wrong; see `remedies`.
     """
 
     text: str = ""
@@ -114,6 +135,7 @@ class Pressed:
     leaving: str | None = ""
     shown: str = ""
     instead: str = ""
+    remedy: str = ""
 
 
 def tried(act: Callable[[], str | tuple[str, str]]) -> Pressed:
@@ -127,7 +149,9 @@ def tried(act: Callable[[], str | tuple[str, str]]) -> Pressed:
         return Pressed(done) if isinstance(done, str) else Pressed("", False, *done)
     except Exception as error:
         instead = error.instead if isinstance(error, Choice) else ""
-        return Pressed(explain(error), True, instead=instead)
+        text = explain(error)
+        remedy = "" if instead else remedies.of(error, text, IN_A_ROUND)
+        return Pressed(text, True, instead=instead, remedy=remedy)
 
 
 class ShareActions:
@@ -140,6 +164,7 @@ class ShareActions:
     def __init__(self, folder: Path):
         self.folder = folder
         self._seen: dict[str, tuple[float, dict[str, Any]]] = {}
+        self._quiet: dict[str, tuple[float, float]] = {}
         self._worker = Worker()
         weakref.finalize(self, self._worker.close)
 
@@ -163,7 +188,15 @@ class ShareActions:
         except FederationError as error:
             raise ConfigError(sharing.explained(error)) from error
 
-    def press(self, run: Any, act: Any, name: Any, steps: Any, shown: Any) -> Pressed:
+    def press(
+        self,
+        run: Any,
+        act: Any,
+        name: Any,
+        steps: Any,
+        shown: Any,
+        noise: PrivacyOptions | None = None,
+    ) -> Pressed:
         """Do what the one button offers; errors are part of the answer.
 
         Args:
@@ -172,19 +205,20 @@ class ShareActions:
             name: The name in the federation, for a run that has none yet.
             steps: How long to learn.
             shown: The digest of what was shown, where something was.
+            noise: Differential privacy of what is sent; None: as it was before.
         """
         if act == "send" and not shown:
-            return tried(lambda: self.leaving(run, name))
+            return tried(lambda: self.leaving(run, name, noise))
         acts: dict[Any, Callable[[], str | tuple[str, str]]] = {
             "get": lambda: self.get(run),
             "accept": lambda: self.get(run, accept=True),
             "learn": lambda: self.learn(run, steps),
-            "send": lambda: self.send(run, name, shown),
-            "offer": lambda: self.send(run, name, shown, offer=True),
+            "send": lambda: self.send(run, name, shown, noise),
+            "offer": lambda: self.send(run, name, shown, noise, offer=True),
             "close": lambda: self.close(run),
         }
         came = tried(acts.get(act, lambda: ""))
-        if not came.wrong:
+        if not came.wrong or came.text == CHANGED:  # then it is to be looked at again
             return came
         if came.instead == "offer" and act != "send":
             came = dataclasses.replace(came, instead="")
@@ -220,9 +254,32 @@ class ShareActions:
             return known
         if known is not None and not again and time.monotonic() - seen < fresh:
             return known
-        found = self._on_desk(api.overview, opened(uri))
+        return self._ask(uri, PATIENCE)
+
+    def _ask(self, uri: str, patience: float) -> dict[str, Any]:
+        found = self._on_desk(api.overview, opened(uri, patience))
         self._seen[uri] = time.monotonic(), found
         return found
+
+    def ask_quietly(self, run: Any) -> None:
+        """Look at a federation on the Hub by ourselves, so that `look` knows it.
+
+        However many pages ask, the federation is asked once in `FRESH` seconds, and
+        less and less often while it cannot be reached. Nothing is told then.
+        """
+        with contextlib.suppress(ComigsError):
+            path = runs.find(self.folder, run)
+            record = None if path is None else membership.read(path)
+            if record is None or "://" not in record.uri:
+                return
+            wait, due = self._quiet.get(record.uri, (FRESH, -math.inf))
+            if time.monotonic() < due:
+                return
+            # Whatever comes of it, nobody else asks meanwhile.
+            later = min(2 * wait, SELDOM)
+            self._quiet[record.uri] = later, time.monotonic() + wait
+            self._ask(record.uri, QUIET_PATIENCE)
+            self._quiet[record.uri] = FRESH, time.monotonic() + FRESH
 
     def invited(self, text: Any) -> tuple[str, str]:
         """The address and the HTML of an invitation; nothing is asked of the address.
@@ -285,7 +342,7 @@ class ShareActions:
         """
         config, who = self._form(run, form), participant(form.get("participant"))
         if digest(self._on_desk(api.founding, config)) != shown:
-            raise ConfigError("What would leave has changed: look at it again.")
+            raise ConfigError(CHANGED)
         self._on_desk(api.found, config, opened(config.federation), who)
         return "Your federation is there. Send your friends the invitation below."
 
@@ -309,14 +366,22 @@ class ShareActions:
         }
         return from_dict(InitConfig, values)
 
-    def leaving(self, run: Any, name: Any) -> tuple[str, str]:
+    def leaving(
+        self, run: Any, name: Any, noise: PrivacyOptions | None = None
+    ) -> tuple[str, str]:
         """What sending would send: HTML, and a digest that `send` asks for.
+
+        Args:
+            run: The name of the run.
+            name: The name in the federation, for a run that has none yet.
+            noise: Differential privacy; None: as it was before.
 
         Raises:
             ComigsError: If there is nothing to send.
         """
         folder, where = self._run(run), self._place(run)
-        values = self._on_desk(api.leaving, folder, where, self._name(folder, name))
+        given = (folder, where, self._name(folder, name), noise)
+        values = self._on_desk(api.leaving, *given)
         if (steps := _counted(values)) == 0:
             raise ConfigError(IDLE)
         secrets = _secrets(folder)
@@ -324,13 +389,21 @@ class ShareActions:
         what = f"What the half that you share has learnt{learnt}"
         return secrets + sharing.would_leave(values, what), digest(values)
 
-    def send(self, run: Any, name: Any, shown: Any, offer: bool = False) -> str:
+    def send(
+        self,
+        run: Any,
+        name: Any,
+        shown: Any,
+        noise: PrivacyOptions | None = None,
+        offer: bool = False,
+    ) -> str:
         """Send exactly what was shown; returns a sentence.
 
         Args:
             run: The name of the run.
             name: The name in the federation, for a run that has none yet.
             shown: The digest of what was shown.
+            noise: Differential privacy; None: as it was before.
             offer: Whether to offer it to those who may write, instead of writing it.
 
         Raises:
@@ -338,13 +411,13 @@ class ShareActions:
         """
         folder, where = self._run(run), self._place(run)
         who = self._name(folder, name)
-        if digest(self._on_desk(api.leaving, folder, where, who)) != shown:
-            raise ConfigError("What would leave has changed: look at it again.")
+        if digest(self._on_desk(api.leaving, folder, where, who, noise)) != shown:
+            raise ConfigError(CHANGED)
         if offer:
             act = functools.partial(api.push, propose=True)
-            url = self._on_desk(act, folder, where, who)["url"]
+            url = self._on_desk(act, folder, where, who, noise)["url"]
             return f"Offered to the owner, who takes it in: {url}"
-        result = self._on_desk(api.push, folder, where, who)
+        result = self._on_desk(api.push, folder, where, who, noise)
         text = f"Sent to round {result['round']} as {result['participant']}."
         return text + (" The round is finished now." if result.get("closed") else "")
 
@@ -369,6 +442,23 @@ class ShareActions:
         total = {"steps": (listing.entry(folder).step or 0) + count}
         process.start(folder, {"resume": True, **({} if _shares(folder) else total)})
         return f"“{folder.name}” is learning now."
+
+    def time(self, run: Any, steps: Any) -> str:
+        """How long so many steps take, by what was measured here; empty: not known."""
+        try:
+            path = runs.find(self.folder, run)
+            if path is None or not steps or steps < 1:
+                return ""
+            saved = read_yaml(path / "config.yaml")
+            known = {name: saved[name] for name in SPEED if name in saved}
+            config = from_dict(TrainConfig, {**known, "steps": int(steps)})
+            paths = [entry.path for entry in runs.entries(self.folder)]
+            seconds, _ = estimate.seconds(config, [path])
+            if seconds is None:
+                seconds, _ = estimate.seconds(config, paths)
+        except ComigsError:
+            return ""
+        return "" if seconds is None else f"about {render.roughly(seconds)}"
 
     def stop(self, run: Any) -> str:
         """Have a run saved and ended; returns a sentence."""
@@ -479,7 +569,36 @@ def _view(path: Path, overview: dict[str, Any]) -> View:
         helped.drawn(measured, kept_as(path), path.name),
         measured.running,
         any(one["accepted"] for one in overview["proposals"]),
+        _noise(path),
     )
+
+
+def _noise(path: Path) -> tuple[float, float] | None:
+    """The longest update and the noise that a run sends with; None for no noise."""
+    record = membership.read(path)
+    if record is None or record.privacy is None:
+        return None
+    return record.privacy.clip, record.privacy.noise
+
+
+def private(chosen: Any, clip: Any, noise: Any) -> PrivacyOptions | None:
+    """The form of differential privacy as options; None where it is not chosen.
+
+    Args:
+        chosen: Whether there is to be noise.
+        clip: The length to which an update is cut.
+        noise: Its standard deviation, in units of that length.
+
+    Raises:
+        ConfigError: If a number cannot be.
+    """
+    if not chosen:
+        return None
+    # Widgets give whole numbers as such, and what is kept of a draw has decimals.
+    options = PrivacyOptions(float(clip or 0), float(noise or 0))
+    if list(options.problems()):
+        raise ConfigError("Longest change and noise are numbers above 0.")
+    return options
 
 
 def _secrets(folder: Path) -> str:
@@ -505,8 +624,12 @@ IDLE = (
 """What is said instead of offering a contribution that has learnt nothing."""
 
 
-def opened(uri: Any) -> Exchange:
+def opened(uri: Any, patience: float = PATIENCE) -> Exchange:
     """The exchange of a federation; nothing is asked yet.
+
+    Args:
+        uri: Its address.
+        patience: Seconds to go on trying for.
 
     Raises:
         ComigsError: If nothing is given, or it is no address.
@@ -514,7 +637,7 @@ def opened(uri: Any) -> Exchange:
     text = str(uri or "").strip()
     if not text:
         raise ConfigError("Say where the federation is: hf://owner/name, or a folder.")
-    return open_exchange(text, patience=PATIENCE)
+    return open_exchange(text, patience=patience)
 
 
 def address(place: Any, text: Any) -> str:

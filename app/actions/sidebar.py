@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,20 @@ class SidebarActions:
         model: Base model where no run is chosen.
         store: Keeps the conversations.
         standing: Tells how the model stands: `state` and `text`.
+        listed: Gives the runs; None: as they are in the folder each time.
     """
 
-    def __init__(self, folder: Path, model: str, store: Any, standing: Any):
+    def __init__(
+        self,
+        folder: Path,
+        model: str,
+        store: Any,
+        standing: Any,
+        listed: Callable[[], list[RunEntry]] | None = None,
+    ):
         self.folder, self.model = folder, model
         self.store, self._standing = store, standing
+        self._listed = listed or (lambda: runs.entries(folder))
 
     def state(self, question: Any) -> dict[str, Any]:
         """What the sidebar shows.
@@ -44,7 +53,7 @@ class SidebarActions:
             `standing` and `mark`; and unless that is the one that is known, `who`,
             `days`, `training`, `keeping` and `notice`.
         """
-        entries = runs.entries(self.folder)
+        entries = self._listed()
         store = self.store
         shown = {
             "who": [*map(card, sorted(entries, key=_newest)), self._base()],
@@ -118,11 +127,11 @@ def by_day(chats: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Conversations under the days on which they went on, newest first.
 
     Args:
-        chats: `id`, `title`, `changed` (seconds since 1970) and `kept` (whether it is
-            a file) of each, newest first.
+        chats: `id`, `title`, `changed` (seconds since 1970), `kept` (whether it is a
+            file) and `excerpt` (of what was searched for) of each, newest first.
 
     Returns:
-        `day`, such as "Today", and its `chats`, each with `id`, `title` and `kept`.
+        `day`, such as "Today", and its `chats`, each with all but the time.
     """
     days: list[dict[str, Any]] = []
     for chat in chats:
@@ -130,7 +139,8 @@ def by_day(chats: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         name = name[:1].upper() + name[1:]
         if not days or days[-1]["day"] != name:
             days.append({"day": name, "chats": []})
-        days[-1]["chats"].append({name: chat[name] for name in ("id", "title", "kept")})
+        told = ("id", "title", "kept", "excerpt")
+        days[-1]["chats"].append({name: chat[name] for name in told})
     return days
 
 

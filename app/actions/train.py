@@ -36,6 +36,7 @@ from comigs_mlx.runs.place import Place, is_locked
 
 from .. import render, text_report, training, words
 from ..model_queue import ModelQueue
+from ..remedies import Mendable
 from . import runs
 
 NAME = re.compile(r"[^\W_](?:[\w -]{0,62}[\w-])?")
@@ -388,16 +389,17 @@ class TrainActions:
     def _new(self, name: Any) -> Path:
         name = unicodedata.normalize("NFC", str(name or "")).strip()
         if not NAME.fullmatch(name) or len(name.encode()) > MOST_NAME:
-            raise ConfigError(
+            raise Mendable(
                 "A run's name has letters, digits, blanks, - and _, begins with one of "
-                "the first two, and is not long."
+                "the first two, and is not long.",
+                "name",
             )
         run = self.folder / name
         try:
             Place(run).check_new()
         except RunError:
-            raise ConfigError(
-                f"There is a run named {run.name}: choose another name."
+            raise Mendable(
+                f"There is a run named {run.name}: choose another name.", "name"
             ) from None
         return run
 
@@ -449,7 +451,13 @@ def _placed(files: Iterable[Path]) -> Iterator[tuple[str, Path]]:
 
 
 def _ruled(key: str, values: Mapping[str, Any]) -> bool:
-    """Whether an option is the federation's, and not the run's own."""
+    """Whether an option is the federation's, and not the run's own.
+
+    A base model in a folder here is one that the federation has no address of: then it
+    is the run's, and joining checks whether it is the right one.
+    """
+    if key == "model" and Path(str(values[key])).expanduser().is_dir():
+        return False
     return bool(values.get("federation")) and key in (*SHAPE, "steps")
 
 

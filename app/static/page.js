@@ -37,6 +37,12 @@ window.comigs = {};
     node.innerHTML = html;
   }
 
+  // What is told where a question has no answer.
+  const GONE = {
+    problem: "The app does not answer: is it still running?",
+    remedy: { name: "reload", label: "Reload the page" },
+  };
+
   // A file for the reader, made on the page: no folder here keeps it.
   function saveAs(name, type, text) {
     const link = document.createElement("a");
@@ -66,5 +72,5 @@ window.comigs = {};
     });
   }
 
-  Object.assign(window.comigs, { add, draw, served, rendered, saveAs, restore });
+  Object.assign(window.comigs, { GONE, add, draw, served, rendered, saveAs, restore });
 }

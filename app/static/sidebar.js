@@ -1,7 +1,7 @@
 // The sidebar: who is talked to, the conversations by day, and what is learning now.
 "use strict";
 {
-  const { add, saveAs } = window.comigs;
+  const { GONE, add, saveAs } = window.comigs;
   const EACH = 1500; // milliseconds between two questions
   const NARROW = 768; // pixels of a window in which the sidebar covers the page
   const TABS = "#tabs > .tab-wrapper [role=tablist]"; // the steps of Train are tabs, too
@@ -92,20 +92,20 @@
       try {
         answer = await this.server[name](question);
       } catch {
-        answer = { problem: "The app does not answer: is it still running?" };
+        answer = GONE;
       }
-      if (answer.problem) this.tell(answer.problem);
+      if (answer.problem) this.tell(answer.problem, answer.remedy);
       this.mark = "";
       this.ask();
       return answer;
     }
 
-    // A sentence above the list; `act` with its name makes it a question.
-    tell(text, name = "", act = null) {
+    // A sentence above the list, with a button that mends it or does something of ours.
+    tell(text, remedy = null, act = null) {
       clearTimeout(this.telling);
       this.undo.textContent = text;
       this.undo.hidden = !text;
-      if (act) button(this.undo, "cm-act", name, () => { this.tell(""); act(); });
+      window.comigs.remedy(this.undo, remedy, act && (() => { this.tell(""); act(); }));
       if (text) this.telling = setTimeout(() => this.tell(""), UNDO);
     }
 
@@ -128,7 +128,7 @@
       try {
         now = await this.server.state({ query, known: this.mark });
       } catch {
-        now = { standing: { state: "problem", text: "The app does not answer: is it running?" } };
+        now = { standing: { state: "problem", text: GONE.problem } };
       }
       if (query !== this.query || calls !== this.calls) return;
       const { state = "problem", text = now.problem } = now.standing || {};
@@ -221,7 +221,7 @@
       }
     }
 
-    chat(row, { id, title, kept }) {
+    chat(row, { id, title, kept, excerpt }) {
       const open = button(row, "cm-chat", title, () => {
         window.comigs.tab("chat");
         window.comigs.talks.open(id);
@@ -230,6 +230,7 @@
       open.dir = "auto";
       open.title = title;
       if (id === this.open) open.setAttribute("aria-current", "true");
+      if (excerpt) this.hit(open, excerpt);
       if (!kept) add(row, "span", "cm-unkept", "not kept");
       const more = add(row, "details", "cm-more");
       const sign = add(more, "summary", "", "⋯");
@@ -249,6 +250,15 @@
       more.addEventListener("focusout", (event) => {
         if (!more.contains(event.relatedTarget)) more.open = false;
       });
+    }
+
+    // Where a search has met, and what it has met there.
+    hit(parent, excerpt) {
+      const line = add(parent, "span", "cm-hit");
+      const words = this.query.toLowerCase().split(/\s+/).filter(Boolean)
+        .map((word) => word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
+      const parts = words.length ? excerpt.split(new RegExp(`(${words.join("|")})`, "i")) : [excerpt];
+      parts.forEach((part, i) => (i % 2 ? add(line, "mark", "", part) : line.append(part)));
     }
 
     rename(row, id, title) {
@@ -281,7 +291,8 @@
     async remove(id, title) {
       const answer = await this.call("forget", { id });
       if (answer.problem) return;
-      this.tell(`Deleted "${title}". `, "Undo", () => this.call("restore", { id }));
+      this.tell(`Deleted "${title}". `, { name: "undo", label: "Undo" },
+        () => this.call("restore", { id }));
       if (id === this.open) window.comigs.talks.fresh();
     }
 
@@ -298,6 +309,13 @@
         bar.setAttribute("aria-label", text);
       }
     }
+  }
+
+  // To the cards of who is talked to, also on a phone.
+  function who() {
+    if (!panel().classList.contains("open")) panel().querySelector(".toggle-button").click();
+    const card = panel().querySelector("[role=radio][tabindex='0']");
+    if (card) card.focus();
   }
 
   // The tabs have addresses: #chat, #train, #share. Back and a reload find them again.
@@ -340,6 +358,6 @@
   }
 
   Object.assign(window.comigs, {
-    sidebar, tab, chosen: (run) => side && side.chosen(run),
+    sidebar, tab, who, chosen: (run) => side && side.chosen(run),
   });
 }

@@ -2,7 +2,7 @@
 // What was said becomes markup by the server's Markdown alone, which lets no HTML through.
 "use strict";
 {
-  const { add, draw, rendered, saveAs, lay, strip, Pieces } = window.comigs;
+  const { GONE, add, draw, rendered, saveAs, lay, strip, Pieces } = window.comigs;
   const EACH = 110; // milliseconds between two questions while something is being said
   const IDLE = 2000; // and while nothing is
   const LONG = 1500; // characters of a message beyond which it is folded,
@@ -212,12 +212,25 @@
       this.name.textContent = who || "…";
       this.node.setAttribute("aria-label", who || "Answer");
       this.node.classList.toggle("cm-live", told.live);
+      this.node.hidden = told.waits && !told.tokens;
       this.later = Boolean(told.later);
       if (this.later) this.prose.style.minHeight = `${Math.ceil(told.later / 75) * 1.7}rem`;
       else this.blocks(told);
-      this.problem.textContent = told.problem || "";
+      this.wrong();
       this.below();
       if (this.near) this.paint();
+    }
+
+    // Why it failed, and what mends that; the answer itself does the nearest things.
+    wrong() {
+      const { told, talk } = this;
+      this.problem.textContent = told.problem || "";
+      if (!told.problem || !told.remedy) return;
+      const own = {
+        retry: () => talk.command({ do: "retry", turn: told.id }),
+        edit: () => talk.asked(told.id).edit(),
+      };
+      window.comigs.remedy(this.problem, told.remedy, own[told.remedy.name]);
     }
 
     blocks({ blocks, count }) {
@@ -259,10 +272,6 @@
       this.foot.textContent = "";
       if (told.live) return;
       if (told.remark) add(this.foot, "p", "cm-remark", told.remark);
-      if (told.left_out) {
-        button(this.foot, { text: "Leave out the oldest turns from now on", className: "cm-plain-button",
-          act: () => talk.ask_for("leave_out", { turn: told.id }) });
-      }
       const bar = add(this.foot, "div", "cm-acts");
       this.figures(bar);
       pager(bar, talk, told);
@@ -357,7 +366,8 @@
       const kept = localStorage.getItem(TINT);
       this.tint = kept === null ? null : kept === "1";
       this.root = element.querySelector(".cm-talk");
-      this.log = add(this.root, "div", "cm-feed");
+      const frame = add(this.root, "div", "cm-window");
+      this.log = add(frame, "div", "cm-feed");
       this.log.tabIndex = 0;
       this.log.setAttribute("role", "region");
       this.log.setAttribute("aria-label", "Conversation");
@@ -366,8 +376,10 @@
       this.status = add(this.thread, "p", "cm-status");
       this.status.setAttribute("role", "status");
       this.notice = add(this.thread, "p", "cm-problem");
-      this.latest = button(this.root, { name: "end", label: "To the end of the conversation",
+      this.latest = button(frame, { name: "end", label: "To the end of the conversation",
         className: "cm-latest", act: () => this.toEnd() });
+      this.asks = add(this.root, "div", "cm-asks");
+      this.asks.hidden = true;
       this.sight = new IntersectionObserver((seen) => {
         for (const { target, isIntersecting } of seen) {
           const one = this.nodes.get(+target.dataset.turn);
@@ -438,6 +450,7 @@
 
     reset(epoch) {
       Object.assign(this, { epoch, since: 0, path: [], picked: null, known: false });
+      this.consent(null);
       this.sight.disconnect();
       this.nodes.clear();
       this.turns.textContent = "";
@@ -467,13 +480,13 @@
         const tint = since > 0 && this.tint !== false && this.layer < 0;
         answer = await this.server.changes({ id, epoch, since, tint });
       } catch {
-        this.tell("The app does not answer: is it still running?");
+        this.tell(GONE.problem, GONE.remedy);
         await new Promise((done) => setTimeout(done, IDLE));
         return true;
       }
       if (id !== this.id) return true; // another one is open now
       if (answer.problem) {
-        this.tell(answer.problem);
+        this.tell(answer.problem, answer.remedy);
         return false;
       }
       this.take(answer);
@@ -488,6 +501,7 @@
       for (const turn of answer.turns) this.turn(turn);
       if (String(this.path) !== String(answer.path)) this.arrange(answer.path);
       this.progress(answer);
+      this.consent(answer.waiting);
       if (this.notice.textContent !== answer.notice) this.notice.textContent = answer.notice;
       if (first || (follow && answer.turns.length)) this.toEnd(true);
       const ended = this.active && !answer.active;
@@ -525,9 +539,42 @@
       this.log.classList.toggle("cm-nothing", !path.length);
     }
 
+    // The conversation has outgrown what the model reads: what is to be left out?
+    consent(waiting) {
+      const told = JSON.stringify(waiting);
+      if (told === this.consented) return; // a button must not go while it is pressed
+      this.consented = told;
+      const had = this.asks.contains(document.activeElement);
+      this.asks.textContent = "";
+      this.asks.hidden = !waiting;
+      if (had && !waiting) this.composer().focus();
+      if (!waiting) return;
+      const { turn, count, last } = waiting;
+      const turns = count === 1 ? "the oldest turn" : `the oldest ${count} turns`;
+      const text = add(this.asks, "p");
+      text.setAttribute("role", "status");
+      text.append("This conversation is longer than the model can read at once. To answer, "
+        + "it has to leave out ");
+      add(text, "b", "", turns);
+      text.append(`, up to “${last}”. They stay here for you to read, and you are not asked `
+        + "again in this conversation.");
+      const acts = add(this.asks, "div", "cm-asks-acts");
+      button(acts, { text: `Leave out ${turns}`, className: "cm-go-button",
+        act: () => this.command({ do: "leave_out", turn }) });
+      button(acts, { text: "Ask in a new chat", className: "cm-plain-button", act: () => {
+        const words = this.question(turn);
+        this.fresh();
+        this.command({ do: "send", text: words });
+      } });
+    }
+
+    asked(id) {
+      return this.nodes.get(this.path[this.path.indexOf(id) - 1]);
+    }
+
     question(id) {
-      const before = this.path[this.path.indexOf(id) - 1];
-      return this.nodes.has(before) ? this.nodes.get(before).text : "";
+      const message = this.asked(id);
+      return message ? message.text : "";
     }
 
     progress({ status: { text, done, total }, active }) {
@@ -537,8 +584,11 @@
       this.status.style.setProperty("--cm-done", `${Math.round(100 * part)}%`);
     }
 
-    tell(text) {
-      if (this.status.textContent !== text) this.status.textContent = text;
+    tell(text, remedy = null) {
+      if (this.told === text) return;
+      this.told = text;
+      this.status.textContent = text;
+      window.comigs.remedy(this.status, remedy);
     }
 
     busy(active) {
@@ -612,13 +662,13 @@
         return await this.server[what]({ id: this.id, turn, tint: this.tint !== false
           && this.layer < 0, ...more });
       } catch {
-        return { problem: "The app does not answer: is it still running?" };
+        return GONE;
       }
     }
 
     async ask_for(what, values) {
       const answer = await this.get(what, values.turn, values);
-      if (answer && answer.problem) this.tell(answer.problem);
+      if (answer && answer.problem) this.tell(answer.problem, answer.remedy);
       this.wake();
     }
 
@@ -628,7 +678,7 @@
 
     async save(kind, id = this.id) {
       const file = await this.get("save", undefined, { id, kind });
-      if (file.problem) this.tell(file.problem);
+      if (file.problem) this.tell(file.problem, file.remedy);
       else saveAs(file.name, file.type, file.text);
     }
 

@@ -133,7 +133,7 @@
       try {
         answer = await this.server.changes({ id, epoch, since });
       } catch {
-        this.told({ text: "The app does not answer: is it still running?", bad: true }, false);
+        this.told({ text: window.comigs.GONE.problem, bad: true }, false);
         return SLOW;
       }
       if (answer.problem) {

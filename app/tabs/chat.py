@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import Any
 
 import gradio as gr
 
 from .. import chat_settings
 from ..actions.chat import ChatActions
+from ..actions.lean import FIND, LeanActions, Sought
 from ..frame import Frame
 from .parts import QUIET, drawing, element, with_warnings
 
 OFFERED = ("auto", "specialist", "generalist", "base")
 """Who can be chosen to speak, in this order."""
 
+EACH = 1.0
+"""Seconds between two looks at a search for the best lean."""
+
 SPEAKS = "(run, experts) => window.comigs.speaks(run, experts)"
 STOP = "() => window.comigs.talks.stop()"
 
 
-def build(actions: ChatActions, frame: Frame) -> dict[str, Any]:
+def build(actions: ChatActions, leaning: LeanActions, frame: Frame) -> dict[str, Any]:
     """Put the Chat tab on the page.
 
     Args:
         actions: What its buttons do.
+        leaning: What the button beside the lean does.
         frame: The page around it.
 
     Returns:
@@ -34,6 +40,7 @@ def build(actions: ChatActions, frame: Frame) -> dict[str, Any]:
             text = _message()
             with gr.Row(elem_classes="cm-slim"):
                 experts, lean = _speaker()
+                _finding(leaning, lean, frame)
                 element("tools", "", {}, "cm-tools")
             with gr.Column(elem_id="settings"):
                 temperature, top_p, most, system = drawing()
@@ -55,8 +62,7 @@ def build(actions: ChatActions, frame: Frame) -> dict[str, Any]:
 
 def _conversation(actions: ChatActions) -> gr.HTML:
     served = ("changes", "whole", "marks", "token", "source", "stop", "rate", "show")
-    more = ("leave_out", "save")
-    functions = {name: getattr(actions, name) for name in (*served, *more)}
+    functions = {name: getattr(actions, name) for name in (*served, "save")}
     return element("talk", "", functions, "cm-talk")
 
 
@@ -99,6 +105,40 @@ def _speaker() -> tuple[gr.Radio, gr.Slider]:
         buttons=[],
     )
     return experts, lean
+
+
+def _finding(leaning: LeanActions, lean: gr.Slider, frame: Frame) -> None:
+    """The button that finds the best lean, and tells how far it is meanwhile."""
+    find = gr.Button(
+        FIND, size="sm", elem_id="find-lean", min_width=0, scale=0, visible=False
+    )
+    clock = gr.Timer(EACH, active=False)
+    drawn = [find, clock, lean]
+
+    def shown(run: Any, sought: Sought) -> Any:
+        button = gr.update(value=sought.label, visible=leaning.allowed(run))
+        found = gr.skip() if sought.lean is None else sought.lean
+        return button, gr.Timer(active=sought.running), found
+
+    @with_warnings
+    def press(run: Any) -> Any:
+        return shown(run, leaning.press(run))
+
+    @with_warnings
+    def follow(run: Any) -> Any:
+        sought = leaning.sought(run)
+        if sought.text:
+            gr.Info(escape(sought.text), title="The best lean")
+        return shown(run, sought)
+
+    def opened(run: Any) -> Any:
+        sought = leaning.sought(run)
+        still = Sought() if not sought.running else sought
+        return shown(run, still)
+
+    find.click(press, frame.run, drawn, **QUIET)
+    clock.tick(follow, frame.run, drawn, **QUIET)
+    gr.on([frame.run.change, frame.page.load], opened, frame.run, drawn, **QUIET)
 
 
 def _wire(

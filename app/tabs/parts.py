@@ -10,11 +10,14 @@ from typing import Any
 
 import gradio as gr
 
-from .. import chat_settings, words
+from .. import chat_settings, remedies, render
 from ..model_queue import explain as explained
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 """For events that are answered at once, or tell how they stand themselves."""
+
+READ = 30.0
+"""Seconds that a message with a button stays: time to reach it by keyboard."""
 
 SLOW: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private"}
 """For events whose outcome takes a moment."""
@@ -28,43 +31,50 @@ def with_warnings(act: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return act(*values)
         except Exception as error:
-            gr.Warning(with_way(explained(error)), title="Not done")
+            warn(error)
         return gr.skip()
 
     return safe
 
 
-def with_way(text: str) -> str:
-    """A message as HTML, with a link to the tab that it names."""
-    tab = words.tab(text)
-    if tab is None:
-        return escape(text)
-    return f'{escape(text)} <a href="#{tab.lower()}">Open {tab}</a>'
+def warn(error: Exception) -> None:
+    """Tell an error as a message, with the button that mends it."""
+    text = explained(error)
+    remedy = remedies.of(error, text)
+    shown = escape(text) + remedies.button(remedy)
+    gr.Warning(shown, title="Not done", duration=READ if remedy else 10)
+
+
+def problem_html(error: Exception) -> str:
+    """An error as HTML, with the button that mends it."""
+    text = explained(error)
+    return render.problem(text, remedies.of(error, text))
 
 
 def with_problem_html(act: Callable[..., str]) -> Callable[..., str]:
     """`act`, which makes HTML, with its errors as HTML."""
-    from ..render import problem
 
     @functools.wraps(act)
     def safe(*values: Any) -> str:
         try:
             return act(*values)
         except Exception as error:
-            return problem(explained(error))
+            return problem_html(error)
 
     return safe
 
 
 def with_problem(act: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """`act`, called by the page's scripts, with its errors as `problem`."""
+    """`act`, called by the page's scripts; errors are `problem` and `remedy`."""
 
     @functools.wraps(act)
     def safe(question: Any) -> Any:
         try:
             return act(question)
         except Exception as error:
-            return {"problem": explained(error)}
+            text = explained(error)
+            remedy = remedies.named(remedies.of(error, text))
+            return {"problem": text, "remedy": remedy}
 
     return safe
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import gradio as gr
 
+from comigs_mlx.errors import ConfigError
+
 from .. import render, sharing
-from ..actions.share import STEPS, Pressed, ShareActions, View, tried
+from ..actions.share import STEPS, Pressed, ShareActions, View, private, tried
 from ..frame import Frame
-from ..model_queue import explain
-from .parts import QUIET, html, with_warnings
+from .parts import QUIET, html, problem_html, with_warnings
 
 WHAT_IT_IS = (
     "A federation is a group of people who let their models learn from one another. "
@@ -32,6 +33,12 @@ EXAMPLES = {"folder": "~/Dropbox/our-federation", "hub": "your-name/our-federati
 
 INSTEAD = {"accept": "I have asked: accept it", "offer": "Offer it to the owner"}
 """What the one button says where it does something else than the round asks for."""
+
+QUIETLY = 60.0
+"""Seconds between two looks at whether a federation on the Hub is to be asked again."""
+
+IN_SIGHT = "(run) => (document.hidden || window.location.hash !== '#share' ? '' : run)"
+"""The run, only while somebody sees the tab: without one nothing is asked."""
 
 EACH = 3.0
 """Seconds between two looks at what has changed on this machine."""
@@ -86,12 +93,19 @@ class _Round:
                     scale=0,
                     visible=False,
                 )
+                self.time = gr.HTML(
+                    "", elem_id="share-time", apply_default_css=False, visible=False
+                )
                 self.stop = gr.Button(
                     "Stop", elem_id="stop-learning", scale=0, visible=False
                 )
             self.name = gr.Textbox(
                 label="Your name in it", elem_id="own-name", visible=False
             )
+            with gr.Accordion(
+                "Noise on what leaves", open=False, elem_id="noise", visible=False
+            ) as self.noise:
+                self.noisy = self._noise()
         self.done = html("done")
         with gr.Column(elem_id="share-more", visible=False) as self.more:
             self.leaving = html("leaving")
@@ -105,6 +119,27 @@ class _Round:
                     visible=False,
                 )
             self._further()
+
+    def _noise(self) -> list[Any]:
+        """Differential privacy: whether, and how much."""
+        gr.HTML(render.note(sharing.NOISE), apply_default_css=False)
+        chosen = gr.Checkbox(label="Add noise before it leaves", elem_id="noisy")
+        with gr.Row():
+            clip = gr.Number(
+                1.0,
+                label="Longest change",
+                info="All that was learnt, as one vector, is cut to this length.",
+                minimum=0,
+                elem_id="clip",
+            )
+            amount = gr.Number(
+                1.0,
+                label="Noise",
+                info="In units of that length: 1 is some, 4 is much.",
+                minimum=0,
+                elem_id="noise-amount",
+            )
+        return [chosen, clip, amount]
 
     def _further(self) -> None:
         """What is folded below the round."""
@@ -148,7 +183,7 @@ class _Round:
         frame.page.load(self._look, run, drawn, **quiet)
         run.change(self._look, run, drawn, **quiet)
         frame.tabs.select(self._opened, run, drawn, **QUIET)
-        given = [run, self.act, self.name, self.steps, self.digest]
+        given = [run, self.act, self.name, self.steps, self.digest, *self.noisy]
         working = {**QUIET, "show_progress": "minimal", "show_progress_on": [self.done]}
         self.next.click(self._press, given, drawn, **working)
         self.stop.click(self._told(self.actions.stop), run, drawn, **working)
@@ -158,15 +193,28 @@ class _Round:
         self.take.click(self._told(self.actions.close), run, drawn, **working)
         self.other.click(lambda: gr.update(visible=True), None, self.start, **QUIET)
         gr.Timer(EACH).tick(self._tick, [run, self.known], drawn, **QUIET)
+        gr.Timer(QUIETLY).tick(
+            self.actions.ask_quietly, run, None, js=IN_SIGHT, **QUIET
+        )
+        for box in self.noisy:  # what was shown is not what would leave any more
+            box.input(self._look, run, drawn, **QUIET)
+        gr.on(
+            [self.steps.change, run.change, self.act.change],
+            self._takes,
+            [run, self.steps],
+            self.time,
+            **QUIET,
+        )
 
     @property
     def drawn(self) -> list[Any]:
         """Everything that `draw` gives, in its order."""
         return [
             *(self.start, self.note, self.column, self.more, self.card, self.next),
-            *(self.act, self.steps, self.stop, self.name, self.before),
+            *(self.act, self.steps, self.time, self.stop, self.name, self.before),
             *(self.helped, self.measure),
             *(self.invitation, self.details, self.take, self.known),
+            *(self.noise, *self.noisy),
             *(self.done, self.leaving, self.digest),
         ]
 
@@ -190,6 +238,7 @@ class _Round:
             gr.update(value=label, interactive=not learning),
             act,
             gr.update(visible=act == "learn" and not learning),
+            gr.update(visible=act == "learn" and not learning),
             gr.update(visible=learning),
             gr.update(visible=view.unnamed),
             gr.update(visible=view.before is not None),
@@ -199,6 +248,8 @@ class _Round:
             view.details,
             gr.update(visible=view.offered),
             asdict(view),
+            gr.update(visible=view.next in ("learn", "send", "get")),
+            *_noise_of(view),
             *(_came(came) if came else [gr.skip()] * 3),
         ]
 
@@ -208,8 +259,18 @@ class _Round:
     def _opened(self, run: Any, event: gr.SelectData) -> Any:
         return self.draw(self.actions.look(run)) if _is_ours(event) else gr.skip()
 
-    def _press(self, run: Any, act: Any, name: Any, steps: Any, shown: Any) -> Any:
-        came = self.actions.press(run, act, name, steps, shown)
+    def _takes(self, run: Any, steps: Any) -> str:
+        return render.note(self.actions.time(run, steps))
+
+    def _press(
+        self, run: Any, act: Any, name: Any, steps: Any, shown: Any, *noise: Any
+    ) -> Any:
+        try:
+            chosen = private(*noise)
+        except ConfigError as error:
+            came = Pressed(str(error), True)
+        else:
+            came = self.actions.press(run, act, name, steps, shown, chosen)
         return self.draw(self.actions.look(run, again=True), came)
 
     def _before(self, run: Any, known: Any) -> Any:
@@ -244,15 +305,24 @@ class _Round:
         return drawn
 
 
+def _noise_of(view: View) -> list[Any]:
+    """The form of differential privacy: once a run has used it, it stays on."""
+    if view.noise is None:
+        return [gr.update(interactive=True)] + [gr.skip()] * 2
+    clip, amount = view.noise
+    return [gr.update(value=True, interactive=False), clip, amount]
+
+
 def _is_ours(event: gr.SelectData) -> bool:
     return bool(event.selected) and event.value == "Share"
 
 
 def _came(came: Pressed) -> list[Any]:
     """What was done, what would leave, and its digest."""
-    say = render.problem if came.wrong else render.note
     leaving = gr.skip() if came.leaving is None else came.leaving
-    return [say(came.text) if came.text else "", leaving, came.shown]
+    if came.wrong:
+        return [render.problem(came.text, came.remedy), leaving, came.shown]
+    return [render.note(came.text) if came.text else "", leaving, came.shown]
 
 
 FORM = (
@@ -357,7 +427,7 @@ def _join(actions: ShareActions, frame: Frame, place: _Round) -> dict[str, Any]:
             found, shown = actions.invited(given)
             return shown, found
         except Exception as error:
-            return render.problem(explain(error)), gr.skip()
+            return problem_html(error), gr.skip()
 
     @with_warnings
     def take_part(run: Any, *given: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from html import escape
 from typing import Any
 
 import gradio as gr
@@ -24,8 +23,17 @@ from ..actions.train import (
     shared,
 )
 from ..frame import Frame
+from ..remedies import Mendable
 from . import train_card
-from .parts import QUIET, SLOW, explained, html, with_problem_html, with_warnings
+from .parts import (
+    QUIET,
+    SLOW,
+    html,
+    problem_html,
+    warn,
+    with_problem_html,
+    with_warnings,
+)
 
 TEXT, CHECK, MODEL, LEARN = 1, 2, 3, 4
 """The steps."""
@@ -75,6 +83,11 @@ class Steps:
                 self._model()
             with gr.Step("Learn", id=LEARN):
                 self._learn()
+        # What mends an error leads to steps by these: see static/remedies.js. train.css
+        # hides them, as Gradio shows again what it hid, with the step around it.
+        self.go_text = gr.Button("Text", elem_id="go-text")
+        self.go_model = gr.Button("Model", elem_id="go-model")
+        self.go_smaller = gr.Button("Smaller", elem_id="go-smaller")
         self._moves()
 
     def _text(self) -> None:
@@ -211,6 +224,7 @@ class Steps:
         """What leads from one step to another."""
         for button, step in (
             (self.to_text, TEXT),
+            (self.go_text, TEXT),
             (self.to_check, CHECK),
             (self.back, MODEL),
         ):
@@ -275,7 +289,7 @@ class Steps:
         try:
             checked = self.actions.check(path, files, names, redact)
         except Exception as error:
-            problem = render.problem(explained(error))
+            problem = problem_html(error)
             yield here, problem, gr.update(visible=False), still, still, off, 0
             return
         asked = bool(checked.speakers)
@@ -298,6 +312,11 @@ class Steps:
             return gr.Walkthrough(selected=MODEL), self._cards(value, values)
 
         @with_warnings
+        def smaller(value: Any, *values: Any) -> Any:
+            options = self._chosen(["", *values[1:]])
+            return enter(self.models.smaller(value, options), *values)
+
+        @with_warnings
         def look_up(name: Any, *values: Any) -> Any:
             return self._cards(self.models.look_up(name), values)
 
@@ -309,7 +328,9 @@ class Steps:
 
         fetching = [self.fetching, self.clock, self.cancel, self.fetch]
         cards = [self.base, *self._widgets]
-        self.to_model.click(enter, cards, [self.walk, self.base], **SLOW)
+        steps = [self.walk, self.base]
+        gr.on([self.to_model.click, self.go_model.click], enter, cards, steps, **SLOW)
+        self.go_smaller.click(smaller, cards, steps, **SLOW)
         self.find.click(look_up, [self.named, *self._widgets], self.base, **SLOW)
         self.named.submit(look_up, [self.named, *self._widgets], self.base, **SLOW)
         self.base.change(picked, self.base, self.fetch, **QUIET)
@@ -321,7 +342,7 @@ class Steps:
 
         self.fetch.click(fetch, self.base, fetching, **QUIET)
         self.clock.tick(with_warnings(self._fetching), None, fetching, **QUIET).then(
-            with_warnings(self._arrived), cards, self.base, **QUIET
+            with_warnings(self._arrived), cards, [self.base, self.fetch], **QUIET
         )
         self.cancel.click(with_warnings(self.models.cancel), **QUIET)
 
@@ -344,9 +365,12 @@ class Steps:
         )
 
     def _arrived(self, value: Any, *values: Any) -> Any:
-        """The cards anew, once a download has ended."""
+        """The cards, and the button for another try, once a download has ended."""
         _, running = self.models.progress()
-        return gr.skip() if running else self._cards(value, values)
+        if running:
+            return gr.skip(), gr.skip()
+        here = self.models.find(value).here
+        return self._cards(value, values), gr.update(visible=not here)
 
     def _planning(self) -> None:
         """What the fourth step does before its start."""
@@ -357,7 +381,8 @@ class Steps:
         def enter(tokens: Any, uri: Any, who: Any, *values: Any) -> Any:
             one = self.models.find(values[0])
             if not one.here:
-                raise ConfigError(f"{one.title} is not here yet: download it first.")
+                text = f"{one.title} is not here yet: download it first."
+                raise Mendable(text, "fetch")
             plans = self.actions.plans(tokens, self._chosen(values))
             choices = [(plan.label, name) for name, plan in plans.items()]
             known = self.actions.federation() if not uri else (uri, who)
@@ -505,7 +530,7 @@ def _telling(outputs: int) -> Callable[..., Any]:
             try:
                 yield from act(*values)
             except Exception as error:
-                gr.Warning(escape(explained(error)), title="Not done")
+                warn(error)
                 yield tuple(gr.skip() for _ in range(outputs))
 
         return safe

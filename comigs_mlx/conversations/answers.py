@@ -28,9 +28,11 @@ KINDS: Mapping[str, Any] = {
     "finish": (str, type(None)),
     "remark": str,
     "problem": (str, type(None)),
+    "remedy": str,
     "stopped": bool,
     "ended": bool,
     "left_out": int,
+    "waits": bool,
     "chat": bool,
     "rating": int,
     "settings": dict,
@@ -54,9 +56,11 @@ class Answer:
         finish: The end as the last token tells it: "stop", "length" or None.
         remark: The line under it, on what a reader would not expect; see `end`.
         problem: A sentence on why it failed; None where it did not.
+        remedy: A name for what would mend that, which the app has a button for.
         stopped: Whether somebody ended it, or the end of the app did.
         ended: Whether it is whole; an answer under way is not.
         left_out: The number of the oldest messages that the model did not read.
+        waits: Whether it was not begun, until the user allows that these are left out.
         chat: Whether the model has a chat template.
         rating: The user's thumb: -1 is down, 1 up, 0 none.
         settings: The settings that it was asked with, as JSON values.
@@ -73,9 +77,11 @@ class Answer:
     finish: str | None = None
     remark: str = ""
     problem: str | None = None
+    remedy: str = ""
     stopped: bool = False
     ended: bool = False
     left_out: int = 0
+    waits: bool = False
     chat: bool = True
     rating: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
@@ -86,7 +92,9 @@ class Answer:
         Args:
             extra: A further part of the line, such as "the app ended".
         """
-        self.ended = True
+        self.ended, self.remark = True, ""
+        if self.waits:  # the page asks, and says why
+            return
         parts = [] if self.count or self.problem else ["nothing was said"]
         if self.stopped:
             parts.append("stopped")

@@ -71,6 +71,60 @@ Mark = list[int]
 """[start, end, piece, tint]: UTF-16 units of a block's text, an index, -100 to 100."""
 
 
+class Growing:
+    """The pieces of an answer under way, and who spoke them: nothing is found twice.
+
+    Args:
+        experts: The names of the run's experts.
+        layer: The index of one adapted block; below 0 is the mean over all of them.
+    """
+
+    def __init__(self, experts: Sequence[str] = (), layer: int = -1):
+        self._experts, self._layer = experts, layer
+        self._made: list[Piece] = []
+        self._leans: list[float] = []
+        self._means: list[float] = []
+        self._at = self._first = self._start = 0
+
+    def pieces(self, tokens: Sequence[KeptToken]) -> list[Piece]:
+        """The pieces of all tokens so far; see `pieces`.
+
+        Args:
+            tokens: Those that were given before, and those that came after them.
+        """
+        for index in range(len(self._leans), len(tokens)):
+            token = tokens[index]
+            self._leans.append(lean(token, self._experts, self._layer))
+            self._at += len(token.text)
+            if token.text.strip():
+                self._made.append(Piece(self._start, self._at, self._first, index))
+            elif self._made and token.text:
+                self._made[-1] = self._made[-1]._replace(end=self._at, last=index)
+            else:
+                continue
+            self._start, self._first = self._at, index + 1
+        return self._ended(len(tokens))
+
+    def _ended(self, count: int) -> list[Piece]:
+        """The pieces, the last with what has come after it and shows nothing."""
+        made = self._made[:]
+        if self._first < count and made:
+            made[-1] = made[-1]._replace(end=self._at, last=count - 1)
+        elif self._first < count and self._at:
+            made.append(Piece(0, self._at, 0, count - 1))
+        return made
+
+    def follow(self, tokens: Sequence[KeptToken]) -> tuple[list[Piece], list[float]]:
+        """The pieces, and the lean of each, as `leans` gives it.
+
+        All pieces but the last are as they will be: their means are kept.
+        """
+        made = self.pieces(tokens)
+        for piece in made[len(self._means) : -1]:
+            self._means.append(_mean(tokens, self._leans, piece))
+        return made, [*self._means, *(_mean(tokens, self._leans, p) for p in made[-1:])]
+
+
 def pieces(tokens: Sequence[KeptToken]) -> list[Piece]:
     """Divide what tokens say; the source is their texts, one after another.
 
@@ -78,22 +132,7 @@ def pieces(tokens: Sequence[KeptToken]) -> list[Piece]:
     of a character, the next that has some; blanks and line breaks, and what ends the
     answer, the one before.
     """
-    made: list[Piece] = []
-    start = at = first = 0
-    for index, token in enumerate(tokens):
-        at += len(token.text)
-        if token.text.strip():
-            made.append(Piece(start, at, first, index))
-        elif made and token.text:
-            made[-1] = made[-1]._replace(end=at, last=index)
-        else:
-            continue
-        start, first = at, index + 1
-    if first < len(tokens) and made:
-        made[-1] = made[-1]._replace(end=at, last=len(tokens) - 1)
-    elif first < len(tokens) and at:
-        made.append(Piece(0, at, 0, len(tokens) - 1))
-    return made
+    return Growing().pieces(tokens)
 
 
 def leans(

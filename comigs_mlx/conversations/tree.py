@@ -39,6 +39,12 @@ MOST_TITLE = 200
 """Characters of a title that the user gives."""
 
 
+class Full(ConfigError):
+    """A conversation takes no more."""
+
+    kind = "full"
+
+
 @dataclass
 class Turn:
     """A message, or an answer.
@@ -86,7 +92,10 @@ class Conversation:
         changed: The time at which something was last said.
         turns: Every turn by its id, parents before their children.
         leaf: The id of the last turn that is shown; None while there is none.
-        first: The id of the oldest turn that the model is told; None for all.
+        first: The id of the oldest turn that the model is told; None for all. Older
+            versions of the app wrote it.
+        shortens: Whether the user allows that the oldest turns are left out where the
+            model cannot read all.
     """
 
     id: str
@@ -97,6 +106,7 @@ class Conversation:
     turns: dict[int, Turn] = field(default_factory=dict)
     leaf: int | None = None
     first: int | None = None
+    shortens: bool = False
     _after: dict[int | None, list[int]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -240,7 +250,7 @@ class Conversation:
 
     def as_json(self) -> dict[str, Any]:
         """JSON values, read by `conversation_from_json`."""
-        names = ("title", "named", "created", "changed", "leaf", "first")
+        names = ("title", "named", "created", "changed", "leaf", "first", "shortens")
         values = {name: getattr(self, name) for name in names}
         turns = [turn.as_json() for turn in self.turns.values()]
         return {**values, "run": self.run, "turns": turns}
@@ -248,7 +258,7 @@ class Conversation:
     def _check_room(self, text: str) -> None:
         size = sum(map(len, self.texts))
         if len(self.turns) >= MOST_TURNS or size + len(text) > MOST_TEXT:
-            raise ConfigError("This conversation is full: begin a new one.")
+            raise Full("This conversation is full: begin a new one.")
 
     def _remember(self) -> None:
         """Note the path that is shown now, for when its branch is shown again."""
@@ -297,10 +307,13 @@ def conversation_from_json(id: str, values: Mapping[str, Any]) -> Conversation:
     if not all(math.isfinite(values[name]) for name in ("created", "changed")):
         raise ValueError("a conversation has times")
     leaf, first = values["leaf"], values.get("first")
+    if not isinstance(shortens := values.get("shortens", False), bool):
+        raise ValueError("a conversation is shortened or not")
     if any(at is not None and at not in turns for at in (leaf, first)):
         raise ValueError("a conversation ends with one of its turns")
     given = {name: values[name] for name in kinds}
-    return Conversation(id, **given, turns=turns, leaf=leaf, first=first)
+    ends: dict[str, Any] = {"turns": turns, "leaf": leaf, "first": first}
+    return Conversation(id, **given, **ends, shortens=shortens)
 
 
 def _turns(values: Any) -> dict[int, Turn]:

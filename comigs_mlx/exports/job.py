@@ -6,22 +6,19 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import mlx.core as mx
 import mlx.nn as nn
 
 from comigs_mlx.exports.merging import MergedAdapter, Pair
 from comigs_mlx.federation.formats.model_card import hub_id
 from comigs_mlx.files import write_text
+from comigs_mlx.model import float_base
 from comigs_mlx.model.base import Base
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.options import ExpertOptions
 from comigs_mlx.platform import switch
 
 CHAT_TEMPLATE = "chat_template.jinja"
-
-HALF = (mx.float16, mx.bfloat16)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,13 +105,7 @@ def alone(model: nn.Module) -> Mixture:
     values stay those of the file.
     """
     if switch.on_cpu():
-        from mlx_lm.utils import dequantize_model
-
-        model = dequantize_model(model).apply(_widened)
+        float_base.keep(model)
     model.eval()
     options = ExpertOptions(specialists=0, rank=1, attention_lora=False, num_layers=1)
     return Mixture(model, options)
-
-
-def _widened(array: Any) -> Any:
-    return array.astype(mx.float32) if array.dtype in HALF else array

@@ -34,6 +34,7 @@ from comigs_mlx.inference.worker import Worker
 from comigs_mlx.messages import Say
 
 if TYPE_CHECKING:
+    from comigs_mlx.inference.lean import Kept
     from comigs_mlx.inference.loaded_run import LoadedRun
 
 Listen = Callable[[Progress], None]
@@ -150,6 +151,24 @@ class ChatEngine:
 
         return self._worker.stream(speak)
 
+    def left_out(
+        self,
+        messages: Sequence[Message],
+        settings: Settings,
+        info: ModelInfo | None = None,
+    ) -> int:
+        """How many of the oldest messages `reply` would leave out; its arguments.
+
+        Nothing is read: the tokens are counted.
+
+        Raises:
+            ComigsError: As for `reply`.
+        """
+        heard = [dict(message) for message in messages]
+        return self._call(
+            lambda w: self._as(info, w).left_out(heard, settings), never, ignore
+        )
+
     def steer(
         self,
         settings: Settings,
@@ -201,6 +220,26 @@ class ChatEngine:
             return self._open().score(text, selections, watch)
 
         return self._call(score, stop, listen)
+
+    def calibrate_lean(
+        self,
+        info: ModelInfo,
+        stop: Callable[[], bool] = never,
+        listen: Listen = ignore,
+    ) -> Kept:
+        """Find the lean that serves a run best on its validation text, and keep it.
+
+        Args:
+            info: The run, which is chosen first, as its files are now.
+            stop: Asked after each part of the text, on the engine's thread.
+            listen: Told the progress, on the engine's thread.
+
+        Raises:
+            ComigsError: If there is no run, it has nothing to lean to, its text is not
+                there any more, or there is not enough memory.
+            Stopped: If it was stopped; what was kept before stays.
+        """
+        return self._call(lambda w: self._as(info, w).calibrate_lean(w), stop, listen)
 
     def close(self) -> None:
         """End what is being said, and give back the memory."""

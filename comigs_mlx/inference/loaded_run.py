@@ -7,6 +7,7 @@ is the same, and attaches others where it is not; the base stays.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -161,13 +162,24 @@ class LoadedRun:
         base, mixture = self.ready()
         selection = self._selection(settings.selection)
         settings = self.tilted(settings, messages, watch)
-        given = (messages, settings.system, settings.max_tokens)
-        prompt, left_out = fitting(base, *given, settings.template_args)
+        prompt, left_out = self._fitting(messages, settings)
         told = replace(watch, listen=partial(_mention, watch.listen, left_out))
         with _memory(mx.clear_cache), mixture.selected(selection):
             kept = (self.prompts, self.speaker(selection))
             answer = Generation(base, mixture, prompt, settings, told, True, *kept)
             yield from answer if self._has_run() else _without_weights(answer)
+
+    def left_out(self, messages: Sequence[Message], settings: Settings) -> int:
+        """The oldest messages that do not fit; see `ChatEngine.left_out`."""
+        settings.check()
+        return self._fitting(messages, settings)[1]
+
+    def _fitting(
+        self, messages: Sequence[Message], settings: Settings
+    ) -> tuple[list[int], int]:
+        base, _ = self.ready()
+        given = (base, messages, settings.system, settings.max_tokens)
+        return fitting(*given, settings.template_args)
 
     def speaker(self, selection: Selection) -> Hashable:
         """What keys and values depend on besides the tilt; see `PromptCache`."""
@@ -233,6 +245,29 @@ class LoadedRun:
         with _memory(mx.clear_cache):
             asked = (settings, base, mixture, text, strength)
             return steering.steered(*asked, say=self._say, step=step)
+
+    def calibrate_lean(self, watch: Watch = UNWATCHED) -> lean.Kept:
+        """Find the run's lean; see `ChatEngine.calibrate_lean`."""
+        from comigs_mlx.inference import calibration
+        from comigs_mlx.training.evaluation import Evaluator
+
+        base, mixture = self.ready()
+        if self.info is None or self.info.run is None:
+            raise ConfigError(
+                "without a run there are no experts to lean to: choose one"
+            )
+        folder, done = RunFolder(self.info.run), itertools.count(1)
+        with _memory(mx.clear_cache):
+            batches = calibration.validation(folder, base, self._say)
+            total = len(batches) * lean.MOST_TRIALS
+            watch.step("scoring", 0, total)
+            kept, _ = calibration.find_lean(
+                folder,
+                Evaluator(mixture),
+                batches,
+                lambda value: watch.step("scoring", next(done), total),
+            )
+        return kept
 
     def score(
         self, text: str, selections: Sequence[str], watch: Watch = UNWATCHED

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from comigs_mlx.errors import ConfigError, line
+from comigs_mlx.errors import ConfigError, TooLong, line
 from comigs_mlx.inference.replies import Message
 
 if TYPE_CHECKING:
@@ -260,7 +260,7 @@ def room(base: Base, prompt: Sequence[int]) -> int:
     if (most := base.context) is None:
         return UNLIMITED
     if len(prompt) >= most:
-        raise ConfigError(
+        raise TooLong(
             f"the prompt is {len(prompt):,} tokens long, {base.id} reads at most "
             f"{most:,}: shorten it"
         )

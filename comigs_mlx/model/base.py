@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import functools
 import os
@@ -11,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import mlx.core as mx
 import mlx.nn as nn
 
 from comigs_mlx import json_files
 from comigs_mlx.errors import ModelError, line
 from comigs_mlx.messages import Note, Say, quiet
+from comigs_mlx.model import float_base
 from comigs_mlx.model.base_folder import (
     ADVICE,
     FILES,
@@ -28,6 +31,7 @@ from comigs_mlx.model.fingerprint import fingerprint, recall, remember, state
 from comigs_mlx.model.licence import CARD, Licence, of_folder
 from comigs_mlx.model.licence import FILES as LICENCE_FILES
 from comigs_mlx.model.tables import FOREIGN, Tables, tables_of
+from comigs_mlx.platform import switch
 
 if TYPE_CHECKING:
     from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -54,6 +58,8 @@ class Base:
         config: The content of its `config.json`, as mlx-lm read it.
         path: The folder it was loaded from.
         files: The state of that folder before it was read; see `model.fingerprint`.
+        widened: Its fingerprint and the type of its weights, if these are float32 only
+            here and now.
     """
 
     id: str
@@ -62,6 +68,7 @@ class Base:
     config: dict[str, Any]
     path: Path
     files: str | None = None
+    widened: tuple[str, mx.Dtype] | None = None
 
     @functools.cached_property
     def tables(self) -> Tables:
@@ -132,11 +139,20 @@ class Base:
         now = state(self.path)
         return same_place and (self.files is None or now is None or now == self.files)
 
+    @property
+    def dtype(self) -> mx.Dtype:
+        """The type of its weights on the disk, or of what they were quantised from."""
+        if self.widened is not None:
+            return self.widened[1]
+        return float_base.stored_dtype(self.model)
+
     def fingerprint(self) -> str:
         """Return the fingerprint of this base, to which no experts are attached yet.
 
         It is computed once for every state of the model's files and then remembered.
         """
+        if self.widened is not None:
+            return self.widened[0]
         if self.files is None or state(self.path) != self.files:
             return fingerprint(self.model, self.config)
         if (remembered := recall(self.path, self.files)) is not None:
@@ -177,7 +193,24 @@ def load_base(
     base = Base(model_id, model, tokenizer, config, path, files)
     if (note := _surplus(base)) is not None:
         report(Note(note))
+    if switch.float32_is_faster() and float_base.is_slow(model) and not lazy:
+        return _widened(base, report)
     return base
+
+
+def _widened(base: Base, report: Say) -> Base:
+    """Let a base of fewer bits compute in float32; it stays the same base."""
+    widened = base.fingerprint(), base.dtype
+    gigabytes = float_base.float32_bytes(base.model) / 10**9
+    if not float_base.widen(base.model):
+        report(
+            Note(
+                f"{base.id} would need {gigabytes:.1f} GB in float32, in which alone a "
+                "CPU is quick: its weights are unpacked each time they are used, and "
+                "answers take longer"
+            )
+        )
+    return dataclasses.replace(base, widened=widened)
 
 
 def _surplus(base: Base) -> str | None:

@@ -32,6 +32,11 @@ def on_cpu() -> bool:
     return mx.default_device() == mx.Device(mx.cpu)
 
 
+def float32_is_faster() -> bool:
+    """Tell whether only float32 products are quick: MLX gives the BLAS no others."""
+    return linux() and on_cpu()
+
+
 def x86_cpu() -> bool:
     """Tell whether arrays are computed where the functions of `x86` are faster."""
     return on_cpu() and platform.machine().lower() in ("x86_64", "amd64")

@@ -57,6 +57,7 @@ class TrainingState:
             24 %"; None while it works or does not run.
         problem: The reason why the process ended early, in a sentence; None if it did
             not.
+        kind: The word for what that reason is about, of `errors.kind_of`.
         stopping: Whether the process was asked to stop.
     """
 
@@ -68,6 +69,7 @@ class TrainingState:
     eta_seconds: float | None = None
     paused: str | None = None
     problem: str | None = None
+    kind: str = ""
     stopping: bool = False
 
 
@@ -150,7 +152,8 @@ def state(run: Path) -> TrainingState:
         stopping=started_here and "stopped" in record,
     )
     problem = None if running else _problem(before_problem, record, told)
-    return dataclasses.replace(before_problem, problem=problem)
+    about = told.kind if problem is not None and told is not None else ""
+    return dataclasses.replace(before_problem, problem=problem, kind=about)
 
 
 def stop(run: Path) -> None:

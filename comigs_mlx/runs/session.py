@@ -35,7 +35,7 @@ from comigs_mlx.model import params
 from comigs_mlx.model.base import Base, load_base
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.options import TrainConfig
-from comigs_mlx.platform import cpu_streams, switch
+from comigs_mlx.platform import cpu_streams
 from comigs_mlx.runs import (
     description,
     following,
@@ -250,8 +250,6 @@ def _opened(
     for note in splits.notes:
         say(Note(note))
     base = load_base(config.model, say, _revision(folder) if config.resume else None)
-    if "quantization" in base.config and switch.on_cpu():
-        say(Note("MLX's quantised products are very slow on a CPU: use a plain base"))
     if (warning := memory_estimate.too_low(config.memory_limit)) is not None:
         say(Note(warning))
     fingerprint = base.fingerprint()

@@ -1,11 +1,12 @@
 """RUN/.train.told.json: what a training tells the program that started it; no MLX.
 
-    {"format_version": 1, "notes": ["..."], "done": false, "problem": null}
+    {"format_version": 1, "notes": ["..."], "done": false, "problem": null, "kind": ""}
 
 `notes` are what its user should know. At the end, `done` says whether it came to its
-end, and `problem` what was wrong where it can say so. Only a training that was started
-in the background (`runs.process`) writes the file, where it is told by the environment:
-then the folder is its own even before the run is begun. Nothing parses what it prints.
+end, `problem` what was wrong where it can say so, and `kind` what that is about. Only a
+training that was started in the background (`runs.process`) writes the file, where it
+is told by the environment: then the folder is its own even before the run is begun.
+Nothing parses what it prints.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from comigs_mlx import json_files
+from comigs_mlx.errors import kind_of
 from comigs_mlx.messages import Note, Say
 from comigs_mlx.runs.progress import replace_unflushed
 
@@ -33,11 +35,13 @@ class Told:
         notes: The sentences that the user should know.
         done: Whether the training came to its end.
         problem: The reason why it did not, in a sentence; None where it said none.
+        kind: The word for what the problem is about, of `errors.kind_of`.
     """
 
     notes: list[str] = field(default_factory=list)
     done: bool = False
     problem: str | None = None
+    kind: str = ""
 
 
 @contextlib.contextmanager
@@ -66,7 +70,7 @@ def telling(
         yield keep
         told.done = True
     except Exception as error:
-        told.problem = explain(error)
+        told.problem, told.kind = explain(error), kind_of(error)
         raise
     finally:
         _write(file, told)
@@ -79,7 +83,8 @@ def read(run: Path) -> Told | None:
     try:
         notes = [str(note) for note in found.get("notes") or []]
         problem = found.get("problem")
-        return Told(notes, found.get("done") is True, problem and str(problem))
+        done, about = found.get("done") is True, str(found.get("kind") or "")
+        return Told(notes, done, problem and str(problem), about)
     except TypeError:
         return None
 

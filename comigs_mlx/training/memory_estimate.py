@@ -12,7 +12,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from comigs_mlx.messages import Note
-from comigs_mlx.model import params
+from comigs_mlx.model import float_base, params
 from comigs_mlx.model.attach import Site
 from comigs_mlx.model.experts import dimensions
 from comigs_mlx.model.mixture import Mixture
@@ -206,6 +206,11 @@ def before_loading(
     found = described(config, base_bytes)
     if found is None:
         return Fit(None, total_memory())
+    if switch.float32_is_faster():
+        found = dataclasses.replace(found, item=FLOAT)
+        size = float_base.described_bytes(config, base_bytes)
+        if float_base.is_kept(size):
+            found = dataclasses.replace(found, base_bytes=size)
     data, options = training.data, training.training
     work = Work(
         data.batch_size,

@@ -1,4 +1,4 @@
-"""The page on plain data: python -m tests.app.parrot_page PORT RUNS DELAY [MOST]."""
+"""The page on plain data: parrot_page PORT RUNS DELAY [MOST [CONTEXT]]."""
 
 import sys
 
@@ -8,12 +8,15 @@ from app.options import AppConfig
 from tests.app.speaking import Parrot
 
 
-def main(port, runs, delay, most=None):
+def main(port, runs, delay, most="", context=""):
     local_only.keep()
     from app import layout, server
 
     config = AppConfig(port=int(port), runs=runs)
-    model_queue = ModelQueue(lambda say: Parrot(float(delay), most=most and int(most)))
+    most, context = (int(one) if one else None for one in (most, context))
+    model_queue = ModelQueue(
+        lambda say: Parrot(float(delay), most=most, context=context)
+    )
     page = layout.build(config, model_queue)
     server.launch(page, config, block=False)
     model_queue.submit("Loading", lambda engine: engine.choose(None))

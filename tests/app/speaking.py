@@ -2,15 +2,18 @@
 
 import threading
 import time
+import types
 from pathlib import Path
 
 from comigs_mlx.errors import RunError
 from comigs_mlx.inference.replies import (
     Alternative,
     ModelInfo,
+    Progress,
     Scored,
     ScoredToken,
     SpokenToken,
+    Stopped,
 )
 from comigs_mlx.inference.worker import Worker
 
@@ -23,11 +26,14 @@ SHARES = {"generalist": 0.0, "specialist": 1.0, "base": None}
 class Parrot:
     """Says the last message back, a word a token; `asked` keeps what it was told.
 
-    It says it over and over, up to the tokens that are asked for, or `most`.
+    It says it over and over, up to the tokens that are asked for, or `most`. It reads
+    as many messages as `context` says, the last ones; None is all of them.
     """
 
-    def __init__(self, delay=0.0, problem=None, most=None):
+    def __init__(self, delay=0.0, problem=None, most=None, context=None):
         self.delay, self.problem, self.most = delay, problem, most
+        self.context, self.going = context, threading.Event()
+        self.going.set()
         self.asked, self.chosen, self.at = [], [], 2
         self.speaking = threading.Lock()
         self.info = self.tokenizer = None
@@ -62,6 +68,18 @@ class Parrot:
             yield from self._words(messages[-1]["content"], settings, stop)
         finally:
             self.speaking.release()
+
+    def left_out(self, messages, settings, info=None):
+        return 0 if self.context is None else max(len(messages) - self.context, 0)
+
+    def calibrate_lean(self, info, stop, listen):
+        """Four parts; it waits in the third for `going`, or to be stopped."""
+        for i in range(4):
+            listen(Progress("scoring", i, 4))
+            while i == 2 and not self.going.wait(0.005):
+                if stop():
+                    raise Stopped
+        return types.SimpleNamespace(lean=0.75, loss=2.0, loss_without=2.1)
 
     def _words(self, text, settings, stop):
         most = self.most or settings.max_tokens

@@ -70,6 +70,16 @@ def test_memory_is_told_beside_the_machines(monkeypatch):
     assert "too large for this machine: 1.8 of 2 GB" in models.need(known, {})
 
 
+def test_a_smaller_model_is_the_largest_that_needs_less(actions, monkeypatch):
+    made, _ = actions()
+    peaks = {"ann/small": 5.0, "ann/large": 9.0}
+    monkeypatch.setattr(models, "_peak", lambda one, config: peaks[one.id])
+    assert made.smaller("ann/large", {}) == "ann/small"
+    assert made.smaller("", {}) == "ann/large"
+    with pytest.raises(ConfigError, match="smallest model that there is"):
+        made.smaller("ann/small", {})
+
+
 def test_a_download_is_told_until_its_end(actions):
     page, begun = actions()
     assert page.progress() == ("", False)

@@ -4,6 +4,7 @@ import asyncio
 import importlib
 import re
 from concurrent.futures import ThreadPoolExecutor
+from importlib.resources import files
 
 import pytest
 
@@ -195,3 +196,14 @@ def test_uploads_have_a_limit_and_no_folder_is_served(launched):
     given, _ = launched()
     assert given["max_file_size"] == "1gb"
     assert given["allowed_paths"] == []
+
+
+def test_no_style_has_a_list_that_gradio_takes_apart():
+    """It puts the page before every part of a list, also of one inside :has or :not.
+
+    There the page is not found, and the rule says something else: a download's bar was
+    hidden by one for as long as it was told.
+    """
+    folder = files("app") / "static"
+    text = "".join((folder / name).read_text() for name in server.STYLES)
+    assert re.findall(r":(?:has|not)\([^()]*(?:\([^()]*\)[^()]*)*,[^()]*\)", text) == []

@@ -390,3 +390,113 @@ def test_what_is_kept_has_a_name():
 )
 def test_the_button_says_send_only_where_nothing_is_learning(known, may):
     assert sharing.may_offer(known) is may
+
+
+def test_noise_can_be_chosen_and_is_told_with_what_leaves(people, tmp_path):
+    ann = people("ann")
+    founded(ann, tmp_path / "pool")
+    more(ann, 8)
+    assert ann.look("notes", again=True).noise is None
+    plain = ann.press("notes", "send", "", 0, "")
+    assert "noise, which you can add below" in plain.leaving
+    noise = share.private(True, 1, 2)
+    seen = ann.press("notes", "send", "", 0, "", noise)
+    assert "There is noise on what leaves" in seen.leaving
+    assert "epsilon" in seen.leaving
+    assert seen.shown != plain.shown
+    # what was shown without noise is not what would leave now, and the reverse
+    other = ann.press("notes", "send", "", 0, plain.shown, noise)
+    assert (other.text, other.shown) == (share.CHANGED, "")
+    sent = ann.press("notes", "send", "", 0, seen.shown, noise)
+    assert not sent.wrong, sent.text
+    assert ann.look("notes", again=True).noise == (1.0, 2.0)
+    kept = membership.read(ann.folder / "notes")
+    assert (kept.privacy.clip, kept.privacy.noise) == (1.0, 2.0)
+
+
+@pytest.mark.parametrize(("clip", "noise"), [(0, 1), (None, 1), (1, None), (-1, 2)])
+def test_noise_has_two_numbers_above_0(clip, noise):
+    assert share.private(False, clip, noise) is None
+    with pytest.raises(ConfigError, match="numbers above 0"):
+        share.private(True, clip, noise)
+
+
+def test_the_time_of_learning_on_it_is_what_was_measured_here(people):
+    ann = people("ann")
+    config = ann.folder / "notes" / "config.yaml"
+    metrics = ann.folder / "notes" / "metrics.jsonl"
+    line = '{"step": %d, "train_loss": 1.0, "tokens_per_second": 10.0}\n'
+    metrics.write_text("".join(line % step for step in (1, 2, 3)))
+    saved = share.read_yaml(config)
+    tokens = 600 * saved["batch_size"] * saved["seq_len"]
+    told = ann.time("notes", 600)
+    assert told.startswith("about ")
+    # 10 tokens a second, and the router's steps besides
+    assert tokens / 10 / 3600 < float(told.split()[1]) * (1 if " h" in told else 1 / 60)
+    for steps in (0, None, -3):
+        assert ann.time("notes", steps) == ""
+    metrics.unlink()
+    assert ann.time("notes", 600) == ""
+    assert ann.time("nothing", 600) == ""
+
+
+class TestAskingByOurselves:
+    """A federation on the Hub is asked seldom, and less often where it fails."""
+
+    @pytest.fixture
+    def asked(self, people, monkeypatch):
+        """The actions of somebody on the Hub, what they asked for, and a clock."""
+        ann, clock, asked = people("ann"), [1000.0], []
+        record = dataclasses.replace(
+            membership.Membership("hf://ann/pool", "f" * 8, 0, "x" * 64), uri=URI
+        )
+        monkeypatch.setattr(membership, "read", lambda folder: record)
+        monkeypatch.setattr(share.time, "monotonic", lambda: clock[0])
+        monkeypatch.setattr(
+            ShareActions, "_on_desk", lambda self, act, *given: act(*given)
+        )
+
+        def overview(exchange):
+            asked.append(clock[0])
+            if ann.fails:
+                raise Unreachable("x")
+            return {"seen": len(asked)}
+
+        ann.fails = False
+        monkeypatch.setattr(share.api, "overview", overview)
+        return ann, asked, clock
+
+    def test_once_in_a_while_whoever_looks(self, asked):
+        ann, times, clock = asked
+        for _ in range(5):
+            ann.ask_quietly("notes")
+        assert times == [1000.0]
+        clock[0] += share.FRESH + 1
+        ann.ask_quietly("notes")
+        assert len(times) == 2
+        assert ann._overview(URI, False, False) == {"seen": 2}  # and `look` knows
+
+    def test_less_and_less_often_where_it_fails(self, asked):
+        ann, times, clock = asked
+        ann.fails = True
+        for _ in range(int(6 * 3600 / 60)):
+            ann.ask_quietly("notes")
+            clock[0] += 60
+        gaps = [b - a for a, b in zip(times, times[1:], strict=False)]
+        assert gaps[:3] == [300, 600, 1200]
+        assert gaps[-1] == share.SELDOM
+        ann.fails = False
+        clock[0] += share.SELDOM
+        ann.ask_quietly("notes")
+        clock[0] += share.FRESH + 1
+        count = len(times)
+        ann.ask_quietly("notes")
+        assert len(times) == count + 1  # as often as before
+
+    def test_nobody_in_sight_asks_nothing(self, asked):
+        ann, times, _ = asked
+        ann.ask_quietly("")
+        assert times == []
+
+
+URI = "hf://ann/pool"

@@ -28,6 +28,16 @@ class Store:
         return self.rows
 
 
+def chat(name, title, changed, kept):
+    return {
+        "id": name,
+        "title": title,
+        "changed": changed,
+        "kept": kept,
+        "excerpt": "",
+    }
+
+
 @pytest.fixture
 def store():
     return Store()
@@ -58,14 +68,26 @@ def test_a_day_is_named_as_people_name_it(ago, told):
 def test_chats_stand_under_their_days():
     now = time.time()
     chats = [
-        {"id": "a", "title": "new", "changed": now, "kept": False},
-        {"id": "b", "title": "old", "changed": NOON - 400 * DAY, "kept": True},
-        {"id": "c", "title": "as old", "changed": NOON - 400 * DAY, "kept": True},
+        chat("a", "new", now, False),
+        {
+            "id": "b",
+            "title": "old",
+            "changed": NOON - 400 * DAY,
+            "kept": True,
+            "excerpt": "",
+        },
+        {
+            "id": "c",
+            "title": "as old",
+            "changed": NOON - 400 * DAY,
+            "kept": True,
+            "excerpt": "",
+        },
     ]
     first, second = by_day(chats)
     assert first == {
         "day": "Today",
-        "chats": [{"id": "a", "title": "new", "kept": False}],
+        "chats": [{"id": "a", "title": "new", "kept": False, "excerpt": ""}],
     }
     assert [chat["id"] for chat in second["chats"]] == ["b", "c"]
 
@@ -118,5 +140,5 @@ def test_what_the_page_has_is_not_sent_again(actions, store):
     assert store.asked == ["may"]
     again = actions.state({"query": "may", "known": first["mark"]})
     assert again == {"standing": first["standing"], "mark": first["mark"]}
-    store.rows = [{"id": "a", "title": "new", "changed": NOON, "kept": True}]
+    store.rows = [chat("a", "new", NOON, True)]
     assert actions.state({"known": first["mark"]})["days"][0]["chats"]

@@ -292,17 +292,74 @@ def test_turns_that_are_not_there(opened, turn):
         talk.rate(turn, 1)
 
 
-def test_what_was_left_out_need_not_be_read_again(opened):
-    talk = opened()
+def test_a_full_context_is_asked_about_before_anything_is_left_out(opened):
+    talk = opened(context=3)
     ask(talk, "one", "two")
-    answer = last(talk)
-    with pytest.raises(ConfigError, match="Nothing was left out"):
-        talk.leave_out(answer.id)
-    answer.answer.left_out = 2
-    assert told(talk)["turns"][-1]["left_out"] == 2
-    talk.leave_out(answer.id)
-    assert [m["content"] for m in talk.conversation.messages()] == ["two", "twotwo"]
-    assert told(talk)["turns"][-1]["left_out"] == 0
+    assert told(talk)["waiting"] is None
+    ask(talk, "three")
+    waiting = told(talk)["waiting"]
+    assert waiting == {"turn": last(talk).id, "count": 2, "last": "one"}
+    assert len(talk.parrot.asked) == 2  # nobody has spoken
+    answer = told(talk)["turns"][-1]
+    assert (answer["waits"], answer["remark"], answer["problem"]) == (True, "", None)
+    again = talk.again()  # it is asked after a restart, too
+    assert told(again)["waiting"] == waiting
+    again.leave_out(waiting["turn"], BASE)
+    again.idle()
+    assert last(again).id == waiting["turn"]
+    assert last(again).text == "threethreethree"
+    assert told(again)["waiting"] is None
+
+
+def test_it_is_asked_once_a_conversation_whether_turns_may_be_left_out(opened):
+    talk = opened(context=1)
+    ask(talk, "one", "two")
+    talk.leave_out(last(talk).id, BASE)
+    talk.idle()
+    ask(talk, "three")
+    assert last(talk).text == "threethree"
+    ask(again := talk.again(), "four")
+    assert last(again).text == "fourfour"
+    other = opened((talk.queue, talk.parrot), "b" * 32)
+    ask(other, "one", "two")
+    assert told(other)["waiting"]["count"] == 2
+
+
+def test_what_waits_can_be_passed_over_or_asked_in_other_words(opened):
+    talk = opened(context=1)
+    ask(talk, "one", "two")
+    question = talk.conversation.path()[-2].id
+    ask(talk, "three")
+    assert told(talk)["waiting"]["count"] == 2
+    talk.parrot.context = None
+    ask(talk, "four")
+    said = [message["content"] for message in talk.parrot.asked[-1][0]]
+    assert said == ["one", "oneone", "two\n\nthree\n\nfour"]
+    assert told(talk)["waiting"] is None
+    talk.edit(question, "two", BASE)
+    talk.idle()
+    assert last(talk).text == "twotwotwo"
+
+
+def test_an_answer_that_is_to_go_on_can_be_too_long_as_well(opened, tmp_path):
+    talk = opened()
+    ask(talk, "a b c", "d e f", run=tmp_path, max_tokens=2)
+    talk.parrot.context = 2
+    options = ReplyOptions(run=tmp_path, max_tokens=2)
+    talk.go_on(last(talk).id, options)
+    talk.idle()
+    assert (last(talk).text, told(talk)["waiting"]["count"]) == ("de", 2)
+    talk.leave_out(last(talk).id, options)
+    talk.idle()
+    assert last(talk).text.startswith("de")
+    assert last(talk).answer.count == 4
+
+
+def test_nothing_is_left_out_of_an_answer_that_does_not_wait(opened):
+    talk = opened()
+    ask(talk, "one")
+    with pytest.raises(ConfigError, match="Nothing needs to be left out"):
+        talk.leave_out(last(talk).id, BASE)
 
 
 def test_nothing_can_be_saved_before_a_word(opened):

@@ -146,6 +146,7 @@ def training_state(**changes):
         "eta_seconds": 65.0,
         "paused": None,
         "problem": None,
+        "kind": "",
         "stopping": False,
         "notes": [],
         "lines": ["<b>line</b>"],
@@ -335,6 +336,10 @@ def test_a_federation_rules_the_shape_and_the_rounds(model_queue, tmp_path, star
     }
     actions.start("mine", "demo", None, {**options, **sending})
     assert started[-1][1] == {"seed": 3, "data": "demo", **sending}
+    (tmp_path / "base").mkdir()  # which the federation has no address of
+    folder = str(tmp_path / "base")
+    actions.start("other", "demo", None, {**options, "model": folder, **sending})
+    assert started[-1][1] == {"seed": 3, "data": "demo", "model": folder, **sending}
     taking = train.shared(train.TAKING, "somewhere", "", 50)
     assert taking["join"]
     assert "participant" not in taking

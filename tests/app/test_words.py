@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from app import words
-from app.tabs.parts import with_way
 
 
 @pytest.mark.parametrize(
@@ -57,10 +56,3 @@ def test_no_message_of_the_library_brings_a_flag_to_the_page():
         made = words.page(re.sub(r"\{last\.command\}", "grow", text))
         assert not re.search(r"(?<![\w-])--[a-z]", made), (text, made)
         assert "comigs_mlx." not in made, (text, made)
-
-
-def test_a_message_leads_to_the_tab_that_it_names():
-    shown = with_way("train one with the Train tab, <b>now</b>")
-    assert shown.endswith('<a href="#train">Open Train</a>')
-    assert "<b>" not in shown
-    assert with_way("a <tag> for the Moon tab") == "a &lt;tag&gt; for the Moon tab"

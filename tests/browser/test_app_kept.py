@@ -319,3 +319,26 @@ def test_a_trained_run_is_chosen_when_it_is_there(restarted, screen, trained, tm
     expect(page.locator("#message textarea")).to_have_attribute(
         "placeholder", re.compile("mine")
     )
+
+
+def test_a_full_context_asks_before_it_leaves_turns_out(serving, screen, runs):
+    address = serving("tests.app.parrot_page", runs, 0, 4, 3)
+    page = screen(address)
+    say(page, "first question")
+    say(page, "second question", 2)
+    send(page, "third question")
+    asks = page.locator(".cm-asks")
+    expect(asks).to_contain_text("the oldest 2 turns, up to “first question”")
+    expect(page.locator(".cm-reply:visible")).to_have_count(2)
+    page.reload()  # what waits goes on waiting
+    asks.get_by_role("button", name="Ask in a new chat").click()
+    expect(page.locator(".cm-reply:not(.cm-live)")).to_have_count(1)
+    assert texts(page) == ["third question"]
+    expect(asks).not_to_be_visible()
+    page.locator(".cm-chat", has_text="first question").first.click()
+    asks.get_by_role("button", name="Leave out the oldest 2 turns").press("Enter")
+    expect(page.locator(".cm-reply:visible:not(.cm-live)")).to_have_count(3)
+    expect(page.locator("#message textarea")).to_be_focused()
+    expect(asks).not_to_be_visible()
+    say(page, "fourth question", 4)  # and it is not asked again
+    expect(asks).not_to_be_visible()

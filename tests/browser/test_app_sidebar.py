@@ -77,6 +77,9 @@ def test_a_chat_is_named_found_saved_deleted_and_had_back(page):
     expect(entry(page, "<b>Boat</b>")).to_have_count(1)
     page.get_by_label("Search chats").fill("plans for")
     expect(page.locator(".cm-days li")).to_have_count(1)
+    hit = page.locator(".cm-hit")
+    expect(hit).to_contain_text("plans for the boat")
+    assert hit.locator("mark").all_inner_texts() == ["plans", "for"]
     with page.expect_download() as waiting:
         more(page, "<b>Boat</b>", "Save as Markdown")
     assert waiting.value.suggested_filename.endswith(".md")

@@ -5,6 +5,10 @@ import shutil
 import pytest
 from playwright.sync_api import expect
 
+import tests.hub_server as hub_server
+from app.remedies import LABELS
+from tests.hub_store import Stored
+
 pytestmark = pytest.mark.browser
 
 expect.set_options(timeout=20_000)
@@ -44,6 +48,8 @@ def address(serving, runs, tiny_folder):
 def parrot(serving, tmp_path_factory, trained):
     folder = tmp_path_factory.mktemp("talked")
     shutil.copytree(trained(), folder / "notes")
+    (folder / "broken").mkdir()
+    (folder / "broken" / "comigs.json").write_text("{}")
     return serving("tests.app.parrot_page", folder, 0.002)
 
 
@@ -159,6 +165,71 @@ def test_a_text_that_cannot_be_read_is_told_where_it_was_named(tab, parrot, tmp_
     check(page, tmp_path)
     page.locator("#found").get_by_text("too little to learn from").wait_for()
     assert page.locator("#to-model").is_disabled()
+
+
+def test_an_error_has_a_button_that_mends_it(tab, parrot, tmp_path):
+    page = tab(parrot)
+    assert sorted(page.evaluate("window.comigs.remedies")) == sorted(LABELS)
+    check(page, tmp_path / "nowhere")
+    found = page.locator("#found .cm-problem")
+    found.get_by_role("button", name="Choose another text").press("Enter")
+    box = page.locator("#data-path textarea, #data-path input").first
+    expect(box).to_be_focused()
+    page.locator("#check").click()  # the same again: it is still told
+    expect(found).to_be_visible()
+    page.get_by_role("tab", name="Chat", exact=True).click()
+    page.get_by_role("radio", name="broken").click()
+    page.locator("#message textarea").fill("hello")
+    page.locator("#message textarea").press("Enter")
+    toast = page.locator(".toast-body")
+    expect(toast).to_contain_text("broken cannot be used")
+    toast.get_by_role("button", name="Choose who you talk to").click()
+    expect(page.get_by_role("radio", name="broken")).to_be_focused()
+    expect(toast).to_have_count(0)
+    page.keyboard.press("ArrowUp")  # to another card, which is chosen then
+    expect(page.get_by_role("radio", name="notes")).to_be_checked()
+
+
+def test_a_model_of_the_hub_is_downloaded_before_the_page(
+    tab, serving, tiny_folder, text_folder, tmp_path
+):
+    with hub_server.Server() as hub:
+        files = {
+            file.name: Stored(file.read_bytes(), file.suffix == ".safetensors")
+            for file in tiny_folder().iterdir()
+        }
+        hub.store.create("ann/tiny", "ann").commit("main", "ann", "a", "", files)
+        slow = hub_server.Fault("GET /ann/tiny/resolve/.*safetensors", "stall")
+        slow.seconds = 5.0
+        hub.faults.append(slow)
+        address = serving(
+            *("tests.app.parrot_page", tmp_path, 0),
+            HF_ENDPOINT=hub.url,
+            HF_HUB_CACHE=str(tmp_path / "cache"),
+            HF_HUB_DISABLE_XET="1",
+        )
+        page = tab(address)
+        check(page, text_folder)
+        page.locator("#to-model:enabled").click()
+        page.locator("#base label.selected").wait_for()
+        page.locator("#another > button").click()
+        page.locator("#named-model input, #named-model textarea").fill("ann/tiny")
+        page.locator("#find-model").click()
+        card = page.locator("#base label.selected")
+        expect(card).to_contain_text("to download")
+        page.locator("#to-learn").click()
+        toast = page.locator(".toast-body")
+        expect(toast).to_contain_text("is not here yet")
+        toast.get_by_role("button", name="Download it").click()
+        bar = page.locator("#fetching progress")
+        expect(bar).to_be_visible()
+        expect(page.locator("#fetching")).to_contain_text("of tiny")
+        expect(page.locator("#cancel-fetch")).to_be_visible()
+        expect(card).to_contain_text("On this machine", timeout=60_000)
+        expect(page.locator("#fetching")).to_contain_text("tiny is here.")
+        expect(page.locator("#fetch")).to_be_hidden()
+        page.locator("#to-learn").click()
+        expect(page.locator("#plan label.selected")).to_contain_text("Normal")
 
 
 def test_a_training_that_is_there_is_shown_and_asked(tab, parrot):

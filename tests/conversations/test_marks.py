@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from comigs_mlx.conversations.markdown import blocks, units
 from comigs_mlx.conversations.marks import (
     DEAD_ZONE,
+    Growing,
     Piece,
     lean,
     leans,
@@ -59,6 +60,33 @@ def test_blanks_at_the_beginning_join_what_follows():
 def test_a_blank_says_nothing_of_who_spoke():
     tokens = [said("a", 10_000), said("\n", 0), said("", 0), said("é", 5_000)]
     assert leans(tokens, pieces(tokens), EXPERTS) == [1.0, -0.5]
+
+
+WORDS = st.sampled_from(["a", " b", "", "\n", " ", "é", "cd"])
+
+
+@given(st.lists(st.tuples(WORDS, st.integers(0, 10_000)), max_size=30), st.data())
+@settings(deadline=None)
+def test_an_answer_that_grows_has_the_pieces_and_leans_of_its_tokens(told, data):
+    tokens = [said(text, mine, 5_000) for text, mine in told]
+    growing, at = Growing(EXPERTS), 0
+    while at < len(tokens):  # as a page asks: after some tokens each time
+        at += data.draw(st.integers(1, 4))
+        heard = tokens[:at]
+        found, leaning = growing.follow(heard)
+        assert found == pieces(heard)
+        assert leaning == leans(heard, pieces(heard), EXPERTS)
+
+
+def test_no_lean_of_an_answer_that_grows_is_found_twice(monkeypatch):
+    from comigs_mlx.conversations import marks
+
+    asked, one = [], marks.lean
+    monkeypatch.setattr(marks, "lean", lambda *given: asked.append(1) or one(*given))
+    growing, tokens = Growing(EXPERTS), [said("a", i) for i in range(50)]
+    for at in range(1, 51):
+        growing.follow(tokens[:at])
+    assert len(asked) == 50
 
 
 def test_the_lean_is_the_mean_of_all_layers_or_one():

@@ -182,6 +182,9 @@ def test_the_line_under_an_answer_says_what_one_would_not_expect():
     odd.end()
     for part in ("nothing was said", "stopped", "its 2 oldest", "no chat template"):
         assert part in odd.remark
+    waits = Answer(left_out=2, waits=True)
+    waits.end()
+    assert waits.remark == ""  # the page asks above the message
     cut = Answer(count=3, finish="length")
     cut.end()
     assert "go on" in cut.remark
@@ -194,6 +197,7 @@ def test_the_line_under_an_answer_says_what_one_would_not_expect():
         {"experts": [1]},
         {"problem": 0},
         {"left_out": "many"},
+        {"waits": 1},
         {"share": float("nan")},
         {"rating": 5},
         {"settings": []},

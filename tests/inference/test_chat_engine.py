@@ -84,6 +84,25 @@ def turn(tokens, words="and then"):
 
 
 class TestLean:
+    def test_is_found_and_kept_as_by_the_command(self, engine, runs, tmp_path):
+        mine = shutil.copytree(runs[0], tmp_path / "mine")
+        told = []
+        kept = engine.calibrate_lean(engine.choose(mine), listen=told.append)
+        ours = (mine / lean.FILE).read_text()
+        shares = [one.done / one.total for one in told if one.what == "scoring"]
+        assert shares == sorted(shares)
+        assert 0.3 < shares[-1] <= 1.0
+        evaluate.main(["--run", str(mine), "--calibrate-lean"])
+        assert (mine / lean.FILE).read_text() == ours
+        assert lean.read(mine / lean.FILE) == kept
+
+    def test_a_search_that_is_stopped_keeps_nothing(self, engine, runs, tmp_path):
+        mine = shutil.copytree(runs[0], tmp_path / "mine")
+        info, parts = engine.choose(mine), []
+        with pytest.raises(Stopped):
+            engine.calibrate_lean(info, lambda: len(parts) > 2, parts.append)
+        assert not (mine / lean.FILE).exists()
+
     def test_is_that_of_the_settings_or_of_the_run(self, engine, runs, tmp_path):
         """Also where it is calibrated while the run is open, and changed again."""
         mine = shutil.copytree(runs[0], tmp_path / "mine")
@@ -415,9 +434,11 @@ class TestReply:
         (left_out,) = {one.left_out for one in told}
         assert left_out > 0
         assert left_out % 2 == 0
+        assert engine.left_out(said, Settings(max_tokens=12)) == left_out
         assert same_as(tokens, generation(runs[0], said[left_out:]))
         spoken(engine, said[:3], listen=told.append)
         assert told[-1].left_out == 0
+        assert engine.left_out(said[:3], Settings(max_tokens=12)) == 0
 
     def test_a_turn_that_was_stopped_does_not_end_the_conversation(self, engine, runs):
         """Templates of Gemma's kind want roles that alternate."""

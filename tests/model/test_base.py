@@ -17,8 +17,9 @@ from mlx_lm.models.llama import Model, ModelArgs
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from comigs_mlx.errors import ModelError
-from comigs_mlx.model import base, demo
+from comigs_mlx.model import base, demo, float_base
 from comigs_mlx.model.base import fingerprint, load_base
+from comigs_mlx.platform import switch
 
 CONFIG = {
     "model_type": "llama",
@@ -84,10 +85,51 @@ def test_loaded_base_is_the_saved_model_frozen_in_evaluation_mode(folder, model)
     assert loaded.config["rope_theta"] == 10000
 
 
-def test_quantised_base_stays_quantised(tmp_path, model):
+def four_bits(folder, model):
     nn.quantize(model, group_size=32, bits=4)
     config = {**CONFIG, "quantization": {"group_size": 32, "bits": 4}}
-    loaded = load_base(str(write_model(tmp_path / "4bit", model, config)))
+    return str(write_model(folder, model, config))
+
+
+def test_quantised_base_stays_quantised_where_that_is_fast(
+    tmp_path, model, monkeypatch
+):
+    monkeypatch.setattr(switch, "float32_is_faster", lambda: False)
+    loaded = load_base(four_bits(tmp_path / "4bit", model))
+    assert isinstance(loaded.model.layers[0].mlp.up_proj, nn.QuantizedLinear)
+    assert (loaded.widened, loaded.dtype) == (None, mx.float32)
+
+
+@pytest.mark.parametrize("bits", [None, 4])
+def test_base_of_few_bits_is_the_same_base_where_it_computes_in_float32(
+    tmp_path, model, monkeypatch, bits
+):
+    model.set_dtype(mx.float16)
+    if bits is None:
+        place = str(write_model(tmp_path / "half", model))
+    else:
+        place = four_bits(tmp_path / "4bit", model)
+    monkeypatch.setattr(switch, "float32_is_faster", lambda: False)
+    plain = load_base(place)
+    monkeypatch.setattr(switch, "float32_is_faster", lambda: True)
+    wide = load_base(place)
+    assert wide.fingerprint() == plain.fingerprint()
+    assert wide.dtype == plain.dtype == mx.float16
+    assert wide.model(mx.array([[1, 2]])).dtype == mx.float32
+    assert not tree_flatten(wide.model.trainable_parameters())
+    assert not wide.model.training
+    assert wide.tables == plain.tables
+
+
+def test_a_base_without_room_for_float32_says_that_it_is_slower(
+    tmp_path, model, monkeypatch
+):
+    place = four_bits(tmp_path / "4bit", model)
+    monkeypatch.setattr(switch, "float32_is_faster", lambda: True)
+    monkeypatch.setattr(float_base, "KEPT_SHARE", 0)
+    told = []
+    loaded = load_base(place, told.append)
+    assert "unpacked each time" in told[-1]
     assert isinstance(loaded.model.layers[0].mlp.up_proj, nn.QuantizedLinear)
 
 

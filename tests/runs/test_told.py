@@ -8,6 +8,7 @@ import pytest
 
 import app
 import comigs_mlx
+from comigs_mlx.errors import DataError
 from comigs_mlx.messages import Note
 from comigs_mlx.runs import told
 
@@ -45,6 +46,7 @@ def test_notes_are_kept_as_they_come_and_everything_is_said(file, tmp_path):
     ("error", "problem"),
     [
         (ValueError("no such model"), "no such model"),
+        (DataError("no such folder"), "no such folder"),
         (ZeroDivisionError("a bug"), None),
         (KeyboardInterrupt(), None),
     ],
@@ -52,7 +54,8 @@ def test_notes_are_kept_as_they_come_and_everything_is_said(file, tmp_path):
 def test_what_was_wrong_is_told(file, tmp_path, error, problem):
     with pytest.raises(type(error)), told.telling(print, explain):
         raise error
-    assert told.read(tmp_path) == told.Told(done=False, problem=problem)
+    about = "text" if isinstance(error, DataError) else ""
+    assert told.read(tmp_path) == told.Told(done=False, problem=problem, kind=about)
 
 
 def test_who_was_started_by_nobody_writes_nothing(tmp_path, monkeypatch):

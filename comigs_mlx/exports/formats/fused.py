@@ -46,11 +46,8 @@ TOKENIZER = (
 
 def usual_dtype(base: Base) -> str:
     """Return the type of the base's own weights, or what they were quantised from."""
-    for array in params.flatten(base.model.parameters()).values():
-        name = str(array.dtype).rpartition(".")[2]
-        if name in DTYPES:
-            return name
-    return "float32"
+    name = str(base.dtype).rpartition(".")[2]
+    return name if name in DTYPES else "float32"
 
 
 def check(job: Job) -> None:

@@ -27,9 +27,13 @@ class Moved(FederationError):
     again.
     """
 
+    kind = "moved"
+
 
 class NotThere(FederationError):
     """The error for a repository, branch or file that is missing or hidden from us."""
+
+    kind = "nowhere"
 
 
 class NotAllowed(FederationError):
@@ -50,6 +54,8 @@ class Unreachable(FederationError):
         passing: Whether trying again soon makes sense.
         maybe_done: Whether the request may have been carried out all the same.
     """
+
+    kind = "unreachable"
 
     def __init__(
         self,

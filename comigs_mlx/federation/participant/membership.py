@@ -41,6 +41,8 @@ class Misfit(FederationError):
         problems: A sentence for each thing that differs.
     """
 
+    kind = "misfit"
+
     def __init__(self, problems: list[str]):
         super().__init__(f"this run does not fit the federation: {'; '.join(problems)}")
         self.problems = problems

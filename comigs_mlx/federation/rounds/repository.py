@@ -40,6 +40,8 @@ from comigs_mlx.federation.rounds.verification import FederationState, Trust
 class NotFounded(FederationError):
     """The error of a repository or folder in which there is no federation."""
 
+    kind = "nowhere"
+
 
 @dataclass(frozen=True, eq=False)
 class Federation(FederationState):
