@@ -76,7 +76,7 @@ def one_line(ended):
     return last
 
 
-def test_two_processes_train_as_one_and_one_goes_on(options, trained, tmp_path):
+def test_two_processes_train_as_one(options, trained, tmp_path):
     first, *others = ranks.run(tmp_path, *[program(options)] * 2)
     assert first[:2] == (0, f"{options['run']}\n"), first
     quiet_end(*others)
