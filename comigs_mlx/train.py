@@ -19,6 +19,7 @@ from comigs_mlx.options import TrainConfig, train_config
 from comigs_mlx.platform import cpu
 
 if TYPE_CHECKING:
+    from comigs_mlx.federation.participant.training import Connection
     from comigs_mlx.runs.progress import ProgressFile
     from comigs_mlx.runs.session import Session
     from comigs_mlx.training.records import Exchanged, Pause, Report
@@ -30,16 +31,23 @@ NOTIFY_SECONDS = 60.0
 """A training that took no longer has ended before its user's eyes."""
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Read the configuration, train, and print where the run is."""
+def main(argv: Sequence[str] | None = None, through: Connection | None = None) -> None:
+    """Read the configuration, train, and print where the run is.
+
+    Args:
+        argv: Arguments; by default those of the process.
+        through: How the federation is reached; None opens what `--federation` names.
+    """
     from comigs_mlx.runs.told import telling
 
     with telling(command.say, command.explain) as say:
-        folder = _trained(argv, say)
+        folder = _trained(argv, say, through)
     command.show(str(folder))
 
 
-def _trained(argv: Sequence[str] | None, say: Say) -> Path:
+def _trained(
+    argv: Sequence[str] | None, say: Say, through: Connection | None = None
+) -> Path:
     """Train as the flags say; the run's folder."""
     config = train_config(argv)
     from comigs_mlx.runs.place import Place
@@ -54,10 +62,15 @@ def _trained(argv: Sequence[str] | None, say: Say) -> Path:
     check_installed(config.report_to)
     flags = given(TrainConfig, "comigs_mlx.train", argv)
     with awake(config.mac.caffeinate, say), _notifying(config):
-        return _persistently(config, flags, say)
+        return _persistently(config, flags, say, through)
 
 
-def _persistently(config: TrainConfig, flags: Collection[str], say: Say) -> Path:
+def _persistently(
+    config: TrainConfig,
+    flags: Collection[str],
+    say: Say,
+    through: Connection | None = None,
+) -> Path:
     """Train, and go on from the last save where macOS ended the work on the GPU.
 
     MLX raises what Metal reports at a later call (mlx pull request 3523), after which
@@ -68,7 +81,7 @@ def _persistently(config: TrainConfig, flags: Collection[str], say: Say) -> Path
 
     for left in range(config.mac.retries, -1, -1):
         try:
-            return _once(config, flags, say)
+            return _once(config, flags, say, through)
         except RuntimeError as error:
             begun = Place(config.folder).config.is_file()
             if not (left and begun and is_gpu_watchdog(error)):
@@ -81,12 +94,17 @@ def _persistently(config: TrainConfig, flags: Collection[str], say: Say) -> Path
     raise AssertionError("the last try returns or raises")
 
 
-def _once(config: TrainConfig, flags: Collection[str], say: Say) -> Path:
+def _once(
+    config: TrainConfig,
+    flags: Collection[str],
+    say: Say,
+    through: Connection | None = None,
+) -> Path:
     """Open the run and train it to its end."""
     from comigs_mlx.runs.session import session
 
     if config.sharing.federation is not None:
-        return _shared(config, flags, say).folder.path
+        return _shared(config, flags, say, through).folder.path
     with session(config, say) as opened:
         _introduce(opened, say)
         _train(config, opened, opened.run, opened.trainer.steps_left)
@@ -118,16 +136,23 @@ def _notify(config: TrainConfig, state: str) -> None:
         notification.show(config.folder.absolute().name, state)
 
 
-def _shared(config: TrainConfig, flags: Collection[str], say: Say) -> Session:
+def _shared(
+    config: TrainConfig,
+    flags: Collection[str],
+    say: Say,
+    through: Connection | None = None,
+) -> Session:
     """Train in a federation."""
     from comigs_mlx.federation.exchanges.open import open_exchange
     from comigs_mlx.federation.participant.join import join
-    from comigs_mlx.federation.participant.training import Participation
+    from comigs_mlx.federation.participant.training import Connection, Participation
     from comigs_mlx.runs.session import session
 
     assert config.sharing.federation is not None
     uri = config.sharing.federation
-    exchange = open_exchange(uri, patience=PATIENCE, say=say)
+    if through is None:
+        through = Connection(open_exchange(uri, patience=PATIENCE, say=say))
+    exchange = through.exchange
     # Accepted is what is there now: resumed, the run must not go on accepting.
     accept, sharing = config.sharing.trust, config.sharing
     sharing = dataclasses.replace(sharing, trust=False)
@@ -135,7 +160,7 @@ def _shared(config: TrainConfig, flags: Collection[str], say: Say) -> Session:
     config, check = join(config, flags, exchange)
     with session(config, say, check) as opened:
         _introduce(opened, say)
-        part = Participation(exchange, opened, config, say, accept)
+        part = Participation(exchange, opened, config, say, accept, through.meeting)
         _train(config, opened, part.run, part.steps_left)
     return opened
 
