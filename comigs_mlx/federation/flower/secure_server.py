@@ -54,7 +54,7 @@ class SecureServer:
         """Answer the ServerApp.
 
         Raises:
-            FederationError: If a round cannot be closed, or takes too long.
+            FederationError: If a round has failed too often, or takes too long.
         """
         if asked.kind == "round":
             return self._begin([str(node) for node in asked.about["nodes"]])
@@ -102,18 +102,16 @@ class SecureServer:
         federation = repository.current(self.exchange)
         mean = np.frombuffer(asked.files["mean"], np.float32)
         nodes = [int(node) for node in asked.about["nodes"]]
+        number = federation.open_round
         try:
             prepared = secure.contributed(self.exchange, federation, mean, nodes)
+            submit.contribute(self.exchange, federation, prepared)
+            now = repository.current(self.exchange)
+            if not closing.close_if_due(self.exchange, now, time.time(), len(nodes)):
+                raise FederationError("the checks of the federation refuse the mean")
         except FederationError as error:
-            self.say(f"round {federation.open_round} begins again: {error}")
+            self.say(f"round {number} begins again: {error}")
             return Packet({"kind": "again"})
-        submit.contribute(self.exchange, federation, prepared)
-        now = repository.current(self.exchange)
-        if closing.close_if_due(self.exchange, now, time.time(), len(nodes)) is None:
-            raise FederationError(
-                f"the mean of round {federation.open_round} is refused by the checks "
-                "of the federation: look at sync status"
-            )
-        self.say(f"round {federation.open_round} is closed: the mean of {len(nodes)}")
+        self.say(f"round {number} is closed: the mean of {len(nodes)}")
         self._mean, self._began, self._attempts = mean, self.clock(), 0
         return Packet({"kind": "closed"})

@@ -17,7 +17,7 @@ from comigs_mlx.federation.formats.contribution import (
     Contribution,
     Prepared,
 )
-from comigs_mlx.federation.formats.manifest import MANIFEST_BYTES, PARTICIPANT
+from comigs_mlx.federation.formats.manifest import PARTICIPANT
 from comigs_mlx.federation.formats.tensor_source import Arrays
 from comigs_mlx.federation.rounds import attribution, checks, repository, submit
 from comigs_mlx.federation.rounds.attribution import FOLDER
@@ -67,7 +67,7 @@ def _many(files: Mapping[str, File]) -> bool:
 
 def most_bytes(federation: Federation) -> int:
     """Return the most bytes that a participant's answer may have."""
-    return federation.manifest.max_bytes + METADATA_BYTES + MANIFEST_BYTES
+    return federation.manifest.max_bytes + 2 * METADATA_BYTES  # its header, and ours
 
 
 @dataclass
