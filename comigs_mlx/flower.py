@@ -63,7 +63,9 @@ def _client(flags: Sequence[str]) -> None:
     _explain(config.mode)
     exchange = ServedExchange(f"flower://{config.superlink}", config.patience)
     with answering(exchange, config.mode, command.say) as (folder, through):
-        with processes.supernode(link, folder, key, _log(config.log, folder)) as node:
+        given = link, folder, key, _log(config.log, folder)
+        start = lambda: processes.supernode(*given)
+        with processes.KeptRunning(start, command.say) as node:
             exchange.check = node.check
             train.main([*others, *_waiting(others, exchange.uri)], through)
 

@@ -160,7 +160,7 @@ def _shared(
     config, check = join(config, flags, exchange)
     with session(config, say, check) as opened:
         _introduce(opened, say)
-        part = Participation(exchange, opened, config, say, accept, through.meeting)
+        part = Participation(exchange, opened, config, say, accept, through.round_end)
         _train(config, opened, part.run, part.steps_left)
     return opened
 

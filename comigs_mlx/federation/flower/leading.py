@@ -15,7 +15,7 @@ from comigs_mlx.federation.flower.packet import Packet, pack, receive, send, unp
 from comigs_mlx.federation.flower.secure_server import SecureServer
 from comigs_mlx.federation.flower.server import Answer, Limits, Server
 
-START_SECONDS = 120.0
+START_SECONDS = 300.0
 """How long the ServerApp may take to connect to this process."""
 
 CARRY_SECONDS = 600.0

@@ -11,7 +11,7 @@ from comigs_mlx.federation.exchanges.base import Exchange, Say
 from comigs_mlx.federation.flower.local import Answering, private_folder
 from comigs_mlx.federation.flower.resident import Mode, Resident
 from comigs_mlx.federation.flower.served import ServedExchange
-from comigs_mlx.federation.participant.training import Connection, Meeting
+from comigs_mlx.federation.participant.training import Connection, RoundEnd
 from comigs_mlx.federation.rounds.repository import Federation
 
 LAST_SECONDS = 10.0
@@ -37,12 +37,12 @@ def answering(
     Yields:
         The private folder with the socket, and the connection to train through.
     """
-    meeting = Meeting(by_the_server, exchange.pause, lambda: exchange.over)
+    round_end = RoundEnd(by_the_server, exchange.pause, lambda: exchange.over)
     resident = Resident(exchange, mode, say)
     with private_folder() as folder:
         answers = Answering(folder, resident.reply)
         answers.start()
         try:
-            yield folder, Connection(exchange, meeting)
+            yield folder, Connection(exchange, round_end)
         finally:
             answers.stop(LAST_SECONDS)

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from comigs_mlx.environment import NO_TELEMETRY, VERSION
 from comigs_mlx.errors import FederationError
+from comigs_mlx.federation.exchanges.base import Say
 from comigs_mlx.federation.flower import local
+from comigs_mlx.federation.formats.strict_json import visible
 
 SHIMMED = {"flwr-clientapp": "comigs_mlx.federation.flower.client_process"}
 REFUSED = [
@@ -31,7 +35,23 @@ REFUSED = [
 LINK = "comigs"
 """The name of the SuperLink in Flower's own configuration."""
 
-START_SECONDS, END_SECONDS = 60.0, 15.0
+START_SECONDS, END_SECONDS = 180.0, 15.0
+
+LOOK_SECONDS = 1.0
+AGAIN_SECONDS, MOST_AGAIN_SECONDS = 2.0, 30.0
+"""The pause before a program that has ended is started again; it doubles each time."""
+
+STEADY_SECONDS, MOST_FAILURES = 60.0, 8
+"""A program that ends so often, each time within so many seconds, is given up.
+
+A SuperLink takes a key again only when the SuperNode that had it has been silent for 60
+seconds, so that one that was killed fails a few times first.
+"""
+
+LAST_LINES = 30
+"""How far back in a log an error counts as the reason for an end."""
+
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 APP = f"""\
 [build-system]
@@ -84,7 +104,7 @@ class Running:
     """
 
     def __init__(self, argv: Sequence[str], env: Mapping[str, str], log: Path):
-        self.name, self.log = argv[0], log
+        self.name, self.log = _name(argv), log
         supervised = [sys.executable, "-m", "comigs_mlx.federation.flower.supervised"]
         with log.open("ab") as output:
             self._process = subprocess.Popen(
@@ -111,6 +131,56 @@ class Running:
             raise FederationError(
                 f"{self.name} has ended ({status}): {last_line(self.log)}"
             )
+
+
+class KeptRunning:
+    """A program that is started again when it ends, for the time of a block.
+
+    Args:
+        start: Starts it.
+        say: It is told that it has ended.
+    """
+
+    def __init__(self, start: Callable[[], Running], say: Say):
+        self._start, self._say = start, say
+        self._over, self._failed = threading.Event(), 0
+        self._problem: FederationError | None = None
+        self._thread = threading.Thread(target=self._keep, daemon=True)
+
+    def __enter__(self) -> KeptRunning:
+        self._running, self._since = self._start(), time.monotonic()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._over.set()
+        self._thread.join()
+        self._running.__exit__(*raised)
+
+    def check(self) -> None:
+        """Raise `FederationError` if it ends again and again, and is given up."""
+        if self._problem is not None:
+            raise self._problem
+
+    def _keep(self) -> None:
+        while self._problem is None and not self._over.wait(LOOK_SECONDS):
+            try:
+                self._running.check()
+            except FederationError as error:
+                self._start_again(error)
+
+    def _start_again(self, error: FederationError) -> None:
+        lived = time.monotonic() - self._since
+        self._failed = 1 if lived > STEADY_SECONDS else self._failed + 1
+        if self._failed > MOST_FAILURES:
+            self._problem = error
+            self._say(f"{error}; given up after {self._failed} times")
+            return
+        self._say(f"{error}; it is started again")
+        self._running.__exit__()
+        pause = min(AGAIN_SECONDS * 2 ** (self._failed - 1), MOST_AGAIN_SECONDS)
+        if not self._over.wait(pause):
+            self._running, self._since = self._start(), time.monotonic()
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -175,7 +245,8 @@ def superlink(
     names = ("--ssl-certfile", "--ssl-keyfile", "--ssl-ca-certfile")
     files = [word for pair in zip(names, map(str, tls), strict=False) for word in pair]
     argv = [
-        "flower-superlink",
+        sys.executable,
+        *["-m", "comigs_mlx.federation.flower.link_process"],
         *["--host", host, "--port", port],
         *(files or ["--insecure"]),
         "--disable-runtime-dependency-installation",
@@ -242,11 +313,17 @@ def _flwr(link: Link, folder: Path, *arguments: str) -> None:
     elif certificates:
         lines.append(f'root-certificates = "{certificates}"')
     (home / "config.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    done = subprocess.run(
-        ["flwr", *arguments],
-        env=environment(folder), capture_output=True, text=True,
-        timeout=START_SECONDS, stdin=subprocess.DEVNULL, check=False,
-    )  # fmt: skip
+    argv, env = ["flwr", *arguments], environment(folder)
+    try:
+        done = subprocess.run(
+            argv, env=env, capture_output=True, text=True, timeout=START_SECONDS,
+            stdin=subprocess.DEVNULL, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise FederationError(
+            f"flwr {arguments[0]} has not answered within {START_SECONDS:.0f} s: is "
+            "the machine busy, or does something else listen at this port?"
+        ) from None
     if done.returncode:
         said = [
             line for line in (done.stdout + done.stderr).splitlines() if line.strip()
@@ -254,18 +331,27 @@ def _flwr(link: Link, folder: Path, *arguments: str) -> None:
         raise FederationError(f"flwr {arguments[0]}: {said[-1] if said else 'failed'}")
 
 
+def _name(argv: Sequence[str]) -> str:
+    """Return what to call a program in messages."""
+    return argv[2].rpartition(".")[2] if argv[1:2] == ["-m"] else Path(argv[0]).name
+
+
 def last_line(log: Path) -> str:
-    """Return the last line of a log that is not empty."""
-    with contextlib.suppress(OSError):
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
-    return ""
+    """Return the last line of a log, or the last error if it names one, for people."""
+    try:
+        text = log.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    lines = [line.strip() for line in COLOUR.sub("", text).splitlines()]
+    lines = [line for line in lines if line][-LAST_LINES:]
+    errors = [line for line in lines if "error" in line.lower()]
+    return visible((errors or lines or [""])[-1])[:300]
 
 
 def _shims(folder: Path) -> Path:
     """Make a folder of programs that stand before Flower's own on the path."""
     programs = folder / "bin"
-    programs.mkdir()
+    programs.mkdir(exist_ok=True)
     python = shlex.quote(sys.executable)
     for name, module in SHIMMED.items():
         _program(programs / name, f'exec {python} -m {module} "$@"')

@@ -47,8 +47,8 @@ def _never() -> bool:
 
 
 @dataclass(frozen=True)
-class Meeting:
-    """How a run meets the others; by itself it closes rounds, and looks for news.
+class RoundEnd:
+    """How a round of a run ends: the run closes it, and looks for news.
 
     Attributes:
         close: Closes a round that is due, as `closing.close_if_due` does; nobody but a
@@ -64,16 +64,16 @@ class Meeting:
     over: Stop = _never
 
 
-ALONE = Meeting()
-"""A run that meets the others at a repository."""
+WITHOUT_SERVER = RoundEnd()
+"""How it is at a repository, where nobody leads the rounds."""
 
 
 @dataclass(frozen=True)
 class Connection:
-    """The repository of a federation, and how the run meets the others there."""
+    """The repository of a federation, and how rounds end there."""
 
     exchange: Exchange
-    meeting: Meeting = ALONE
+    round_end: RoundEnd = WITHOUT_SERVER
 
 
 class Participation:
@@ -85,7 +85,7 @@ class Participation:
         config: The configuration; its `sharing.federation` is the exchange's URI.
         say: It is told what is waited for.
         accept: Whether to take what has changed or cannot be verified at the start.
-        meeting: How the run meets the others.
+        round_end: How the rounds of the run end.
     """
 
     def __init__(
@@ -95,9 +95,9 @@ class Participation:
         config: TrainConfig,
         say: Say,
         accept: bool = False,
-        meeting: Meeting = ALONE,
+        round_end: RoundEnd = WITHOUT_SERVER,
     ):
-        self._meeting = meeting
+        self._round_end = round_end
         self._metered = Metered(exchange)
         self.exchange = cast("Exchange", self._metered)
         self.session, self.say = session, say
@@ -139,7 +139,7 @@ class Participation:
                 if not stop():
                     yield from self._or_offline(self._met(stop))
                     yield from self._refreshed()
-                if stop() or self._meeting.over():  # while it waited for the others
+                if stop() or self._round_end.over():  # while it waited for the others
                     break
         if self._refusal is not None:  # told once more, where it is seen
             raise self._refusal
@@ -290,7 +290,7 @@ class Participation:
             now = self._current()
             if now.round.round > opened.round.round:
                 return now
-            closed = self._meeting.close(self.exchange, now, time.time())
+            closed = self._round_end.close(self.exchange, now, time.time())
             left = end - time.monotonic()
             if closed is not None or stop():
                 return closed or now
@@ -301,7 +301,7 @@ class Participation:
                 text = f"waiting for the others, {left:.0f} s at most"
                 self.say(f"round {opened.open_round}: {text}")
                 told = True
-            self._meeting.pause(min(pause, left))
+            self._round_end.pause(min(pause, left))
             pause = min(1.5 * pause, LONGEST_PAUSE)
 
     def _pulled(self, federation: Federation) -> Iterator[Exchanged]:

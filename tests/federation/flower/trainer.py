@@ -1,5 +1,6 @@
-"""`python trainer.py FILE MODE train-flags...`: train, and answer at the socket in FILE.
+"""`python trainer.py FILE MODE train-flags...`: train, and answer at a socket.
 
+FILE is written with the path of the socket.
 It is `flower client` without Flower: who asks at the socket is the server.
 """
 

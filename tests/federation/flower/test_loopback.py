@@ -1,0 +1,214 @@
+"""One SuperLink and three SuperNodes on this machine, as users start them.
+
+It needs flwr, whose packages do not go together with those of the other tests: `make
+test-flower` runs it in an environment of its own.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import tests.federation.flower.certificates as certificates
+import tests.tiny as tiny
+from comigs_mlx import sync
+from comigs_mlx.federation.flower.node_folder import NodeFolder
+from comigs_mlx.federation.flower.processes import free_port
+from comigs_mlx.federation.rounds import repository
+
+if os.environ.get("COMIGS_REQUIRE_FLOWER") != "1":
+    pytest.importorskip("flwr", reason="make test-flower has an environment with flwr")
+
+pytestmark = pytest.mark.flower
+
+ROOT = Path(__file__).parents[3]
+NAMES = ("ann", "ben", "cy")
+PATIENCE = 240.0
+SHAPE = {k: v for k, v in tiny.TRAINING.items() if k not in ("steps", "rank")}
+RESULT = "adapters.safetensors"
+
+
+class Program:
+    """A command that runs; what it says goes to a file."""
+
+    def __init__(self, file, *argv):
+        self.file, env = file, {**os.environ, "PYTHONPATH": str(ROOT)}
+        with file.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", *map(str, argv)],
+                stdout=output, stderr=output, env=env, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+
+    def said(self):
+        return self.file.read_text()
+
+    def wait(self):
+        assert self.process.wait(PATIENCE) == 0, self.said()
+
+    def wait_for(self, text):
+        end = time.monotonic() + PATIENCE
+        while text not in self.said():
+            assert time.monotonic() < end, f"no {text!r} in\n{self.said()}"
+            assert self.process.poll() is None, self.said()
+            time.sleep(0.1)
+
+    def end(self):
+        if self.process.poll() is None:
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(30)
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+def children(pid):
+    """Number -> command line of all processes below a process."""
+    shown = subprocess.run(
+        ["ps", "-eww", "-o", "pid=,ppid=,args="],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    rows = [line.split(None, 2) for line in shown.stdout.splitlines()]
+    found, wanted = {}, {pid}
+    for _ in rows:
+        below = {int(p): a for p, parent, a in rows if int(parent) in wanted}
+        if below.keys() <= found.keys():
+            return found
+        found |= below
+        wanted |= below.keys()
+    return found
+
+
+@pytest.fixture
+def started():
+    programs = []
+
+    def start(*given):
+        programs.append(Program(*given))
+        return programs[-1]
+
+    yield start
+    for program in reversed(programs):
+        program.end()
+
+
+@pytest.fixture
+def pools(tmp_path, tiny_folder):
+    """Two folders with the same new federation."""
+    shape = {"model": tiny_folder(), "rank": 2, "quorum": 3, "encoding": "fp32"}
+    sync.main(["init", *tiny.flags(federation=tmp_path / "pool", **shape)])
+    shutil.copytree(tmp_path / "pool", tmp_path / "folder")
+    return tmp_path / "pool", tmp_path / "folder"
+
+
+@pytest.fixture
+def flags(tmp_path, tiny_folder, text_folder):
+    """(name, folder of runs, rounds) -> the options of its training."""
+
+    def made(name, runs, rounds):
+        given = {"model": tiny_folder(), "data": text_folder, "participant": name}
+        sharing = {"rounds": rounds, "local_steps": 2, "seed": NAMES.index(name)}
+        run = tmp_path / runs / name
+        return tiny.flags(**SHAPE, **given, **sharing, run=run)
+
+    return made
+
+
+@pytest.fixture
+def in_folder(tmp_path, started, flags, pools):
+    """(rounds) -> trainings that exchange through the other folder."""
+    return lambda rounds: [
+        started(
+            tmp_path / f"{name}-folder.txt", "comigs_mlx.train",
+            *flags(name, "alone", rounds), "--federation", pools[1],
+            *tiny.flags(wait=PATIENCE),
+        )
+        for name in NAMES
+    ]  # fmt: skip
+
+
+def test_rounds_equal_those_of_a_folder_though_two_are_killed(
+    tmp_path, started, pools, flags, in_folder
+):
+    """A SuperNode and a trainer get SIGKILL."""
+    rounds, port = 2, free_port()
+    server = started(
+        tmp_path / "server.txt", "comigs_mlx.flower", "server",
+        *tiny.flags(federation=pools[0], rounds=rounds, port=port, wait=PATIENCE),
+        *["--log", tmp_path / "server.log"],
+    )  # fmt: skip
+
+    def client(name, *more):
+        return started(
+            tmp_path / f"{name}.txt", "comigs_mlx.flower", "client",
+            *["--superlink", f"127.0.0.1:{port}", "--log", tmp_path / f"{name}.log"],
+            "--insecure", *flags(name, "runs", rounds), *more,
+        )  # fmt: skip
+
+    server.wait_for("the SuperLink listens")
+    clients = {name: client(name) for name in NAMES}
+    clients["ben"].wait_for("contributed to round 1")
+    nodes = [
+        number
+        for number, line in children(clients["ben"].process.pid).items()
+        if re.search(r"bin/flower-supernode --superlink", line)
+    ]
+    os.kill(max(nodes), signal.SIGKILL)
+    server.wait_for("round 1 is closed: ann, ben, cy")
+    below = children(clients["cy"].process.pid)
+    clients["cy"].process.kill()
+    clients["cy"].process.wait()
+    again = client("cy", "--resume")
+    trainings = in_folder(rounds)
+    for program in [server, clients["ann"], clients["ben"], again, *trainings]:
+        program.wait()
+    assert "round 2 is closed: ann, ben, cy" in server.said()
+    assert "flower-supernode has ended" in clients["ben"].said()
+    assert (pools[0] / RESULT).read_bytes() == (pools[1] / RESULT).read_bytes()
+    assert repository.current(NodeFolder(pools[0])).round.owners == {}
+    alive = {int(line) for line in os.popen("ps -eo pid=").read().split()}
+    assert not alive & below.keys(), "what a killed trainer had started must end"
+
+
+def test_secure_rounds_are_the_mean_up_to_rounding(
+    tmp_path, started, pools, flags, in_folder
+):
+    """With TLS and registered keys."""
+    rounds, port = 1, free_port()
+    tls = certificates.write(tmp_path / "tls", NAMES)
+    server = started(
+        tmp_path / "server.txt", "comigs_mlx.flower", "server",
+        *tiny.flags(federation=pools[0], rounds=rounds, port=port, wait=PATIENCE),
+        *["--mode", "secure", "--log", tmp_path / "server.log"], *tls.server,
+    )  # fmt: skip
+    server.wait_for("the SuperLink listens")
+    clients = [
+        started(
+            tmp_path / f"{name}.txt", "comigs_mlx.flower", "client", *tls.client(name),
+            *["--superlink", f"127.0.0.1:{port}", "--mode", "secure"],
+            *["--log", tmp_path / f"{name}.log"], *flags(name, "runs", rounds),
+        )
+        for name in NAMES
+    ]  # fmt: skip
+    trainings = in_folder(rounds)
+    for program in [server, *clients, *trainings]:
+        program.wait()
+    assert "note: secure mode: the server learns the mean" in server.said()
+    assert "round 1 is closed: the mean of 3" in server.said()
+    found, wanted = (load_file(pool / RESULT) for pool in pools)
+    start = load_file(tmp_path / "runs" / "ann" / "generalist" / RESULT)
+    error = max(np.abs(found[name] - wanted[name]).max() for name in wanted)
+    assert error < 3e-7, f"largest error of the secure mean: {error:.2e}"
+    # The participants have it, and verified it.
+    assert all(np.array_equal(start[name], found[name]) for name in found)
