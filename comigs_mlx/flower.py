@@ -47,6 +47,7 @@ def _usage() -> str:
 def _client(flags: Sequence[str]) -> None:
     """Take part: a SuperNode beside the training."""
     config, others = split(ClientConfig, "comigs_mlx.flower client", flags)
+    _check_others(others)
     command.check_installed("flwr")
     from comigs_mlx import train
     from comigs_mlx.federation.flower import processes
@@ -68,6 +69,14 @@ def _client(flags: Sequence[str]) -> None:
         with processes.KeptRunning(start, command.say) as node:
             exchange.check = node.check
             train.main([*others, *_waiting(others, exchange.uri)], through)
+
+
+def _check_others(others: Sequence[str]) -> None:
+    if any(word.split("=")[0] == "--federation" for word in others):
+        raise ConfigError(
+            "--federation has no effect here: the federation is the server's at "
+            "--superlink; leave it out"
+        )
 
 
 def _waiting(others: Sequence[str], uri: str) -> list[str]:

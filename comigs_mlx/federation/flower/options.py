@@ -114,7 +114,8 @@ class ServerConfig:
     node_keys: str | None = option(
         None,
         "only SuperNodes with one of the public keys in this folder (*.pub); a "
-        "participant's name is bound to the key that first used it",
+        "participant's name is bound to the key that first used it (with --superlink, "
+        "register them there yourself)",
         "FOLDER",
     )
     superlink: str | None = option(

@@ -43,6 +43,8 @@ class Resident:
             return pack(self._answered(unpack(message)))
         except FederationError as error:
             return pack(nothing(str(error)))
+        except Exception as error:  # the next message must find somebody who answers
+            return pack(nothing(f"the trainer has failed: {error!r}"))
 
     def _answered(self, message: Packet) -> Packet:
         if message.kind == "refused":

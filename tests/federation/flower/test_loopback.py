@@ -37,6 +37,47 @@ SHAPE = {k: v for k, v in tiny.TRAINING.items() if k not in ("steps", "rank")}
 RESULT = "adapters.safetensors"
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of starlette's client
+def test_flwr_is_the_version_that_is_changed_here(monkeypatch):
+    """Masks, the app of a SuperNode, and the guard of a SuperLink are ours."""
+    import importlib
+
+    import flwr.supernode.runtime.run_clientapp as runtime
+    from flwr.superlink import extensions
+    from starlette.testclient import TestClient
+
+    from comigs_mlx.federation.flower import (
+        client_app,
+        client_process,
+        link_process,
+        masking,
+    )
+
+    for name in masking.BOTH_SIDES:
+        assert importlib.import_module(name).pseudo_rand_gen is masking.mask
+    ran = []
+    monkeypatch.setattr(runtime, "run_clientapp", lambda **given: ran.append(given))
+    for name in ("install_from_fab", "get_load_client_app_fn"):
+        monkeypatch.setattr(runtime, name, getattr(runtime, name))
+    argv = ["--runtime-api-address", "127.0.0.1:1", "--token", "t", "--insecure"]
+    monkeypatch.setattr(sys, "argv", ["flwr-clientapp", *argv])
+    client_process.main()
+    assert ran[0]["runtime_dependency_install"] is False
+    load = runtime.get_load_client_app_fn(default_app_ref="", multi_app=True)
+    assert load("sent", "by", "a server") is client_app.app
+    assert runtime.install_from_fab(b"sent", skip_prompt=True) is None
+
+    monkeypatch.setattr(extensions, "get_middleware", extensions.get_middleware)
+    monkeypatch.setattr("flwr.superlink.cli.flower_superlink", lambda: None)
+    link_process.main()
+    from flwr.superlink.main import create_app
+
+    with TestClient(create_app()) as client:  # which is no address of this machine
+        assert client.post("/v1/control/start-run").status_code == 403
+        assert client.post("/v1/runtime/acquire-task").status_code == 403
+        assert client.post("/v1/fleet/pull-messages").status_code not in (403, 404)
+
+
 class Program:
     """A command that runs; what it says goes to a file."""
 
@@ -71,23 +112,27 @@ class Program:
             self.process.wait()
 
 
+def rows():
+    """Number, parent's number and command line of all processes."""
+    argv = ["ps", "-eww", "-o", "pid=,ppid=,args="]
+    shown = subprocess.run(argv, capture_output=True, text=True, check=True)
+    return [line.split(None, 2) for line in shown.stdout.splitlines()]
+
+
+def everything():
+    """Number -> command line of all processes."""
+    return {int(number): line for number, _, line in rows()}
+
+
 def children(pid):
     """Number -> command line of all processes below a process."""
-    shown = subprocess.run(
-        ["ps", "-eww", "-o", "pid=,ppid=,args="],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    rows = [line.split(None, 2) for line in shown.stdout.splitlines()]
-    found, wanted = {}, {pid}
-    for _ in rows:
-        below = {int(p): a for p, parent, a in rows if int(parent) in wanted}
+    found, above, all_rows = {}, {pid}, rows()
+    while True:
+        below = {int(n): line for n, parent, line in all_rows if int(parent) in above}
         if below.keys() <= found.keys():
             return found
         found |= below
-        wanted |= below.keys()
-    return found
+        above |= below.keys()
 
 
 @pytest.fixture
@@ -177,8 +222,8 @@ def test_rounds_equal_those_of_a_folder_though_two_are_killed(
     assert "flower-supernode has ended" in clients["ben"].said()
     assert (pools[0] / RESULT).read_bytes() == (pools[1] / RESULT).read_bytes()
     assert repository.current(NodeFolder(pools[0])).round.owners == {}
-    alive = {int(line) for line in os.popen("ps -eo pid=").read().split()}
-    assert not alive & below.keys(), "what a killed trainer had started must end"
+    left = below.items() & everything().items()
+    assert not left, "what a killed trainer had started must end"
 
 
 def test_secure_rounds_are_the_mean_up_to_rounding(

@@ -218,6 +218,10 @@ class TestCommand:
                 "--node-key needs TLS",
             ),
             (["client", "--superlink", "a:1", "--node-key", "k"], "there is no file k"),
+            (
+                ["client", "--superlink", "a:1", "--federation", "f"],
+                "--federation has no effect here",
+            ),
             (["server"], "--federation FOLDER is missing"),
             (["server", "--federation", "f", "--host", "0.0.0.0"], "--insecure inside"),
             (

@@ -214,6 +214,11 @@ class TestResident:
         answer = unpack(resident.reply(b"rubbish"))
         assert answer.about["why"] == "these bytes are no packet of comigs_mlx"
 
+    def test_a_failure_of_the_trainer_is_an_answer(self, pool, served, resident):
+        served.answer = lambda round, seconds: 1 / 0
+        answer = self.ask(resident, packed(pool, mode="plain", seconds=9))
+        assert answer.about["why"].startswith("the trainer has failed: ZeroDivision")
+
     def test_a_refusal_is_said_and_made_visible(self, resident, said):
         why = "not signed \x1b[31m"
         self.ask(resident, Packet({"kind": "refused", "why": why}))
