@@ -110,18 +110,18 @@ def _link(config: ServerConfig, folder: Path) -> Iterator[Link]:
     from comigs_mlx.federation.flower import processes
 
     tls = [_needed("--certificate", file) for file in config.tls]
-    address = config.superlink or f"{config.host}:{config.port}"
-    link = processes.Link(address, not tls, tls[-1] if tls else None)
+    here = processes.reached_at(config.host, config.port)
+    link = processes.Link(config.superlink or here, not tls, tls[-1] if tls else None)
     if config.superlink is not None:
         yield link
         return
-    log, keys = _log(config.log, folder), config.node_keys is not None
-    with processes.superlink(link, folder, tls, keys, log) as running:
-        # Our own commands reach it here; its certificate may hold for its name alone.
+    processes.check_free(link)
+    keys = None if config.node_keys is None else _public_keys(config.node_keys)
+    listening = config.host, config.port, folder, tls, keys is not None
+    with processes.superlink(*listening, _log(config.log, folder)) as running:
         processes.await_port(link, running)
-        if config.node_keys is not None:
-            processes.register(link, folder, _public_keys(config.node_keys))
-        command.say(f"the SuperLink listens at {address}")
+        processes.register(link, folder, keys or [])
+        command.say(f"the SuperLink listens at {config.host}:{config.port}")
         yield link
 
 

@@ -229,30 +229,47 @@ def supernode(link: Link, folder: Path, key: Path | None, log: Path) -> Running:
 
 
 def superlink(
-    link: Link, folder: Path, tls: Sequence[Path], keys: bool, log: Path
+    host: str, port: int, folder: Path, tls: Sequence[Path], keys: bool, log: Path
 ) -> Running:
     """Start a SuperLink.
 
     Args:
-        link: Where it listens.
+        host: The address that it listens at.
+        port: The port that it listens at.
         folder: The private folder of the server's process.
         tls: Its certificate, its private key and the certificates to check it by; none
             without TLS.
         keys: Whether only SuperNodes with a registered key may connect.
         log: The file that takes what it prints.
     """
-    host, _, port = link.address.rpartition(":")
     names = ("--ssl-certfile", "--ssl-keyfile", "--ssl-ca-certfile")
     files = [word for pair in zip(names, map(str, tls), strict=False) for word in pair]
     argv = [
         sys.executable,
         *["-m", "comigs_mlx.federation.flower.link_process"],
-        *["--host", host, "--port", port],
+        *["--host", host, "--port", str(port)],
         *(files or ["--insecure"]),
         "--disable-runtime-dependency-installation",
         *(["--enable-supernode-auth"] if keys else []),
     ]
     return Running(argv, environment(folder), log)
+
+
+def reached_at(host: str, port: int) -> str:
+    """Return where this machine reaches what listens at `host` and `port`."""
+    anywhere = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
+    return f"{anywhere.get(host, host)}:{port}"
+
+
+def check_free(link: Link) -> None:
+    """Raise `FederationError` if something listens at an address already."""
+    host, _, port = link.address.rpartition(":")
+    with contextlib.suppress(OSError):
+        socket.create_connection((host.strip("[]"), int(port)), 5.0).close()
+        raise FederationError(
+            f"something listens at {link.address} already: choose another --port, or "
+            "say --superlink if it is a SuperLink of yours"
+        )
 
 
 def await_port(link: Link, running: Running) -> None:
@@ -266,7 +283,7 @@ def await_port(link: Link, running: Running) -> None:
     while time.monotonic() < end:
         running.check()
         with contextlib.suppress(OSError):
-            socket.create_connection((host, int(port)), 1.0).close()
+            socket.create_connection((host.strip("[]"), int(port)), 1.0).close()
             return
         time.sleep(0.2)
     raise FederationError(

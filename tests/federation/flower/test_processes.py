@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -147,7 +148,7 @@ def test_no_program_installs_reports_or_looks_for_updates(tmp_path):
     link = Link("127.0.0.1:8000", True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(processes, "Running", Recorded)
-        processes.superlink(link, tmp_path, [], False, tmp_path / "log")
+        processes.superlink("0.0.0.0", 1, tmp_path, [], False, tmp_path / "log")
         processes.supernode(link, tmp_path, None, tmp_path / "log")
     (link_argv, _), (node_argv, node_env) = started
     assert "--disable-runtime-dependency-installation" in link_argv
@@ -159,6 +160,16 @@ def test_no_program_installs_reports_or_looks_for_updates(tmp_path):
     for name in processes.REFUSED:
         done = subprocess.run([programs / name], capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (1, f"{name} is not run here\n")
+
+
+def test_a_port_that_is_taken_is_said_before_anything_is_started():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        link = Link(processes.reached_at("0.0.0.0", taken.getsockname()[1]), True)
+        with pytest.raises(FederationError, match="listens at 127.0.0.1:.* already"):
+            processes.check_free(link)
+    processes.check_free(link)
 
 
 class TestSockets:
