@@ -98,9 +98,10 @@ class Server:
 
     def __post_init__(self) -> None:
         self._door = Door(self.exchange)
-        self._asked: dict[int, float] = {}  # node -> when it was asked
+        self._asked: set[int] = set()  # nodes whose answer has not come yet
         self._quiet: dict[int, float] = {}  # node -> not before then
         self._given: dict[int, int] = {}  # node -> the round that it is done with
+        self._told: set[int] = set()  # nodes whose answer is to a refusal
         self._known: set[int] = set()
 
     def run(self, rounds: int) -> None:
@@ -156,12 +157,15 @@ class Server:
             free = node not in self._asked and self._quiet.get(node, now) <= now
             if free and self._given.get(node) != number:
                 self.grid.ask(node, message, self.limits.answer)
-                self._asked[node] = now
+                self._asked.add(node)
 
     def _take(self, federation: Federation, answer: Answer) -> None:
         """Take one answer; nothing that it holds ends the server."""
         node = answer.node
-        self._asked.pop(node, None)
+        self._asked.discard(node)
+        if node in self._told:
+            self._told.discard(node)
+            return
         if answer.content is None:
             self._later(node, answer.error)
             return
@@ -196,7 +200,8 @@ class Server:
         self._given[node] = federation.open_round
         told = pack(Packet({"kind": "refused", "why": why}))
         self.grid.ask(node, told, FAREWELL_SECONDS)
-        self._asked[node] = self.clock()
+        self._asked.add(node)
+        self._told.add(node)
 
     def _message(self, federation: Federation, **more: Any) -> bytes:
         about = {"mode": "plain", "seconds": self.limits.answer, **more}
@@ -206,7 +211,7 @@ class Server:
         """Bring a last message to everybody who is connected, within bounds."""
         end = self.clock() + FAREWELL_SECONDS
         waiting: set[int] = set()
-        for node in self.grid.nodes().keys() - self._asked.keys():
+        for node in self.grid.nodes().keys() - self._asked:
             self.grid.ask(node, message, FAREWELL_SECONDS)
             waiting.add(node)
         while waiting and self.clock() < end:

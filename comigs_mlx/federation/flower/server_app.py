@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,12 +20,15 @@ QUERY = "query"
 SERVER_BYTES = 2**34
 """The most bytes of a packet between two processes of the server."""
 
+LOOK_SECONDS = 1.0
+
 app = ServerApp()
 
 
 @app.main()  # type: ignore[untyped-decorator,unused-ignore]
 def main(grid: Grid, context: Context) -> None:
     """Serve the process at the other end of the socket until it ends."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     with local.connect(str(context.run_config["socket"])) as connection:
         mode = unpack(receive(connection, SERVER_BYTES))
         if mode.kind == "secure":
@@ -31,6 +37,14 @@ def main(grid: Grid, context: Context) -> None:
         carrier = Carrier(grid)
         while (asked := unpack(receive(connection, SERVER_BYTES))).kind != "end":
             send(connection, pack(carrier.do(asked)))
+
+
+def _end_with_parent() -> None:
+    """End this process when the SuperLink's has ended, which would leave it behind."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        time.sleep(LOOK_SECONDS)
+    os._exit(1)
 
 
 def _ask(connection: Any, packet: Packet) -> Packet:

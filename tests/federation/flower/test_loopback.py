@@ -211,7 +211,7 @@ def test_rounds_equal_those_of_a_folder_though_two_are_killed(
     ]
     os.kill(max(nodes), signal.SIGKILL)
     server.wait_for("round 1 is closed: ann, ben, cy")
-    below = children(clients["cy"].process.pid)
+    below = children(clients["cy"].process.pid) | children(server.process.pid)
     clients["cy"].process.kill()
     clients["cy"].process.wait()
     again = client("cy", "--resume")
@@ -222,8 +222,10 @@ def test_rounds_equal_those_of_a_folder_though_two_are_killed(
     assert "flower-supernode has ended" in clients["ben"].said()
     assert (pools[0] / RESULT).read_bytes() == (pools[1] / RESULT).read_bytes()
     assert repository.current(NodeFolder(pools[0])).round.owners == {}
-    left = below.items() & everything().items()
-    assert not left, "what a killed trainer had started must end"
+    end = time.monotonic() + 30
+    while left := below.items() & everything().items():
+        assert time.monotonic() < end, f"left behind: {left}"
+        time.sleep(0.5)
 
 
 def test_secure_rounds_are_the_mean_up_to_rounding(

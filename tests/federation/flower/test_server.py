@@ -211,6 +211,14 @@ class TestRefused:
         assert said[-1] == "round 1 is closed: ann, ben"
 
 
+def test_who_is_refused_is_not_asked_again_in_the_round(pool, lead):
+    folder, grid = pool(quorum=2), Grid(nodes(("ann",)))
+    grid.by_number[5] = lambda content: b"rubbish"
+    said = lead(folder, grid)
+    assert sum("node 5 is refused" in line for line in said) == 1
+    assert [p.kind for node, p in grid.asked if node == 5] == ["round", "refused"]
+
+
 class TestNames:
     def test_a_name_belongs_to_the_key_that_first_used_it(self, pool, lead):
         folder, by_number = pool(quorum=2), nodes(("ann", "ben"))
