@@ -32,7 +32,7 @@ pytestmark = pytest.mark.flower
 
 ROOT = Path(__file__).parents[3]
 NAMES = ("ann", "ben", "cy")
-PATIENCE = 240.0
+PATIENCE = 600.0
 SHAPE = {k: v for k, v in tiny.TRAINING.items() if k not in ("steps", "rank")}
 RESULT = "adapters.safetensors"
 
