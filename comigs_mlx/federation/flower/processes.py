@@ -354,15 +354,17 @@ def _name(argv: Sequence[str]) -> str:
 
 
 def last_line(log: Path) -> str:
-    """Return the last line of a log, or the last error if it names one, for people."""
+    """Return the last error that a log names, or its last line, for people."""
     try:
         text = log.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
     lines = [line.strip() for line in COLOUR.sub("", text).splitlines()]
     lines = [line for line in lines if line][-LAST_LINES:]
-    errors = [line for line in lines if "error" in line.lower()]
-    return visible((errors or lines or [""])[-1])[:300]
+    errors = [i for i, line in enumerate(lines) if "error" in line.lower()]
+    # What is wrong stands in the lines after the one that says that something is.
+    last = lines[errors[-1] : errors[-1] + 4] if errors else lines[-1:]
+    return visible(" ".join(last))[:300]
 
 
 def _shims(folder: Path) -> Path:
