@@ -3,9 +3,15 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# flwr 1.42 wants older packages than gradio and transformers do: see docs/flower.md.
+FLOWER := .venv-flower
+FLOWER_BIN := $(FLOWER)/bin
+FLOWER_READY := $(FLOWER)/.ready
+FLOWER_TOOLS := hypothesis pytest pytest-socket
 export TOKENIZERS_PARALLELISM := false
 
 PINNED := -c constraints.txt --editable ".[dev]"
+FLOWER_PINNED := -c constraints-flower.txt --editable ".[flower,federation]" $(FLOWER_TOOLS)
 
 # Every Python that is declared; those other than $(PYTHON) are tested where they are.
 PYTHONS := 3.11 3.12 3.13
@@ -13,21 +19,25 @@ ARM := $(foreach glibc,17 27 28 34 35,--platform manylinux_2_$(glibc)_aarch64) \
 	--platform manylinux2014_aarch64
 SLOWEST := --durations=20 --durations-min=0.5
 # `auto` is one more than cores, at most four: see tests/conftest.py.
-FAST := -m "not real and not browser and not slow" -n auto --dist worksteal $(SLOWEST)
+FAST := -m "not (real or browser or slow or flower)" -n auto --dist worksteal $(SLOWEST)
 # Tests and the processes that they start compile each file once, whatever the shell says.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast test-real test-browser test-pythons resolve lock fmt lint \
-	types layers docs docs-check site app bench reproduce model wheel venv clean
+.PHONY: demo test test-fast test-flower test-real test-browser test-pythons resolve lock \
+	fmt lint types layers docs docs-check site app bench reproduce model wheel venv clean
 
 demo: $(READY)  ## train on demo text, measure, speak (about 4 minutes on two slow cores)
 	PATH="$(abspath $(BIN)):$$PATH" scripts/demo.sh
 
-test: lint types layers docs-check site test-fast model  ## everything CI runs
+test: lint types layers docs-check site test-fast test-flower model  ## everything CI runs
 	COMIGS_REQUIRE_REAL=1 $(BIN)/python -m pytest -m "real or browser or slow" $(SLOWEST)
 
 test-fast: $(READY)  ## tiny models only, no network, side by side; COMIGS_LONG=1: more examples
 	$(BIN)/python -m pytest $(FAST)
+
+test-flower: $(FLOWER_READY)  ## a SuperLink and three SuperNodes on this machine
+	COMIGS_REQUIRE_FLOWER=1 $(FLOWER_BIN)/python -m pytest -m flower $(SLOWEST) \
+		tests/federation/flower
 
 test-real: model  ## with the demo model
 	COMIGS_REQUIRE_REAL=1 $(BIN)/python -m pytest -m real
@@ -45,10 +55,14 @@ resolve: $(READY)  ## check that the dependencies can be had on aarch64, for eve
 			-c constraints.txt . || exit 1; \
 	done
 
-lock: $(READY)  ## write constraints.txt anew, with the newest releases in their ranges
-	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --upgrade --quiet \
-		--python-version 3.11 --no-annotate --no-header \
-		--no-emit-package comigs-mlx --output-file constraints.txt
+LOCK := --universal --upgrade --quiet --python-version 3.11 --no-annotate --no-header \
+	--no-emit-package comigs-mlx
+
+lock: $(READY)  ## write the constraints anew, with the newest releases in their ranges
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra data $(LOCK) \
+		--output-file constraints.txt
+	printf '%s\n' $(FLOWER_TOOLS) | $(BIN)/uv pip compile pyproject.toml - \
+		--extra flower --extra federation $(LOCK) --output-file constraints-flower.txt
 
 fmt: $(READY)  ## format the code
 	$(BIN)/ruff format .
@@ -94,6 +108,13 @@ $(READY): pyproject.toml setup.py constraints.txt
 		|| $(BIN)/python -m pip install --quiet $(PINNED)
 	touch $(READY)
 
+# Both environments have the checkout itself; only this one has flwr.
+$(FLOWER_READY): $(READY) constraints-flower.txt
+	$(PYTHON) -m venv $(FLOWER)
+	$(BIN)/uv pip install --quiet --python $(FLOWER) $(FLOWER_PINNED) \
+		|| $(FLOWER_BIN)/python -m pip install --quiet $(FLOWER_PINNED)
+	touch $(FLOWER_READY)
+
 wheel: $(READY)  ## build the package into dist
 	rm -rf dist
 	$(BIN)/uv build --quiet --out-dir dist .
@@ -103,5 +124,5 @@ site: $(READY)  ## build the documentation site into build/site; a warning is an
 
 venv: $(READY)  ## only make the virtual environment
 
-clean:  ## remove the virtual environment and what was built
-	rm -rf $(VENV) build dist
+clean:  ## remove the virtual environments and what was built
+	rm -rf $(VENV) $(FLOWER) build dist

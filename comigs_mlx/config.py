@@ -300,6 +300,28 @@ def given(
     return {**named, **arguments}
 
 
+def split(kind: type[T], module: str, argv: Sequence[str]) -> tuple[T, list[str]]:
+    """Read a command's own options, and leave the others to another command.
+
+    `--config` goes to the other one, which is expected to have it.
+
+    Args:
+        kind: The configuration class; its docstring is the text of `--help`.
+        module: The command's module, for the usage line.
+        argv: The arguments of both.
+
+    Returns:
+        The configuration, and the arguments that are none of its options.
+
+    Raises:
+        ConfigError: For values that cannot work.
+    """
+    known, others = _parser(kind, module).parse_known_args(argv)
+    values = vars(known)
+    file = values.pop("config", None)
+    return from_dict(kind, values), [*(["--config", file] if file else []), *others]
+
+
 def _parser(kind: type[Any], module: str) -> argparse.ArgumentParser:
     parser = _Parser(
         prog=called(module),

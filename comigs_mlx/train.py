@@ -19,6 +19,7 @@ from comigs_mlx.options import TrainConfig, train_config
 from comigs_mlx.platform import cpu
 
 if TYPE_CHECKING:
+    from comigs_mlx.federation.participant.training import Connection
     from comigs_mlx.runs.progress import ProgressFile
     from comigs_mlx.runs.session import Session
     from comigs_mlx.training.parallel import Group
@@ -31,10 +32,27 @@ NOTIFY_SECONDS = 60.0
 """A training that took no longer has ended before its user's eyes."""
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+@dataclasses.dataclass(frozen=True)
+class Others:
+    """Who takes part beside this process.
+
+    Attributes:
+        ranks: The processes that share each batch.
+        through: How the federation is reached; None opens what `--federation` names.
+    """
+
+    ranks: Group
+    through: Connection | None = None
+
+
+def main(argv: Sequence[str] | None = None, through: Connection | None = None) -> None:
     """Read the configuration, train, and print where the run is.
 
     Of several processes that a launcher has started, one does; the others help it.
+
+    Args:
+        argv: Arguments; by default those of the process.
+        through: How the federation is reached; None opens what `--federation` names.
     """
     from comigs_mlx.runs import following
     from comigs_mlx.runs.told import telling
@@ -45,11 +63,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             following.follow(ranks)
             return
         with telling(command.say, command.explain) as say:
-            folder = _trained(argv, say, ranks)
+            folder = _trained(argv, say, Others(ranks, through))
     command.show(str(folder))
 
 
-def _trained(argv: Sequence[str] | None, say: Say, ranks: Group) -> Path:
+def _trained(argv: Sequence[str] | None, say: Say, others: Others) -> Path:
     """Train as the flags say; the run's folder."""
     config = train_config(argv)
     from comigs_mlx.runs.place import Place
@@ -63,13 +81,13 @@ def _trained(argv: Sequence[str] | None, say: Say, ranks: Group) -> Path:
 
     check_installed(config.report_to)
     flags = given(TrainConfig, "comigs_mlx.train", argv)
-    ranks.limit = config.mac.peer_timeout
+    others.ranks.limit = config.mac.peer_timeout
     with awake(config.mac.caffeinate, say), _notifying(config):
-        return _persistently(config, flags, say, ranks)
+        return _persistently(config, flags, say, others)
 
 
 def _persistently(
-    config: TrainConfig, flags: Collection[str], say: Say, ranks: Group
+    config: TrainConfig, flags: Collection[str], say: Say, others: Others
 ) -> Path:
     """Train, and go on from the last save where macOS ended the work on the GPU.
 
@@ -80,9 +98,9 @@ def _persistently(
     """
     from comigs_mlx.runs.place import Place
 
-    for left in range(config.mac.retries * (ranks.size == 1), -1, -1):
+    for left in range(config.mac.retries * (others.ranks.size == 1), -1, -1):
         try:
-            return _once(config, flags, say, ranks)
+            return _once(config, flags, say, others)
         except RuntimeError as error:
             begun = Place(config.folder).config.is_file()
             if not (left and begun and is_gpu_watchdog(error)):
@@ -95,13 +113,15 @@ def _persistently(
     raise AssertionError("the last try returns or raises")
 
 
-def _once(config: TrainConfig, flags: Collection[str], say: Say, ranks: Group) -> Path:
+def _once(
+    config: TrainConfig, flags: Collection[str], say: Say, others: Others
+) -> Path:
     """Open the run and train it to its end."""
     from comigs_mlx.runs.session import session
 
     if config.sharing.federation is not None:
-        return _shared(config, flags, say, ranks).folder.path
-    with session(config, say, ranks=ranks) as opened:
+        return _shared(config, flags, say, others).folder.path
+    with session(config, say, ranks=others.ranks) as opened:
         _introduce(opened, say)
         _train(config, opened, opened.run, opened.trainer.steps_left)
     return opened.folder.path
@@ -133,25 +153,27 @@ def _notify(config: TrainConfig, state: str) -> None:
 
 
 def _shared(
-    config: TrainConfig, flags: Collection[str], say: Say, ranks: Group
+    config: TrainConfig, flags: Collection[str], say: Say, others: Others
 ) -> Session:
     """Train in a federation."""
     from comigs_mlx.federation.exchanges.open import open_exchange
     from comigs_mlx.federation.participant.join import join
-    from comigs_mlx.federation.participant.training import Participation
+    from comigs_mlx.federation.participant.training import Connection, Participation
     from comigs_mlx.runs.session import session
 
     assert config.sharing.federation is not None
-    uri = config.sharing.federation
-    exchange = open_exchange(uri, patience=PATIENCE, say=say)
+    uri, through = config.sharing.federation, others.through
+    if through is None:
+        through = Connection(open_exchange(uri, patience=PATIENCE, say=say))
+    exchange = through.exchange
     # Accepted is what is there now: resumed, the run must not go on accepting.
     accept, sharing = config.sharing.trust, config.sharing
     sharing = dataclasses.replace(sharing, trust=False)
     config = dataclasses.replace(config, sharing=sharing)
     config, check = join(config, flags, exchange)
-    with session(config, say, check, ranks) as opened:
+    with session(config, say, check, others.ranks) as opened:
         _introduce(opened, say)
-        part = Participation(exchange, opened, config, say, accept)
+        part = Participation(exchange, opened, config, say, accept, through.round_end)
         _train(config, opened, part.run, part.steps_left)
     return opened
 

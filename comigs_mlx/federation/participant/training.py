@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, cast
 
 from comigs_mlx.errors import FederationError
@@ -41,6 +42,40 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 15.0
 """Seconds between two looks at whether the others are ready."""
 
 
+def _never() -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class RoundEnd:
+    """How a round of a run ends: the run closes it, and looks for news.
+
+    Attributes:
+        close: Closes a round that is due, as `closing.close_if_due` does; nobody but a
+            server does where there is one.
+        pause: Waits for news for so many seconds at most.
+        over: Tells whether there are no further rounds.
+    """
+
+    close: Callable[[Exchange, Federation, float], Federation | None] = (
+        closing.close_if_due
+    )
+    pause: Callable[[float], None] = time.sleep
+    over: Stop = _never
+
+
+WITHOUT_SERVER = RoundEnd()
+"""How it is at a repository, where nobody leads the rounds."""
+
+
+@dataclass(frozen=True)
+class Connection:
+    """The repository of a federation, and how rounds end there."""
+
+    exchange: Exchange
+    round_end: RoundEnd = WITHOUT_SERVER
+
+
 class Participation:
     """One run's part in a federation.
 
@@ -50,6 +85,7 @@ class Participation:
         config: The configuration; its `sharing.federation` is the exchange's URI.
         say: It is told what is waited for.
         accept: Whether to take what has changed or cannot be verified at the start.
+        round_end: How the rounds of the run end.
     """
 
     def __init__(
@@ -59,7 +95,9 @@ class Participation:
         config: TrainConfig,
         say: Say,
         accept: bool = False,
+        round_end: RoundEnd = WITHOUT_SERVER,
     ):
+        self._round_end = round_end
         self._metered = Metered(exchange)
         self.exchange = cast("Exchange", self._metered)
         self.session, self.say = session, say
@@ -101,7 +139,7 @@ class Participation:
                 if not stop():
                     yield from self._or_offline(self._met(stop))
                     yield from self._refreshed()
-                if stop():  # while it waited for the others
+                if stop() or self._round_end.over():  # while it waited for the others
                     break
         if self._refusal is not None:  # told once more, where it is seen
             raise self._refusal
@@ -252,7 +290,7 @@ class Participation:
             now = self._current()
             if now.round.round > opened.round.round:
                 return now
-            closed = closing.close_if_due(self.exchange, now, time.time())
+            closed = self._round_end.close(self.exchange, now, time.time())
             left = end - time.monotonic()
             if closed is not None or stop():
                 return closed or now
@@ -263,7 +301,7 @@ class Participation:
                 text = f"waiting for the others, {left:.0f} s at most"
                 self.say(f"round {opened.open_round}: {text}")
                 told = True
-            time.sleep(min(pause, left))
+            self._round_end.pause(min(pause, left))
             pause = min(1.5 * pause, LONGEST_PAUSE)
 
     def _pulled(self, federation: Federation) -> Iterator[Exchanged]:

@@ -97,7 +97,7 @@ def fair(exchange: Exchange, federation: Federation, now: float) -> float:
 
 
 def close_if_due(
-    exchange: Exchange, federation: Federation, now: float
+    exchange: Exchange, federation: Federation, now: float, each: int = 1
 ) -> Federation | None:
     """Close the open round if it is due, or find that another participant has.
 
@@ -105,6 +105,8 @@ def close_if_due(
         exchange: The repository that the federation is in.
         federation: The state of the federation to act on, from `repository.current`.
         now: The present time, in seconds since the epoch.
+        each: The number of participants that a contribution stands for: more than one
+            where it is a mean of theirs, made by secure aggregation.
 
     Returns:
         The federation with the round closed; None where it is not due, or not yet
@@ -118,9 +120,9 @@ def close_if_due(
         trust = federation.trust
         with contextlib.suppress(Moved):
             at = fair(exchange, federation, now)
-            if not is_due(federation, len(listed), at):
+            if not is_due(federation, each * len(listed), at):
                 return None
-            generalist = _close(exchange, federation, now)
+            generalist = _close(exchange, federation, now, each)
             if generalist is None:
                 return None
             trust = dataclasses.replace(trust, known=trust.known | {generalist})
@@ -128,7 +130,9 @@ def close_if_due(
     return federation if federation.round.round >= round_to_close else None
 
 
-def _close(exchange: Exchange, federation: Federation, now: float) -> str | None:
+def _close(
+    exchange: Exchange, federation: Federation, now: float, each: int
+) -> str | None:
     """Try once to close the round; return the new generalists' digest, or None if not
     due.
 
@@ -138,7 +142,7 @@ def _close(exchange: Exchange, federation: Federation, now: float) -> str | None
     generalists = pull(exchange, federation)
     with review(exchange, federation, generalists) as review_result:
         at = fair(exchange, federation, now)
-        if not is_due(federation, len(review_result.accepted), at):
+        if not is_due(federation, each * len(review_result.accepted), at):
             return None
         changes = _closing(exchange, federation, generalists, review_result, now)
         assert (closed := changes[ROUND]) is not None
