@@ -20,7 +20,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     from comigs_mlx.platform.mac.awake import awake
     from comigs_mlx.simulation.comparison import compare
     from comigs_mlx.simulation.records import Begun, Planned, RoundDone, Stepped
+    from comigs_mlx.simulation.results_folder import ResultsFolder
 
+    if config.worker:
+        config = ResultsFolder(config).begun_with(config)
     with contextlib.ExitStack() as stack:
         stack.enter_context(awake(config.caffeinate, command.say))
         advance: Callable[[str], None] = lambda note: None
