@@ -72,7 +72,7 @@ class Simulation:
             members: The participants, sorted by name.
             layouts: The base and the mixtures on it.
             config: The options of the simulation.
-            seed: The seed.
+            seed: The seed of values, texts and attendance.
             scratch: A folder for what has no room in memory; None keeps everything
                 there.
             resident: The bytes of participants' states that stay in memory.

@@ -78,7 +78,7 @@ class Experiment:
 
         Args:
             name: The name of the method.
-            seed: The seed.
+            seed: The seed to run it with.
             claim: The claim of this process to the method and seed.
             elsewhere: Makes the host of participants that live in other processes.
 

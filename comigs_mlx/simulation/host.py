@@ -69,7 +69,7 @@ class Beginning:
     Attributes:
         name: The name of the method, for the records.
         method: The method, with the configuration's overrides.
-        seed: The seed.
+        seed: The seed that those of the participants are drawn from.
         shapes: Maps each participant to the shape of its experts, in their order.
         generalists: The generalists that everybody begins with.
     """
@@ -125,9 +125,9 @@ class Host(Protocol):
 
         Args:
             folder: The folder that `save` wrote into.
-            stored: What `save` returned.
-            generalists: What the participants received last; None where it is what they
-                began with.
+            stored: The facts that `save` returned.
+            generalists: The generalists that the participants received last; None where
+                they have those that they began with.
         """
 
 
@@ -151,13 +151,13 @@ class LocalHost:
         """Make the participants.
 
         Args:
-            beginning: What all participants begin with, also those elsewhere.
+            beginning: The beginning of all participants, also of those elsewhere.
             own: The text and the devices of those that live here.
             members: Those whose test text is measured here: `own`, or everybody where
                 one participant has the text of all.
             layouts: The base and the mixtures on it.
             config: The options of the simulation.
-            states: Where the participants' arrays lie.
+            states: The place of the participants' arrays; None keeps all in memory.
         """
         self.beginning, self.method = beginning, beginning.method
         self.layouts, self.config = layouts, config

@@ -114,7 +114,7 @@ class Measuring:
         """Measure everybody after the last round.
 
         Args:
-            method: The method.
+            method: The method that says who speaks.
             similar: The participants whose experts are given.
         """
         found = Final({}, {}, {}, {}, {}, {})

@@ -33,8 +33,8 @@ class State:
     Attributes:
         values: The values of experts, attention LoRA and routers.
         optimizers: Maps a stage to the states of its optimisers.
-        receipts: How many times the participant had received generalists when `values`
-            got the newest of them; see `Participant.receive`.
+        receipts: The number of times that the participant had received generalists when
+            `values` got the newest of them; see `Participant.receive`.
     """
 
     values: Tree
