@@ -37,6 +37,7 @@ EXTRAS = {
     "dp_accounting": "federation",
     "matplotlib": "simulation",
     "gguf": "export",
+    "ray": "cluster",
 }
 """Packages that only some commands need -> the extra that brings them."""
 

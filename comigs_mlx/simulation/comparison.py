@@ -5,6 +5,7 @@ prints.
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Iterator
 
 from comigs_mlx import registry
@@ -29,6 +30,10 @@ def compare(config: SimulateConfig, say: Say) -> Iterator[SimulationEvent]:
     Raises:
         ComigsError: If something does not fit; nothing has been written then.
     """
+    chosen = configured("worker", config.backend, always=True)
+    worker = registry.load("worker", chosen.name)
+    for package in getattr(worker, "NEEDS", ()):
+        importlib.import_module(package)
     folder = ResultsFolder(config)
     if not config.worker:
         folder.check()
@@ -45,8 +50,6 @@ def compare(config: SimulateConfig, say: Say) -> Iterator[SimulationEvent]:
         if not tasks.left:
             folder.write_results(tasks.measured_on)
             return
-        chosen = configured("worker", config.backend, always=True)
-        worker = registry.load("worker", chosen.name)
         yield from worker.run(experiment, tasks, say, chosen.options)
 
 

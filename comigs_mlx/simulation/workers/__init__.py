@@ -6,6 +6,7 @@ A worker is a module with
     run(experiment, tasks, say, options) -> Iterator[SimulationEvent]
     class Options         what `--backend NAME:key=value` sets: a frozen dataclass of
                           `config.option` fields; where there is none, options is None
+    NEEDS                 packages that are imported before anything is written
 
 `run` computes tasks (a task is a method with a seed, see `shared.Tasks`) until all have
 an outcome, and yields what happens. The bits of an outcome must not depend on who
