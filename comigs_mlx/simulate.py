@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from comigs_mlx.simulation.records import Begun, Outcome, RoundDone, Stepped
 
 
+NAMED = 16
+"""The most participants whose losses are told by name."""
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run all methods with all seeds, draw, and print where the results are."""
     config = parse(SimulateConfig, "comigs_mlx.simulate", argv)
@@ -69,7 +73,10 @@ def _place(event: Stepped) -> str:
 
 
 def _round(event: RoundDone) -> str:
-    losses = (f"{name} {loss:.3f}" for name, loss in event.test_loss.items())
+    losses = [f"{name} {loss:.3f}" for name, loss in event.test_loss.items()]
+    if len(losses) > NAMED:
+        mean = sum(event.test_loss.values()) / len(losses)
+        losses = [f"mean {mean:.3f}"]
     return f"{event.method}, seed {event.seed}, round {event.round}: test loss " + (
         ", ".join(losses)
     )

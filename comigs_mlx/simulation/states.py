@@ -189,7 +189,10 @@ class States:
 
 
 def link(file: Path, other: Path) -> None:
-    """Give a file a second name; copy it where the file system has no such links."""
+    """Give a file a second name, in place of what has it; copy it where the file system
+    has no such links.
+    """
+    other.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         os.link(file, other)
         return

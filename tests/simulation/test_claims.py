@@ -45,6 +45,14 @@ def test_of_many_at_once_one_gets_it(tmp_path):
         assert len(taken) == 1
 
 
+def test_who_is_overtaken_between_looking_and_claiming_gets_nothing(tmp_path):
+    ann, bob = machine(tmp_path, "ann"), machine(tmp_path, "bob")
+    claim = bob.take("task")
+    ann._newest = lambda task: 0  # what it saw a moment ago
+    assert ann.take("task") is None
+    claim.check()
+
+
 def test_a_pulse_that_beats_keeps_a_claim_whatever_the_clocks_say(tmp_path):
     watch = Watch()
     ann, bob = machine(tmp_path, "ann"), machine(tmp_path, "bob", watch)

@@ -89,6 +89,21 @@ def test_a_save_keeps_what_it_was_while_the_states_go_on(folder, tmp_path, limit
     assert not states.export("nobody", tmp_path / "nothing")
 
 
+def test_a_state_that_has_not_changed_is_saved_again_in_the_same_place(
+    folder, tmp_path
+):
+    states, saved = States(folder, 0), tmp_path / "a.safetensors"
+    states.put("a", state(1))
+    assert states.export("a", saved)
+    assert states.export("a", saved)
+    states.put("a", state(2))
+    assert states.export("a", saved)
+    assert same(states.get("a"), state(2))
+    again = States(tmp_path / "again")
+    again.adopt("a", saved)
+    assert same(again.get("a"), state(2))
+
+
 def test_without_links_files_are_copied(folder, tmp_path, monkeypatch):
     def refused(*_):
         raise OSError(95, "Operation not supported")
