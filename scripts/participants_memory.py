@@ -154,18 +154,15 @@ def _draw(rows: list[dict[str, Any]], file: Path) -> None:
     ):
         of = [row for row in rows if (row["model"], row["mode"]) == (model, mode)]
         of.sort(key=lambda row: row["participants"])
-        where = (
-            f"on disk, {of[0]['limit_gb']} GB in memory"
-            if mode == "disk"
-            else ("all in memory")
-        )
+        limit = of[0]["limit_gb"]
+        where = f"{limit} GB of states in memory" if limit else "all states in memory"
         axes.plot(
             [row["participants"] for row in of],
             [row["peak_gb"] for row in of],
             style,
             label=f"{model}: {where}",
         )
-    axes.set(xscale="log", yscale="log")
+    axes.set(xscale="log", yscale="log", ylim=(0.1, 10))
     axes.set_xlabel("participants")
     axes.set_ylabel("peak memory of the process, GB")
     axes.legend(fontsize=8)
