@@ -90,8 +90,11 @@ class Experiment:
             with cpu_streams.fixed(self.config.cpu_streams):
                 simulation = self._simulation(name, seed, scratch, elsewhere)
                 yield from self._run(simulation, claim)
+                outcome = simulation.outcome()
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+        # Last: once there is an outcome, nobody looks for what a kill left behind.
+        yield outcome
 
     def _simulation(
         self, name: str, seed: int, scratch: Path, elsewhere: MakeHost | None
@@ -119,7 +122,6 @@ class Experiment:
                 if event.round % every == 0 and event.round < simulation.rounds:
                     checkpoint.save(simulation, folder.state(name, seed))
             yield event
-        yield simulation.outcome()
 
 
 def _check_texts(
