@@ -19,7 +19,7 @@ ARM := $(foreach glibc,17 27 28 34 35,--platform manylinux_2_$(glibc)_aarch64) \
 	--platform manylinux2014_aarch64
 SLOWEST := --durations=20 --durations-min=0.5
 # `auto` is one more than cores, at most four: see tests/conftest.py.
-FAST := -m "not (real or browser or slow or flower)" -n auto --dist worksteal $(SLOWEST)
+FAST := -m "not (real or browser or slow or cluster or flower)" -n auto --dist worksteal $(SLOWEST)
 # Tests and the processes that they start compile each file once, whatever the shell says.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -30,7 +30,7 @@ demo: $(READY)  ## train on demo text, measure, speak (about 4 minutes on two sl
 	PATH="$(abspath $(BIN)):$$PATH" scripts/demo.sh
 
 test: lint types layers docs-check site test-fast test-flower model  ## everything CI runs
-	COMIGS_REQUIRE_REAL=1 $(BIN)/python -m pytest -m "real or browser or slow" $(SLOWEST)
+	COMIGS_REQUIRE_REAL=1 $(BIN)/python -m pytest -m "real or browser or slow or cluster" $(SLOWEST)
 
 test-fast: $(READY)  ## tiny models only, no network, side by side; COMIGS_LONG=1: more examples
 	$(BIN)/python -m pytest $(FAST)

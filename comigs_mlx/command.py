@@ -38,6 +38,7 @@ EXTRAS = {
     "matplotlib": "simulation",
     "gguf": "export",
     "flwr": "flower",
+    "ray": "cluster",
 }
 """Packages that only some commands need -> the extra that brings them."""
 

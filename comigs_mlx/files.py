@@ -162,6 +162,22 @@ def sweep(folder: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
+def sweep_names(folder: Path, name: str) -> None:
+    """Restore or remove what killed processes left of `name` alone, in `folder` itself.
+
+    Nothing else may be writing to files or folders of that name; to others, it may.
+    """
+    left = [path for path in folder.glob(f".{name}-*") if LEFTOVER.fullmatch(path.name)]
+    own = re.compile(rf"\.{re.escape(name)}-[0-9a-f]{{16}}(\.|$)")
+    for path in filter(lambda path: own.match(path.name), left):
+        if path.name.endswith(".old"):
+            _settle(path, folder / name)
+        elif path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path` atomically."""
     with replacing(path) as temporary:

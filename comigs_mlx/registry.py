@@ -34,6 +34,7 @@ KINDS = {
     "router": "comigs_mlx.model.routers",
     "source": "comigs_mlx.data.sources",
     "teacher": "comigs_mlx.training.teachers",
+    "worker": "comigs_mlx.simulation.workers",
 }
 """Kind -> the folder of its built-in plugins."""
 
@@ -43,7 +44,8 @@ GROUPS = {kind: f"comigs_mlx.{kind}s" for kind in KINDS}
 Value = float | bool | str
 """The value of a plugin's option."""
 
-WORD = re.compile(r"[A-Za-z][\w.+-]*", re.ASCII)
+WORD = re.compile(r"[A-Za-z][\w.+-]*(:\d+)?|\d+(\.\d+){3}:\d+", re.ASCII)
+"""Matches a word, or the address of a machine with a port."""
 
 
 def names(kind: str) -> list[str]:

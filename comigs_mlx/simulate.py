@@ -14,13 +14,20 @@ if TYPE_CHECKING:
     from comigs_mlx.simulation.records import Begun, Outcome, RoundDone, Stepped
 
 
+NAMED = 16
+"""The most participants whose losses are told by name."""
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run all methods with all seeds, draw, and print where the results are."""
     config = parse(SimulateConfig, "comigs_mlx.simulate", argv)
     from comigs_mlx.platform.mac.awake import awake
     from comigs_mlx.simulation.comparison import compare
     from comigs_mlx.simulation.records import Begun, Planned, RoundDone, Stepped
+    from comigs_mlx.simulation.results_folder import ResultsFolder
 
+    if config.worker:
+        config = ResultsFolder(config).begun_with(config)
     with contextlib.ExitStack() as stack:
         stack.enter_context(awake(config.caffeinate, command.say))
         advance: Callable[[str], None] = lambda note: None
@@ -66,7 +73,10 @@ def _place(event: Stepped) -> str:
 
 
 def _round(event: RoundDone) -> str:
-    losses = (f"{name} {loss:.3f}" for name, loss in event.test_loss.items())
+    losses = [f"{name} {loss:.3f}" for name, loss in event.test_loss.items()]
+    if len(losses) > NAMED:
+        mean = sum(event.test_loss.values()) / len(losses)
+        losses = [f"mean {mean:.3f}"]
     return f"{event.method}, seed {event.seed}, round {event.round}: test loss " + (
         ", ".join(losses)
     )

@@ -53,7 +53,7 @@ class TokenCache:
             limit: The most bytes that all entries may have together.
         """
         self.folder, self._say, self.limit = folder, say, limit
-        self._works = True
+        self._works, self._bytes = True, limit + 1  # nothing is known of it yet
 
     @classmethod
     def of_user(cls, say: Say) -> TokenCache:
@@ -103,7 +103,9 @@ class TokenCache:
             self._open()
             with replacing_dir(self.folder / key) as temporary:
                 _write(temporary, arrays)
-            self._make_room(key)
+            self._bytes += _size(self.folder / key)
+            if self._bytes > self.limit:  # as far as this process knows
+                self._make_room(key)
         except OSError as error:
             self._fail(error)
 
@@ -123,7 +125,10 @@ class TokenCache:
             self.folder.chmod(0o700)
 
     def _make_room(self, latest: str) -> None:
-        """Remove what killed processes left, then the oldest entries over the limit."""
+        """Remove what killed processes left, then the oldest entries over the limit.
+
+        It looks at every entry, so it is not done for each of thousands of texts.
+        """
         entries = []
         for folder in [path for path in self.folder.iterdir() if path.is_dir()]:
             used, size = _last_use(folder), _size(folder)
@@ -131,12 +136,12 @@ class TokenCache:
                 entries.append((folder.name == latest, used, folder, size))
             elif time.time() - used > ABANDONED:
                 shutil.rmtree(folder, ignore_errors=True)
-        total = sum(size for *_, size in entries)
+        self._bytes = sum(size for *_, size in entries)
         for is_latest, _, folder, size in sorted(entries):
-            if total <= self.limit or is_latest:
+            if self._bytes <= self.limit or is_latest:
                 return
             shutil.rmtree(folder, ignore_errors=True)
-            total -= size
+            self._bytes -= size
 
 
 def _file(folder: Path, name: str) -> Path:

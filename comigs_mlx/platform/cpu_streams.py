@@ -26,7 +26,29 @@ Result = TypeVar("Result")
 
 def count(rows: int) -> int:
     """Return the number of streams for a batch of so many rows."""
-    return min(rows, _cores()) if switch.on_cpu() else 1
+    return min(rows, _fixed or _cores()) if switch.on_cpu() else 1
+
+
+@contextlib.contextmanager
+def fixed(streams: int) -> Iterator[None]:
+    """Compute with so many streams in this block, whatever cores there are.
+
+    Sums are added up in an order that the number of streams decides, and that of BLAS
+    threads may; with both fixed, a process gives the same bits as another one with more
+    cores or fewer. It holds for the whole process.
+    """
+    global _fixed
+    before, threads = _fixed, cpu.blas_threads(1) if switch.on_cpu() else None
+    _fixed = streams
+    try:
+        yield
+    finally:
+        _fixed = before
+        if threads is not None:
+            cpu.blas_threads(threads)
+
+
+_fixed: int | None = None
 
 
 def each(run: Callable[..., Result], *arrays: mx.array) -> list[Result]:

@@ -191,15 +191,18 @@ def cut_lines(file: Path, key: str, last: int) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, flag: str) -> Iterator[None]:
+def locked(folder: Path, flag: str, needed: bool = True) -> Iterator[None]:
     """Keep other processes out of a folder, which is made if it is not there.
 
     Args:
         folder: The folder of a run or of a simulation.
         flag: The option that names the folder, for the error.
+        needed: Whether nothing else keeps processes apart where the file system has no
+            locks.
 
     Raises:
-        RunError: If another process holds the lock, or the file system has no locks.
+        RunError: If another process holds the lock, or if the file system has no locks
+            and they are needed.
     """
     from filelock import FileLock, Timeout
 
@@ -215,6 +218,9 @@ def locked(folder: Path, flag: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in WITHOUT_LOCKS:
             raise
+        if not needed:
+            yield
+            return
         raise RunError(
             f"{folder} is on a file system without locks ({line(error)}): choose a "
             f"folder on a local disk with {flag}"

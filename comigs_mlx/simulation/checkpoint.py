@@ -6,46 +6,35 @@
     federation/...                   the files of the federation
 
 Batches, participation and drop-outs are functions of seeds and counters, so that no
-random state has to be kept. The folder gets its name only when it is complete.
+random state has to be kept. The folder gets its name only when it is complete. A
+participant that has never trained has no file: what it begins with is made again; and
+what everybody received last is not in the participants' files but in the federation's.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
-
 from comigs_mlx import json_files, tensors
 from comigs_mlx.errors import RunError, reading
 from comigs_mlx.files import replacing_dir, write_bytes, write_json
-from comigs_mlx.model import params
 from comigs_mlx.simulation.engine import Simulation
+from comigs_mlx.simulation.host import ADVICE, FILES
 from comigs_mlx.simulation.local_federation import LocalFederation
-from comigs_mlx.simulation.participant import Participant
-from comigs_mlx.training import trainer_state
-from comigs_mlx.training.records import Position, Report
-from comigs_mlx.training.trainer_state import TrainerState
 
-STATE, VALUES = "state.json", "values"
-
-ADVICE = "remove its folder to begin this method and seed again"
-"""What to do about a save that cannot be read."""
+STATE = "state.json"
 
 
 def save(simulation: Simulation, folder: Path) -> None:
     """Write the state of a simulation, in place of an older one."""
     with replacing_dir(folder) as temporary:
-        (temporary / "participants").mkdir()
-        for participant in simulation.participants:
-            file = temporary / "participants" / f"{participant.name}.safetensors"
-            tensors.save(file, _arrays(participant))
+        stored = simulation.host.save(temporary / FILES)
         if simulation.federation is not None:
             _save_federation(simulation.federation, temporary)
-        write_json(temporary / STATE, _state(simulation))
+        write_json(temporary / STATE, _state(simulation, stored))
 
 
 def rounds_done(folder: Path) -> int:
@@ -63,65 +52,32 @@ def restore(simulation: Simulation, folder: Path) -> None:
         RunError: If the save cannot be read.
     """
     state = json_files.read(folder / STATE, RunError, ADVICE)
-    for participant in simulation.participants:
-        file = folder / "participants" / f"{participant.name}.safetensors"
-        with reading(file, RunError, ADVICE):
-            arrays = tensors.load(file)[0]
-        with reading(folder / STATE, RunError, ADVICE):
-            _restore(participant, state["participants"][participant.name], arrays)
     with reading(folder / STATE, RunError, ADVICE):
-        if simulation.federation is not None:
-            _restore_federation(simulation.federation, folder, state["clock"])
+        stored = {name: dict(state["participants"][name]) for name in simulation.names}
+        simulation.ranks = {name: one["rank"] for name, one in stored.items()}
         simulation.round, simulation.bytes = state["round"], state["bytes"]
         simulation.seconds = state["seconds"]
+        if simulation.federation is not None:
+            _restore_federation(simulation.federation, folder, state["clock"])
+    generalists = None
+    if simulation.sharing is not None and state.get("received", False):
+        simulation.sharing.received = True
+        generalists = simulation.sharing.federation.generalists()
+    simulation.host.restore(folder / FILES, stored, generalists)
 
 
-def _state(simulation: Simulation) -> dict[str, Any]:
+def _state(
+    simulation: Simulation, stored: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    federation, sharing = simulation.federation, simulation.sharing
     return {
         "round": simulation.round,
         "bytes": simulation.bytes,
         "seconds": simulation.seconds,
-        "clock": simulation.federation.time
-        if simulation.federation is not None
-        else 0.0,
-        "participants": {
-            participant.name: {
-                "rank": participant.options.rank,
-                "positions": {
-                    str(stage): progress.position.to_dict()
-                    for stage, progress in participant.progress.items()
-                },
-                "report": participant.report and dataclasses.asdict(participant.report),
-            }
-            for participant in simulation.participants
-        },
+        "clock": 0.0 if federation is None else federation.time,
+        "received": sharing is not None and sharing.received,
+        "participants": stored,
     }
-
-
-def _arrays(participant: Participant) -> dict[str, mx.array]:
-    arrays = {
-        f"{VALUES}.{path}": array
-        for path, array in params.flatten(participant.values).items()
-    }
-    for stage, progress in participant.progress.items():
-        arrays |= trainer_state.packed(progress.optimizers, f"{stage}.")
-    return arrays
-
-
-def _restore(
-    participant: Participant,
-    stored: Mapping[str, Any],
-    arrays: Mapping[str, mx.array],
-) -> None:
-    if stored["rank"] != participant.options.rank:
-        participant.shrink(stored["rank"])
-    participant.values = params.unflatten(trainer_state.under(f"{VALUES}.", arrays))
-    for stage, position in stored["positions"].items():
-        optimizers = trainer_state.unpacked(arrays, f"{stage}.")
-        progress = TrainerState(optimizers, Position.from_dict(position))
-        participant.progress[int(stage)] = progress
-    report = stored["report"]
-    participant.report = None if report is None else Report(**report)
 
 
 def _save_federation(federation: LocalFederation, folder: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -14,6 +16,7 @@ from comigs_mlx.data.tokens import TokenStream
 from comigs_mlx.errors import DataError
 from comigs_mlx.messages import Note
 from comigs_mlx.model.base import Base, load_base
+from comigs_mlx.platform import cpu_streams
 from comigs_mlx.simulation import (
     attendance,
     checkpoint,
@@ -21,13 +24,15 @@ from comigs_mlx.simulation import (
     method,
     participants,
 )
-from comigs_mlx.simulation.engine import Simulation
+from comigs_mlx.simulation.claims import Claim
+from comigs_mlx.simulation.engine import MakeHost, Simulation
 from comigs_mlx.simulation.layouts import Layouts
 from comigs_mlx.simulation.method import Method
 from comigs_mlx.simulation.options import SimulateConfig
 from comigs_mlx.simulation.participants import ParticipantData, Say
 from comigs_mlx.simulation.records import Begun, RoundDone, SimulationEvent
 from comigs_mlx.simulation.results_folder import ResultsFolder
+from comigs_mlx.simulation.room import resident
 from comigs_mlx.training.fitting import check_texts
 
 
@@ -66,28 +71,57 @@ class Experiment:
         rounds_done = checkpoint.rounds_done(self.folder.state(name, seed))
         return attendance.steps(loaded, names, self.config, seed, rounds_done)
 
-    def run_all(self, pairs: Sequence[tuple[str, int]]) -> Iterator[SimulationEvent]:
-        """Run methods and seeds, one after the other."""
-        for pair in pairs:
-            yield from self.run(*pair)
+    def run(
+        self, name: str, seed: int, claim: Claim, elsewhere: MakeHost | None = None
+    ) -> Iterator[SimulationEvent]:
+        """Run one method with one seed, from where it was saved, to its outcome.
 
-    def run(self, name: str, seed: int) -> Iterator[SimulationEvent]:
-        """Run one method with one seed, from where it was saved, to its outcome."""
+        Args:
+            name: The name of the method.
+            seed: The seed to run it with.
+            claim: The claim of this process to the method and seed.
+            elsewhere: Makes the host of participants that live in other processes.
+
+        Raises:
+            Lost: If another process has taken it over.
+        """
+        scratch = self.folder.scratch(name, seed, claim.token)
+        try:
+            with cpu_streams.fixed(self.config.cpu_streams):
+                simulation = self._simulation(name, seed, scratch, elsewhere)
+                yield from self._run(simulation, claim)
+                outcome = simulation.outcome()
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        # Last: once there is an outcome, nobody looks for what a kill left behind.
+        yield outcome
+
+    def _simulation(
+        self, name: str, seed: int, scratch: Path, elsewhere: MakeHost | None
+    ) -> Simulation:
+        """Make a simulation, and put it where it was saved."""
         parts = (self.members, self.layouts, self.config)
-        simulation = Simulation(name, method.load(name), *parts, seed)
+        room = (scratch, resident(self.config))
+        loaded = method.load(name)
+        simulation = Simulation(name, loaded, *parts, seed, *room, elsewhere)
         state = self.folder.state(name, seed)
         if (state / checkpoint.STATE).is_file():
             checkpoint.restore(simulation, state)
-        self.folder.cut_rounds(name, seed, simulation.round)
+        return simulation
+
+    def _run(self, simulation: Simulation, claim: Claim) -> Iterator[SimulationEvent]:
+        name, seed, folder = simulation.name, simulation.seed, self.folder
+        claim.check()
+        folder.cut_rounds(name, seed, simulation.round)
         yield Begun(name, seed, simulation.steps_left, simulation.round)
         for event in simulation.run():
             if isinstance(event, RoundDone):
-                self.folder.add_round(event)
+                claim.check()
+                folder.add_round(event)
                 every = self.config.measuring.save_every
                 if event.round % every == 0 and event.round < simulation.rounds:
-                    checkpoint.save(simulation, state)
+                    checkpoint.save(simulation, folder.state(name, seed))
             yield event
-        yield simulation.outcome()
 
 
 def _check_texts(

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from comigs_mlx.federation.exchanges import memory
 from comigs_mlx.federation.exchanges.base import Changes
 from comigs_mlx.federation.exchanges.memory import MemoryExchange, MemoryStore
 from comigs_mlx.federation.formats import adapter
@@ -48,6 +50,11 @@ class LocalFederation:
     store: MemoryStore = field(default_factory=MemoryStore)
     time: float = 0.0
     residuals: dict[str, dict[str, Array]] = field(default_factory=dict)
+
+    @classmethod
+    def in_folder(cls, manifest: Manifest, folder: Path | None) -> LocalFederation:
+        """Make one whose contributions lie in a folder of their own, if given."""
+        return cls(manifest, MemoryStore(folder=folder))
 
     def begin(self, generalists: Mapping[str, Array]) -> None:
         """Make the federation."""
@@ -127,11 +134,12 @@ class LocalFederation:
     def files(self) -> dict[str, bytes]:
         """Return all files of the federation, between two rounds."""
         assert self.store.history is not None
-        return dict(self.store.history[-1].files)
+        newest = self.store.history[-1].files
+        return {path: memory.read(content) for path, content in newest.items()}
 
     def restore(self, files: Mapping[str, bytes], time: float) -> None:
         """Put the federation where it was when `files` were read."""
-        self.store, self.time = MemoryStore(), time
+        self.store, self.time = MemoryStore(folder=self.store.folder), time
         exchange = MemoryExchange(None, self.store)
         exchange.create()
         exchange.commit(dict(files), "Restore")

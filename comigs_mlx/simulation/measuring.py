@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
@@ -26,8 +27,60 @@ DIVERGED = 700.0
 """The loss in nats per token from which on a perplexity is no number any more."""
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What is measured in the midst of the rounds.
+
+    Attributes:
+        test_loss: Maps a participant to the nats per token on its test text.
+        layer_share: Maps a participant to its mean expert weights by block.
+    """
+
+    test_loss: dict[str, float]
+    layer_share: dict[str, list[list[float]]]
+
+
+@dataclass(frozen=True)
+class Final:
+    """What is measured after the last round; see `records.Outcome`.
+
+    Attributes:
+        pairs: Maps some participants to the names and low-rank pairs of their experts.
+    """
+
+    loss: dict[str, float]
+    tokens: dict[str, int]
+    speaks: dict[str, str]
+    trainable: dict[str, int]
+    by_selection: dict[str, dict[str, float]]
+    pairs: dict[str, dict[str, similarity.Pairs]]
+
+
+class _TestText(Mapping[str, list[Batch]]):
+    """The test batches of each participant, made when they are asked for."""
+
+    def __init__(
+        self, members: Sequence[ParticipantData], config: SimulateConfig
+    ) -> None:
+        self._members = {data.name: data for data in members}
+        self._config = config
+
+    def __getitem__(self, name: str) -> list[Batch]:
+        learning = self._config.learning
+        limit = self._config.measuring.test_tokens
+        text = _beginning(self._members[name].test, limit)
+        sizes = (learning.seq_len, learning.batch_size)
+        return list(evaluation_batches(text, *sizes))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+
 class Measuring:
-    """The test text of all participants, and who is measured on it."""
+    """The test text of some participants, and who is measured on it."""
 
     def __init__(
         self,
@@ -36,40 +89,67 @@ class Measuring:
         layouts: Layouts,
         config: SimulateConfig,
     ):
-        """See `Simulation`; if text is pooled, one participant is measured for all."""
+        """See `LocalHost`; if text is pooled, one participant is measured for all."""
         self.members, self.participants = members, participants
         self.layouts, self.config = layouts, config
-        limit = config.measuring.test_tokens
-        self.test = {p.name: self._batches(_beginning(p.test, limit)) for p in members}
-        sizes = (config.learning.seq_len, config.learning.batch_size)
-        count = config.measuring.valid_batches
-        self.valid = {
-            p.name: sampled_batches(p.data.valid, *sizes, count) for p in participants
-        }
+        self.test = _TestText(members, config)
 
-    def scores(self, method: Method) -> dict[str, Score]:
-        """Return each participant's score on its test text."""
-        by_name = {}
+    def valid(self, participant: Participant) -> list[Batch]:
+        """Return the sample of validation text that a participant judges by."""
+        sizes = (self.config.learning.seq_len, self.config.learning.batch_size)
+        count = self.config.measuring.valid_batches
+        return sampled_batches(participant.data.valid, *sizes, count)
+
+    def measured(self, method: Method) -> Measured:
+        """Measure everybody in the midst of the rounds."""
+        found = Measured({}, {})
+        for text, participant in self._everybody():
+            chosen = self.speaks(participant, method)
+            found.test_loss[text] = self._on_test(text, participant, chosen).loss
+            if method.router != "none":
+                found.layer_share[participant.name] = self._layer_share(participant)
+        return found
+
+    def final(self, method: Method, similar: Collection[str]) -> Final:
+        """Measure everybody after the last round.
+
+        Args:
+            method: The method that says who speaks.
+            similar: The participants whose experts are given.
+        """
+        found = Final({}, {}, {}, {}, {}, {})
+        selections = self.config.measuring.selections and method.router != "none"
+        for text, participant in self._everybody():
+            name, chosen = participant.name, self.speaks(participant, method)
+            score = self._on_test(text, participant, chosen)
+            found.loss[text], found.tokens[text] = score.loss, score.token_count
+            found.speaks[name] = str(chosen)
+            found.trainable[name] = _trainable(participant, method)
+            if selections:
+                found.by_selection[name] = self._by_selection(participant)
+            if name in similar:
+                found.pairs[name] = _pairs(participant)
+        return found
+
+    def _everybody(self) -> Iterator[tuple[str, Participant]]:
+        """Yield whose test text is measured, and who answers: one after the other.
+
+        What one participant needs is done at once, as it may have to be read from the
+        disk for it.
+        """
         for i, data in enumerate(self.members):
-            participant = self.participants[i if len(self.participants) > 1 else 0]
-            batches, values = self.test[data.name], participant.values
-            by_name[data.name] = self._score(
-                participant, batches, self.speaks(participant, method), values
-            )
-        return by_name
+            yield data.name, self.participants[i if len(self.participants) > 1 else 0]
 
-    def by_selection(self, method: Method) -> dict[str, dict[str, float]]:
-        """Return each participant's loss under every selection, and the oracle's.
+    def _on_test(self, text: str, participant: Participant, chosen: Selection) -> Score:
+        return self._score(participant, self.test[text], chosen, participant.values)
+
+    def _by_selection(self, participant: Participant) -> dict[str, float]:
+        """Return a participant's loss under every selection, and the oracle's.
 
         The oracle takes, at each token, the least loss of the single experts. It is one
         of selections: an expert that speaks alone has also written the keys and values
         that its later tokens read.
         """
-        if not self.config.measuring.selections or method.router == "none":
-            return {}
-        return {p.name: self._by_selection(p) for p in self.participants}
-
-    def _by_selection(self, participant: Participant) -> dict[str, float]:
         options, batches = participant.options, self.test[participant.name]
         self.layouts.mixture(options).model.update(participant.values)
         evaluator = self.layouts.evaluator(options)
@@ -84,10 +164,6 @@ class Measuring:
         by_name["oracle"] = np.minimum.reduce(singles)
         return {name: float(values.mean()) for name, values in by_name.items()}
 
-    def losses(self, method: Method) -> dict[str, float]:
-        """Return each participant's loss on its test text, in nats per token."""
-        return {name: score.loss for name, score in self.scores(method).items()}
-
     def speaks(self, participant: Participant, method: Method) -> Selection:
         """Choose the experts that speak for a participant: the best on its
         validation text.
@@ -99,41 +175,19 @@ class Measuring:
 
     def valid_loss(self, participant: Participant, selection: Selection) -> float:
         """Return nats per token on a sample of validation text."""
-        batches, values = self.valid[participant.name], participant.values
+        batches, values = self.valid(participant), participant.values
         return self._score(participant, batches, selection, values).loss
 
-    def layer_share(self, method: Method) -> dict[str, list[list[float]]]:
-        """Return each participant's mean expert weights by block, on its first test
-        batch.
-        """
-        if method.router == "none":
-            return {}
-        by_name = {}
-        for participant in self.participants:
-            batch = self.test[participant.name][0]
-            mixture = self.layouts.mixture(participant.options)
-            mixture.model.update(participant.values)
-            _, routing = mixture.body(mx.array(batch.tokens[:, :-1]))
-            mask = mx.array(batch.mask)[..., None]
-            mean = (routing.weights * mask).sum((1, 2)) / mask.sum()  # [layers, E]
-            by_name[participant.name] = np.array(mean).tolist()
-        return by_name
-
-    def similarity(self) -> dict[str, list[list[float]] | list[str]]:
-        """Return the names of all experts, and the cosine of every two."""
-        names: list[str] = []
-        experts = []
-        for participant in self.participants:
-            flat, at = (
-                params.flatten(participant.values),
-                {"generalist": 0, "specialist": 0},
-            )
-            for expert in participant.options.names:
-                role = expert.split("-")[0]
-                names.append(f"{participant.name} {expert}")
-                experts.append(similarity.pairs_of(flat, role, at[role]))
-                at[role] += 1
-        return {"experts": names, "cosines": similarity.cosines(experts)}
+    def _layer_share(self, participant: Participant) -> list[list[float]]:
+        """Return its mean expert weights by block, on its first test batch."""
+        batch = self.test[participant.name][0]
+        mixture = self.layouts.mixture(participant.options)
+        mixture.model.update(participant.values)
+        _, routing = mixture.body(mx.array(batch.tokens[:, :-1]))
+        mask = mx.array(batch.mask)[..., None]
+        mean = (routing.weights * mask).sum((1, 2)) / mask.sum()  # [layers, E]
+        shares: list[list[float]] = np.array(mean).tolist()
+        return shares
 
     def _score(
         self,
@@ -156,9 +210,28 @@ class Measuring:
             )
         return score
 
-    def _batches(self, content: Content) -> list[Batch]:
-        learning = self.config.learning
-        return list(evaluation_batches(content, learning.seq_len, learning.batch_size))
+
+def _trainable(participant: Participant, method: Method) -> int:
+    """Count the scalars that learn in any stage."""
+    tasks = [stage.task for stage in method.stages] * method.trained
+    routed = method.router != "none"
+    return sum(
+        array.size
+        for path, array in params.flatten(participant.values).items()
+        if (routed and params.role_of(path) == "router")
+        or any(task.trains(path) for task in tasks)
+    )
+
+
+def _pairs(participant: Participant) -> dict[str, similarity.Pairs]:
+    """Return the low-rank pairs of each of a participant's experts, by its name."""
+    flat, at = params.flatten(participant.values), {"generalist": 0, "specialist": 0}
+    pairs = {}
+    for expert in participant.options.names:
+        role = expert.split("-")[0]
+        pairs[expert] = similarity.pairs_of(flat, role, at[role])
+        at[role] += 1
+    return pairs
 
 
 def _beginning(content: Content, tokens: int) -> Content:

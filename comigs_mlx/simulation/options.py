@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from comigs_mlx.config import group, like, option
+from comigs_mlx.config import configured, group, like, option
+from comigs_mlx.errors import ConfigError
 from comigs_mlx.federation.participant.options import InitConfig, wrong_norms
 from comigs_mlx.options import (
     DataOptions,
@@ -170,6 +171,7 @@ class SimulateConfig:
 
       python -m comigs_mlx.simulate --users texts --method local fedavg comigs-1g1s \\
           --seeds 3 --jobs 2 --out results
+      python -m comigs_mlx.simulate --out results --worker
       python -m comigs_mlx.simulate --users texts --method comigs-1gxs \\
           --specialists 1,2,4,8 --out results-1gxs
     """
@@ -190,11 +192,35 @@ class SimulateConfig:
     resume: bool = option(
         False, "go on where a killed simulation stopped; methods and seeds may be added"
     )
+    memory_limit: float | None = option(
+        None,
+        "memory for what participants have learnt; the rest lies in files of --out "
+        "(default: a third of the machine's, shared by the --jobs)",
+        "GB",
+    )
+    cpu_streams: int = option(
+        1,
+        "on a Linux CPU: the parts that a batch is computed in, side by side; the same "
+        "number, the same bits, on however many cores",
+        "N",
+    )
     jobs: int = option(
         1,
-        "methods and seeds side by side, each in a process with a base and a share of "
-        "the cores of its own; on a CPU, one a core is fastest",
+        "processes side by side, each with a base and a share of the cores of its own; "
+        "on a CPU, one a core is fastest",
         "N",
+    )
+    backend: str = option(
+        "local",
+        "who computes: local (the --jobs take a method and seed each), shared (this "
+        "process) or ray (the --jobs are actors of a cluster and share out the "
+        "participants of a round; ray:address=HOST:PORT)",
+        "NAME[:key=value,...]",
+    )
+    worker: bool = option(
+        False,
+        "join in: take methods and seeds of --out that nobody computes yet, on any "
+        "machine that sees the folder",
     )
     caffeinate: bool = like(MacOptions, "caffeinate")
     participants: str | None = option(
@@ -215,7 +241,7 @@ class SimulateConfig:
         """Yield one sentence for each value that cannot work."""
         from comigs_mlx.simulation import method
 
-        if not self.users:
+        if not self.users and not self.worker:
             yield "--users DIR is missing: a folder with one folder a participant"
         if not self.out:
             yield "--out DIR is missing: a folder for the results"
@@ -226,8 +252,18 @@ class SimulateConfig:
             if name.lower() not in accepted:
                 choice = ", ".join(method.names())
                 yield f"unknown method {name!r}: choose {choice}, or all"
+        try:
+            configured("worker", self.backend)
+        except ConfigError as error:
+            yield f"--backend: {error}"
+        if self.worker and self.resume:
+            yield "--worker joins in and --resume goes on: choose one of them"
         if self.jobs < 1:
             yield f"--jobs {self.jobs} must be at least 1"
+        if self.memory_limit is not None and self.memory_limit < 0:
+            yield f"--memory-limit {self.memory_limit} must be at least 0"
+        if self.cpu_streams < 1:
+            yield f"--cpu-streams {self.cpu_streams} must be at least 1"
         if not self.seeds or min(self.seeds) < 0:
             yield "--seeds must be numbers of at least 0"
         if any(count < 0 for count in self.specialists):

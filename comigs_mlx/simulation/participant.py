@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import mlx.core as mx
 import numpy as np
 
 from comigs_mlx.data.batches import BatchSource, training_batches
@@ -17,7 +18,8 @@ from comigs_mlx.model.params import Tree
 from comigs_mlx.options import ExpertOptions
 from comigs_mlx.runs import generalists
 from comigs_mlx.simulation.participants import ParticipantData
-from comigs_mlx.training.records import Report
+from comigs_mlx.simulation.states import State, States
+from comigs_mlx.training.records import Position, Report
 from comigs_mlx.training.trainer_state import Supply, TrainerState
 
 APART = 2**40
@@ -26,28 +28,60 @@ APART = 2**40
 
 @dataclass
 class Participant:
-    """The state that belongs to one participant.
+    """One participant; its arrays lie in `states`, in memory or on the disk.
 
     Attributes:
         data: The text and the device of the participant.
         options: The shape of its experts.
         seed: The seed of its specialists and routers, and of the order of its text.
-        values: The values of experts, attention LoRA and routers.
-        progress: Maps a stage to its optimisers and steps.
+        begin: The function that makes the values that it begins with, each time the
+            same ones.
+        states: The states of this and other participants.
+        positions: Maps a stage to the steps made in it.
         report: The report of its last round of training.
+        received: The generalists that it received last, if it has not changed since;
+            its values get them when they are needed, so that who sits out a round
+            costs nothing.
     """
 
     data: ParticipantData
     options: ExpertOptions
     seed: int
-    values: Tree
-    progress: dict[int, TrainerState] = field(default_factory=dict)
+    begin: Callable[[], Tree]
+    states: States = field(default_factory=States)
+    positions: dict[int, Position] = field(default_factory=dict)
     report: Report | None = None
+    received: Mapping[str, Array] | None = None
+    _receipts: int = 0
 
     @property
     def name(self) -> str:
         """The participant's name in the federation."""
         return self.data.name
+
+    @property
+    def values(self) -> Tree:
+        """The values of experts, attention LoRA and routers."""
+        return self._state().values
+
+    @values.setter
+    def values(self, values: Tree) -> None:
+        self._put(values, self._state().optimizers)
+
+    @property
+    def progress(self) -> dict[int, TrainerState]:
+        """Maps a stage to its optimisers and steps; see `learnt`."""
+        optimizers = self._state().optimizers
+        return {
+            stage: TrainerState(optimizers[stage], position)
+            for stage, position in self.positions.items()
+        }
+
+    def learnt(self, values: Tree, stage: int, progress: TrainerState) -> None:
+        """Take over what it has learnt in a round."""
+        self.positions[stage] = progress.position
+        optimizers = {**self._state().optimizers, stage: progress.optimizers}
+        self._put(values, optimizers)
 
     def generalists(self) -> dict[str, Array]:
         """Return its generalists, with the tensor names of the adapter file."""
@@ -56,15 +90,37 @@ class Participant:
 
     def receive(self, tensors: Mapping[str, Array]) -> None:
         """Replace its generalists by those of the federation, as far as they fit."""
-        fitting = cut(tensors, self.options)
-        flat = generalists.into_values(params.flatten(self.values), fitting)
-        self.values = params.unflatten(flat)
+        self.received = tensors
+        self._receipts += 1
+
+    def mix(self, tensors: Mapping[str, Array]) -> None:
+        """Replace its generalists by what it has made for itself alone."""
+        self.values = self.with_generalists(tensors)
 
     def with_generalists(self, tensors: Mapping[str, Array]) -> Tree:
         """Return its values with these generalists; nothing is changed."""
-        copy = dataclasses.replace(self)
-        copy.receive(tensors)
-        return copy.values
+        return self._with(self.values, tensors)
+
+    def _with(self, values: Tree, tensors: Mapping[str, Array]) -> Tree:
+        fitting = cut(tensors, self.options)
+        return params.unflatten(
+            generalists.into_values(params.flatten(values), fitting)
+        )
+
+    def _state(self) -> State:
+        state = self.states.get(self.name)
+        if state is None:
+            state = State(self.begin())
+            self.states.hold(self.name, state)
+        if self.received is not None and state.receipts != self._receipts:
+            state.values = self._with(state.values, self.received)
+            mx.eval(state.values)
+            state.receipts = self._receipts
+        return state
+
+    def _put(self, values: Tree, optimizers: dict[int, list[Tree]]) -> None:
+        self.received = None
+        self.states.put(self.name, State(values, optimizers, self._receipts))
 
     def supply(
         self, seq_len: int, batch_size: int, stage: int, router_split: str
@@ -84,13 +140,20 @@ class Participant:
 
     def shrink(self, rank: int) -> None:
         """Give up all ranks of the experts from `rank` on, and their moments."""
+        state = self._state()
+        self.take_rank(rank)
+        optimizers = {
+            stage: [_shortened(one, rank) for one in of_stage]
+            for stage, of_stage in state.optimizers.items()
+        }
+        self._put(_shortened(state.values, rank), optimizers)
+
+    def take_rank(self, rank: int) -> None:
+        """Change the rank of its experts to that of its arrays; the scale stays."""
         options = self.options
         self.options = dataclasses.replace(
             options, rank=rank, alpha=options.scale * rank, scaling="lora"
         )
-        self.values = _shortened(self.values, rank)
-        for progress in self.progress.values():
-            progress.optimizers = [_shortened(s, rank) for s in progress.optimizers]
 
 
 def participant_seed(seed: int, index: int) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from comigs_mlx.config import read_yaml
 from comigs_mlx.data.cache import TokenCache
 from comigs_mlx.data.content import Content, tokenised
 from comigs_mlx.data.conversation import Tokenizer
+from comigs_mlx.data.mapped import MappedTexts
 from comigs_mlx.data.reading_progress import in_sentences
-from comigs_mlx.data.splits import SPLITS, load_splits
+from comigs_mlx.data.splits import SPLITS, Splits, load_splits
 from comigs_mlx.data.tokens import TokenStream
 from comigs_mlx.errors import ConfigError, DataError, raise_all
 from comigs_mlx.federation.formats.manifest import PARTICIPANT
@@ -87,33 +89,54 @@ def read(
     names = _names(folder)
     devices = _devices(config, names)
     cache = TokenCache.of_user(say) if config.learning.token_cache else None
-    members = []
-    for name in names:
-        splits = load_splits(str(folder / name), in_sentences(say))
-        if not splits.test:
-            raise DataError(f"{folder / name} has no test text: add test.txt")
-        for note in splits.notes:
-            say(Note(f"{name}: {note}"))
-        share = devices[name].train_share
-        documents = {part: getattr(splits, part) for part in SPLITS}
-        documents["train"] = splits.train[: max(1, round(share * len(splits.train)))]
-        contents = {}
-        for part, samples in documents.items():
-            contents[part], notes = tokenised(
-                samples,
-                splits.kind,
-                tokenizer,
-                # Training reads windows of this size; test text is measured whole.
-                seq_len=None if part == "test" else config.learning.seq_len,
-                mask_prompt=False,
-                cache=cache,
-                say=say,
-                split=f"{name}: {part}",
-            )
-            for note in notes:
-                say(Note(f"{name}: {part}: {note}"))
-        members.append(ParticipantData(name, devices[name], **contents))
-    return members
+    tokenise = functools.partial(tokenised, tokenizer=tokenizer, cache=cache, say=say)
+    kept = {}
+    with MappedTexts() as texts:
+        for name in names:
+            splits = _splits(folder / name, devices[name], say)
+            kept[name] = {
+                part: texts.keep(_tokens(name, part, splits, config, tokenise, say))
+                for part in SPLITS
+            }
+    return [
+        ParticipantData(
+            name, devices[name], **{part: text() for part, text in parts.items()}
+        )
+        for name, parts in kept.items()
+    ]
+
+
+def _splits(folder: Path, device: Device, say: Say) -> Splits:
+    """Read the samples of one participant, as many as its device has."""
+    splits = load_splits(str(folder), in_sentences(say))
+    if not splits.test:
+        raise DataError(f"{folder} has no test text: add test.txt")
+    for note in splits.notes:
+        say(Note(f"{folder.name}: {note}"))
+    used = max(1, round(device.train_share * len(splits.train)))
+    return dataclasses.replace(splits, train=splits.train[:used])
+
+
+def _tokens(
+    name: str,
+    part: str,
+    splits: Splits,
+    config: SimulateConfig,
+    tokenise: Callable[..., tuple[Content, list[str]]],
+    say: Say,
+) -> Content:
+    """Tokenise one split of a participant."""
+    content, notes = tokenise(
+        getattr(splits, part),
+        splits.kind,
+        # Training reads windows of this size; test text is measured whole.
+        seq_len=None if part == "test" else config.learning.seq_len,
+        mask_prompt=False,
+        split=f"{name}: {part}",
+    )
+    for note in notes:
+        say(Note(f"{name}: {part}: {note}"))
+    return content
 
 
 def pooled(members: Sequence[ParticipantData]) -> ParticipantData:

@@ -4,6 +4,8 @@ curves.png                   mean test loss of every method over the rounds
 share-<method>.png           weight of every expert, by block and participant,
                              over the rounds
 similarity-<method>.png      how alike all participants' experts are in the end
+
+Of many participants, the pictures that have a row for each show the first ones.
 """
 
 from __future__ import annotations
@@ -16,6 +18,9 @@ from typing import Any
 
 from comigs_mlx.files import replacing
 from comigs_mlx.simulation.results_folder import ResultsFolder
+
+DRAWN = 16
+"""The most participants that a picture has a row for."""
 
 RoundLine = Mapping[str, Any]
 
@@ -82,7 +87,7 @@ def _shares(folder: Path, name: str, rounds: Sequence[RoundLine]) -> None:
     """Draw a row a participant, a column an expert; blocks upward, rounds to the
     right.
     """
-    participants = list(rounds[-1]["layer_share"])
+    participants = list(rounds[-1]["layer_share"])[:DRAWN]
     most = max(len(rounds[-1]["layer_share"][p][0]) for p in participants)
     figure = _figure(1 + 2.4 * most, 0.6 + 1.6 * len(participants))
     grid = figure.subplots(len(participants), most, squeeze=False)

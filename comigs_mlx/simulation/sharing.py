@@ -1,25 +1,17 @@
-"""Ends a round: collects contributions, closes it, hands generalists to
-participants.
-"""
+"""The federation of a round: takes contributions as they come, closes it, hands on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from comigs_mlx.federation.aggregation import aggregate
-from comigs_mlx.federation.aggregation.personal import Loss
 from comigs_mlx.federation.formats.round import Round
-from comigs_mlx.federation.formats.tensor_source import Array, Arrays, Source
-from comigs_mlx.federation.participant.mixing import (
-    as_loss,
-    in_memory,
-    valid_scores,
-)
+from comigs_mlx.federation.formats.tensor_source import Array
+from comigs_mlx.simulation.host import Host
 from comigs_mlx.simulation.local_federation import LocalFederation
-from comigs_mlx.simulation.measuring import Measuring
 from comigs_mlx.simulation.method import Method
-from comigs_mlx.simulation.participant import Participant, filled
+from comigs_mlx.simulation.participant import filled
 
 
 @dataclass
@@ -29,78 +21,58 @@ class Sharing:
     Attributes:
         federation: The federation of the participants.
         method: The method, which says what each participant receives.
-        participants: The participants, all of them.
-        measuring: The measuring, for methods that choose by a participant's validation
-            text.
+        host: Whoever holds the participants.
         local_steps: The expert steps of a participant in a round.
+        received: Whether the participants have ever received what a round gave.
     """
 
     federation: LocalFederation
     method: Method
-    participants: Sequence[Participant]
-    measuring: Measuring
+    host: Host
     local_steps: int
+    received: bool = False
+    _sent: dict[str, int] = field(default_factory=dict)
+    _current: dict[str, Array] = field(default_factory=dict)
 
-    def share(
-        self, arrived: Mapping[str, int], active: int
-    ) -> tuple[int, Round | None]:
-        """Contribute, close the round, and let each participant receive its
-        generalists.
+    def open(self) -> None:
+        """Begin a round: every contribution starts from the generalists of now."""
+        self._sent, self._current = {}, self.federation.generalists()
 
-        If nothing arrives, the generalists stay those of the round before; a
+    def contribute(self, name: str, own: Mapping[str, Array], tokens: int) -> None:
+        """Put a participant's generalists into the open round.
+
+        Args:
+            name: The name of the participant.
+            own: Its generalists, in its own shape.
+            tokens: The tokens that its experts saw in the round.
+        """
+        pad = not aggregate.load(self.federation.manifest.aggregator.name).HANDLES_RANKS
+        self._sent[name] = self.federation.contribute(
+            name,
+            filled(own, self._current, pad),
+            self._current,
+            {"steps": self.local_steps, "tokens": tokens},
+        )
+
+    def close(self, active: int) -> tuple[int, Round | None]:
+        """Close the round, and let each participant receive its generalists.
+
+        If nothing has arrived, the generalists stay those of the round before; a
         participant that combines for itself goes on with what it trained.
 
         Args:
-            arrived: Maps each participant whose contribution arrives to its tokens.
             active: The number of participants that take part.
 
         Returns:
             The bytes sent and received by all of them, and the round as it was
             closed; None where nothing arrived.
         """
-        current = self.federation.generalists()
-        bytes_sent = self._contribute(arrived, current)
+        sent, current = sum(self._sent.values()), self._current
         if self.method.personal is not None:
-            round = self.federation.close(lambda accepted: self._mix(accepted, current))
-            # Everybody needs all contributions but its own.
-            return active * sum(bytes_sent.values()), round
+            mix = self.host.mix
+            round = self.federation.close(lambda accepted: mix(accepted, current))
+            return active * sent, round  # everybody needs all contributions but its own
         round = self.federation.close()
-        closed = self.federation.generalists()
-        for participant in self.participants:
-            participant.receive(closed)
-        received = active * self.federation.download_bytes()
-        return sum(bytes_sent.values()) + received, round
-
-    def _contribute(
-        self, arrived: Mapping[str, int], current: Mapping[str, Array]
-    ) -> dict[str, int]:
-        """Contribute; return the bytes that each participant sent."""
-        name = self.federation.manifest.aggregator.name
-        pad = not aggregate.load(name).HANDLES_RANKS
-        bytes_sent = {}
-        for participant in self.participants:
-            if participant.name in arrived:
-                tokens = arrived[participant.name]
-                bytes_sent[participant.name] = self.federation.contribute(
-                    participant.name,
-                    filled(participant.generalists(), current, pad),
-                    current,
-                    {"steps": self.local_steps, "tokens": tokens},
-                )
-        return bytes_sent
-
-    def _mix(self, accepted: Sequence[Source], current: Mapping[str, Array]) -> None:
-        """Let each participant receive its own combination of the contributions."""
-        personal, start = self.method.personal, Arrays("", current)
-        assert personal is not None
-        sources = in_memory(accepted)  # every participant reads all of them
-        for participant in self.participants:
-            participant.receive(personal(sources, start, self.loss(participant)))
-
-    def loss(self, participant: Participant) -> Loss:
-        """Return the function by which a participant judges generalists: its loss."""
-
-        evaluator = self.measuring.layouts.evaluator(participant.options)
-        batches, speaks = self.measuring.valid[participant.name], self.method.speaks[0]
-        judged = (evaluator, batches, speaks, participant.with_generalists)
-        return as_loss(valid_scores(*judged))
+        self.host.receive(self.federation.generalists())
+        self.received = True
+        return sent + active * self.federation.download_bytes(), round

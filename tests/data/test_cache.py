@@ -173,7 +173,7 @@ def test_what_a_killed_process_left_is_removed_in_time(cache: TokenCache) -> Non
         (folder / "tokens.npy").write_bytes(b"torn")
     then = old.stat().st_mtime - ABANDONED - 60
     os.utime(old, (then, then))
-    cache.store("other", ARRAYS)
+    TokenCache(cache.folder, cache._say).store("other", ARRAYS)
     assert young.exists()
     assert not old.exists()
 
@@ -201,3 +201,21 @@ def test_a_full_disk_is_told_and_leaves_nothing_behind(
     cache.store("key", ARRAYS)
     assert "(No space left on device)" in said[0]
     assert list(cache.folder.iterdir()) == []
+
+
+def test_entries_are_looked_at_when_it_may_be_full_and_not_each_time(
+    cache: TokenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands of texts are stored by one process, one after the other."""
+    looks = []
+    look = cache._make_room
+    monkeypatch.setattr(cache, "_make_room", lambda key: (looks.append(key), look(key)))
+    for number in range(5):
+        cache.store(f"key-{number}", ARRAYS)
+    assert looks == ["key-0"]
+    size = sum(file.stat().st_size for file in (cache.folder / "key-0").iterdir())
+    cache.limit = 6 * size
+    for number in range(5, 8):
+        cache.store(f"key-{number}", ARRAYS)
+    assert looks == ["key-0", "key-6", "key-7"]
+    assert len(list(cache.folder.iterdir())) == 6

@@ -39,6 +39,7 @@ SUITES = {
     "router": "tests/model/routers/test_contract.py",
     "source": "tests/data/sources/test_contract.py",
     "teacher": "tests/training/teachers/test_contract.py",
+    "worker": "tests/simulation/workers/test_contract.py",
 }
 
 
@@ -122,6 +123,25 @@ class TestInUse:
         assert cli(simulate.main, **flags)[0] == 0
         results = json.loads((tmp_path / "out" / "results.json").read_text())
         assert list(results["methods"]) == ["late-fedavg"]
+
+    def test_worker(self, tiny_folder, tmp_path, cli):
+        tiny.write_text(tmp_path / "users" / "ann", documents=40)
+        flags = {
+            "users": tmp_path / "users",
+            "out": tmp_path / "out",
+            "model": tiny_folder(),
+            "backend": "in_reverse",
+            "rounds": 1,
+            "local_steps": 1,
+            "batch_size": 2,
+            "seq_len": 16,
+            "rank": 2,
+        }
+        argv = ["--method", "local", "fedavg", *tiny.flags(**flags)]
+        code, _, err = cli(simulate.main, *argv)
+        assert code == 0, err
+        begun = [line for line in err.splitlines() if line.endswith(": 1 steps")]
+        assert [line.split(",")[0] for line in begun] == ["fedavg", "local"]
 
     def test_export(self, trained, tmp_path, cli):
         flags = {"run": trained(), "format": "npz", "out": tmp_path / "out"}

@@ -117,7 +117,7 @@ def everything(made):
     """Participant and path -> numpy copy of every value."""
     return {
         (participant.name, path): np.array(array)
-        for participant in made.participants
+        for participant in made.host.participants
         for path, array in params.flatten(participant.values).items()
     }
 

@@ -29,7 +29,7 @@ from tests.simulation.setting import (
 def test_a_participant_trains_as_a_trainer_of_its_own():
     """Bit by bit: the reference is `Trainer` on a mixture nobody else uses."""
     made, _ = finished("comigs-2s", rounds=3)
-    start = simulation("comigs-2s", rounds=3).participants[1]
+    start = simulation("comigs-2s", rounds=3).host.participants[1]
     mixture = Mixture(sharing_arrays(layouts().base.model), start.options, start.seed)
     mixture.model.update(start.values)
     given, learning = start.data, config().learning
@@ -42,7 +42,7 @@ def test_a_participant_trains_as_a_trainer_of_its_own():
     options = learning.training(3 * 2, 0)
     list(Trainer(mixture, *sources, [], options, SavingOptions()).run())
     expected = params.flatten(params.select(mixture.model, params.ROLES))
-    found = params.flatten(made.participants[1].values)
+    found = params.flatten(made.host.participants[1].values)
     assert found.keys() == expected.keys()
     for path, array in expected.items():
         assert np.array_equal(np.array(found[path]), np.array(array)), path
@@ -57,10 +57,10 @@ def fedavg():
 def test_after_a_round_everybody_has_the_mean_of_all(fedavg):
     local, _ = finished("local", rounds=1)
     shared, (*_, done) = fedavg
-    alone = [p.generalists() for p in local.participants]
+    alone = [p.generalists() for p in local.host.participants]
     for tensor in alone[0]:
         mean = np.mean([a[tensor].astype(np.float64) for a in alone], axis=0)
-        for participant in shared.participants:
+        for participant in shared.host.participants:
             found = participant.generalists()[tensor]
             assert np.abs(found - mean).max() <= np.spacing(np.float32(1)) * (
                 np.abs(mean).max()
@@ -80,7 +80,7 @@ def test_pooled_text_is_everybodys_and_a_step_sees_as_many_tokens():
     assert np.array_equal(everybody.train.tokens, np.concatenate(parts))
     assert len(set(everybody.train.documents.tolist())) == 3 * 6
     made, _ = finished("centralized")
-    assert [p.name for p in made.participants] == ["everybody"]
+    assert [p.name for p in made.host.participants] == ["everybody"]
     assert made.outcome().loss.keys() == set(NAMES)
     trainer, _ = next(
         found
@@ -102,15 +102,15 @@ class TestParticipation:
 
     def test_who_is_away_neither_trains_nor_counts(self):
         made = simulation("fedavg", sharing={"participation": 0.6})
-        before = {p.name: p.progress for p in made.participants}
+        before = {p.name: p.progress for p in made.host.participants}
         (first,) = [e for e in made._one_round() if hasattr(e, "active")]
         assert len(first.active) == 2
-        for participant in made.participants:
+        for participant in made.host.participants:
             trained = participant.name in first.active
             assert bool(participant.progress) == trained
             assert (participant.name in first.train_loss) == trained
         assert before.keys() == set(NAMES)
-        tensors = [p.generalists() for p in made.participants]
+        tensors = [p.generalists() for p in made.host.participants]
         for tensor in tensors[0]:
             assert all(np.array_equal(tensors[0][tensor], t[tensor]) for t in tensors)
 
@@ -118,11 +118,11 @@ class TestParticipation:
         """With all lost, nobody moves: the round's own training is forgotten."""
         made = simulation("fedavg", rounds=3)
         made.lost = lambda round: list(NAMES) if round != 1 else ["bob"]
-        before = made.participants[0].generalists()
+        before = made.host.participants[0].generalists()
         rounds = [event for event in made.run() if hasattr(event, "active")]
         assert [r.inexactness is None for r in rounds] == [True, False, True]
         assert rounds[0].bytes < rounds[1].bytes
-        after = made.participants[0].generalists()
+        after = made.host.participants[0].generalists()
         assert not all(np.array_equal(before[t], after[t]) for t in before)
         assert made.federation.generalists().keys() == after.keys()
 
@@ -137,11 +137,11 @@ class TestDevices:
         devices = {"ann": Device(specialists=1), "bob": Device(specialists=3)}
         persons = people(devices=devices)
         made, events = finished("comigs-1gxs", persons=persons, rounds=1)
-        counts = [p.options.specialists for p in made.participants]
+        counts = [p.options.specialists for p in made.host.participants]
         assert counts == [1, 3, 1]
-        assert [p.options.top_k for p in made.participants] == [2, 2, 2]
+        assert [p.options.top_k for p in made.host.participants] == [2, 2, 2]
         assert len(events[-1].layer_share["bob"][0]) == 4
-        tensors = [p.generalists() for p in made.participants]
+        tensors = [p.generalists() for p in made.host.participants]
         assert all(np.array_equal(tensors[0][t], tensors[1][t]) for t in tensors[0])
 
     def test_ranks_may_differ_where_the_method_can_handle_it(self):
@@ -149,9 +149,9 @@ class TestDevices:
         persons = people(devices=devices)
         for name in ("flexlora", "hetlora", "local"):
             made, _ = finished(name, persons=persons, rounds=1)
-            scales = {p.options.scale for p in made.participants}
+            scales = {p.options.scale for p in made.host.participants}
             assert max(scales) == pytest.approx(min(scales))
-            tensors = [p.generalists() for p in made.participants]
+            tensors = [p.generalists() for p in made.host.participants]
             for tensor, array in tensors[1].items():
                 rank = tensors[0][tensor].shape[tensor.endswith("a")]
                 assert rank == 1
@@ -167,7 +167,7 @@ class TestDevices:
 
     def test_a_rank_that_shrank_is_given_up_with_its_moments(self):
         made, _ = finished("hetlora", rounds=1)
-        participant = made.participants[0]
+        participant = made.host.participants[0]
         start = params.flatten(participant.values)
         bigger = {
             path: 2 * a if path.endswith("lora_b") else a for path, a in start.items()
@@ -189,7 +189,7 @@ class TestDevices:
         devices = {"bob": Device(generalists=2)}
         persons = people(devices=devices)
         made, _ = finished("comigs-xg1s", persons=persons, rounds=1)
-        ann, bob = (p.generalists() for p in made.participants[:2])
+        ann, bob = (p.generalists() for p in made.host.participants[:2])
         assert {t for t in bob if t.startswith("generalist-1/")}
         assert not {t for t in ann if t.startswith("generalist-1/")}
         for tensor, array in ann.items():
@@ -231,5 +231,6 @@ def test_encodings_cost_fewer_bytes_and_come_close(fedavg, encoding):
 def test_methods_share_beginning_and_text():
     one, other = simulation("local"), simulation("fedavg")
     assert same(everything(one), everything(other))
-    assert [p.seed for p in one.participants] == [p.seed for p in other.participants]
+    seeds = [[p.seed for p in made.host.participants] for made in (one, other)]
+    assert seeds[0] == seeds[1]
     assert dataclasses.replace(one.config) == other.config

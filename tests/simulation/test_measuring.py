@@ -22,7 +22,7 @@ def with_text(split):
 def shaken(made):
     """The simulation, with random values of its own for every participant."""
     random = np.random.default_rng(0)
-    for participant in made.participants:
+    for participant in made.host.participants:
         flat = params.flatten(participant.values)
         participant.values = params.unflatten(
             {
@@ -38,11 +38,11 @@ def measures(persons, name="fdlora"):
     made = shaken(simulation(name, persons=persons))
     fixed = dataclasses.replace(made.method, speaks=((0.5, 0.5),))
     chosen = [
-        made.measuring.valid_loss(participant, selection)
-        for participant in made.participants
+        made.host.measuring.valid_loss(participant, selection)
+        for participant in made.host.participants
         for selection in made.method.speaks
     ]
-    return made.measuring.losses(fixed), chosen
+    return made.host.measuring.measured(fixed).test_loss, chosen
 
 
 @pytest.mark.parametrize("split", ["train", "valid", "test"])
@@ -55,13 +55,13 @@ def test_results_are_of_test_text_and_choices_of_validation_text(split):
 
 def test_everybody_answers_for_the_own_text():
     made = shaken(simulation("local"))
-    found = made.measuring.losses(made.method)
-    selection, test = made.method.speaks[0], made.measuring.test
+    found = made.host.measuring.measured(made.method).test_loss
+    selection, test = made.method.speaks[0], made.host.measuring.test
     table = {
-        (who.name, text): made.measuring._score(
+        (who.name, text): made.host.measuring._score(
             who, test[text], selection, who.values
         ).loss
-        for who in made.participants
+        for who in made.host.participants
         for text in test
     }
     assert found == {name: table[name, name] for name in test}
@@ -70,14 +70,15 @@ def test_everybody_answers_for_the_own_text():
 
 def test_the_selection_with_the_lowest_validation_loss_speaks(monkeypatch):
     made = simulation("fdlora")
+    measuring = made.host.measuring
     speaks = method.load("fdlora").speaks
     for best in speaks:
         losses = {selection: 2.0 + i for i, selection in enumerate(speaks)}
         losses[best] = 1.0
         monkeypatch.setattr(
-            made.measuring, "valid_loss", lambda who, s, losses=losses: losses[s]
+            measuring, "valid_loss", lambda who, s, losses=losses: losses[s]
         )
-        assert made.measuring.speaks(made.participants[0], made.method) == best
+        assert measuring.speaks(made.host.participants[0], made.method) == best
 
 
 def test_shares_of_a_layer_are_those_of_the_text_without_padding():
@@ -86,8 +87,8 @@ def test_shares_of_a_layer_are_those_of_the_text_without_padding():
         for i, person in enumerate(people())
     ]
     made = shaken(simulation("comigs-1g1s", persons=persons))
-    found = made.measuring.layer_share(made.method)
-    for mine, person in zip(made.participants, persons, strict=True):
+    found = made.host.measuring.measured(made.method).layer_share
+    for mine, person in zip(made.host.participants, persons, strict=True):
         mixture = made.layouts.mixture(mine.options)
         mixture.model.update(mine.values)
         weights = [  # windows of 8 inputs: 8 and 3 predicted tokens, nothing else
@@ -102,7 +103,7 @@ def test_shares_of_a_layer_are_those_of_the_text_without_padding():
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
 def test_a_loss_that_is_no_number_is_an_error_and_no_result(value):
     made = simulation("local")
-    bob = made.participants[1]
+    bob = made.host.participants[1]
     flat = params.flatten(bob.values)
     bob.values = params.unflatten({p: mx.full(a.shape, value) for p, a in flat.items()})
     with pytest.raises(TrainingError, match="bob answers with a loss of .* no result"):

@@ -1,6 +1,7 @@
 """The numbers of the table, by arithmetic."""
 
 import csv
+import dataclasses
 import io
 import math
 
@@ -100,3 +101,15 @@ def test_the_tables_say_the_same(table):
     bob = next(r for r in rows if (r["method"], r["participant"]) == ("local", "bob"))
     assert float(bob["perplexity"]) == pytest.approx(22)
     assert bob["test_tokens"] == "300"
+
+
+@pytest.mark.parametrize(("count", "shown"), [(16, True), (17, False)])
+def test_of_many_participants_the_table_has_the_means_and_the_csv_all(count, shown):
+    names = [f"p{i:02}" for i in range(count)]
+    one = dataclasses.replace(
+        OUTCOMES[0], loss=dict.fromkeys(names, 1.0), tokens=dict.fromkeys(names, 9)
+    )
+    made = results.results([one], CONFIG, {"mlx": "1"})
+    assert ("p00" in report.markdown(made)) == shown
+    assert "| local |" in report.markdown(made)
+    assert f"local,{names[-1]}," in report.comma_separated(made)

@@ -58,8 +58,8 @@ def test_the_last_reports_are_remembered(tmp_path):
     checkpoint.save(made, tmp_path / "state")
     again = simulation("local", rounds=1)
     checkpoint.restore(again, tmp_path / "state")
-    reports = [participant.report for participant in made.participants]
-    assert [participant.report for participant in again.participants] == reports
+    reports = [participant.report for participant in made.host.participants]
+    assert [participant.report for participant in again.host.participants] == reports
     assert None not in reports
 
 

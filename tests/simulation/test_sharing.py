@@ -35,7 +35,7 @@ class TestReceived:
         chosen = dataclasses.replace(method.load("pcl"), personal=personal)
         made = Watched("pcl", chosen=chosen)
         made.round()
-        for i, participant in enumerate(made.made.participants):
+        for i, participant in enumerate(made.made.host.participants):
             for array in participant.generalists().values():
                 assert (array == 1 + i).all()
 
@@ -44,7 +44,7 @@ class TestReceived:
         made = Watched(name).made
         list(made._one_round())
         shared = made.federation.generalists()
-        for participant in made.participants:
+        for participant in made.host.participants:
             for tensor, array in participant.generalists().items():
                 assert np.array_equal(array, shared[tensor])
 
@@ -52,7 +52,7 @@ class TestReceived:
         watched = Watched("flexlora")
         watched.round()
         sent = [products(values) for values in watched.values.values()]
-        found = products(watched.made.participants[0].generalists())
+        found = products(watched.made.host.participants[0].generalists())
         for linear, product in found.items():
             u, s, v = np.linalg.svd(sum(one[linear] for one in sent) / 3)
             wanted = (u[:, :3] * s[:3]) @ v[:3]
@@ -62,7 +62,7 @@ class TestReceived:
     def test_in_fedprox_and_fedavg_it_is_the_mean_of_the_factors(self):
         watched = Watched("fedprox")
         watched.round()
-        found = watched.made.participants[0].generalists()
+        found = watched.made.host.participants[0].generalists()
         for name, array in found.items():
             wanted = (
                 sum(v[name].astype(np.float64) for v in watched.values.values()) / 3
@@ -75,7 +75,7 @@ class TestAnotherAggregator:
     def test_it_takes_the_place_of_the_methods_own(self, name):
         watched = Watched(name, sharing={"aggregator": "median"})
         watched.round()
-        found = watched.made.participants[2].generalists()
+        found = watched.made.host.participants[2].generalists()
         for tensor, array in found.items():
             sent = np.stack([v[tensor] for v in watched.values.values()])
             assert np.allclose(array, np.median(sent, axis=0), atol=1e-6)
@@ -95,7 +95,9 @@ class TestAnotherAggregator:
                 delta = np.mean(sent, axis=0) - start
                 m[tensor] = 0.5 * m.get(tensor, 0.0) + delta
                 theta[tensor] = start + m[tensor]
-            for tensor, array in watched.made.participants[0].generalists().items():
+            for tensor, array in (
+                watched.made.host.participants[0].generalists().items()
+            ):
                 assert np.allclose(array, theta[tensor], atol=1e-5)
 
 
@@ -193,16 +195,15 @@ def test_pcl_judges_everybodys_generalists_on_ones_own_validation_text():
     made = watched.made
     sources = [Arrays(name, values) for name, values in watched.values.items()]
     losses = {
-        (who.name, source.name): made.sharing.loss(who)(source)
-        for who in made.participants
+        (who.name, source.name): made.host.loss(who)(source)
+        for who in made.host.participants
         for source in sources
     }
     assert len(set(losses.values())) == 9
-    for who in made.participants:
+    for who in made.host.participants:
         for source in sources:
-            values = who.with_generalists(source.tensors)
-            other = dataclasses.replace(who, values=values)
-            wanted = made.measuring.valid_loss(other, (0.5, 0.5))
+            who.values = who.with_generalists(source.tensors)
+            wanted = made.host.measuring.valid_loss(who, (0.5, 0.5))
             assert losses[who.name, source.name] == pytest.approx(wanted, rel=1e-6)
 
 

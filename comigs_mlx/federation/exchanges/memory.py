@@ -1,5 +1,7 @@
 """The fake: an exchange in memory, with history, accounts and faults on schedule.
 
+Large contents may lie in a folder instead, for a simulation of many participants.
+
 store = MemoryStore(writers={"ann", "ben"})
 ann, eve = MemoryExchange("ann", store), MemoryExchange("eve", store)
 store.faults.append(Fault("commit", nth=2, error=Unreachable("gone"), after=True))
@@ -11,6 +13,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from comigs_mlx.federation.exchanges.base import (
     Changes,
@@ -22,6 +25,22 @@ from comigs_mlx.federation.exchanges.base import (
     Snapshot,
 )
 from comigs_mlx.federation.exchanges.paths import check_changes, check_path, check_size
+
+Content = bytes | Path
+"""The content of a file, or the file on the disk that holds it."""
+
+LARGE = 2**16
+"""The bytes from which on a content lies in the store's folder, where it has one."""
+
+
+def size(content: Content) -> int:
+    """Count the bytes of a content."""
+    return content.stat().st_size if isinstance(content, Path) else len(content)
+
+
+def read(content: Content) -> bytes:
+    """Return a content, from the disk if it lies there."""
+    return content.read_bytes() if isinstance(content, Path) else content
 
 
 @dataclass(frozen=True)
@@ -43,7 +62,8 @@ class Commit:
     """One entry of the history.
 
     Attributes:
-        files: Maps a path to its content, in the whole state after the commit.
+        files: Maps a path to its content, or to the file that holds it, in the whole
+            state after the commit.
         sha256: Maps a path to the SHA-256 of its content; each content is hashed once.
         time: The time of the commit, in seconds since the epoch, where the store has a
             clock.
@@ -53,7 +73,7 @@ class Commit:
     author: str | None
     message: str
     changed: frozenset[str]
-    files: dict[str, bytes]
+    files: dict[str, Content]
     sha256: dict[str, str]
     time: float | None = None
 
@@ -78,6 +98,8 @@ class MemoryStore:
         faults: The errors to raise, each of them once.
         renamed: Maps the old name of an account to its new one.
         clock: The store's own clock, as the Hub has one; None where it has none.
+        folder: A folder for large contents, for this store alone; None keeps all of
+            them in memory.
     """
 
     writers: Collection[str | None] | None = None
@@ -87,13 +109,29 @@ class MemoryStore:
     renamed: dict[str, str] = field(default_factory=dict)
     offers: dict[int, Offer] = field(default_factory=dict)
     clock: Callable[[], float] | None = None
+    folder: Path | None = None
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def forget(self) -> None:
-        """Drop all of the history but the newest state."""
+        """Drop all of the history but the newest state, and files that held it."""
         with self.lock:
             if self.history:
                 self.history[:-1] = []
+            if self.folder is not None and self.folder.is_dir():
+                newest = self.history[-1].files.values() if self.history else ()
+                in_use = {held.name for held in newest if isinstance(held, Path)}
+                for file in self.folder.iterdir():
+                    if file.name not in in_use:
+                        file.unlink()
+
+    def keep(self, content: bytes, sha256: str) -> Content:
+        """Keep a content in memory, or in a file that is named by its SHA-256."""
+        if self.folder is None or len(content) < LARGE:
+            return content
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file = self.folder / sha256
+        file.write_bytes(content)
+        return file
 
     def fault(self, method: str) -> Fault | None:
         """Count one call of `method`; return the fault that is due, if any."""
@@ -152,9 +190,9 @@ class MemoryExchange:
         files = self._at(revision)[-1].files
         if path not in files:
             raise NotThere(f"{path} is not in the repository at {revision}")
-        check_size(path, len(files[path]), max_bytes)
+        check_size(path, size(files[path]), max_bytes)
         _raise(due)
-        return files[path]
+        return read(files[path])
 
     def authors(self, paths: Iterable[str], revision: str) -> dict[str, str | None]:
         """Search the history for the last commit of each path."""
@@ -271,13 +309,15 @@ class MemoryExchange:
         return history[-1].revision
 
     def _next(self, head: Commit, changes: Changes, message: str) -> Commit:
-        files = {p: c for p, c in head.files.items() if p not in changes}
-        files |= {p: bytes(c) for p, c in changes.items() if c is not None}
-        changed = {
-            p for p in {*files, *head.files} if files.get(p) != head.files.get(p)
+        given = {p: bytes(c) for p, c in changes.items() if c is not None}
+        new = {p: hashlib.sha256(c).hexdigest() for p, c in given.items()}
+        digests = {p: d for p, d in head.sha256.items() if p not in changes} | new
+        changed = {p for p in changes if digests.get(p) != head.sha256.get(p)}
+        files = {
+            p: self.store.keep(given[p], new[p]) if p in changed & {*given} else held
+            for p, held in {**head.files, **given}.items()
+            if p in digests
         }
-        new = {p: hashlib.sha256(files[p]).hexdigest() for p in changed & {*files}}
-        digests = {p: new.get(p) or head.sha256[p] for p in files}
         revision = _digest(f"{head.revision} {self.name} {message}", digests)
         commit = revision, self.name, message, frozenset(changed), files, digests
         return Commit(*commit, self.clock())
@@ -301,7 +341,7 @@ def _snapshot(commit: Commit) -> Snapshot:
     return Snapshot(
         commit.revision,
         {
-            path: File(len(content), commit.sha256[path])
+            path: File(size(content), commit.sha256[path])
             for path, content in commit.files.items()
         },
     )

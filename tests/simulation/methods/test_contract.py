@@ -92,7 +92,7 @@ class TestMethod:
         if made.federation is None:
             assert not method.load(name).shared
             return
-        names = made.participants[0].generalists().keys()
+        names = made.host.participants[0].generalists().keys()
         private = [
             a
             for values in (before, everything(made))
@@ -154,7 +154,7 @@ def test_one_participant_alone_is_local_training(name):
     pairs = []
     for variant in (chosen, apart):
         made, _ = finished(name, persons=alone, chosen=variant, rounds=1)
-        flat = params.flatten(made.participants[0].values)
+        flat = params.flatten(made.host.participants[0].values)
         pairs.append(similarity.pairs_of(flat, "generalist", 0))
     for path, (a, b) in pairs[0].items():
         c, d = pairs[1][path]

@@ -60,7 +60,7 @@ class TestHetLora:
     @pytest.mark.parametrize(("factor", "rank"), [(0.5, 2), (1.5, 3)])
     def test_the_last_rank_is_given_up_where_it_shrank(self, factor, rank):
         made = simulation("hetlora")
-        participant = made.participants[0]
+        participant = made.host.participants[0]
         flat = params.flatten(participant.values)
         flat = {p: a + 1.0 for p, a in flat.items()}  # lora_b begins as zeros
         after = {
@@ -99,7 +99,7 @@ class TestComigs:
         made, _ = finished("comigs-2g")
         assert roles(made) == {"generalist", "router"}
         values = everything(made)
-        assert {p.options.generalists for p in made.participants} == {2}
+        assert {p.options.generalists for p in made.host.participants} == {2}
         for (who, path), array in values.items():
             if who != "ann":
                 alike = np.array_equal(array, values["ann", path])

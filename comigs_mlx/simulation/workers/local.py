@@ -1,7 +1,8 @@
-"""Runs methods and seeds side by side, in processes with cores of their own.
+"""Processes of this machine, side by side, with cores of their own.
 
 A step of a small model is many small operations one after the other, which a second
-core hardly shortens; two processes on a core each make twice as many.
+core hardly shortens; two processes on a core each make twice as many. Each process is
+one of `shared`: it takes the tasks that no other one has.
 """
 
 from __future__ import annotations
@@ -15,44 +16,50 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from comigs_mlx.errors import ComigsError, RunError
+from comigs_mlx.messages import quiet
 from comigs_mlx.platform import cpu
 from comigs_mlx.simulation.experiment import Experiment
 from comigs_mlx.simulation.options import SimulateConfig
+from comigs_mlx.simulation.participants import Say
 from comigs_mlx.simulation.records import Outcome, SimulationEvent
+from comigs_mlx.simulation.workers import shared
+from comigs_mlx.simulation.workers.shared import Task, Tasks
+
+SUMMARY = "the --jobs are processes of this machine, which take tasks in turn"
 
 PATIENCE = 1.0
 """The seconds without an event after which the processes are checked to be alive."""
 
 
 def run(
-    config: SimulateConfig, pairs: Sequence[tuple[str, int]], count: int
+    experiment: Experiment, tasks: Tasks, say: Say, options: None = None
 ) -> Iterator[SimulationEvent]:
-    """Yield the events of all methods and seeds, as they come; see `Experiment.run`.
-
-    Args:
-        config: The configuration, as for one process.
-        pairs: The method and seed of each run.
-        count: The number of processes; no more than there are pairs.
+    """Compute tasks in `--jobs` processes, and no more than there are tasks.
 
     Raises:
         ComigsError: If one of them raised it; the others are ended then.
         RunError: If one of them died.
     """
+    count = min(experiment.config.jobs, len(tasks.left))
+    if count == 1:
+        yield from shared.run(experiment, tasks, say, options)
+        return
     context: Any = multiprocessing.get_context("spawn")
-    tasks, events = context.Queue(), context.Queue()
-    for task in [*pairs, *[None] * count]:
-        tasks.put(task)
+    events, work = context.Queue(), (experiment.config, tuple(tasks.left))
     workers = [
-        context.Process(target=_work, args=(config, tasks, events, own), daemon=True)
-        for own in shares(_cores(), count)
+        context.Process(target=_work, args=(*work, events, cores), daemon=True)
+        for cores in shares(_cores(), count)
     ]
     try:
         for worker in workers:
             worker.start()
-        unfinished = len(pairs)
-        while unfinished:
+        while tasks.left:
             event = _next(events, workers)
-            unfinished -= isinstance(event, Outcome)
+            if isinstance(event, Outcome):  # each process tells of all of them
+                task = (event.method, event.seed)
+                if task not in tasks.left:
+                    continue
+                tasks.left.remove(task)
             yield event
     finally:
         for worker in workers:
@@ -96,18 +103,20 @@ def _death(status: int) -> str:
     return f"one of the --jobs ended ({reason}): go on with --resume and fewer --jobs"
 
 
-def _work(config: SimulateConfig, tasks: Any, events: Any, cores: list[int]) -> None:
-    """Run one pair after the other in this process until there is none left."""
+def _work(
+    config: SimulateConfig, tasks: Sequence[Task], events: Any, cores: list[int]
+) -> None:
+    """Compute tasks in this process until all have an outcome."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent process
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if cores:
         os.sched_setaffinity(0, cores)
-        cpu.blas_threads(len(cores))
     try:
-        experiment = Experiment(config, lambda note: None)
-        while (pair := tasks.get()) is not None:
-            for event in experiment.run(*pair):
-                events.put(event)
+        experiment = Experiment(config, quiet)
+        for event in shared.run(
+            experiment, Tasks(experiment.folder, list(tasks)), quiet
+        ):
+            events.put(event)
     except ComigsError as error:
         events.put(error)
 

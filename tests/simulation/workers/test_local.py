@@ -2,7 +2,7 @@
 
 import pytest
 
-from comigs_mlx.simulation.jobs import shares
+from comigs_mlx.simulation.workers.local import shares
 
 
 @pytest.mark.parametrize(
