@@ -57,6 +57,9 @@ IN_AN_ANSWER = {
 }
 """The same where an answer has failed."""
 
+IN_A_VIEW = {**dict.fromkeys(OF_KIND, ""), "run": "who"}
+"""The same in Compare and Look at a text, which stand beside the chat."""
+
 IN_A_ROUND = {"unreachable": "next", "moved": "next"}
 """The same for the one button of the Share tab."""
 

@@ -10,8 +10,15 @@ from typing import Any, ClassVar
 from comigs_mlx.errors import ConfigError
 from comigs_mlx.inference.replies import Progress
 
+from . import remedies
 from .model_queue import ModelQueue, explain
 from .sessions import Sessions
+
+
+def failure(error: BaseException) -> tuple[str, str]:
+    """What a view says of an error, and the remedy that it offers."""
+    text = explain(error)
+    return text, remedies.of(error, text, remedies.IN_A_VIEW)
 
 
 class Watched:
@@ -44,7 +51,9 @@ class Watched:
     def refuse(self, error: Exception) -> None:
         """Tell the page why an order is not done."""
         with self._lock:
-            self._status = {"text": explain(error), "done": 0, "total": 0, "bad": True}
+            told = {"done": 0, "total": 0, "bad": True}
+            text, remedy = failure(error)
+            self._status = {**told, "text": text, "remedy": remedies.named(remedy)}
 
     def _begin(self) -> None:
         """Start anew: pages forget what they have."""

@@ -15,12 +15,13 @@ from comigs_mlx.conversations.tree import check_message
 from comigs_mlx.errors import ConfigError
 from comigs_mlx.inference.replies import Stopped
 
-from .. import chat_settings, render
+from .. import chat_settings, remedies, render
 from ..chat_settings import ReplyOptions
-from ..model_queue import ModelQueue, explain
+from ..model_queue import ModelQueue
+from ..remedies import Mendable
 from ..sessions import Sessions
 from ..shown import Shown, token_details
-from ..watched import Watched, WatchedActions
+from ..watched import Watched, WatchedActions, failure
 from . import runs
 
 SIDES = {
@@ -47,6 +48,7 @@ class Card:
         experts: Names of the run's experts.
         layers: Paths of the blocks that hold them.
         problem: Why it failed, in a sentence; empty: it did not.
+        remedy: What mends that; see `remedies`.
         remark: Why it ended early; empty: it did not.
         begun: When the first token came, in seconds of `time.monotonic`.
         spent: Seconds from then to the last one.
@@ -59,6 +61,7 @@ class Card:
     experts: list[str] = field(default_factory=list)
     layers: list[str] = field(default_factory=list)
     problem: str = ""
+    remedy: str = ""
     remark: str = ""
     begun: float = 0.0
     spent: float = 0.0
@@ -88,6 +91,7 @@ class Card:
             "routed": marks.routed(self.tokens, self.experts),
             "remark": self.remark,
             "problem": self.problem,
+            "remedy": remedies.named(self.remedy),
             "text": self.text if done else "",
         }
 
@@ -184,7 +188,7 @@ class Comparison(Watched):
         except Stopped:
             pass
         except Exception as error:
-            card.problem = explain(error)
+            card.problem, card.remedy = failure(error)
         stopped = self._stop.is_set() and finish is None
         cut = "Cut at the longest answer that the settings allow."
         self._end(card, "Stopped." if stopped else cut if finish == "length" else "")
@@ -207,11 +211,11 @@ class Comparison(Watched):
         """Tell that all is done, and in the cards left over why they stay empty."""
         error = None if ended.cancelled() else ended.exception()
         told = error is not None and not isinstance(error, Stopped)
-        problem = explain(error) if told and error is not None else ""
+        problem, remedy = failure(error) if told and error is not None else ("", "")
         with self._lock:
             for card in self._cards.values():
                 if card.state != "done":
-                    card.problem = problem
+                    card.problem, card.remedy = problem, remedy
                     self._end(card, "" if problem else "Stopped before its turn.")
             self.active = False
             self._tell("")
@@ -247,7 +251,7 @@ class CompareActions(WatchedActions):
     ) -> ReplyOptions:
         path = runs.find(self._folder, run)
         if path is None:
-            raise ConfigError(NO_RUN)
+            raise Mendable(NO_RUN, "who")
         return ReplyOptions(
             run=path,
             model=self._model,

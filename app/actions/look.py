@@ -14,11 +14,12 @@ from comigs_mlx.conversations.tree import check_message
 from comigs_mlx.errors import ConfigError
 from comigs_mlx.inference.replies import Scored, SpokenToken, Stopped
 
-from .. import render
-from ..model_queue import ModelQueue, explain
+from .. import remedies, render
+from ..model_queue import ModelQueue
+from ..remedies import Mendable
 from ..sessions import Sessions
 from ..shown import token_details
-from ..watched import Watched, WatchedActions
+from ..watched import Watched, WatchedActions, failure
 from . import runs
 
 SIDES = {
@@ -170,7 +171,7 @@ class Looking(Watched):
         super().__init__(model_queue)
         self._model = model
         self._readings: list[Reading] = []
-        self._text, self._problem = "", ""
+        self._text, self._problem, self._remedy = "", "", ""
 
     def look(self, wanted: Sequence[tuple[str, Path]]) -> None:
         """Have texts read, each by a run.
@@ -182,7 +183,8 @@ class Looking(Watched):
             if self.active:
                 raise ConfigError("A text is being read: wait for it, or stop it.")
             self._begin()
-            self._text, self._problem, self._readings = wanted[0][0], "", []
+            self._text, self._readings = wanted[0][0], []
+            self._problem, self._remedy = "", ""
             self._tell(render.busy(self._model_queue.queue))
         done = self._model_queue.submit("Reading", lambda e: self._read(e, wanted))
         done.add_done_callback(self._ended)
@@ -199,6 +201,7 @@ class Looking(Watched):
                 "status": self._status,
                 "text": self._text,
                 "why": self._problem,
+                "remedy": remedies.named(self._remedy),
                 "readings": None if known else told,
             }
 
@@ -225,7 +228,8 @@ class Looking(Watched):
         stopped = ended.cancelled() or isinstance(error, Stopped)
         with self._lock:
             self.active = False
-            self._problem = "" if error is None or stopped else explain(error)
+            if error is not None and not stopped:
+                self._problem, self._remedy = failure(error)
             self._version += 1
             self._tell("Stopped." if stopped else "")
 
@@ -274,5 +278,5 @@ class LookActions(WatchedActions):
     def _run(self, name: Any) -> Path:
         path = runs.find(self._folder, name)
         if path is None:
-            raise ConfigError(NO_RUN)
+            raise Mendable(NO_RUN, "who")
         return path

@@ -73,7 +73,9 @@
     end(card) {
       this.foot.textContent = "";
       if (card.problem) {
-        add(this.foot, "p", "cm-problem", card.problem).setAttribute("role", "alert");
+        const why = add(this.foot, "p", "cm-problem", card.problem);
+        why.setAttribute("role", "alert");
+        window.comigs.remedy(why, card.remedy);
       }
       if (card.share !== null && card.key === "auto") this.share(card.share, card.routed);
       if (card.remark) add(this.foot, "p", "cm-soft", card.remark);

@@ -395,7 +395,10 @@
       if (fresh && !this.composer.box.value) this.composer.box.value = answer.text;
       this.composer.tell(answer.active);
       this.how.tell(answer.status, answer.active);
-      this.why.textContent = answer.why;
+      if (this.why.dataset.text !== answer.why) {
+        this.why.dataset.text = this.why.textContent = answer.why;
+        window.comigs.remedy(this.why, answer.why && answer.remedy);
+      }
       if (!answer.readings) return;
       this.body.textContent = "";
       answer.readings.forEach((reading, index) => new Reading(this.body, reading, index,

@@ -85,15 +85,20 @@
       this.line.setAttribute("role", "status");
     }
 
-    tell({ text, done = 0, total = 0, bad = false }, active) {
+    tell({ text, done = 0, total = 0, bad = false, remedy = null }, active) {
       const part = total > 1 ? Math.floor(100 * done / total) : 0;
       const line = active && total > 1 ? `${text} ${part} %` : text;
-      if (this.line.textContent !== line) this.line.textContent = line;
+      if (this.told !== line) {
+        this.told = this.line.textContent = line;
+        window.comigs.remedy(this.line, remedy);
+      }
       this.line.classList.toggle("cm-working", active);
       this.line.classList.toggle("cm-problem", bad);
       this.line.style.setProperty("--cm-done", active ? `${part}%` : "0");
     }
   }
+
+  const gone = ({ problem, remedy }) => ({ text: problem, remedy, bad: true });
 
   // Asks the server for what is new, and for that alone, while there is anything to come.
   class Asking {
@@ -133,11 +138,11 @@
       try {
         answer = await this.server.changes({ id, epoch, since });
       } catch {
-        this.told({ text: window.comigs.GONE.problem, bad: true }, false);
+        this.told(gone(window.comigs.GONE), false);
         return SLOW;
       }
       if (answer.problem) {
-        this.told({ text: answer.problem, bad: true }, false);
+        this.told(gone(answer), false);
         return 0;
       }
       const fresh = answer.epoch !== this.epoch;

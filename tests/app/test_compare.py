@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from app.actions.compare import SIDES, CompareActions
+from app.remedies import Mendable
 from comigs_mlx.errors import ConfigError
 
 SESSION = {"id": "b" * 32}
@@ -122,23 +123,27 @@ def test_stopping_ends_all_of_it(comparing, until):
 
 def test_without_a_run_there_is_nobody_to_compare(comparing):
     actions, _, _ = comparing()
-    for text, run, why in [
-        ("one", "", "choose who you talk to first"),
-        (" ", "notes", "Write something first"),
-        ("one", "../x", "no run of that name"),
+    for text, run, why, remedy in [
+        ("one", "", "choose who you talk to first", "who"),
+        (" ", "notes", "Write something first", None),
+        ("one", "../x", "no run of that name", "reload"),
     ]:
         actions.order(SESSION, {"ask": text}, run, *DRAWING)
         status = told(actions)["status"]
         assert why in status["text"]
         assert status["bad"]
+        assert (status["remedy"] and status["remedy"]["name"]) == remedy
 
 
 def test_a_run_that_cannot_be_loaded_is_told_in_every_card(comparing, folder, until):
     actions, _, parrot = comparing()
-    parrot.choose = lambda *given, **more: (_ for _ in ()).throw(ConfigError("gone"))
+    gone = Mendable("gone", "who")
+    parrot.choose = lambda *given, **more: (_ for _ in ()).throw(gone)
     actions.order(SESSION, {"ask": "one"}, "notes", *DRAWING)
     until(lambda: not told(actions)["active"])
-    assert {card["problem"] for card in told(actions)["cards"]} == {"gone"}
+    for card in told(actions)["cards"]:
+        assert card["problem"] == "gone"
+        assert card["remedy"] == {"name": "who", "label": "Choose who you talk to"}
 
 
 @pytest.mark.parametrize(

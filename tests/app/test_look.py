@@ -6,6 +6,7 @@ import pytest
 
 from app.actions import look
 from app.actions.look import LookActions
+from app.remedies import Mendable
 from comigs_mlx.errors import ConfigError
 from comigs_mlx.inference.replies import Scored, ScoredToken
 
@@ -120,12 +121,19 @@ def test_what_cannot_be_read_is_told_in_place(looking):
     parrot.score = lambda *given, **more: (_ for _ in ()).throw(ConfigError("too long"))
     answer = ask(text="a")
     assert (answer["why"], answer["readings"]) == ("too long", [])
-    for text, run, why in [
-        ("a", "", "choose who you talk to first"),
-        ("", "notes", "Write something first"),
+    assert answer["remedy"] is None
+    changed = Mendable("changed", "reload")
+    parrot.score = lambda *given, **more: (_ for _ in ()).throw(changed)
+    answer = ask(text="b")
+    assert (answer["why"], answer["remedy"]["name"]) == ("changed", "reload")
+    for text, run, why, remedy in [
+        ("a", "", "choose who you talk to first", "who"),
+        ("", "notes", "Write something first", None),
     ]:
         actions.order(SESSION, {"text": text}, run)
-        assert why in told(actions)["status"]["text"]
+        status = told(actions)["status"]
+        assert why in status["text"]
+        assert (status["remedy"] and status["remedy"]["name"]) == remedy
 
 
 def test_reading_can_be_stopped(looking, until):
