@@ -18,7 +18,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -68,11 +68,18 @@ def save(file: Path, arrays: MlxArrays, metadata: dict[str, str] | None = None) 
     """
     try:
         with file.open("wb") as opened:
-            opened.write(_header(arrays, metadata or {}))
-            for name in _ordered(arrays):
-                opened.write(_content(arrays[name]))
+            write(opened, arrays, metadata or {})
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(file)) from error
+
+
+def write(
+    opened: BinaryIO, arrays: Mapping[str, mx.array], metadata: Mapping[str, str]
+) -> None:
+    """Write the content of such a file of MLX arrays to an open file, or to memory."""
+    opened.write(_header(arrays, metadata))
+    for name in _ordered(arrays):
+        opened.write(_content(arrays[name]))
 
 
 def serialise(
@@ -94,9 +101,19 @@ def load(file: Path) -> tuple[MlxArrays, dict[str, str]]:
         OSError: If the file cannot be opened.
         ValueError: If it is no whole safetensors file; the text is one line.
     """
+    with file.open("rb") as opened:
+        return read(opened)
+
+
+def read(opened: BinaryIO) -> tuple[MlxArrays, dict[str, str]]:
+    """Read all arrays of an open file, or of memory, into MLX, and its metadata.
+
+    Raises:
+        ValueError: If it is no whole safetensors file; the text is one line.
+    """
     import mlx.core as mx
 
-    with file.open("rb") as opened, _one_error():
+    with _one_error():
         loaded = mx.load(opened, format="safetensors", return_metadata=True)
         arrays, metadata = loaded
         mx.eval(arrays)

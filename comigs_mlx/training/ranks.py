@@ -33,6 +33,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_map
 
+from comigs_mlx import tensors
 from comigs_mlx.errors import PeerLost, TrainingError, is_lost_peer
 from comigs_mlx.platform import cpu
 from comigs_mlx.training.parallel import Call, Group, State
@@ -353,14 +354,13 @@ def packed(content: Mapping[str, Any], state: Mapping[str, mx.array]) -> bytes:
 
     message = {name: plain(value) for name, value in content.items()}
     file = io.BytesIO()
-    mx.save_safetensors(file, arrays, {"message": json.dumps(message)})
+    tensors.write(file, arrays, {"message": json.dumps(message)})
     return file.getvalue()
 
 
 def unpacked(text: bytes) -> tuple[dict[str, Any], dict[str, mx.array]]:
     """Return what `packed` was given: all arrays as NumPy's, those of `state` MLX's."""
-    loaded = mx.load(io.BytesIO(text), format="safetensors", return_metadata=True)
-    arrays, metadata = cast("tuple[dict[str, mx.array], dict[str, str]]", loaded)
+    arrays, metadata = tensors.read(io.BytesIO(text))
 
     def restored(value: Any) -> Any:
         if isinstance(value, list):

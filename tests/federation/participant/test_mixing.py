@@ -62,8 +62,8 @@ def test_it_is_what_the_simulation_gives_of_the_same_contributions(exchange, sim
     closed = closing.close_if_due(exchange(), federation, 60.0)
     assert closed.round.contributors == ("ann", "bob", "cy")
     shared = repository.pull(exchange(), closed)
-    for who in watched.made.participants:
-        loss = watched.made.sharing.loss(who)
+    for who in watched.made.host.participants:
+        loss = watched.made.host.loss(who)
         parts = exchange(), closed, federation.trust
         mixed, name = mixing.own_or_shared(
             *parts, Mixing("by_loss", lambda loss=loss: loss), shared
