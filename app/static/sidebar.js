@@ -359,5 +359,7 @@
 
   Object.assign(window.comigs, {
     sidebar, tab, who, chosen: (run) => side && side.chosen(run),
+    // A card was chosen that the box of the run has not heard of yet: it counts.
+    talked: (run) => (side && side.wanted !== null ? side.wanted : run),
   });
 }

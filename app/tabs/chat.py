@@ -11,7 +11,7 @@ from .. import chat_settings
 from ..actions.chat import ChatActions
 from ..actions.lean import FIND, LeanActions, Sought
 from ..frame import Frame
-from .parts import QUIET, drawing, element, with_warnings
+from .parts import QUIET, drawing, element, to_the_chosen, with_warnings
 
 OFFERED = ("auto", "specialist", "generalist", "base")
 """Who can be chosen to speak, in this order."""
@@ -154,6 +154,7 @@ def _wire(
     def say(session: Any, words: Any, *values: Any) -> Any:
         return actions.send(session, words, *values), ""
 
-    text.submit(say, [view, text, *chosen], [view, text], **QUIET)
+    given = [view, text, *chosen]
+    text.submit(say, given, [view, text], js=to_the_chosen(2), **QUIET)
     text.stop(None, js=STOP)
-    view.select(command, [view, *chosen], [view], **QUIET)
+    view.select(command, [view, *chosen], [view], js=to_the_chosen(1), **QUIET)

@@ -10,7 +10,7 @@ import gradio as gr
 from ..actions.compare import CompareActions
 from ..frame import Frame
 from . import views
-from .parts import QUIET, element, with_warnings
+from .parts import QUIET, element, to_the_chosen, with_warnings
 
 
 def build(actions: CompareActions, frame: Frame, drawing: Sequence[Any]) -> None:
@@ -29,4 +29,6 @@ def build(actions: CompareActions, frame: Frame, drawing: Sequence[Any]) -> None
     def order(session: Any, data: gr.EventData, *values: Any) -> Any:
         return actions.order(session, data._data, *values)
 
-    view.select(order, [view, frame.run, *drawing], [view], **QUIET)
+    view.select(
+        order, [view, frame.run, *drawing], [view], js=to_the_chosen(1), **QUIET
+    )

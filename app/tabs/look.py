@@ -9,7 +9,7 @@ import gradio as gr
 from ..actions.look import LookActions
 from ..frame import Frame
 from . import views
-from .parts import QUIET, element, with_warnings
+from .parts import QUIET, element, to_the_chosen, with_warnings
 
 
 def build(actions: LookActions, frame: Frame) -> None:
@@ -31,4 +31,4 @@ def build(actions: LookActions, frame: Frame) -> None:
     def order(session: Any, data: gr.EventData, run: Any) -> Any:
         return actions.order(session, data._data, run)
 
-    view.select(order, [view, frame.run], [view], **QUIET)
+    view.select(order, [view, frame.run], [view], js=to_the_chosen(1), **QUIET)

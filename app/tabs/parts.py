@@ -107,6 +107,16 @@ def element(
     )
 
 
+def to_the_chosen(place: int) -> str:
+    """JavaScript for an order whose input number `place` is the run talked to.
+
+    A card that was clicked at once before the order counts, although its name is still
+    on its way to the page's box by way of the server.
+    """
+    own = f"given[{place}]"
+    return f"(...given) => {{ {own} = window.comigs.talked({own}); return given; }}"
+
+
 def remembered(page: gr.Blocks, kept: Mapping[str, Any]) -> gr.BrowserState:
     """What the browser keeps of what was chosen, across reloads and restarts.
 

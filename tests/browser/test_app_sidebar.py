@@ -58,6 +58,28 @@ def test_the_chosen_card_answers_and_a_reload_keeps_it(page):
     expect(card).to_have_attribute("aria-checked", "true")
 
 
+AT_ONCE = """async (words) => {
+  const box = document.querySelector("#message textarea");
+  box.value = words;
+  box.dispatchEvent(new Event("input", { bubbles: true }));
+  await new Promise(requestAnimationFrame); // the message is the box's now
+  document.querySelector('.cm-card[data-name="notes"]').click();
+  const init = { key: "Enter", code: "Enter", bubbles: true, cancelable: true };
+  box.dispatchEvent(new KeyboardEvent("keypress", init));
+}"""
+
+
+def test_who_was_chosen_the_moment_before_answers(page):
+    page.get_by_role("radio", name="letters").click()
+    placeholder = page.locator("#message textarea[placeholder='Message letters']")
+    expect(placeholder).to_be_visible()
+    page.evaluate(AT_ONCE, f"and you {page.url}")
+    expect(page.locator(".cm-reply").last).to_have_attribute(
+        "aria-label", "Together · notes"
+    )
+    expect(page.get_by_role("radio", name="notes")).to_be_checked()
+
+
 def test_cards_are_chosen_by_arrows(page):
     cards = page.locator(".cm-card")
     page.get_by_role("radio", name="Untrained model").click()

@@ -38,6 +38,8 @@ def test_with_a_password_nobody_else_comes_in(serving, screen, tiny_folder, tmp_
         page.get_by_label("Username").fill(USER)
         page.get_by_label("Password").fill(word)
         page.get_by_role("button", name="Login").click()
+        if word != PASSWORD:
+            expect(page.get_by_text("Incorrect Credentials")).to_be_visible()
     expect(page.locator("#message textarea")).to_be_visible()
 
 

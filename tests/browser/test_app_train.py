@@ -235,6 +235,8 @@ def test_a_model_of_the_hub_is_downloaded_before_the_page(
 def test_a_training_that_is_there_is_shown_and_asked(tab, parrot):
     page = tab(parrot)
     page.locator("#show-trainings").click()
+    page.locator("#training input").click()
+    page.get_by_role("option", name="notes").click()
     page.locator("#state").get_by_text("notes has learnt").wait_for()
     page.locator("#sample-question textarea").fill("say <b>bold</b>")
     page.locator("#ask-sample").click()
