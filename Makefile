@@ -23,14 +23,14 @@ FAST := -m "not (real or browser or slow or cluster or flower)" -n auto --dist w
 # Tests and the processes that they start compile each file once, whatever the shell says.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast test-flower test-real test-browser test-pythons resolve lock \
-	fmt lint types layers docs docs-check site app bench reproduce model wheel venv clean
+.PHONY: demo test test-fast test-flower test-rest test-real test-browser test-pythons \
+	resolve lock fmt lint types layers docs docs-check site app bench reproduce model wheel venv clean
 
 demo: $(READY)  ## train on demo text, measure, speak (about 4 minutes on two slow cores)
 	PATH="$(abspath $(BIN)):$$PATH" scripts/demo.sh
 
-test: lint types layers docs-check site test-fast test-flower model  ## everything CI runs
-	COMIGS_REQUIRE_REAL=1 $(BIN)/python -m pytest -m "real or browser or slow or cluster" $(SLOWEST)
+test: lint types layers docs-check site test-fast  ## everything CI runs
+	+$(MAKE) --no-print-directory -j 2 test-flower test-rest # the first mostly waits
 
 test-fast: $(READY)  ## tiny models only, no network, side by side; COMIGS_LONG=1: more examples
 	$(BIN)/python -m pytest $(FAST)
@@ -38,6 +38,10 @@ test-fast: $(READY)  ## tiny models only, no network, side by side; COMIGS_LONG=
 test-flower: $(FLOWER_READY)  ## a SuperLink and three SuperNodes on this machine
 	COMIGS_REQUIRE_FLOWER=1 $(FLOWER_BIN)/python -m pytest -m flower $(SLOWEST) \
 		tests/federation/flower
+
+test-rest: model  ## with the demo model, in a browser, and several processes
+	COMIGS_REQUIRE_REAL=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(SLOWEST) \
+		-m "real or browser or slow or cluster"
 
 test-real: model  ## with the demo model
 	COMIGS_REQUIRE_REAL=1 $(BIN)/python -m pytest -m real
