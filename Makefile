@@ -40,7 +40,7 @@ test-flower: $(FLOWER_READY)  ## a SuperLink and three SuperNodes on this machin
 		tests/federation/flower
 
 test-rest: model  ## with the demo model, in a browser, and several processes
-	COMIGS_REQUIRE_REAL=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(SLOWEST) \
+	COMIGS_REQUIRE_REAL=1 $(BIN)/python -m pytest $(SLOWEST) \
 		-m "real or browser or slow or cluster"
 
 test-real: model  ## with the demo model

@@ -40,10 +40,12 @@ def test_an_answer_is_tinted_and_each_token_explained(chat):
     say(chat, "hello")
     figures = chat.locator(".cm-figures")
     expect(figures).to_contain_text("tokens")
-    expect(figures).to_contain_text("the router has not learnt yet")  # six steps
-    expect(chat.locator(".cm-token")).to_have_count(0)
-    chat.locator("#composer").get_by_text("Show who spoke").click()
-    tokens = chat.locator(".cm-token")
+    tokens, told = chat.locator(".cm-token"), figures.inner_text()
+    # After six steps a token may lean to a side or none does, as the draw has it.
+    assert ("the router has not learnt yet" in told) != ("% yours" in told)
+    if "% yours" not in told:
+        expect(tokens).to_have_count(0)
+        chat.locator("#composer").get_by_text("Show who spoke").click()
     expect(tokens.first).to_be_visible()
     assert tokens.count() <= 16
     tokens.first.click()

@@ -140,7 +140,7 @@ def test_a_long_answer_streams_what_is_new_and_no_more(screen, address):
     told = [block[0] for turn in turns for block in turn.get("blocks", ())]
     assert set(told) == set(range(257))
     assert len(told) <= 257 + 3 * len(answers)  # the last ones may change
-    assert len(answers) > 5
+    assert len(answers) > 2  # it streams; how often depends on the machine
 
 
 @pytest.mark.parametrize(
