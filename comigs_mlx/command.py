@@ -10,7 +10,7 @@ import sys
 import time
 import typing
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from comigs_mlx import environment
@@ -20,7 +20,7 @@ from comigs_mlx.errors import (
     is_gpu_watchdog,
     is_out_of_memory,
 )
-from comigs_mlx.invocation import as_called
+from comigs_mlx.invocation import as_called, called
 
 BAD_INPUT, INTERRUPTED = 2, 130
 ADVICE = {
@@ -80,6 +80,39 @@ def run(main: Callable[[], None]) -> None:
                 raise
             say(f"error: {problem}")
             sys.exit(BAD_INPUT)
+
+
+def action(
+    argv: Sequence[str] | None,
+    module: str,
+    summaries: Mapping[str, str],
+    takes: str = "",
+) -> tuple[str, list[str]]:
+    """Read which of its actions a command is to do, or show them.
+
+    Args:
+        argv: Arguments; None: those of the process.
+        module: The command's module, for the usage line.
+        summaries: Action -> a sentence on it.
+        takes: What all of them need, for the usage line.
+
+    Returns:
+        The action, and the other arguments.
+
+    Raises:
+        ConfigError: If there is no such action.
+    """
+    name, *others = [*(sys.argv[1:] if argv is None else argv)] or [""]
+    if name in ("-h", "--help"):
+        program = called(module)
+        usage = " ".join(filter(None, ("usage:", program, "ACTION", takes, "[...]")))
+        lines = [f"  {action:8}{summary}" for action, summary in summaries.items()]
+        tail = f"{program} ACTION --help shows the flags of each"
+        show("\n".join([usage, "", *lines, "", tail]))
+        sys.exit(0)
+    if name not in summaries:
+        raise ConfigError(f"{name!r} is none of {', '.join(summaries)} (see --help)")
+    return name, others
 
 
 def explain(error: Exception) -> str | None:

@@ -136,13 +136,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     Of several processes that a launcher has started, one does; the others help it.
     """
-    from comigs_mlx.runs import following
     from comigs_mlx.training import parallel
 
     with parallel.opened() as ranks:
         if ranks.leader:
             _measured(argv, ranks)
         else:
+            from comigs_mlx.runs import following
+
             following.follow(ranks)
 
 
@@ -150,6 +151,7 @@ def _measured(argv: Sequence[str] | None, ranks: Group) -> None:
     """Measure, with the others' help, and print."""
     config = parse(EvaluateConfig, "comigs_mlx.evaluate", argv)
     wanted = None if config.experts is None else parse_experts(config.experts)
+    from comigs_mlx.data.batches import announced
     from comigs_mlx.inference import lean, steering, tilts
     from comigs_mlx.model.selection import check, usable
     from comigs_mlx.runs import following
@@ -194,7 +196,7 @@ def _measured(argv: Sequence[str] | None, ranks: Group) -> None:
     with command.progress(len(batches) * len(selections), "batch") as advance:
         for selection in selections:
             name = result_name(selection)
-            watched = _watched(batches, lambda: advance(name))  # noqa: B023
+            watched = announced(batches, advance, name)
             added = tilt if selection == "auto" else None
             scores[name] = evaluator.score(watched, selection, added)
     results = summary(config.split, scores, mixture.options.names) | parts
@@ -303,12 +305,6 @@ def _parts_note(parts: dict[str, Any], data: dict[str, Any]) -> Iterator[str]:
             "measured in windows without context from the one before; raise --seq-len "
             "to measure them at once"
         )
-
-
-def _watched(batches: Sequence[Any], advance: Any) -> Iterator[Any]:
-    for batch in batches:
-        yield batch
-        advance()
 
 
 def summary(

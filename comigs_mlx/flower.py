@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,6 @@ from comigs_mlx import command
 from comigs_mlx.config import parse, split
 from comigs_mlx.errors import ConfigError
 from comigs_mlx.federation.flower.options import ClientConfig, ServerConfig
-from comigs_mlx.invocation import called
 
 if TYPE_CHECKING:
     from comigs_mlx.federation.flower.node_folder import NodeFolder
@@ -24,24 +22,10 @@ SERVER_WAIT = 24 * 3600
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Do one of client, server."""
-    action, *flags = [*(sys.argv[1:] if argv is None else argv)] or [""]
-    if action in ("-h", "--help"):
-        command.show(_usage())
-        sys.exit(0)
-    if action not in ACTIONS:
-        raise ConfigError(f"{action!r} is none of {', '.join(ACTIONS)} (see --help)")
+    kinds = {"client": ClientConfig, "server": ServerConfig}
+    summaries = {n: (kind.__doc__ or "").splitlines()[0] for n, kind in kinds.items()}
+    action, flags = command.action(argv, "comigs_mlx.flower", summaries)
     ACTIONS[action](flags)
-
-
-def _usage() -> str:
-    program = called("comigs_mlx.flower")
-    actions = {"client": ClientConfig, "server": ServerConfig}
-    lines = [
-        f"  {name:8}{(kind.__doc__ or '').splitlines()[0]}"
-        for name, kind in actions.items()
-    ]
-    tail = f"{program} ACTION --help shows the flags of each"
-    return "\n".join([f"usage: {program} ACTION [...]", "", *lines, "", tail])
 
 
 def _client(flags: Sequence[str]) -> None:

@@ -86,23 +86,21 @@ def _measured(
     config: MergeConfig, folder: Any, base: Any, mixture: Any, merged: dict[str, Any]
 ) -> dict[str, Any]:
     """The loss of the mixture and of each way to merge it, on the same tokens."""
+    from comigs_mlx.data.batches import announced
     from comigs_mlx.exports import heldout, merging
     from comigs_mlx.training.evaluation import Evaluator
 
     part, batches = heldout.batches(folder, base, config.data, command.say)
     with command.progress(len(batches) * (1 + len(merged)), "batch") as advance:
-
-        def read(name: str) -> Iterator[Any]:
-            for batch in batches:
-                yield batch
-                advance(name)
-
         selection = parse_experts(config.experts)
-        score = Evaluator(mixture).score(read("mixture"), selection)
+        score = Evaluator(mixture).score(
+            announced(batches, advance, "mixture"), selection
+        )
         losses = {"mixture": score.loss}
         for how, adapter in merged.items():
             with merging.in_place(mixture, adapter):
-                losses[how] = Evaluator(mixture).score(read(how), "base").loss
+                read = announced(batches, advance, how)
+                losses[how] = Evaluator(mixture).score(read, "base").loss
     return {"split": part, "tokens": score.token_count, "loss": losses}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 from comigs_mlx import command
 from comigs_mlx.config import parse
-from comigs_mlx.errors import ConfigError
 from comigs_mlx.federation.participant.options import (
     InitConfig,
     KeyConfig,
@@ -21,7 +19,6 @@ from comigs_mlx.federation.participant.options import (
     PushConfig,
     StatusConfig,
 )
-from comigs_mlx.invocation import called
 
 if TYPE_CHECKING:
     from comigs_mlx.federation.exchanges.base import Exchange
@@ -34,24 +31,13 @@ PATIENCE = 60.0
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Do one of init, status, pull, push, merge, key."""
-    action, *flags = [*(sys.argv[1:] if argv is None else argv)] or [""]
-    if action in ("-h", "--help"):
-        command.show(_usage())
-        sys.exit(0)
-    if action not in ACTIONS:
-        raise ConfigError(f"{action!r} is none of {', '.join(ACTIONS)} (see --help)")
+    summaries = {name: str(kind.__doc__) for name, (kind, _) in ACTIONS.items()}
+    given = (argv, "comigs_mlx.sync", summaries, "--federation URI")
+    action, flags = command.action(*given)
     kind, run = ACTIONS[action]
     config = parse(kind, f"comigs_mlx.sync {action}", flags)
     result, text = run(config)
     command.show(json.dumps(result) if config.json else text)
-
-
-def _usage() -> str:
-    lines = [f"  {name:8}{kind.__doc__}" for name, (kind, _) in ACTIONS.items()]
-    program = called("comigs_mlx.sync")
-    head = f"usage: {program} ACTION --federation URI [...]"
-    tail = f"{program} ACTION --help shows the flags of each"
-    return "\n".join([head, "", *lines, "", tail])
 
 
 def _open(config: Any) -> tuple[Exchange, Metered]:

@@ -54,12 +54,13 @@ def main(argv: Sequence[str] | None = None, through: Connection | None = None) -
         argv: Arguments; by default those of the process.
         through: How the federation is reached; None opens what `--federation` names.
     """
-    from comigs_mlx.runs import following
     from comigs_mlx.runs.told import telling
     from comigs_mlx.training import parallel
 
     with parallel.opened() as ranks:
         if not ranks.leader:
+            from comigs_mlx.runs import following
+
             following.follow(ranks)
             return
         with telling(command.say, command.explain) as say:

@@ -8,8 +8,8 @@ for each.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,8 @@ from comigs_mlx.data.content import Content
 from comigs_mlx.data.shapes import Batch, buckets, grouped, padded, windows
 from comigs_mlx.data.tokens import LabelledSample, TokenStream
 from comigs_mlx.errors import DataError
+
+What = TypeVar("What")
 
 
 class BatchSource(Protocol):
@@ -251,6 +253,15 @@ def _sample_batches(
         batch = padded(pieces, some, length, batch_size)
         documents = np.where(batch.mask > 0, of_piece[batch.documents], 0)
         yield batch._replace(documents=documents.astype(np.int32))
+
+
+def announced(
+    batches: Iterable[Batch], tell: Callable[[What], object], what: What
+) -> Iterator[Batch]:
+    """Yield batches, and call `tell(what)` after each of them."""
+    for batch in batches:
+        yield batch
+        tell(what)
 
 
 def _pieces(sample: LabelledSample, seq_len: int) -> list[LabelledSample]:

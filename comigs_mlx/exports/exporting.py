@@ -9,7 +9,7 @@ when all is measured.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from comigs_mlx import registry
-from comigs_mlx.data.batches import Batch
+from comigs_mlx.data.batches import Batch, announced
 from comigs_mlx.errors import ConfigError
 from comigs_mlx.exports import card, heldout, merging
 from comigs_mlx.exports.job import Job, copy_files, word
@@ -148,7 +148,7 @@ def _mean_weights(
     if request.data is None:
         _, batches = heldout.batches(request.run, base, None, quiet, router_text=True)
     with progress(len(batches), "batch") as advance:
-        read = _telling(batches, advance, "mean weights")
+        read = announced(batches, advance, "mean weights")
         weights = merging.mean_weights(mixture, request.selection, read)
     say(
         Note(
@@ -180,10 +180,10 @@ def _measured(
 ) -> dict[str, Any]:
     """Return the losses of the mixture and of what was written, on the same tokens."""
     with progress(2 * len(batches), "batch") as advance:
-        read = _telling(batches, advance, "mixture")
+        read = announced(batches, advance, "mixture")
         before = Evaluator(job.mixture).score(read, "auto")
         with kind.read_back(job, folder) as written:
-            after = _score(written, _telling(batches, advance, request.format))
+            after = _score(written, announced(batches, advance, request.format))
     gap = difference(after, before)
     return {
         "dtype": job.dtype if job.bits is None else f"{job.bits} bits",
@@ -193,15 +193,6 @@ def _measured(
         "gap": gap.mean,
         "ci95": gap.interval,
     }
-
-
-def _telling(
-    batches: Iterable[Batch], advance: Callable[[str], None], what: str
-) -> Iterator[Batch]:
-    """Yield batches, and tell how far it is."""
-    for batch in batches:
-        yield batch
-        advance(what)
 
 
 def _score(mixture: Mixture, batches: Iterable[Batch]) -> Any:

@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from comigs_mlx.data.batches import Batch, evaluation_batches
+from comigs_mlx.data.batches import Batch, announced, evaluation_batches
 from comigs_mlx.data.splits import load_split
 from comigs_mlx.inference import lean, tilts
 from comigs_mlx.messages import Say
@@ -64,16 +64,10 @@ def find_lean(
     def loss(value: float) -> float:
         nonlocal tokens
         rows = tilts.lean_rows(evaluator.mixture, value)
-        read = _watched(batches, lambda: step(value))
+        read = announced(batches, step, value)
         score = evaluator.score(read, "auto", tilts.as_input(rows))
         tokens = score.token_count
         return score.loss
 
     trials = list(lean.search(loss))
     return lean.keep(folder, evaluator.mixture, trials, tokens), trials
-
-
-def _watched(batches: Sequence[Batch], step: Callable[[], None]) -> Iterator[Batch]:
-    for batch in batches:
-        yield batch
-        step()

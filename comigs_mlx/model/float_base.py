@@ -19,15 +19,14 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from comigs_mlx.model import params
-from comigs_mlx.model.attach import mix_in_class
+from comigs_mlx.model.attach import LINEARS, mix_in_class
+from comigs_mlx.model.tables import EMBEDDINGS
 
 KEPT_SHARE = 0.5
 """The share of MLX's memory limit that weights kept in float32 may take."""
 
 HALF = (mx.float16, mx.bfloat16)
 QUANTISED = (nn.QuantizedLinear, nn.QuantizedEmbedding)
-LINEARS = (nn.Linear, nn.QuantizedLinear)
-EMBEDDINGS = (nn.Embedding, nn.QuantizedEmbedding)
 
 
 def stored_dtype(model: nn.Module) -> mx.Dtype:
@@ -164,10 +163,15 @@ def _product(x: mx.array, module: nn.Module) -> mx.array:
 def _float32(module: nn.Module, weight: mx.array) -> mx.array:
     """Return a module's weight, packed or not, as `[out, in]` float32."""
     if isinstance(module, QUANTISED):
-        how = {"group_size": module.group_size, "bits": module.bits}
-        scales = module.scales, module.get("biases")
-        weight = mx.dequantize(weight, *scales, mode=module.mode, **how)
+        weight = dequantised(module, weight)
     return weight.astype(mx.float32)
+
+
+def dequantised(module: nn.Module, weight: mx.array) -> mx.array:
+    """Return the packed weight of a quantised module as `[out, in]`, as its scales."""
+    scales, biases = module.scales, module.get("biases")
+    how = {"group_size": module.group_size, "bits": module.bits, "mode": module.mode}
+    return mx.dequantize(weight, scales, biases, **how)
 
 
 def _stays_small(module: Any, name: str, value: Any) -> bool:

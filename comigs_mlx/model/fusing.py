@@ -15,6 +15,7 @@ import mlx.nn as nn
 
 from comigs_mlx.model import params
 from comigs_mlx.model.experts import ExpertLinear
+from comigs_mlx.model.float_base import QUANTISED, dequantised
 from comigs_mlx.model.lora import SharedLoRA
 from comigs_mlx.model.mixture import Mixture
 from comigs_mlx.model.selection import Selection, only_expert
@@ -89,26 +90,18 @@ def plain_weights(
     for name, array in params.flatten(mixture.model.parameters()).items():
         path, _, leaf = name.rpartition(".")
         module = modules.get(path)
-        if name in roles or (_is_quantised(module) and leaf in ("scales", "biases")):
+        if name in roles:
             continue
+        if isinstance(module, QUANTISED):
+            if leaf in ("scales", "biases"):  # they become part of the weight
+                continue
+            array = dequantised(module, array) if leaf == "weight" else array
         owner = modules.get(path.rpartition(".")[0])
         if isinstance(owner, (ExpertLinear, SharedLoRA)):
             path = path.rpartition(".")[0]
-        if leaf == "weight" and _is_quantised(module):
-            array = _dequantised(module)
         if leaf == "weight" and path in pairs:
             a, b = (factor.astype(mx.float32) for factor in pairs[path])
             array = array.astype(mx.float32) + mixture.options.scale * (a @ b).T
         is_float = mx.issubdtype(array.dtype, mx.floating)
         public = f"{path}.{leaf}" if path else leaf
         yield public, array.astype(dtype) if is_float else array
-
-
-def _is_quantised(module: Any) -> bool:
-    return isinstance(module, (nn.QuantizedLinear, nn.QuantizedEmbedding))
-
-
-def _dequantised(module: Any) -> mx.array:
-    scales, biases = module.scales, module.get("biases")
-    how = {"group_size": module.group_size, "bits": module.bits, "mode": module.mode}
-    return mx.dequantize(module.weight, scales, biases, **how)

@@ -9,14 +9,14 @@ that had never shared might do better than `none`, which only training one can t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
-from comigs_mlx.data.batches import Batch
+from comigs_mlx.data.batches import Batch, announced
 from comigs_mlx.errors import FederationError
 from comigs_mlx.federation import api
 from comigs_mlx.model import params
@@ -134,7 +134,7 @@ def measured(
     def score(name: str, values: Values, selection: Selection) -> Score | None:
         mixture.model.update(params.unflatten(dict(values)))
         try:
-            return evaluator.score(_watched(batches, name, advance), selection)
+            return evaluator.score(announced(batches, advance, name), selection)
         except NotFinite:
             return None
         finally:
@@ -192,12 +192,6 @@ def _without_generalists(own: Values) -> dict[str, mx.array]:
         else array
         for path, array in own.items()
     }
-
-
-def _watched(batches: Sequence[Batch], name: str, advance: Advance) -> Iterator[Batch]:
-    for batch in batches:
-        yield batch
-        advance(name)
 
 
 def told(change: Difference) -> str:

@@ -1,33 +1,23 @@
 """Who speaks alone, and the best expert of each token: measured on request."""
 
+import dataclasses
 import math
 
 import pytest
 
 from comigs_mlx import registry
 from comigs_mlx.simulation import report
-from comigs_mlx.simulation.records import Outcome
 from comigs_mlx.simulation.results import results
 from tests.simulation.setting import simulation
-
-
-def outcome(seed, by_selection):
-    return Outcome(
-        method="m",
-        seed=seed,
-        loss={"ann": 1.0},
-        tokens={"ann": 10},
-        speaks={"ann": "auto"},
-        trainable={"ann": 1},
-        bytes_per_round=0.0,
-        seconds=1.0,
-        similarity={},
-        by_selection=by_selection,
-    )
+from tests.simulation.test_results import outcome
 
 
 def table(*each):
-    made = results([outcome(i, one) for i, one in enumerate(each)], {}, {})
+    outcomes = [
+        dataclasses.replace(outcome("m", i, 10, 20), by_selection=one)
+        for i, one in enumerate(each)
+    ]
+    made = results(outcomes, {}, {})
     return made["methods"]["m"]
 
 

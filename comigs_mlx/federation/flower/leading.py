@@ -11,7 +11,14 @@ from comigs_mlx.errors import FederationError
 from comigs_mlx.federation.exchanges.base import Say
 from comigs_mlx.federation.flower import local
 from comigs_mlx.federation.flower.node_folder import NodeFolder, account_of
-from comigs_mlx.federation.flower.packet import Packet, pack, receive, send, unpack
+from comigs_mlx.federation.flower.packet import (
+    SERVER_BYTES,
+    Packet,
+    pack,
+    receive,
+    send,
+    unpack,
+)
 from comigs_mlx.federation.flower.secure_server import SecureServer
 from comigs_mlx.federation.flower.server import Answer, Limits, Server
 
@@ -20,8 +27,6 @@ START_SECONDS = 300.0
 
 CARRY_SECONDS = 600.0
 """How long the ServerApp may take for one thing, such as to send a large file."""
-
-SERVER_BYTES = 2**34
 
 
 @contextlib.contextmanager
@@ -92,13 +97,20 @@ class CarriedGrid:
         ]
 
     def _do(self, packet: Packet) -> Packet:
-        try:
+        with _there():
             send(self._connection, pack(packet))
             return unpack(receive(self._connection, SERVER_BYTES))
-        except (OSError, FederationError) as error:
-            raise FederationError(
-                f"the ServerApp has gone ({error}): see --log FILE, and start again"
-            ) from error
+
+
+@contextlib.contextmanager
+def _there() -> Iterator[None]:
+    """Say what to do where the ServerApp ends in the midst of a block."""
+    try:
+        yield
+    except (OSError, FederationError) as error:
+        raise FederationError(
+            f"the ServerApp has gone ({error}): see --log FILE, and start again"
+        ) from error
 
 
 def lead(
@@ -126,12 +138,8 @@ def lead_securely(
     # The ServerApp asks; between two of its questions, a whole stage may pass.
     connection.settimeout(4 * limits.answer + CARRY_SECONDS)
     while True:
-        try:
+        with _there():
             asked = unpack(receive(connection, SERVER_BYTES))
-        except (OSError, FederationError) as error:
-            raise FederationError(
-                f"the ServerApp has gone ({error}): see --log FILE, and start again"
-            ) from error
         told = server.answer(asked)
         send(connection, pack(told))
         if told.kind == "over":

@@ -27,6 +27,9 @@ HEADER_BYTES = 16 * 2**20
 PACKET_BYTES = 2**30
 """The most bytes of a packet, where nothing tighter is known."""
 
+SERVER_BYTES = 2**34
+"""The most bytes of a packet between two processes of the server."""
+
 BLOCK = 2**20
 
 

@@ -68,7 +68,8 @@ class Means(Strategy):
 
     Args:
         ask: Sends a packet to the process that keeps the folder, and returns its
-        answer. workflow: The workflow, whose range and timeout are set for each round.
+            answer.
+        workflow: The workflow, whose range and timeout are set for each round.
     """
 
     def __init__(self, ask: Ask, workflow: SecAggPlusWorkflow):

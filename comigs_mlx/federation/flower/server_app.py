@@ -12,13 +12,17 @@ from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
 
 from comigs_mlx.federation.flower import local, records, secure_app
-from comigs_mlx.federation.flower.packet import Packet, pack, receive, send, unpack
+from comigs_mlx.federation.flower.packet import (
+    SERVER_BYTES,
+    Packet,
+    pack,
+    receive,
+    send,
+    unpack,
+)
 
 QUERY = "query"
 """Flower's name for the type of our plain messages."""
-
-SERVER_BYTES = 2**34
-"""The most bytes of a packet between two processes of the server."""
 
 LOOK_SECONDS = 1.0
 

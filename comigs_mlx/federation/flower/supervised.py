@@ -24,9 +24,7 @@ GRACE_SECONDS = 5.0
 def main(argv: Sequence[str]) -> int:
     """Run a program until it ends, or standard input does; its exit status."""
     child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, start_new_session=True)
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # the starter decides what Ctrl-C means
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the starter decides what it means
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, frame: _signal(child.pid, number))
     threading.Thread(target=_end_with_input, args=[child], daemon=True).start()

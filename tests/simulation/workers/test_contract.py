@@ -11,6 +11,7 @@ from comigs_mlx.config import configured, from_dict
 from comigs_mlx.simulation.comparison import compare
 from comigs_mlx.simulation.options import SimulateConfig
 from comigs_mlx.simulation.records import Outcome, Planned, RoundDone
+from tests.test_simulate import SHORT
 
 WORKERS = [
     pytest.param(name, marks=[pytest.mark.cluster] * (name == "ray"))
@@ -18,17 +19,10 @@ WORKERS = [
 ]
 PEOPLE = ("ann", "bob", "cy", "dee", "eve")
 OPTIONS = {
+    **SHORT,
     "method": ["comigs-1g1s", "local"],
     "seeds": [3, 5],
     "rounds": 2,
-    "local_steps": 2,
-    "batch_size": 2,
-    "seq_len": 16,
-    "rank": 2,
-    "router_every": 2,
-    "router_steps": 1,
-    "save_every": 1,
-    "eval_every": 2,
     "plots": False,
 }
 

@@ -14,8 +14,9 @@ import tests.tiny as tiny
 from comigs_mlx.simulation import claims, results_folder
 from comigs_mlx.simulation.claims import Claims, Process
 from comigs_mlx.simulation.options import SimulateConfig
-from comigs_mlx.simulation.records import Outcome, RoundDone
+from comigs_mlx.simulation.records import RoundDone
 from comigs_mlx.simulation.results_folder import ResultsFolder
+from tests.simulation.test_results import outcome
 from tests.test_simulate import SHORT, flags, without_clock
 
 OPTIONS = {**SHORT, "seeds": 2, "no_plots": True, "cpu_streams": 2}
@@ -109,32 +110,19 @@ def test_who_wakes_up_when_another_one_has_its_task_writes_nothing_more(
 class TestTables:
     """Whoever writes the tables last has all, in whatever order it comes to be."""
 
-    def outcome(self, name):
-        return Outcome(
-            method=name,
-            seed=0,
-            loss={"ann": 1.0},
-            tokens={"ann": 10},
-            speaks={"ann": "auto"},
-            trainable={"ann": 1},
-            bytes_per_round=0.0,
-            seconds=1.0,
-            similarity={},
-        )
-
     def test_an_outcome_that_comes_while_they_are_written_is_in_them(
         self, tmp_path, monkeypatch
     ):
         config = SimulateConfig(method=("local", "fedavg"), out=str(tmp_path))
         folder, other = ResultsFolder(config), ResultsFolder(config)
-        folder.add(self.outcome("local"))
+        folder.add(outcome("local", 0, 10, 20))
         write, late = results_folder.write_json, [True]
 
         def overtaken(file, content):
             """Another process ends its task and writes its tables just before."""
             if late and file.name == "results.json":
                 late.clear()
-                other.add(self.outcome("fedavg"))
+                other.add(outcome("fedavg", 0, 9, 21))
                 other.write_results({})
             write(file, content)
 
