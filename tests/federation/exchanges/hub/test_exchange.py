@@ -223,7 +223,7 @@ def test_a_damaged_file_is_read_again(ann, hub, on_hub, path, kind):
         assert reader.read(path, now, 999) == content
         assert hub.faults[0].times == 0
     hub.faults[:] = [Fault("/resolve/", kind, times=10**6)]
-    hasty = on_hub("ann", patience=0.3)
+    hasty = on_hub("ann", patience=1.0)  # a busy machine needs its time
     with pytest.raises(Unreachable, match="damaged on its way|too slow"):
         hasty.read(path, now, 999)
 

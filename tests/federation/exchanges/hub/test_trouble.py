@@ -189,15 +189,15 @@ def test_a_server_that_hangs(made, at, fails, hub, pattern):
 def test_an_account_that_may_not(made, at, cli, run, fails, hub, repo):
     argv = ["--federation", f"hf://{repo}", "--run", str(run)]
     assert cli(sync.main, "pull", *argv)[0] == 0
-    at(token="hf_" + "SecretWrong" * 3)
+    at(token="hf_" + "SecretWrong" * 3, patience=10)
     fails("does not accept the token", "hf auth login")
-    at(token=False)
+    at(token=False, patience=10)
     fails("hf auth login", actions=["push"])
     at(token=TOKENS["eve"])
     fails("ask its owner for the right", "--create-pr", actions=["push"])
     hub.store.repos[repo].private = True
     fails("if it is private", "hf auth login")
-    at(token=False)
+    at(token=False, patience=10)
     fails("if it is private", "hf auth login")
     hub.store.repos[repo].private, hub.store.repos[repo].gated = False, True
     at(token=TOKENS["eve"])
